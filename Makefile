@@ -1,0 +1,33 @@
+# Two commands on a fresh machine with Python 3.11 to 3.13, make and git: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: setup demo test ui lint clean
+
+setup: $(VENV)/ready
+
+# conda.yaml is the one place that states the versions; pyproject.toml adds the tools for testing.
+$(VENV)/ready: conda.yaml pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "Python 3.11 to 3.13 is needed, %s is %d.%d: make setup PYTHON=python3.12" % (sys.executable, *v))'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	sed -n 's/^ *- \([a-z0-9-]*==[^ ]*\)$$/\1/p' conda.yaml > $(VENV)/pins.txt
+	$(VENV)/bin/uv pip install --python $(VENV)/bin/python --requirement $(VENV)/pins.txt --group dev
+	touch $@
+
+demo: setup
+	mlflow run . -e demo --env-manager local
+
+test: setup
+	pytest
+
+ui: setup
+	mlflow ui
+
+lint: setup
+	ruff check .
+	ruff format --check .
+
+clean:
+	rm -rf $(VENV) demo prepared prepared.partial simulated stained mlruns mlflow.db

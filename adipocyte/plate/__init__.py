@@ -1,0 +1,1 @@
+"""The raw plate: its file names and its TIFFs. Read-only, always."""

@@ -1,0 +1,74 @@
+"""The challenge's file-name grammar, both ways.
+
+`AssayPlate_Greiner_#655090_B03_T0001F002L01A04Z05C04.tif` is plate, well, time point, field of view, line, action, z-plane
+and channel. Channel C04 is brightfield (Z1…Z7); C01, C02 and C03 are the targets A1, A2 and A3. The organisers' evaluation
+folders give every target the action A01; both forms are read, for the channel alone decides.
+"""
+
+import re
+from dataclasses import dataclass
+
+from adipocyte.errors import PlateError
+
+_NAME = re.compile(
+    r"(?P<plate>.+)_(?P<well>[A-P][0-9]{2})_T(?P<time>[0-9]{4})F(?P<fov>[0-9]{3})L(?P<line>[0-9]{2})"
+    r"A(?P<action>[0-9]{2})Z(?P<z_plane>[0-9]{2})C(?P<channel>[0-9]{2})\.tiff?"
+)
+_FOLDER = re.compile(r"(20|40|60)x(_images)?")
+BRIGHTFIELD_CHANNEL = 4
+DEFAULT_PLATE = "AssayPlate_Greiner_#655090"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageName:
+    """One image of a plate by its name. All numbers count from 1."""
+
+    plate: str = DEFAULT_PLATE
+    well: str
+    fov: int
+    action: int
+    z_plane: int
+    channel: int
+    time: int = 1
+    line: int = 1
+
+    def __str__(self) -> str:
+        return (
+            f"{self.plate}_{self.well}_T{self.time:04d}F{self.fov:03d}L{self.line:02d}"
+            f"A{self.action:02d}Z{self.z_plane:02d}C{self.channel:02d}.tif"
+        )
+
+    @property
+    def label(self) -> str:
+        """The image's word in this project: "Z1"… for brightfield, else "A1", "A2" or "A3"."""
+        return f"Z{self.z_plane}" if self.channel == BRIGHTFIELD_CHANNEL else f"A{self.channel}"
+
+
+def parse_name(text: str) -> ImageName:
+    """Read a file's name (no folder). Raises PlateError when it does not follow the grammar."""
+    found = _NAME.fullmatch(text)
+    if found is None:
+        raise PlateError(f"{text!r} is not a name of the challenge's form {ImageName(well='B03', fov=1, action=4, z_plane=1, channel=4)}")
+    numbers = {key: int(value) for key, value in found.groupdict().items() if key not in ("plate", "well")}
+    return ImageName(plate=found["plate"], well=found["well"], **numbers)
+
+
+def brightfield_name(well: str, fov: int, z_plane: int, plate: str = DEFAULT_PLATE) -> ImageName:
+    """The name of one focal plane."""
+    return ImageName(plate=plate, well=well, fov=fov, action=4, z_plane=z_plane, channel=BRIGHTFIELD_CHANNEL)
+
+
+def target_name(well: str, fov: int, target: str, plate: str = DEFAULT_PLATE) -> ImageName:
+    """The name of one stain, *target* being "A1", "A2" or "A3"."""
+    return ImageName(plate=plate, well=well, fov=fov, action=int(target[1]), z_plane=1, channel=int(target[1]))
+
+
+def parse_magnification(folder: str) -> int | None:
+    """The magnification that a folder's name states ("20x_images" → 20), or None."""
+    found = _FOLDER.fullmatch(folder)
+    return int(found[1]) if found else None
+
+
+def magnification_folder(magnification: int) -> str:
+    """The folder's name for a magnification: 20 → "20x_images"."""
+    return f"{magnification}x_images"

@@ -1,0 +1,55 @@
+"""From light to counts: gain and offset, uneven illumination, shot and read noise."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """Counts per unit of light, counts in the dark, and noise: electrons per count and read noise in counts."""
+
+    gain: float
+    offset: float
+    electrons_per_count: float
+    read_noise: float
+
+
+# Calibrated once on typical fields, so that mean and standard deviation over many fields are those of the challenge's plates.
+EXPOSURES = {
+    20: {
+        "brightfield": Exposure(gain=2668, offset=0, electrons_per_count=1.0, read_noise=8),
+        "A1": Exposure(gain=1950, offset=226, electrons_per_count=0.5, read_noise=8),
+        "A2": Exposure(gain=1110, offset=56, electrons_per_count=1.0, read_noise=8),
+        "A3": Exposure(gain=588, offset=301, electrons_per_count=1.0, read_noise=8),
+    },
+    40: {
+        "brightfield": Exposure(gain=723, offset=0, electrons_per_count=3.0, read_noise=3),
+        "A1": Exposure(gain=1690, offset=187, electrons_per_count=0.5, read_noise=8),
+        "A2": Exposure(gain=1035, offset=31, electrons_per_count=1.0, read_noise=8),
+        "A3": Exposure(gain=353, offset=172, electrons_per_count=1.5, read_noise=5),
+    },
+    60: {
+        "brightfield": Exposure(gain=531, offset=0, electrons_per_count=4.0, read_noise=3),
+        "A1": Exposure(gain=1445, offset=151, electrons_per_count=0.5, read_noise=8),
+        "A2": Exposure(gain=1925, offset=0, electrons_per_count=0.8, read_noise=8),
+        "A3": Exposure(gain=304, offset=140, electrons_per_count=2.0, read_noise=4),
+    },
+}
+
+
+def draw_illumination(shape_px: tuple[int, int], depth: float, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Light over an image, (Y, X), mean about 1: a bowl *depth* deep whose middle is not quite the image's."""
+    y, x = (np.linspace(-1, 1, n, dtype=np.float32) - np.float32(rng.normal(0, 0.2)) for n in shape_px)
+    bowl = y[:, None] ** 2 + x[None, :] ** 2
+    return 1.0 - np.float32(depth) * (0.5 * bowl - np.float32(1 / 3))
+
+
+def expose(light: NDArray[np.float32], exposure: Exposure, rng: np.random.Generator) -> NDArray[np.uint16]:
+    """Counts of an image of light. Shot noise is Gaussian with the Poisson's variance: there are always many electrons."""
+    counts = np.float32(exposure.gain) * light
+    variance = np.maximum(counts, 0) / exposure.electrons_per_count + np.float32(exposure.read_noise**2)
+    counts += np.float32(exposure.offset)
+    counts += np.sqrt(variance, dtype=np.float32) * rng.standard_normal(light.shape, dtype=np.float32)
+    return np.clip(np.rint(counts), 0, 65535).astype(np.uint16)

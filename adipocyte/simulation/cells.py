@@ -1,0 +1,213 @@
+"""Cells: where they sit, how high they stand, and what they hold. All lengths in µm, heights counted from the glass."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from adipocyte.simulation.droplets import draw_holes, draw_radii, pack
+
+REACH_UM = 75.0  # no cell extends further from its centre
+SITES_PER_UM3 = 0.35
+
+
+@dataclass(frozen=True)
+class Nucleus:
+    """A flattened ellipsoid: centre, half axes in the plane and in height, and its long axis's angle."""
+
+    z_um: float
+    y_um: float
+    x_um: float
+    half_length_um: float
+    half_width_um: float
+    half_height_um: float
+    angle: float
+    stain: float
+
+    def radius(self, dy_um: NDArray, dx_um: NDArray, dz_um: NDArray | float = 0.0) -> NDArray:
+        """Distance from the centre in units of the half axes: 1 on the surface."""
+        along = (dy_um * np.sin(self.angle) + dx_um * np.cos(self.angle)) / self.half_length_um
+        across = (dy_um * np.cos(self.angle) - dx_um * np.sin(self.angle)) / self.half_width_um
+        return np.sqrt(along**2 + across**2 + (dz_um / self.half_height_um) ** 2)
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A bent ellipse with a wavy edge, domed from the edge to the middle."""
+
+    y_um: float
+    x_um: float
+    half_length_um: float
+    half_width_um: float
+    height_um: float
+    angle: float
+    bend_per_um: float
+    waviness: float
+    waves: tuple[float, float, float]  # phases of the edge's second, third and fifth harmonic
+
+    @property
+    def reach_um(self) -> float:
+        return min(1.35 * self.half_length_um + 3.0, REACH_UM)
+
+    def height_at(self, dy_um: NDArray, dx_um: NDArray) -> NDArray:
+        """Height of the cell in µm above points given from its centre; 0 outside."""
+        along = dy_um * np.sin(self.angle) + dx_um * np.cos(self.angle)
+        across = dy_um * np.cos(self.angle) - dx_um * np.sin(self.angle) - self.bend_per_um * along**2
+        turn = np.arctan2(across, along)
+        waves = sum(np.cos(order * turn + phase) for order, phase in zip((2, 3, 5), self.waves, strict=True))
+        edge = 1.0 + self.waviness * waves
+        radius2 = ((along / self.half_length_um) ** 2 + (across / self.half_width_um) ** 2) / edge**2
+        return self.height_um * np.sqrt(np.clip(1.0 - radius2**1.5, 0.0, 1.0))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: its outline, nucleus, droplets and holes ((N, 4): z, y, x, radius), and how strongly its cytoplasm stains."""
+
+    outline: Outline
+    nucleus: Nucleus
+    droplets_um: NDArray[np.float64]
+    holes_um: NDArray[np.float64]
+    stain: float
+
+
+@dataclass(frozen=True)
+class Culture:
+    """How one field of view grew: the distance between fat cells, how many places they fill, how ripe they are, what lies between."""
+
+    pitch_um: float
+    fat_share: float
+    droplet_scale: float
+    thin_pitch_um: float
+
+
+def draw_culture(rng: np.random.Generator) -> Culture:
+    """Fields differ: crowded or sparse, ripe or young."""
+    return Culture(
+        pitch_um=rng.uniform(36, 42),
+        fat_share=rng.uniform(0.6, 0.95),
+        droplet_scale=rng.uniform(0.9, 1.1),
+        thin_pitch_um=rng.uniform(40, 54),
+    )
+
+
+def grow_cells(size_um: tuple[float, float], culture: Culture, rng: np.random.Generator) -> list[Cell]:
+    """Fill a rectangle (height, width in µm) and its surroundings with cells, so that some cross its border."""
+    fat_centres_um = _scatter(size_um, culture.pitch_um, rng)
+    fat_centres_um = fat_centres_um[rng.random(len(fat_centres_um)) < culture.fat_share]
+    fat_tree = cKDTree(fat_centres_um)
+    thin_centres_um = _scatter(size_um, culture.thin_pitch_um, rng)
+    cells = []
+    # Each cell has its own stream of random numbers, so that leaving out one beyond the border changes no other.
+    for centre_um, own in zip(fat_centres_um, rng.spawn(len(fat_centres_um)), strict=True):
+        outline = _fat_outline(centre_um, culture, own)
+        if _touches(outline, size_um):
+            cells.append(_fat_cell(outline, fat_tree, own))
+    for centre_um, own in zip(thin_centres_um, rng.spawn(len(thin_centres_um)), strict=True):
+        outline = _thin_outline(centre_um, own)
+        if _touches(outline, size_um):
+            cells.append(_thin_cell(outline, own))
+    return cells
+
+
+def _scatter(size_um: tuple[float, float], pitch_um: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Jittered centres, (N, 2): even enough that no field is empty, uneven enough to leave gaps and crowds."""
+    rows, columns = (int(np.ceil((side + 2 * REACH_UM) / pitch_um)) for side in size_um)
+    grid = np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), axis=-1).astype(np.float64)
+    grid[1::2, :, 1] += 0.5
+    grid += rng.uniform(0, 1, 2) + rng.uniform(-0.42, 0.42, grid.shape)
+    return grid.reshape(-1, 2) * pitch_um - REACH_UM
+
+
+def _touches(outline: Outline, size_um: tuple[float, float]) -> bool:
+    inside_y = -outline.reach_um < outline.y_um < size_um[0] + outline.reach_um
+    return inside_y and -outline.reach_um < outline.x_um < size_um[1] + outline.reach_um
+
+
+def _fat_outline(centre_um: NDArray, culture: Culture, rng: np.random.Generator) -> Outline:
+    half_width_um = 0.5 * culture.pitch_um * rng.uniform(0.95, 1.3)
+    return Outline(
+        *map(float, centre_um),
+        half_length_um=half_width_um * rng.uniform(1.0, 1.5),
+        half_width_um=half_width_um,
+        height_um=float(np.clip(culture.droplet_scale * rng.lognormal(np.log(11.5), 0.25), 7, 18)),
+        angle=rng.uniform(0, np.pi),
+        bend_per_um=0.0,
+        waviness=0.06,
+        waves=tuple(rng.uniform(0, 2 * np.pi, 3)),
+    )
+
+
+def _thin_outline(centre_um: NDArray, rng: np.random.Generator) -> Outline:
+    return Outline(
+        *map(float, centre_um),
+        half_length_um=rng.uniform(32, 58),
+        half_width_um=rng.uniform(12, 25),
+        height_um=rng.uniform(4.0, 5.5),
+        angle=rng.uniform(0, np.pi),
+        bend_per_um=rng.uniform(-0.006, 0.006),
+        waviness=0.13,
+        waves=tuple(rng.uniform(0, 2 * np.pi, 3)),
+    )
+
+
+def _draw_nucleus(outline: Outline, off_centre: float, angle: float, rng: np.random.Generator) -> Nucleus:
+    turn = rng.uniform(0, 2 * np.pi)
+    half_length_um = rng.uniform(4.8, 7.8)
+    half_height_um = float(np.clip(rng.uniform(0.28, 0.36) * outline.height_um, 2.2, 4.0))
+    return Nucleus(
+        z_um=half_height_um + 0.3,
+        y_um=outline.y_um + off_centre * outline.half_width_um * np.sin(turn),
+        x_um=outline.x_um + off_centre * outline.half_width_um * np.cos(turn),
+        half_length_um=half_length_um,
+        half_width_um=half_length_um * rng.uniform(0.62, 0.9),
+        half_height_um=half_height_um,
+        angle=angle,
+        stain=float(np.clip(rng.lognormal(0.0, 0.2), 0.5, 1.8)),
+    )
+
+
+def _thin_cell(outline: Outline, rng: np.random.Generator) -> Cell:
+    nucleus = _draw_nucleus(outline, 0.1, outline.angle + rng.normal(0, 0.15), rng)
+    return Cell(outline, nucleus, np.empty((0, 4)), np.empty((0, 4)), stain=rng.uniform(0.85, 1.15))
+
+
+def _fat_cell(outline: Outline, fat_tree: cKDTree, rng: np.random.Generator) -> Cell:
+    nucleus = _draw_nucleus(outline, rng.uniform(0.2, 0.6), rng.uniform(0, np.pi), rng)
+    sites_um, room_um = _room(outline, nucleus, fat_tree, rng)
+    largest_um = 0.5 * outline.height_um * rng.uniform(0.6, 1.0)
+    n = int(1.3 * outline.half_length_um * outline.half_width_um / largest_um)
+    droplets_um = pack(sites_um, room_um, draw_radii(largest_um, n, rng))
+    return Cell(outline, nucleus, droplets_um, draw_holes(droplets_um, rng), stain=rng.uniform(0.85, 1.15))
+
+
+def _room(outline: Outline, nucleus: Nucleus, fat_tree: cKDTree, rng: np.random.Generator) -> tuple[NDArray, NDArray]:
+    """Random points inside a cell, (N, 3), and how far each is from membrane, neighbours and nucleus, (N,)."""
+    reach_um = 1.2 * outline.half_length_um
+    n = int(SITES_PER_UM3 * 4 * reach_um**2 * outline.height_um)
+    sites_um = rng.uniform((0, -reach_um, -reach_um), (outline.height_um, reach_um, reach_um), (n, 3))
+    height_um = outline.height_at(sites_um[:, 1], sites_um[:, 2])
+    inside = sites_um[:, 0] < height_um
+    sites_um, height_um = sites_um[inside], height_um[inside]
+    sites_um[:, 1:] += (outline.y_um, outline.x_um)
+
+    # The membrane yields a little, and a droplet may press a dent into the nucleus.
+    room_um = np.minimum(sites_um[:, 0], height_um - sites_um[:, 0]) + 0.3
+    offset_um = sites_um - (nucleus.z_um, nucleus.y_um, nucleus.x_um)
+    radius = nucleus.radius(offset_um[:, 1], offset_um[:, 2], offset_um[:, 0]) + 1e-9
+    np.minimum(room_um, (1.0 - 1.0 / radius) * np.linalg.norm(offset_um, axis=1) + 1.0, out=room_um)
+    np.minimum(room_um, _neighbour_distance(outline, sites_um[:, 1:], fat_tree) + 0.3, out=room_um)
+    return sites_um, room_um
+
+
+def _neighbour_distance(outline: Outline, points_um: NDArray, fat_tree: cKDTree) -> NDArray:
+    """Distance from points, (N, 2), to the line half way to the nearest other fat cell; negative beyond it."""
+    centre_um = np.array([outline.y_um, outline.x_um])
+    _, nearest = fat_tree.query(points_um, k=2)
+    nearest_um = fat_tree.data[nearest]  # (N, 2, 2)
+    is_own = np.all(np.isclose(nearest_um, centre_um), axis=-1)
+    other_um = np.where(is_own[:, :1], nearest_um[:, 1], nearest_um[:, 0])
+    to_other2 = np.sum((points_um - other_um) ** 2, axis=1)
+    to_own2 = np.sum((points_um - centre_um) ** 2, axis=1)
+    return (to_other2 - to_own2) / (2 * np.linalg.norm(other_um - centre_um, axis=1))

@@ -1,0 +1,96 @@
+"""One simulated field of view: a scene seen in brightfield and in fluorescence."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft, ndimage
+from skimage.segmentation import relabel_sequential
+
+from adipocyte.errors import ConfigError
+from adipocyte.simulation.camera import EXPOSURES, draw_illumination, expose
+from adipocyte.simulation.canvas import Canvas
+from adipocyte.simulation.cells import draw_culture, grow_cells
+from adipocyte.simulation.misalignment import Misalignment
+from adipocyte.simulation.optics import OBJECTIVES, focus_series
+from adipocyte.simulation.specimen import Specimen, draw_specimen
+
+SMALLEST_PX = 64
+PADDING_UM = 10.0  # defocused light spreads this far, and wraps around no further
+
+
+@dataclass(frozen=True)
+class SimulatedField:
+    """What a microscope would save of one field of view, and the truth about its nuclei."""
+
+    planes: NDArray[np.uint16]  # (Z, Y, X) brightfield counts, Z=7
+    targets: dict[str, NDArray[np.uint16]]  # "A1", "A2", "A3" -> (Y, X) counts
+    nuclei: NDArray[np.int32]  # (Y, X) true labels, 0 = background, in the frame of the targets
+
+
+def simulate_field(
+    magnification: int, shape_px: tuple[int, int], *, seed: int | Sequence[int], misalignment: Misalignment | None = None
+) -> SimulatedField:
+    """Simulate a field of view; the same arguments give the same field bit for bit.
+
+    shape_px: (Y, X). *misalignment* moves the targets (and the nuclei's labels with them), not the brightfield planes; None leaves them on
+    top of each other.
+
+    Raises ConfigError for an unknown magnification or an image smaller than 64 pixels.
+    """
+    if magnification not in OBJECTIVES:
+        raise ConfigError(f"cannot simulate magnification {magnification}: choose one of {sorted(OBJECTIVES)}")
+    if min(shape_px) < SMALLEST_PX:
+        raise ConfigError(f"cannot simulate {shape_px[0]} x {shape_px[1]} pixels: both sides must be at least {SMALLEST_PX}")
+    optics, exposures = OBJECTIVES[magnification], EXPOSURES[magnification]
+    rng = np.random.default_rng(seed)
+
+    canvas = _padded(shape_px, optics.um_per_px)
+    size_um = tuple(side * canvas.um_per_px for side in canvas.shape_px)
+    cells = grow_cells(size_um, draw_culture(rng), rng)
+    specimen = draw_specimen(cells, canvas, rng)
+
+    light = _crop(focus_series(specimen.paths_um, optics), shape_px)
+    illumination = draw_illumination(shape_px, 0.1, rng)
+    lamp = rng.normal(1, 0.01, len(light))
+    planes = np.stack(
+        [expose(plane * illumination * np.float32(power), exposures["brightfield"], rng) for plane, power in zip(light, lamp, strict=True)]
+    )
+
+    labels = specimen.labels
+    targets = {}
+    for target, density in _fluorescence(specimen, canvas).items():
+        if misalignment is not None:
+            density = misalignment.apply(density, order=3)
+        glow = _crop(density, shape_px) * draw_illumination(shape_px, 0.1, rng)
+        targets[target] = expose(glow, exposures[target], rng)
+    if misalignment is not None:
+        labels = misalignment.apply(labels, order=0)
+    labels, _, _ = relabel_sequential(_crop(labels, shape_px))
+    return SimulatedField(np.stack(planes), targets, labels.astype(np.int32))
+
+
+def _padded(shape_px: tuple[int, int], um_per_px: float) -> Canvas:
+    """A canvas larger than the image, in sizes that transform fast: objects and waves cross the image's border as they do in reality."""
+    padding_px = int(np.ceil(PADDING_UM / um_per_px))
+    return Canvas(tuple(fft.next_fast_len(side + 2 * padding_px) for side in shape_px), um_per_px)
+
+
+def _crop(image: NDArray, shape_px: tuple[int, int]) -> NDArray:
+    """The middle of an image, (..., Y, X)."""
+    top, left = ((side - wanted) // 2 for side, wanted in zip(image.shape[-2:], shape_px, strict=True))
+    return image[..., top : top + shape_px[0], left : left + shape_px[1]]
+
+
+def _fluorescence(specimen: Specimen, canvas: Canvas) -> dict[str, NDArray[np.float32]]:
+    """Light of the three stains, (Y, X) each: a sharp section, and a glow of what lies outside of it."""
+
+    def blur(density: NDArray[np.float32], sigma_um: float) -> NDArray[np.float32]:
+        return ndimage.gaussian_filter(density, max(sigma_um / canvas.um_per_px, 0.5), truncate=3)
+
+    mesh = blur(specimen.cytoplasm, 0.18)
+    nuclei = blur(specimen.nuclei, 0.2) + 0.25 * blur(specimen.nuclei, 3.5) + 0.03 * mesh
+    lipids = blur(specimen.lipids, 0.18) + 0.25 * blur(specimen.lipid_haze, 1.0)
+    cytoplasm = mesh + 0.6 * blur(specimen.cytoplasm, 3.0)
+    return {"A1": nuclei, "A2": lipids, "A3": cytoplasm}

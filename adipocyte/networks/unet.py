@@ -1,0 +1,60 @@
+"""The U-Net behind segmenter and generators: an encoder and decoder of segmentation-models-pytorch (report, 2.1.1 and 4.1.2)."""
+
+from dataclasses import dataclass
+
+import segmentation_models_pytorch as smp
+from safetensors.torch import load_file
+from torch import nn
+
+from adipocyte.errors import ConfigError
+
+DIVISOR = 32  # five halvings: both sides of an input must be multiples of this, in pixels
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetSpec:
+    """All that it takes to build the network again.
+
+    `wide_convolutions` says which of the decoder's ten convolutions are 5x5 instead of 3x3: "none" (the segmenter), "all" (the
+    report's generators of A2 and A3) or "last" (its generator of A1).
+    """
+
+    encoder: str
+    in_channels: int
+    wide_convolutions: str = "none"
+
+
+def build_unet(spec: UNetSpec, encoder_weights: str = "none") -> nn.Module:
+    """A network from (N, C, Y, X) to (N, 1, Y, X), Y and X multiples of DIVISOR; no activation at its end.
+
+    *encoder_weights* is "none" (random), "imagenet" (fetched by segmentation-models-pytorch) or a safetensors file of the
+    encoder's state for three input channels. Raises ConfigError when the encoder or the weights are not to be had.
+    """
+    try:
+        network = _with_weights(spec, encoder_weights)
+    except (KeyError, OSError, RuntimeError) as error:
+        raise ConfigError(
+            f"encoder {spec.encoder!r} with weights {encoder_weights!r} cannot be made ({type(error).__name__}: {str(error)[:200]}). "
+            "Without a network to fetch them from, go on with -P encoder_weights=none or -P encoder_weights=<file>.safetensors"
+        ) from error
+    _widen(network.decoder, spec.wide_convolutions)
+    return network
+
+
+def _with_weights(spec: UNetSpec, encoder_weights: str) -> smp.Unet:
+    if encoder_weights in ("none", "imagenet"):
+        named = None if encoder_weights == "none" else encoder_weights
+        return smp.Unet(spec.encoder, encoder_weights=named, in_channels=spec.in_channels, classes=1)
+    network = smp.Unet(spec.encoder, encoder_weights=None, in_channels=3, classes=1)
+    network.encoder.load_state_dict(load_file(encoder_weights))
+    network.encoder.set_in_channels(spec.in_channels, pretrained=True)
+    return network
+
+
+def _widen(decoder: nn.Module, which: str) -> None:
+    """Put 5x5 kernels into the decoder's convolutions: "none", the "last" or "all" ten of them."""
+    units = [unit for block in decoder.blocks for unit in (block.conv1, block.conv2)]
+    for unit in {"none": [], "last": units[-1:], "all": units}[which]:
+        narrow = unit[0]
+        unit[0] = nn.Conv2d(narrow.in_channels, narrow.out_channels, kernel_size=5, padding=2, bias=narrow.bias is not None)
+        nn.init.kaiming_uniform_(unit[0].weight, mode="fan_in", nonlinearity="relu")  # as smp starts its decoders

@@ -1,0 +1,77 @@
+"""Random patches of the training wells. Patch i depends on the seed and on i alone, whoever reads it and when."""
+
+import math
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from adipocyte.errors import ConfigError
+from adipocyte.plate.reader import FieldKey
+from adipocyte.store.reader import BRIGHTFIELD, Store, Window
+from adipocyte.training.augmentations import WINDOW, Augmenter
+
+Masks = Callable[[FieldKey, Window], NDArray[np.bool_]]
+
+
+class Patches(Dataset[tuple[Tensor, Tensor, Tensor]]):
+    """*n* patches of *store*'s training wells: planes (Z, Y, X), target and mask (1, Y, X), float32, in network units.
+
+    *target* None gives zeros for the target (the segmenter needs none). *masks* tells where nuclei are.
+    """
+
+    def __init__(self, store: Store, target: str | None, masks: Masks, augmenter: Augmenter, *, n: int, patch_px: int, seed: int) -> None:
+        self._store, self._target, self._masks, self._augmenter = store, target, masks, augmenter
+        self._n, self._patch_px, self._seed = n, patch_px, seed
+        self._keys = store.keys("train")
+        smallest = min(min(store.shape(key)) for key in self._keys)
+        if patch_px > smallest:
+            fits = smallest // 32 * 32
+            raise ConfigError(f"a patch of {patch_px} pixels does not fit the smallest field's side of {smallest}: -P patch_px={fits}")
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor, Tensor]:
+        random = np.random.default_rng([self._seed, i])
+        key = self._keys[random.integers(len(self._keys))]
+        stack = self._augmenter(self._read(key, self._window(key, random)), int(random.integers(2**31)))
+        planes, target, mask = stack[:-2], stack[-2:-1], stack[-1:] > 0.5
+        return torch.from_numpy(planes), torch.from_numpy(target), torch.from_numpy(mask.astype(np.float32))
+
+    def _window(self, key: FieldKey, random: np.random.Generator) -> Window:
+        window = []
+        for side in self._store.shape(key):
+            length = min(side, math.ceil(self._patch_px * WINDOW))
+            start = int(random.integers(side - length + 1))
+            window.append(slice(start, start + length))
+        return tuple(window)
+
+    def _read(self, key: FieldKey, window: Window) -> NDArray[np.float32]:
+        """(Z + 2, Y, X): normalised planes, normalised target (or zeros), mask."""
+        mask = self._masks(key, window)[None].astype(np.float32)
+        if self._target is None:
+            planes, target = self._store.planes(key, window), np.zeros_like(mask)
+        else:
+            planes, counts = self._store.planes_and_target(key, self._target, window)
+            target = self._store.scaling(key.magnification, self._target).normalise(counts)[None]
+        return np.concatenate([self._store.scaling(key.magnification, BRIGHTFIELD).normalise(planes), target, mask])
+
+
+def epoch_steps(store: Store, patch_px: int, batch: int) -> int:
+    """How many steps cover the area of the training wells once."""
+    area = sum(math.prod(store.shape(key)) for key in store.keys("train"))
+    return max(1, math.ceil(area / (patch_px**2 * batch)))
+
+
+def patch_loader(patches: Patches, batch: int, workers: int) -> DataLoader[tuple[Tensor, Tensor, Tensor]]:
+    """Batches in order, read ahead by *workers* processes (0: in this one)."""
+    return DataLoader(patches, batch_size=batch, num_workers=workers, worker_init_fn=_one_thread, pin_memory=torch.cuda.is_available())
+
+
+def _one_thread(worker: int) -> None:
+    cv2.setNumThreads(1)  # the network has the other cores

@@ -1,0 +1,75 @@
+"""Whole validation fields through a network in training: the numbers that choose the best one, and a picture."""
+
+from collections import defaultdict
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from adipocyte.imaging.pictures import comparison
+from adipocyte.networks.whole_field import predict_field, segment_field
+from adipocyte.plate.reader import FieldKey
+from adipocyte.store.reader import BRIGHTFIELD, WHOLE, Store
+from adipocyte.training.patches import Masks
+
+_PREVIEW_PX = 384
+
+
+def source_of(store: Store, key: FieldKey, masks: Masks | None) -> NDArray[np.float32]:
+    """What a network sees of a field: normalised planes (Z, Y, X), and the nuclei mask as one more channel where *masks* is given."""
+    planes = store.scaling(key.magnification, BRIGHTFIELD).normalise(store.planes(key))
+    return planes if masks is None else np.concatenate([planes, masks(key, WHOLE)[None].astype(np.float32)])
+
+
+def validate_generator(generator: nn.Module, store: Store, target: str, masks: Masks | None) -> tuple[dict[str, float], NDArray[np.uint8]]:
+    """Paint every validation field.
+
+    Returns metrics: val_mae in counts and val_pixel_metric (MAE / median of the target, the challenge's), over all fields and
+    for each magnification ("val_mae_20x"); and a picture of the first field: brightfield, truth, prediction, error.
+    """
+    errors: dict[str, list[float]] = defaultdict(list)
+    picture = None
+    for key in store.keys("validation"):
+        prediction = store.scaling(key.magnification, target).denormalise(predict_field(generator, source_of(store, key, masks)))
+        truth = store.target(key, target)
+        mae = float(np.abs(prediction.astype(np.int32) - truth).mean())
+        _note(errors, "val_mae", key, mae)
+        _note(errors, "val_pixel_metric", key, mae / store.median(key.magnification, target))
+        if picture is None:
+            window = _centre(truth.shape)
+            picture = comparison(store.planes(key)[(store.manifest.n_z_planes // 2, *window)], truth[window], prediction[window])
+    return {name: float(np.mean(values)) for name, values in errors.items()}, picture
+
+
+def validate_segmenter(segmenter: nn.Module, store: Store) -> tuple[dict[str, float], NDArray[np.uint8]]:
+    """Segment every validation field.
+
+    Returns metrics: val_dice and val_iou against the maskSLIC masks, pixels of all fields together, over all and for each
+    magnification; and a picture of the first field: brightfield, mask, prediction, difference.
+    """
+    counts: dict[str, NDArray[np.int64]] = defaultdict(lambda: np.zeros(3, dtype=np.int64))
+    picture = None
+    for key in store.keys("validation"):
+        truth, prediction = store.mask(key), segment_field(segmenter, source_of(store, key, None))
+        overlap = np.array([(truth & prediction).sum(), truth.sum(), prediction.sum()])
+        for suffix in ("", f"_{key.magnification}x"):
+            counts[suffix] += overlap
+        if picture is None:
+            window = _centre(truth.shape)
+            images = (store.planes(key)[(store.manifest.n_z_planes // 2, *window)], truth[window], prediction[window])
+            picture = comparison(*(image.astype(np.uint16) for image in images))
+    metrics = {}
+    for suffix, (both, true, predicted) in counts.items():
+        metrics[f"val_dice{suffix}"] = float(2 * both / max(true + predicted, 1))
+        metrics[f"val_iou{suffix}"] = float(both / max(true + predicted - both, 1))
+    return metrics, picture
+
+
+def _note(errors: dict[str, list[float]], name: str, key: FieldKey, value: float) -> None:
+    errors[name].append(value)
+    errors[f"{name}_{key.magnification}x"].append(value)
+
+
+def _centre(shape: tuple[int, int]) -> tuple[slice, slice]:
+    starts = [max(0, (side - _PREVIEW_PX) // 2) for side in shape]
+    return tuple(slice(start, start + _PREVIEW_PX) for start in starts)

@@ -1,0 +1,1 @@
+"""Where the product meets MLflow, HTTP and folders of files."""

@@ -1,0 +1,52 @@
+"""Staining a whole raw plate into a folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from adipocyte.errors import ImageError, PlateError
+from adipocyte.plate.reader import FieldFiles, FieldKey, read_field, scan_plate, stained_path
+from adipocyte.plate.tiff import write_image
+from adipocyte.staining.stainer import Stainer
+
+
+@dataclass(frozen=True)
+class StainedPlate:
+    """What became of each field: painted now, painted before, or the reason why it could not be; and warnings by field."""
+
+    painted: list[FieldKey]
+    skipped: list[FieldKey]
+    failed: dict[FieldKey, str]
+    warnings: dict[FieldKey, tuple[str, ...]]
+
+
+def stain_plate(stainer: Stainer, plate: Path, out: Path, *, histogram_matching: bool) -> StainedPlate:
+    """Paint every field of a raw *plate* into *out*, uint16 TIFFs under the challenge's names.
+
+    A field whose images are all there is skipped, so the same command continues an interrupted one; a field that cannot be read
+    is recorded and does not stop the plate. Raises PlateError when there is no plate, or *out* is the plate itself.
+    """
+    files = scan_plate(plate)
+    if out.resolve() == plate.resolve():
+        raise PlateError(f"{out} is the raw plate, which is never written to: name another folder with -P out=<folder>")
+    result = StainedPlate([], [], {}, {})
+    for field in tqdm(files, desc="stain", unit="field"):
+        paths = {target: stained_path(out, field, target) for target in stainer.manifest.targets}
+        if all(path.is_file() for path in paths.values()):
+            result.skipped.append(field.key)
+            continue
+        try:
+            result.warnings[field.key] = _stain_field(stainer, field, paths, histogram_matching)
+            result.painted.append(field.key)
+        except (ImageError, PlateError) as error:
+            result.failed[field.key] = str(error)
+    return result
+
+
+def _stain_field(stainer: Stainer, field: FieldFiles, paths: dict[str, Path], histogram_matching: bool) -> tuple[str, ...]:
+    planes = read_field(field, ()).planes
+    stained = stainer.stain(planes, field.key.magnification, histogram_matching=histogram_matching)
+    for target, image in stained.images.items():
+        write_image(paths[target], image)
+    return stained.warnings

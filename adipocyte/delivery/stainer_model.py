@@ -1,0 +1,52 @@
+"""The registered model: rows of TIFF stacks in, rows of TIFF images out. MLflow runs this file to make the model (models-from-code)."""
+
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+
+from adipocyte.errors import ImageError
+from adipocyte.plate.tiff import decode_stack, encode_image
+from adipocyte.staining.stainer import Stainer
+
+
+class StainerModel(mlflow.pyfunc.PythonModel):
+    """A bundle behind MLflow's pyfunc interface."""
+
+    def load_context(self, context: mlflow.pyfunc.PythonModelContext) -> None:
+        self._stainer = Stainer(Path(context.artifacts["bundle"]))
+
+    def predict(
+        self, context: mlflow.pyfunc.PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """One row is one field of any size.
+
+        model_input: `stack`, the bytes of a TIFF with a grey uint16 page for each z-plane, in counts; `magnification`, 20, 40 or
+        60. Parameter `histogram_matching`: give each image the distribution of the training wells. Returns a column for each
+        target, the bytes of a one-page uint16 TIFF in counts, and `warnings`.
+
+        Raises MlflowException (status 400) naming the row that cannot be painted.
+        """
+        if model_input.empty:
+            raise _refusal("the request holds no row: send at least one, with the columns stack and magnification")
+        matching = bool((params or {}).get("histogram_matching", True))
+        rows = []
+        for number, (data, magnification) in enumerate(zip(model_input["stack"], model_input["magnification"], strict=True)):
+            try:
+                planes = decode_stack(bytes(data), self._stainer.manifest.n_z_planes)
+                stained = self._stainer.stain(planes, int(magnification), histogram_matching=matching)
+            except ImageError as error:
+                raise _refusal(f"row {number}: {error}") from error
+            images = {target: encode_image(image) for target, image in stained.images.items()}
+            rows.append({**images, "warnings": "; ".join(stained.warnings)})
+        return pd.DataFrame(rows)
+
+
+def _refusal(message: str) -> MlflowException:
+    return MlflowException(message, error_code=INVALID_PARAMETER_VALUE)
+
+
+mlflow.models.set_model(StainerModel())

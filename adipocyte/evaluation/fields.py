@@ -1,0 +1,87 @@
+"""A stainer judged on the fields of a store: a table of figures, their means, and pictures."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from adipocyte.errors import StoreError
+from adipocyte.evaluation.pixels import METRICS, pixel_figures
+from adipocyte.imaging.pictures import comparison
+from adipocyte.plate.reader import FieldKey
+from adipocyte.staining.stainer import Stainer
+from adipocyte.store.reader import Store
+
+
+@dataclass(frozen=True)
+class Row:
+    """The figures of one target of one field, painted with or without histogram matching."""
+
+    key: FieldKey
+    target: str
+    matched: bool
+    figures: dict[str, float]
+
+    def flat(self) -> dict[str, str | int | bool | float]:
+        """The row as columns and values."""
+        return {**vars(self.key), "target": self.target, "matched": self.matched, **self.figures}
+
+
+def judge(stainer: Stainer, store: Store, part: str) -> list[Row]:
+    """Paint every field of a *part* of the split, with and without histogram matching, and compare with the truth.
+
+    Raises StoreError when the store lacks a target of the stainer or the stainer a magnification of the store.
+    """
+    for target in stainer.manifest.targets:
+        store.require_target(target)
+    for magnification in store.magnifications:
+        if magnification not in stainer.manifest.magnifications:
+            seen = ", ".join(f"{known}x" for known in stainer.manifest.magnifications)
+            raise StoreError(f"the model has not seen the store's {magnification}x, only {seen}: train and register on this store")
+    rows = []
+    for key in tqdm(store.keys(part), desc=f"evaluate, {part} wells", unit="field"):
+        for matched in (False, True):
+            images = stainer.stain(store.planes(key), key.magnification, histogram_matching=matched).images
+            for target, image in images.items():
+                median = store.median(key.magnification, target)
+                rows.append(Row(key, target, matched, pixel_figures(store.target(key, target), image, median)))
+    return rows
+
+
+def summary(rows: list[Row], *, matched: bool) -> dict[str, float]:
+    """Means over fields, by stable names: "mae_A2" over all magnifications and "mae_A2_20x", … for each.
+
+    "pixel_metric" is the mean over targets and magnifications of the challenge's pixel part. With *matched* the figures are those
+    after histogram matching.
+    """
+    values: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        if row.matched == matched:
+            for metric in METRICS:
+                values[f"{metric}_{row.target}"].append(row.figures[metric])
+                values[f"{metric}_{row.target}_{row.key.magnification}x"].append(row.figures[metric])
+    means = {name: float(np.mean(found)) for name, found in values.items()}
+    parts = [value for name, value in means.items() if name.startswith("pixel_metric_") and name.endswith("x")]
+    return means | {"pixel_metric": float(np.mean(parts))}
+
+
+def picture(stainer: Stainer, store: Store, key: FieldKey, *, matched: bool) -> NDArray[np.uint8]:
+    """One field, a row for each target: brightfield, truth, prediction, error. (T · Y, 4 X) with gaps."""
+    planes = store.planes(key)
+    images = stainer.stain(planes, key.magnification, histogram_matching=matched).images
+    middle = planes[len(planes) // 2]
+    rows = [comparison(middle, store.target(key, target), image) for target, image in images.items()]
+    gap = np.full((4, rows[0].shape[1]), 255, dtype=np.uint8)
+    return np.concatenate([part for row in rows for part in (row, gap)][:-1])
+
+
+def table(targets: tuple[str, ...], unmatched: dict[str, float], matched: dict[str, float]) -> str:
+    """The summaries without and with histogram matching as text, a line for each target and way."""
+    lines = ["target  matching    MAE (counts)   MAE/median   PSNR (dB)   SSIM   Pearson r"]
+    for target in targets:
+        for way, means in (("without", unmatched), ("with", matched)):
+            mae, part, psnr, ssim, pearson = (means[f"{metric}_{target}"] for metric in METRICS)
+            lines.append(f"{target:<7} {way:<10} {mae:>13.1f} {part:>12.3f} {psnr:>11.1f} {ssim:>6.3f} {pearson:>11.3f}")
+    return "\n".join(lines)

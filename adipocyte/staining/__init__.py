@@ -1,0 +1,1 @@
+"""The chain that paints, and the folder that holds all it needs."""

@@ -1,0 +1,88 @@
+"""The chain: segmenter → mask → A1; A2, A3; counts; histogram matching (report, Figure 1.1 and section 6.1)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from adipocyte.errors import ImageError
+from adipocyte.imaging.histograms import match_histogram
+from adipocyte.imaging.normalisation import Scaling
+from adipocyte.networks.files import load_network
+from adipocyte.networks.whole_field import predict_field, segment_field
+from adipocyte.staining.bundle import SEGMENTER, names, read_histograms, read_manifest
+
+_SMALLEST_PX = 64
+
+
+@dataclass(frozen=True)
+class Stained:
+    """`images` by target, (Y, X) uint16 in counts; `warnings` are sentences about the input that a person should read."""
+
+    images: dict[str, NDArray[np.uint16]]
+    warnings: tuple[str, ...]
+
+
+class Stainer:
+    """A bundle, loaded: paints fields of any size. Raises BundleError when *folder* holds no whole bundle."""
+
+    def __init__(self, folder: Path) -> None:
+        self.manifest = read_manifest(folder)
+        self._histograms = read_histograms(folder)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._networks = {name: load_network(folder / name, device)[1] for name in names(self.manifest.targets)}
+
+    def stain(self, planes: NDArray[np.uint16], magnification: int, *, histogram_matching: bool = True) -> Stained:
+        """Paint every target of a field.
+
+        planes: (Z, Y, X) brightfield in counts, sides of 64 pixels or more. With *histogram_matching* each image takes on the
+        distribution of the training wells. Returns images of the same (Y, X).
+
+        Raises ImageError for a stack of another kind or a magnification that the bundle has not seen.
+        """
+        self._check(planes, magnification)
+        source = self._scaling(magnification, "brightfield").normalise(planes)
+        images = {}
+        for target in self.manifest.targets:
+            painted = predict_field(self._networks[target], self._condition(source) if target == "A1" else source)
+            image = self._scaling(magnification, target).denormalise(painted)
+            images[target] = match_histogram(image, self._histograms[f"{magnification}/{target}"]) if histogram_matching else image
+        return Stained(images, self._warnings(planes, magnification))
+
+    def _condition(self, source: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The planes and, as one channel more, the mask that the segmenter sees in them."""
+        mask = segment_field(self._networks[SEGMENTER], source)
+        return np.concatenate([source, mask[None].astype(np.float32)])
+
+    def _scaling(self, magnification: int, channel: str) -> Scaling:
+        return Scaling(*self.manifest.scalings[str(magnification)][channel])
+
+    def _check(self, planes: NDArray[np.uint16], magnification: int) -> None:
+        if magnification not in self.manifest.magnifications:
+            seen = ", ".join(f"{known}x" for known in self.manifest.magnifications)
+            raise ImageError(
+                f"the model has not seen {magnification}x, only {seen}: send one of those, or train on a plate with {magnification}x"
+            )
+        n_z = self.manifest.n_z_planes
+        if planes.ndim != 3 or len(planes) != n_z or planes.dtype != np.uint16:
+            raise ImageError(f"the stack is {planes.dtype} of shape {planes.shape}: it must be uint16 counts of shape ({n_z}, Y, X)")
+        if min(planes.shape[1:]) < _SMALLEST_PX:
+            raise ImageError(f"the stack is {planes.shape[1]} x {planes.shape[2]} pixels: a side must be at least {_SMALLEST_PX}")
+
+    def _warnings(self, planes: NDArray[np.uint16], magnification: int) -> tuple[str, ...]:
+        seen = self._scaling(magnification, "brightfield")
+        mean, std = float(planes.mean()), float(planes.std())
+        warnings = []
+        if abs(mean - seen.mean) > seen.std:
+            warnings.append(
+                f"brightfield mean {mean:.0f} is far from the {seen.mean:.0f} counts of the training wells at {magnification}x: "
+                "check the lamp and the magnification"
+            )
+        if not 0.5 < std / seen.std < 2:
+            warnings.append(
+                f"brightfield contrast {std:.0f} is far from the {seen.std:.0f} counts of the training wells at {magnification}x: "
+                "check the focus and the magnification"
+            )
+        return tuple(warnings)

@@ -1,0 +1,80 @@
+"""A command line from a dataclass of settings, and the way every command ends when something is wrong."""
+
+import dataclasses
+import difflib
+import sys
+from collections.abc import Callable
+from typing import Any, get_type_hints
+
+import click
+
+from adipocyte.config import build
+from adipocyte.errors import AdipocyteError
+
+
+def command(kind: type, *forwarded: type) -> Callable[[Callable[..., None]], click.Command]:
+    """Decorate a function of a *kind* of config. Each field becomes an option, `--epoch_steps` or `--epoch-steps`.
+
+    The fields of *forwarded* kinds that *kind* lacks become options too; those that were given reach the function as a second
+    argument, a dict. A mistake of the caller's ends in one paragraph and exit status 2.
+    """
+
+    def decorate(run: Callable[..., None]) -> click.Command:
+        own = {field.name: _option(kind, field) for field in dataclasses.fields(kind)}
+        others = {field.name: _option(other, field) for other in forwarded for field in dataclasses.fields(other)}
+
+        def callback(**values: Any) -> None:
+            given = {name: value for name, value in values.items() if value is not None}
+            config = build(kind, {name: value for name, value in given.items() if name in own})
+            extra = {name: value for name, value in given.items() if name not in own}
+            run(config, extra) if forwarded else run(config)
+
+        return _Command(run.__name__, callback=callback, params=list({**others, **own}.values()), help=run.__doc__)
+
+    return decorate
+
+
+class _Command(click.Command):
+    """A click command that says what is wrong in this project's words."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().main(*args, **kwargs, standalone_mode=False)
+        except (AdipocyteError, click.UsageError) as error:
+            click.echo(f"Error: {self._sentence(error)}", err=True)
+            sys.exit(2)
+        except (KeyboardInterrupt, click.Abort):
+            click.echo("Stopped. The same command, typed again, goes on or starts over; nothing is left half-written.", err=True)
+            sys.exit(130)
+
+    def _sentence(self, error: Exception) -> str:
+        if not isinstance(error, click.NoSuchOption):
+            return error.format_message() if isinstance(error, click.UsageError) else str(error)
+        wrong = error.option_name.lstrip("-").replace("-", "_")
+        names = [param.name for param in self.params]
+        close = difflib.get_close_matches(wrong, names, n=1, cutoff=0.5)
+        hint = f"did you mean -P {close[0]}=…? " if close else ""
+        return (
+            f"{self.name} has no setting {wrong!r}; {hint}Its settings are {', '.join(names)}. See python -m entrypoints.{self.name} --help"
+        )
+
+
+def _option(kind: type, field: dataclasses.Field) -> click.Option:
+    spellings = list(dict.fromkeys([f"--{field.name}", f"--{field.name.replace('_', '-')}"]))
+    return click.Option([*spellings, field.name], type=get_type_hints(kind)[field.name], default=None, help=_help(field))
+
+
+def _help(field: dataclasses.Field) -> str:
+    """The setting's own words, then its choices, range, default and what a recipe makes of it."""
+    low, high, choices = (field.metadata[name] for name in ("low", "high", "choices"))
+    notes = ["one of " + ", ".join(map(str, choices))] if choices else []
+    if low is not None or high is not None:
+        notes.append(f"at least {low}" if high is None else f"{low} to {high}")
+    notes.append("required" if field.default is dataclasses.MISSING else f"default {field.default!r}")
+    notes += [f"{recipe} {value!r}" for recipe, value in field.metadata["recipes"].items()]
+    return f"{field.metadata['help']} [{'; '.join(notes)}]"
+
+
+def only(kind: type, settings: dict[str, Any]) -> dict[str, Any]:
+    """Those of *settings* that *kind* has."""
+    return {field.name: settings[field.name] for field in dataclasses.fields(kind) if field.name in settings}

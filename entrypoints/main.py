@@ -1,0 +1,51 @@
+"""`mlflow run . -P plate=…`: the whole way, a parent run with one child run for each step."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from adipocyte.config import GeneratorConfig, MainConfig, PreprocessConfig, RegisterConfig, SegmenterConfig
+from adipocyte.errors import RunError
+from entrypoints.command import command, only
+
+
+@command(MainConfig, PreprocessConfig, SegmenterConfig, GeneratorConfig)
+def main(config: MainConfig, extra: dict[str, Any]) -> None:
+    """Preprocess a plate, train every network, register the model and evaluate it. Any setting of a step may be given too."""
+    from adipocyte.delivery.tracking import VERSION, step_run
+    from adipocyte.plate.reader import scan_plate
+    from adipocyte.store.reader import Store
+
+    scan_plate(Path(config.plate))
+    given = {"plate": config.plate, "recipe": config.recipe, "store": config.store, "seed": config.seed, **extra}
+    with step_run("main", config):
+        run_step("preprocess", only(PreprocessConfig, given))
+        segmenter = run_step("train_segmenter", only(SegmenterConfig, given)).info.run_id
+        runs = {"segmenter": segmenter}
+        for target in Store(Path(config.store)).manifest.targets:
+            settings = only(GeneratorConfig, given | {"target": target, "segmenter": segmenter})
+            runs[target.lower()] = run_step("train_gan", settings).info.run_id
+        registered = run_step("register", only(RegisterConfig, runs | {"store": config.store, "name": config.name}))
+        model = f"models:/{config.name}/{registered.data.tags[VERSION]}"
+        run_step("evaluate", {"model": model, "store": config.store})
+    print(f"{model} is registered as {registered.data.tags['adipocyte.alias']}. Next: mlflow ui")
+
+
+def run_step(entry_point: str, settings: dict[str, Any]) -> Any:
+    """Run one entry point as a child of the active run. Returns the finished run; raises RunError when it fails."""
+    import mlflow
+
+    # The step runs in this very environment, whichever manager made it, so the shell must find this python first.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    try:
+        submitted = mlflow.projects.run(
+            uri=str(Path(__file__).parent.parent), entry_point=entry_point, parameters=settings, env_manager="local"
+        )
+    except mlflow.exceptions.ExecutionException as error:
+        raise RunError(f"the step {entry_point} failed, as it says above; mend that and run the same command again") from error
+    return mlflow.get_run(submitted.run_id)
+
+
+if __name__ == "__main__":
+    main()

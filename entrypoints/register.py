@@ -1,0 +1,34 @@
+"""`mlflow run . -e register`: the newest networks to a registered model."""
+
+from pathlib import Path
+
+from adipocyte.config import RegisterConfig
+from entrypoints.command import command
+
+
+@command(RegisterConfig)
+def register(config: RegisterConfig) -> None:
+    """Bundle the networks of the given runs, or the newest of each, and register them; champion if better on the validation wells."""
+    from adipocyte.store.reader import Store
+
+    store = Store(Path(config.store))
+
+    import mlflow
+
+    from adipocyte.delivery import registry
+    from adipocyte.delivery.tracking import VERSION, newest_run, step_run
+
+    given = {"segmenter": config.segmenter, "A1": config.a1, "A2": config.a2, "A3": config.a3}
+    runs = {}
+    for network in registry.required_networks(store):
+        step, target = ("train_segmenter", "") if network == "segmenter" else ("train_gan", network)
+        runs[network] = given[network] or newest_run(step, store.digest, target)
+    with step_run("register", config, store=store.digest):
+        registered = registry.register(store, runs, config.name)
+        mlflow.set_tags({VERSION: registered.version, "adipocyte.alias": registered.alias, "adipocyte.reason": registered.reason})
+    print(f"{registered.uri} is {registered.alias}: {registered.reason}.")
+    print(f"Next: mlflow models serve -m models:/{config.name}@{registered.alias} --env-manager local")
+
+
+if __name__ == "__main__":
+    register()

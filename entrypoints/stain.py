@@ -1,0 +1,36 @@
+"""`mlflow run . -e stain`: a raw plate through a registered model into a folder of TIFFs."""
+
+from pathlib import Path
+
+from adipocyte.config import StainConfig
+from adipocyte.errors import PlateError
+from entrypoints.command import command
+
+
+@command(StainConfig)
+def stain(config: StainConfig) -> None:
+    """Paint every field of a raw plate into uint16 TIFFs under the challenge's names. Fields already done are skipped."""
+    import mlflow
+
+    from adipocyte.delivery.batch import stain_plate
+    from adipocyte.delivery.registry import load_stainer
+    from adipocyte.delivery.tracking import step_run
+    from adipocyte.plate.reader import scan_plate
+
+    scan_plate(Path(config.plate))  # a wrong folder should be told before a model is fetched
+    stainer = load_stainer(config.model)
+    with step_run("stain", config):
+        result = stain_plate(stainer, Path(config.plate), Path(config.out), histogram_matching=config.histogram_matching == "true")
+        mlflow.log_metrics({"painted": len(result.painted), "skipped": len(result.skipped), "failed": len(result.failed)})
+        mlflow.log_dict({str(key): list(sentences) for key, sentences in result.warnings.items()}, "warnings.json")
+        for key, sentences in result.warnings.items():
+            for sentence in sentences:
+                print(f"warning, field {key}: {sentence}")
+        print(f"{len(result.painted)} fields painted into {config.out}, {len(result.skipped)} were there already.")
+        if result.failed:
+            reasons = "; ".join(f"field {key}: {reason}" for key, reason in list(result.failed.items())[:5])
+            raise PlateError(f"{len(result.failed)} fields could not be painted: {reasons}. Mend them and run the same command again")
+
+
+if __name__ == "__main__":
+    stain()

@@ -200,3 +200,9 @@ class MainConfig:
     store: str = option(STORE_HELP, "prepared")
     name: str = option("Name of the registered model.", MODEL_NAME)
     seed: int = option("Seed of every random number.", 0, low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    out: str = option("Folder for the simulated plate, its store, summary.json and preview.png.", "demo")
+    seed: int = option("Seed of every random number.", 0, low=0)

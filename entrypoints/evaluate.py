@@ -22,12 +22,12 @@ def evaluate(config: EvaluateConfig) -> None:
     stainer = load_stainer(config.model)
     with step_run("evaluate", config, store=store.digest):
         rows = judge(stainer, store, config.wells)
-        unmatched, matched = summary(rows, matched=False), summary(rows, matched=True)
-        mlflow.log_metrics(unmatched | {f"matched_{name}": value for name, value in matched.items()})
+        figures = summary(rows)
+        mlflow.log_metrics(figures)
         log_table([row.flat() for row in rows], "fields")
         for key in store.keys(config.wells)[:8]:
             mlflow.log_image(picture(stainer, store, key, matched=False)[..., None], f"fields/{str(key).replace(' ', '_')}.png")
-    print(table(stainer.manifest.targets, unmatched, matched))
+    print(table(stainer.manifest.targets, figures))
 
 
 if __name__ == "__main__":

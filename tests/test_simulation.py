@@ -28,7 +28,7 @@ BRIGHTFIELD_COUNTS = {
 }
 
 
-# Four small fields hold few cells (at 60x, 41 µm across, now and then none that is fat), so their counts scatter by more than the tolerance.
+# Four small fields hold few cells (41 µm across at 60x, now and then none is fat), so their counts scatter by more than the tolerance.
 # These runs of seeds are neither crowded nor sparse: their means are near those of the many fields the exposures were calibrated on.
 FIRST_TYPICAL_SEED = {20: 12, 40: 20, 60: 2}
 

@@ -90,8 +90,8 @@ def gather(store: Store, runs: dict[str, str], folder: Path) -> Path:
 
 
 def validation_metrics(stainer: Stainer, store: Store) -> dict[str, float]:
-    """The summary of the validation wells, painted as served by default (with histogram matching)."""
-    return summary(judge(stainer, store, "validation"), matched=True)
+    """The summary of the validation wells (see `evaluation.fields.summary`)."""
+    return summary(judge(stainer, store, "validation"))
 
 
 def load_stainer(uri: str) -> Stainer:

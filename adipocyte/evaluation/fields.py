@@ -42,29 +42,31 @@ def judge(stainer: Stainer, store: Store, part: str) -> list[Row]:
             raise StoreError(f"the model has not seen the store's {magnification}x, only {seen}: train and register on this store")
     rows = []
     for key in tqdm(store.keys(part), desc=f"evaluate, {part} wells", unit="field"):
-        for matched in (False, True):
-            images = stainer.stain(store.planes(key), key.magnification, histogram_matching=matched).images
+        painted = stainer.stain(store.planes(key), key.magnification, histogram_matching=False).images
+        for matched, images in ((False, painted), (True, stainer.match(painted, key.magnification))):
             for target, image in images.items():
                 median = store.median(key.magnification, target)
                 rows.append(Row(key, target, matched, pixel_figures(store.target(key, target), image, median)))
     return rows
 
 
-def summary(rows: list[Row], *, matched: bool) -> dict[str, float]:
+def summary(rows: list[Row]) -> dict[str, float]:
     """Means over fields, by stable names: "mae_A2" over all magnifications and "mae_A2_20x", … for each.
 
-    "pixel_metric" is the mean over targets and magnifications of the challenge's pixel part. With *matched* the figures are those
-    after histogram matching.
+    "pixel_metric" is the mean over targets and magnifications of the challenge's pixel part. Behind "matched_" stand the same
+    figures after histogram matching.
     """
     values: dict[str, list[float]] = defaultdict(list)
     for row in rows:
-        if row.matched == matched:
-            for metric in METRICS:
-                values[f"{metric}_{row.target}"].append(row.figures[metric])
-                values[f"{metric}_{row.target}_{row.key.magnification}x"].append(row.figures[metric])
+        prefix = "matched_" if row.matched else ""
+        for metric in METRICS:
+            values[f"{prefix}{metric}_{row.target}"].append(row.figures[metric])
+            values[f"{prefix}{metric}_{row.target}_{row.key.magnification}x"].append(row.figures[metric])
     means = {name: float(np.mean(found)) for name, found in values.items()}
-    parts = [value for name, value in means.items() if name.startswith("pixel_metric_") and name.endswith("x")]
-    return means | {"pixel_metric": float(np.mean(parts))}
+    for prefix in ("", "matched_"):
+        parts = [value for name, value in means.items() if name.startswith(f"{prefix}pixel_metric_") and name.endswith("x")]
+        means[f"{prefix}pixel_metric"] = float(np.mean(parts))
+    return means
 
 
 def picture(stainer: Stainer, store: Store, key: FieldKey, *, matched: bool) -> NDArray[np.uint8]:
@@ -77,11 +79,11 @@ def picture(stainer: Stainer, store: Store, key: FieldKey, *, matched: bool) -> 
     return np.concatenate([part for row in rows for part in (row, gap)][:-1])
 
 
-def table(targets: tuple[str, ...], unmatched: dict[str, float], matched: dict[str, float]) -> str:
-    """The summaries without and with histogram matching as text, a line for each target and way."""
+def table(targets: tuple[str, ...], figures: dict[str, float]) -> str:
+    """The summary without ("mae_A2") and with histogram matching ("matched_mae_A2") as text, a line for each target and way."""
     lines = ["target  matching    MAE (counts)   MAE/median   PSNR (dB)   SSIM   Pearson r"]
     for target in targets:
-        for way, means in (("without", unmatched), ("with", matched)):
-            mae, part, psnr, ssim, pearson = (means[f"{metric}_{target}"] for metric in METRICS)
+        for way, prefix in (("without", ""), ("with", "matched_")):
+            mae, part, psnr, ssim, pearson = (figures[f"{prefix}{metric}_{target}"] for metric in METRICS)
             lines.append(f"{target:<7} {way:<10} {mae:>13.1f} {part:>12.3f} {psnr:>11.1f} {ssim:>6.3f} {pearson:>11.3f}")
     return "\n".join(lines)

@@ -71,7 +71,7 @@ def _decode(file: BinaryIO, size: int, n_planes: int, name: str) -> NDArray[np.u
             return np.stack([page.asarray() for page in pages])
     except ImageError:
         raise
-    except (tifffile.TiffFileError, ValueError, TypeError, IndexError, KeyError, RuntimeError, OSError, struct.error) as error:
+    except (tifffile.TiffFileError, ValueError, TypeError, IndexError, KeyError, RuntimeError, OSError, ArithmeticError, MemoryError, struct.error) as error:
         raise ImageError(f"{name} cannot be read as TIFF ({error}): it must be a whole TIFF of {needed}; save it again") from error
 
 

@@ -47,9 +47,14 @@ class Stainer:
         images = {}
         for target in self.manifest.targets:
             painted = predict_field(self._networks[target], self._condition(source) if target == "A1" else source)
-            image = self._scaling(magnification, target).denormalise(painted)
-            images[target] = match_histogram(image, self._histograms[f"{magnification}/{target}"]) if histogram_matching else image
+            images[target] = self._scaling(magnification, target).denormalise(painted)
+        if histogram_matching:
+            images = self.match(images, magnification)
         return Stained(images, self._warnings(planes, magnification))
+
+    def match(self, images: dict[str, NDArray[np.uint16]], magnification: int) -> dict[str, NDArray[np.uint16]]:
+        """Give painted *images*, (Y, X) by target, the distributions of the training wells at *magnification*."""
+        return {target: match_histogram(image, self._histograms[f"{magnification}/{target}"]) for target, image in images.items()}
 
     def _condition(self, source: NDArray[np.float32]) -> NDArray[np.float32]:
         """The planes and, as one channel more, the mask that the segmenter sees in them."""

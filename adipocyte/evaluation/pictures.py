@@ -1,0 +1,40 @@
+"""Painted fields for people to look at."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from adipocyte.config import TARGET_NAMES
+from adipocyte.evaluation.pixels import pixel_figures
+from adipocyte.imaging.pictures import display_range
+from adipocyte.plate.reader import FieldKey
+from adipocyte.staining.stainer import Stainer
+from adipocyte.store.reader import Store
+
+
+def preview(stainer: Stainer, store: Store, key: FieldKey) -> Figure:
+    """One field, a row for each target: brightfield, true stain, painted stain, absolute error; without histogram matching.
+
+    Truth and painting share one scale of counts, the truth's; the error's goes to half of it.
+    """
+    planes = store.planes(key)
+    images = stainer.stain(planes, key.magnification, histogram_matching=False).images
+    figure = Figure(figsize=(14, 3.6 * len(images)), layout="constrained")
+    figure.suptitle(f"Field {key}")
+    for row, (target, painted) in zip(figure.subplots(len(images), 4, squeeze=False), images.items(), strict=True):
+        truth = store.target(key, target)
+        figures = pixel_figures(truth, painted, store.median(key.magnification, target))
+        low, high = display_range(truth)
+        middle, error = planes[len(planes) // 2], np.abs(truth.astype(np.int32) - painted)
+        panels = [
+            (middle, "gray", *display_range(middle), "brightfield, middle plane"),
+            (truth, "gray", low, high, f"{target} {TARGET_NAMES[target]}: true stain"),
+            (painted, "gray", low, high, f"painted (r {figures['pearson']:.2f})"),
+            (error, "magma", 0, (high - low) / 2, f"error (MAE {figures['mae']:.0f} counts)"),
+        ]
+        for panel, (image, shades, black, white, title) in zip(row, panels, strict=True):
+            drawn = panel.imshow(image, cmap=shades, vmin=black, vmax=white)
+            panel.set_title(title, fontsize=10)
+            panel.axis("off")
+            if panel is not row[0]:
+                figure.colorbar(drawn, ax=panel, shrink=0.8, label="counts")
+    return figure

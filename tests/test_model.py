@@ -1,0 +1,352 @@
+"""The whole way through once, on a tiny plate, and then the registered model in every way that people use it."""
+
+import base64
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import requests
+import tifffile
+from mlflow.exceptions import MlflowException
+
+from adipocyte.delivery.client import ServiceError, StainClient
+from adipocyte.delivery.registry import SERVING_PACKAGES
+from adipocyte.plate.reader import scan_plate
+from adipocyte.plate.tiff import decode_stack, encode_stack, read_image
+from adipocyte.store.reader import Store
+
+ROOT = Path(__file__).parent.parent
+TINY = {"epochs": 1, "epoch_steps": 2, "batch": 2, "patch_px": 32, "workers": 0, "precision": "32"}
+MODEL = "models:/adipocyte@champion"
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """An MLflow store with one registered model, the plate and the store that it was made from."""
+
+    environment: dict[str, str]
+    plate: Path
+    store: Store
+
+    def mlflow_run(self, *args: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "mlflow", "run", str(ROOT), "--env-manager", "local", *args]
+        return subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def workplace(small_plate: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
+    """`mlflow run . -P plate=…`, the smallest way it can be run."""
+    folder = tmp_path_factory.mktemp("workplace")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    uri = f"sqlite:///{folder}/mlflow.db"
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    experiment = mlflow.create_experiment("tests", artifact_location=f"file://{folder}/artifacts")
+    environment = {**os.environ, "PATH": path, "MLFLOW_TRACKING_URI": uri, "MLFLOW_EXPERIMENT_ID": experiment}
+    made = Workplace(environment, small_plate, None)
+    settings = [f"-P{name}={value}" for name, value in {"plate": small_plate, "store": folder / "store", **TINY}.items()]
+    result = made.mlflow_run(*settings)
+    assert result.returncode == 0, result.stdout + result.stderr
+    yield Workplace(environment, small_plate, Store(folder / "store"))
+    mlflow.set_tracking_uri(before)
+
+
+@pytest.fixture(scope="module")
+def model(workplace: Workplace) -> mlflow.pyfunc.PyFuncModel:
+    return mlflow.pyfunc.load_model(MODEL)
+
+
+@pytest.fixture(scope="module")
+def planes(workplace: Workplace) -> np.ndarray:
+    return workplace.store.planes(workplace.store.keys("test")[0])
+
+
+def request(stack: bytes, magnification: int = 20) -> pd.DataFrame:
+    return pd.DataFrame({"stack": [stack], "magnification": [magnification]})
+
+
+def image(data: bytes) -> np.ndarray:
+    return decode_stack(data, 1)[0]
+
+
+# The runs that the way through leaves behind.
+
+
+def test_main_is_a_parent_run_with_a_child_for_each_step(workplace):
+    runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    steps = [(run.data.tags["adipocyte.step"], run.data.tags.get("adipocyte.target", "")) for run in runs]
+    assert sorted(steps) == [
+        ("evaluate", ""),
+        ("main", ""),
+        ("preprocess", ""),
+        ("register", ""),
+        ("train_gan", "A1"),
+        ("train_gan", "A2"),
+        ("train_gan", "A3"),
+        ("train_segmenter", ""),
+    ]
+    [parent] = [run for run in runs if run.data.tags["adipocyte.step"] == "main"]
+    assert all(run.data.tags["mlflow.parentRunId"] == parent.info.run_id for run in runs if run is not parent)
+    assert all(run.info.status == "FINISHED" for run in runs)
+
+
+@pytest.mark.parametrize("target", ["A1", "A2", "A3"])
+def test_a_generator_run_has_the_metrics_that_the_ui_compares(workplace, target):
+    [run] = mlflow.search_runs(search_all_experiments=True, filter_string=f"tags.`adipocyte.target` = '{target}'", output_format="list")
+    assert {"val_mae", "val_mae_20x", "val_pixel_metric", "best_val_mae", "train_g_loss", "train_d_loss"} <= set(run.data.metrics)
+    artifacts = {item.path for item in mlflow.artifacts.list_artifacts(run_id=run.info.run_id)}
+    assert {"config.json", "network", "images"} <= artifacts
+    assert run.data.params["config.epoch_steps"] == "2"
+    assert json.loads(mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/config.json"))["target"] == target
+
+
+def test_evaluate_logs_every_figure_with_and_without_matching(workplace):
+    [run] = mlflow.search_runs(search_all_experiments=True, filter_string="tags.`adipocyte.step` = 'evaluate'", output_format="list")
+    for target in ("A1", "A2", "A3"):
+        for metric in ("mae", "pixel_metric", "psnr", "ssim", "pearson"):
+            assert f"{metric}_{target}_20x" in run.data.metrics
+            assert f"matched_{metric}_{target}" in run.data.metrics
+
+
+# The model as a function.
+
+
+def test_a_field_comes_back_as_three_images_of_its_own_size(model, planes):
+    answer = model.predict(request(encode_stack(planes)))
+    assert list(answer.columns) == ["A1", "A2", "A3", "warnings"]
+    for target in ("A1", "A2", "A3"):
+        painted = image(answer.loc[0, target])
+        assert painted.shape == planes.shape[1:]
+        assert painted.dtype == np.uint16
+
+
+def test_any_size_goes(model):
+    stack = np.random.default_rng(0).integers(1000, 4000, (7, 65, 101), dtype=np.uint16)
+    assert image(model.predict(request(encode_stack(stack))).loc[0, "A2"]).shape == (65, 101)
+
+
+def test_histogram_matching_is_on_unless_switched_off(model, planes, workplace):
+    stack = request(encode_stack(planes))
+    default = model.predict(stack).loc[0, "A2"]
+    assert model.predict(stack, params={"histogram_matching": True}).loc[0, "A2"] == default
+    plain = model.predict(stack, params={"histogram_matching": False}).loc[0, "A2"]
+    assert plain != default
+    reference = workplace.store.histogram(20, "A2")
+    matched_median = np.median(image(default))
+    assert matched_median == pytest.approx(np.repeat(np.arange(65536), reference)[reference.sum() // 2], rel=0.05)
+
+
+def test_several_rows_are_several_fields(model, planes):
+    stack = encode_stack(planes)
+    rows = pd.concat([request(stack), request(encode_stack(planes[:, ::-1].copy())), request(stack)], ignore_index=True)
+    answer = model.predict(rows)
+    assert answer.loc[0, "A2"] == answer.loc[2, "A2"] != answer.loc[1, "A2"]
+
+
+def test_a_stack_far_from_the_training_wells_is_warned_of(model, planes):
+    assert model.predict(request(encode_stack(planes))).loc[0, "warnings"] == ""
+    assert "brightfield mean" in model.predict(request(encode_stack(planes * 6))).loc[0, "warnings"]
+
+
+def test_a_served_model_loads_nothing_that_only_training_needs(workplace):
+    code = f"import sys, mlflow\nmlflow.pyfunc.load_model({MODEL!r})\nprint(sorted({{name.split('.')[0] for name in sys.modules}}))"
+    result = subprocess.run([sys.executable, "-c", code], cwd="/", env=workplace.environment, capture_output=True, text=True, check=True)
+    loaded = set(eval(result.stdout.splitlines()[-1]))
+    assert not loaded & {"albumentations", "cv2", "lightning_fabric", "ome_zarr", "zarr", "torchmetrics", "optuna"}
+    assert {package.replace("-", "_") for package in SERVING_PACKAGES} - {"imagecodecs"} <= loaded
+
+
+# The registry.
+
+
+def test_the_first_version_is_champion_and_a_worse_one_is_candidate(workplace):
+    again = workplace.mlflow_run("-e", "register", "-P", f"store={workplace.store.folder}")
+    assert again.returncode == 0, again.stderr
+    registered = mlflow.MlflowClient().get_registered_model("adipocyte")
+    assert registered.aliases == {"champion": "1", "candidate": "2"}
+    assert "no better" in again.stdout
+    assert "of version 1 on the same wells" in again.stdout
+
+
+# Whole plates.
+
+
+def test_a_plate_is_stained_once_and_the_same_command_goes_on(workplace, tmp_path):
+    out = tmp_path / "stained"
+    args = ("-e", "stain", "-P", f"plate={workplace.plate}", "-P", f"out={out}")
+    assert workplace.mlflow_run(*args).returncode == 0
+    files = sorted(out.rglob("*.tif"))
+    fields = scan_plate(workplace.plate)
+    assert [path.name for path in files] == sorted(field.paths[target].name for field in fields for target in ("A1", "A2", "A3"))
+    assert read_image(files[0]).shape == workplace.store.shape(fields[0].key)
+
+    kept, lost = files[0], files[-1]
+    time_of_kept = kept.stat().st_mtime_ns
+    lost.unlink()
+    again = workplace.mlflow_run(*args)
+    assert f"1 fields painted into {out}, {len(fields) - 1} were there already" in again.stdout
+    assert kept.stat().st_mtime_ns == time_of_kept
+    assert lost.is_file()
+
+
+def test_a_bad_field_is_named_and_does_not_stop_the_plate(workplace, tmp_path):
+    plate = tmp_path / "plate"
+    shutil.copytree(workplace.plate, plate)
+    bad = next(plate.rglob("*Z03C04.tif"))
+    bad.write_bytes(b"no TIFF")
+    result = workplace.mlflow_run("-e", "stain", "-P", f"plate={plate}", "-P", f"out={tmp_path / 'out'}")
+    assert result.returncode == 1
+    assert bad.name in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(list((tmp_path / "out").rglob("*.tif"))) == 3 * (len(scan_plate(plate)) - 1)
+
+
+def test_a_magnification_that_the_model_has_not_seen_is_refused(workplace, tmp_path):
+    plate = tmp_path / "plate"
+    shutil.copytree(workplace.plate / "20x_images", plate / "60x_images")
+    result = workplace.mlflow_run("-e", "stain", "-P", f"plate={plate}", "-P", f"out={tmp_path / 'out'}")
+    assert result.returncode == 1
+    assert "has not seen 60x" in result.stderr
+    assert not list(tmp_path.glob("out/**/*.tif"))
+
+
+# The server.
+
+
+@pytest.fixture(scope="module")
+def server(workplace: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`mlflow models serve`, real, on a free port of this machine."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", MODEL, "--env-manager", "local", "--port", str(port)]
+    log = tmp_path_factory.mktemp("server") / "log"
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=workplace.environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait(url, process, log)
+        yield url
+    finally:
+        os.killpg(process.pid, 15)
+        process.wait(30)
+
+
+def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline:
+        assert process.poll() is None, log.read_text()
+        try:
+            if requests.get(f"{url}/ping", timeout=5).ok:
+                return
+        except requests.ConnectionError:
+            time.sleep(0.3)
+    raise AssertionError(f"no answer from {url}: {log.read_text()}")
+
+
+def post(server: str, body: dict | str) -> requests.Response:
+    data = body if isinstance(body, str) else json.dumps(body)
+    return requests.post(f"{server}/invocations", data=data, headers={"Content-Type": "application/json"}, timeout=300)
+
+
+def row(stack: bytes, magnification: object = 20) -> dict:
+    return {"dataframe_records": [{"stack": base64.b64encode(stack).decode(), "magnification": magnification}]}
+
+
+def test_the_server_paints_what_the_model_paints(server, model, planes):
+    answer = StainClient(server).stain(planes, 20)
+    expected = model.predict(request(encode_stack(planes)))
+    assert answer.warnings == ""
+    assert set(answer.images) == {"A1", "A2", "A3"}
+    for target, painted in answer.images.items():
+        np.testing.assert_array_equal(painted, image(expected.loc[0, target]))
+
+
+def test_the_client_can_switch_matching_off(server, model, planes):
+    answer = StainClient(server).stain(planes, 20, histogram_matching=False)
+    expected = model.predict(request(encode_stack(planes)), params={"histogram_matching": False})
+    np.testing.assert_array_equal(answer.images["A3"], image(expected.loc[0, "A3"]))
+
+
+def tiff(array: np.ndarray, **options: str) -> bytes:
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, array, **options)
+    return buffer.getvalue()
+
+
+GREY = np.random.default_rng(0).integers(500, 4000, (7, 64, 64), dtype=np.uint16)
+
+
+@pytest.mark.parametrize(
+    ("stack", "magnification", "sentence"),
+    [
+        (encode_stack(GREY[:6]), 20, "the stack has 6 pages: it must have 7 grey uint16 pages"),
+        (tiff(GREY.astype(np.float32), photometric="minisblack"), 20, "pixels of type float32"),
+        (tiff(np.ones((7, 64, 64, 3), np.uint16), photometric="rgb"), 20, "(64, 64, 3) (colour?)"),
+        (encode_stack(GREY)[:20000], 20, "cut short"),
+        (b"", 20, "is empty (0 bytes)"),
+        (b"not a picture", 20, "cannot be read as TIFF"),
+        (encode_stack(GREY[:, :40]), 20, "a side must be at least 64"),
+        (encode_stack(GREY), 60, "has not seen 60x, only 20x"),
+    ],
+    ids=["six planes", "float", "colour", "truncated", "no bytes", "no TIFF", "too small", "magnification"],
+)
+def test_a_bad_row_is_answered_with_status_400_and_the_sentence(server, stack, magnification, sentence):
+    response = post(server, row(stack, magnification))
+    assert response.status_code == 400
+    message = response.json()["message"]
+    assert "row 0" in message
+    assert sentence in message
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "{}",
+        {"dataframe_records": []},
+        {"dataframe_split": {"columns": ["stack", "magnification"], "data": []}},
+        {"dataframe_records": [{"stak": "", "magnification": 20}]},
+        {"dataframe_records": [{"stack": "AAAA"}]},
+        {"dataframe_records": [{"stack": "AAAA", "magnification": "twenty"}]},
+        {**row(encode_stack(GREY)), "params": {"histogram_matching": "perhaps"}},
+    ],
+    ids=["nothing", "no rows at all", "no record", "no row", "misspelt column", "missing column", "words for numbers", "wrong parameter"],
+)
+def test_a_request_that_makes_no_sense_is_the_callers_fault(server, body):
+    response = post(server, body)
+    assert 400 <= response.status_code < 500, response.text
+
+
+def test_the_client_repeats_the_servers_sentence(server):
+    with pytest.raises(ServiceError, match="the stack has 6 pages"):
+        StainClient(server).stain(GREY[:6], 20)
+
+
+def test_predict_from_the_command_line_gives_the_same_images(workplace, model, planes, tmp_path):
+    (tmp_path / "request.json").write_text(json.dumps(row(encode_stack(planes))))
+    files = ["-i", str(tmp_path / "request.json"), "-o", str(tmp_path / "answer.json"), "-t", "json"]
+    command = [sys.executable, "-m", "mlflow", "models", "predict", "-m", MODEL, "--env-manager", "local", *files]
+    subprocess.run(command, cwd=ROOT, env=workplace.environment, check=True, capture_output=True)
+    answer = json.loads((tmp_path / "answer.json").read_text())["predictions"][0]
+    expected = model.predict(request(encode_stack(planes)))
+    assert base64.b64decode(answer["A1"]) == expected.loc[0, "A1"]
+
+
+def test_a_refusal_in_python_is_an_mlflow_exception(model):
+    with pytest.raises(MlflowException, match="row 0: the stack has 6 pages"):
+        model.predict(request(encode_stack(GREY[:6])))

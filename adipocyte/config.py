@@ -28,10 +28,11 @@ def option(
     choices: tuple[Any, ...] = (),
     low: float | None = None,
     high: float | None = None,
+    multiple: int = 1,
     **recipes: Any,
 ) -> Any:
-    """Declare a setting. *low* and *high* are inclusive; `report=…` is the value under that recipe where it is not *default*."""
-    metadata = {"help": help, "choices": choices, "low": low, "high": high, "recipes": recipes}
+    """Declare a setting: from *low* to *high*, both inclusive, in steps of *multiple*; `report=…` is its value under that recipe."""
+    metadata = {"help": help, "choices": choices, "low": low, "high": high, "multiple": multiple, "recipes": recipes}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -64,9 +65,11 @@ def check(config: Any) -> None:
             raise ConfigError(f"{field.name} must be {types[field.name].__name__}, got {value!r}")
         if allowed and value not in allowed:
             raise ConfigError(f"{field.name} must be one of {', '.join(map(str, allowed))}, got {value!r}: -P {field.name}={allowed[0]}")
-        if (low is not None and value < low) or (high is not None and value > high):
+        if (low is not None and not value >= low) or (high is not None and not value <= high):  # refuses NaN too
             bounds = f"at least {low}" if high is None else f"between {low} and {high}"
             raise ConfigError(f"{field.name} must be {bounds}, got {value}: -P {field.name}={low}")
+        if (multiple := field.metadata["multiple"]) > 1 and value % multiple:
+            raise ConfigError(f"{field.name} must be a multiple of {multiple}, got {value}: -P {field.name}={value // multiple * multiple}")
 
 
 def as_dict(config: Any) -> dict[str, Any]:
@@ -122,7 +125,7 @@ class SegmenterConfig:
     batch: int = option("Patches in a step (Table 2.1: 32).", 8, low=1, report=32)
     epochs: int = option("Epochs (Table 2.1: 400).", 8, low=1, report=400)
     epoch_steps: int = option("Steps in an epoch; 0: as many as cover the training wells' area once.", 25, low=0, report=0)
-    patch_px: int = option("Side of a training patch, in pixels (Table 3.2: 256); a multiple of 32.", 128, low=32, report=256)
+    patch_px: int = option("Side of a training patch, in pixels (Table 3.2: 256); a multiple of 32.", 128, low=32, multiple=32, report=256)
     augment_p: float = option("Probability of each augmentation (Table 3.2).", 0.5, low=0, high=1)
     rotate_deg: float = option("Limit of the random rotation, in degrees (Table 3.2).", 9.0, low=0, high=180)
     precision: str = option("Arithmetic: auto takes bf16 where the processor has it.", "auto", choices=("auto", "32", "bf16"))
@@ -160,7 +163,7 @@ class GeneratorConfig:
     epochs: int = option("Epochs.", 10, low=1, report=200)
     constant_epochs: int = option("Epochs at the initial rate; it then falls linearly to zero (the Lambda policy).", 5, low=0, report=100)
     epoch_steps: int = option("Steps in an epoch; 0: as many as cover the training wells' area once.", 25, low=0, report=0)
-    patch_px: int = option("Side of a training patch, in pixels (Table 3.2: 256); a multiple of 32.", 128, low=32, report=256)
+    patch_px: int = option("Side of a training patch, in pixels (Table 3.2: 256); a multiple of 32.", 128, low=32, multiple=32, report=256)
     augment_p: float = option("Probability of each augmentation (Table 3.2).", 0.5, low=0, high=1)
     rotate_deg: float = option("Limit of the random rotation, in degrees (Table 3.2).", 9.0, low=0, high=180)
     precision: str = option("Arithmetic: auto takes bf16 where the processor has it.", "auto", choices=("auto", "32", "bf16"))

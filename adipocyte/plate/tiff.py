@@ -16,6 +16,19 @@ from adipocyte.errors import ImageError
 
 MAX_SIDE_PX = 10_000
 
+# What tifffile and its codecs raise on damaged bytes.
+_UNREADABLE = (
+    tifffile.TiffFileError,
+    ValueError,
+    TypeError,
+    LookupError,
+    RuntimeError,
+    OSError,
+    ArithmeticError,
+    MemoryError,
+    struct.error,
+)
+
 
 def read_image(path: Path) -> NDArray[np.uint16]:
     """Read a single-plane TIFF. Returns (Y, X) in counts. Raises ImageError, naming the file."""
@@ -71,8 +84,8 @@ def _decode(file: BinaryIO, size: int, n_planes: int, name: str) -> NDArray[np.u
             return np.stack([page.asarray() for page in pages])
     except ImageError:
         raise
-    except (tifffile.TiffFileError, ValueError, TypeError, IndexError, KeyError, RuntimeError, OSError, ArithmeticError, MemoryError, struct.error) as error:
-        raise ImageError(f"{name} cannot be read as TIFF ({error}): it must be a whole TIFF of {needed}; save it again") from error
+    except _UNREADABLE as error:
+        raise ImageError(f"{name} cannot be read as TIFF ({error!r}): it must be a whole TIFF of {needed}; save it again") from error
 
 
 def _check(pages: list[tifffile.TiffPage], size: int, n_planes: int, name: str, needed: str) -> None:
@@ -91,5 +104,9 @@ def _check(pages: list[tifffile.TiffPage], size: int, n_planes: int, name: str, 
             raise ImageError(f"{name} has pages of {pages[0].shape} and {page.shape} pixels: it must have {needed}")
         if max(page.shape) > MAX_SIDE_PX:
             raise ImageError(f"{name} is {page.shape[0]} x {page.shape[1]} pixels: a side may be at most {MAX_SIDE_PX}; cut it in parts")
+        if max(page.chunks) > MAX_SIDE_PX:  # a codec allocates a whole tile, however small the image
+            raise ImageError(
+                f"{name} has tiles of {page.chunks} pixels: a side may be at most {MAX_SIDE_PX}; save it again in smaller tiles"
+            )
         if any(offset + n_bytes > size for offset, n_bytes in zip(page.dataoffsets, page.databytecounts, strict=True)):
             raise ImageError(f"{name} is cut short: its pages point past its end at {size} bytes; copy it again, whole")

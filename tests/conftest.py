@@ -1,0 +1,42 @@
+"""A simulated plate and its prepared store, small enough for every test that needs one, made once."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from adipocyte.plate.reader import FieldKey, RawField, write_field
+from adipocyte.simulation import simulate_field
+from adipocyte.store.prepare import Masking, prepare
+from adipocyte.store.reader import Store
+
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable")
+
+WELLS = ("B03", "B04", "C02", "C03")
+SHAPE_PX = (96, 80)
+
+
+@pytest.fixture(scope="session")
+def small_plate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A raw plate: one field of 96 x 80 pixels in each of four wells, at 20x and at 40x."""
+    folder = tmp_path_factory.mktemp("raw") / "plate"
+    for magnification in (20, 40):
+        for seed, well in enumerate(WELLS):
+            field = simulate_field(magnification, SHAPE_PX, seed=(magnification, seed))
+            write_field(folder, FieldKey(magnification, well, 1), RawField(field.planes, field.targets))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_store(small_plate: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """`small_plate`, prepared: it trains on C02 and C03, validates on B03, tests on B04."""
+    return prepare(
+        small_plate,
+        tmp_path_factory.mktemp("prepared") / "store",
+        masking=Masking(threshold=2.0, superpixel_px=10, smallest_px=50),
+        normalisation="plate",
+        validation_wells=("B03",),
+        test_wells=("B04",),
+        seed=0,
+    )

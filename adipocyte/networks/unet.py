@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import segmentation_models_pytorch as smp
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -32,7 +33,7 @@ def build_unet(spec: UNetSpec, encoder_weights: str = "none") -> nn.Module:
     """
     try:
         network = _with_weights(spec, encoder_weights)
-    except (KeyError, OSError, RuntimeError) as error:
+    except (KeyError, OSError, RuntimeError, SafetensorError) as error:
         raise ConfigError(
             f"encoder {spec.encoder!r} with weights {encoder_weights!r} cannot be made ({type(error).__name__}: {str(error)[:200]}). "
             "Without a network to fetch them from, go on with -P encoder_weights=none or -P encoder_weights=<file>.safetensors"

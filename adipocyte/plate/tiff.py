@@ -91,11 +91,13 @@ def _decode(file: BinaryIO, size: int, n_planes: int, name: str) -> NDArray[np.u
 def _check(pages: list[tifffile.TiffPage], size: int, n_planes: int, name: str, needed: str) -> None:
     """Refuse by what the page headers say, before any pixel is decoded or any image allocated."""
     if len(pages) != n_planes:
-        found = f"more than {n_planes}" if len(pages) > n_planes else len(pages)
-        raise ImageError(f"{name} has {found} pages: it must have {needed}, z in order")
+        found, advice = (f"more than {n_planes}", "") if len(pages) > n_planes else (len(pages), "; if it should, it is cut short")
+        raise ImageError(f"{name} has {found} pages: it must have {needed}, z in order{advice}")
     for page in pages:
         if page.ndim != 2:
             raise ImageError(f"{name} has a page of shape {page.shape} (colour?): it must have {needed}; save grey planes")
+        if not min(page.shape):
+            raise ImageError(f"{name} has a page without pixels: it must have {needed}")
         if page.dtype != np.uint16:
             raise ImageError(
                 f"{name} has pixels of type {page.dtype}: it must have {needed}, in raw camera counts; do not rescale to float"

@@ -51,11 +51,11 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         content = json.loads((folder / _NAME).read_text())
         found = content["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{folder / _NAME} is damaged ({error}); remove {folder} and {_NEXT}") from error
-    if found != FORMAT:
-        raise StoreError(f"the prepared store {folder} has format {found}, this code reads format {FORMAT}; {_NEXT}")
-    content["fields"] = {FieldKey(magnification, well, fov): (y, x) for magnification, well, fov, y, x in content["fields"]}
-    content["targets"] = tuple(content["targets"])
-    content["split"] = {part: tuple(wells) for part, wells in content["split"].items()}
-    return Manifest(**content)
+        if found == FORMAT:
+            content["fields"] = {FieldKey(magnification, well, fov): (y, x) for magnification, well, fov, y, x in content["fields"]}
+            content["targets"] = tuple(content["targets"])
+            content["split"] = {part: tuple(wells) for part, wells in content["split"].items()}
+            return Manifest(**content)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(f"{folder / _NAME} is damaged ({error!r}); remove {folder} and {_NEXT}") from error
+    raise StoreError(f"the prepared store {folder} has format {found}, this code reads format {FORMAT}; {_NEXT}")

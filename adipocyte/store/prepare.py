@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
-from adipocyte.config import N_Z_PLANES, TARGETS
+from adipocyte.config import MAGNIFICATIONS, N_Z_PLANES, TARGETS
 from adipocyte.errors import PlateError, StoreError
 from adipocyte.imaging.histograms import counts_histogram, mean_and_std, median
 from adipocyte.imaging.masks import nuclei_mask
 from adipocyte.imaging.normalisation import REPORT_SCALINGS
 from adipocyte.plate.reader import FieldFiles, FieldKey, RawField, read_field, scan_plate
 from adipocyte.store.manifest import Manifest, read_manifest, write_manifest
-from adipocyte.store.paths import HISTOGRAMS
+from adipocyte.store.paths import HISTOGRAMS, plate_path
 from adipocyte.store.reader import BRIGHTFIELD, Store
 from adipocyte.store.split import split_wells
 from adipocyte.store.writer import create_plates, write_field
@@ -113,13 +113,19 @@ def _fingerprint(files: list[FieldFiles]) -> str:
 def _is_prepared(folder: Path, source: dict[str, str], settings: dict[str, Any]) -> bool:
     if not folder.exists():
         return False
-    if not (folder / "manifest.json").is_file() and any(folder.iterdir()):
+    if not folder.is_dir() or not _is_ours({path.name for path in folder.iterdir() if not path.name.startswith(".")}):
         raise StoreError(f"{folder} holds something that is no prepared store: name another folder with -P store=<folder>, or remove it")
     try:
         manifest = read_manifest(folder)
     except StoreError:
         return False
     return manifest.source == source and manifest.settings == settings
+
+
+def _is_ours(names: set[str]) -> bool:
+    """Whether a folder that holds *names* is empty or a store: what is replaced must hold nothing else."""
+    own = {"manifest.json", HISTOGRAMS}
+    return not names or own <= names <= own | {plate_path(Path(), magnification).name for magnification in MAGNIFICATIONS}
 
 
 def _mask(nuclei: NDArray[np.uint16], magnification: int, masking: Masking) -> NDArray[np.bool_]:

@@ -32,7 +32,7 @@ def split_wells(wells: Sequence[str], validation: Sequence[str], test: Sequence[
         validation, left = _take(left, max(1, round(len(wells) / 8))) if len(wells) > 2 else (test, left)
     if not left:
         raise PlateError(f"no well is left to train on: {len(wells)} wells, validation {validation}, test {test}; name fewer")
-    return {part: tuple(sorted(chosen)) for part, chosen in zip(PARTS, (left, validation, test), strict=True)}
+    return {part: tuple(sorted(set(chosen))) for part, chosen in zip(PARTS, (left, validation, test), strict=True)}
 
 
 def _take(wells: list[str], n: int) -> tuple[list[str], list[str]]:

@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+cv2.setNumThreads(0)  # the network has the other cores; and a worker forked while OpenCV has threads of its own may wait for them for ever
+
 WINDOW = 1.25  # side of the window that a patch is cut from, in patches: room to rotate and to resize
 
 

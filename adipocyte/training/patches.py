@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -70,8 +69,4 @@ def epoch_steps(store: Store, patch_px: int, batch: int) -> int:
 
 def patch_loader(patches: Patches, batch: int, workers: int) -> DataLoader[tuple[Tensor, Tensor, Tensor]]:
     """Batches in order, read ahead by *workers* processes (0: in this one)."""
-    return DataLoader(patches, batch_size=batch, num_workers=workers, worker_init_fn=_one_thread, pin_memory=torch.cuda.is_available())
-
-
-def _one_thread(worker: int) -> None:
-    cv2.setNumThreads(1)  # the network has the other cores
+    return DataLoader(patches, batch_size=batch, num_workers=workers, pin_memory=torch.cuda.is_available())

@@ -1,0 +1,48 @@
+"""What real microscopy and the real CellProfiler say. Skipped where the shared data are not there (see ADIPOCYTE_SHARED)."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from adipocyte.imaging.masks import nuclei_mask
+from adipocyte.plate.reader import FieldKey, scan_plate
+from adipocyte.store.prepare import Masking, prepare
+
+SHARED = Path(os.environ.get("ADIPOCYTE_SHARED", Path(__file__).parent.parent.parent / "shared")) / "data"
+needs_plate = pytest.mark.skipif(not (SHARED / "isl_plate").is_dir(), reason=f"no {SHARED / 'isl_plate'}")
+needs_golden = pytest.mark.skipif(not (SHARED / "cellprofiler_golden").is_dir(), reason=f"no {SHARED / 'cellprofiler_golden'}")
+
+
+@needs_plate
+def test_a_real_plate_is_prepared_with_its_pixels_unchanged(tmp_path):
+    plate = SHARED / "isl_plate"
+    store = prepare(
+        plate,
+        tmp_path / "store",
+        masking=Masking(threshold=2.0, superpixel_px=10, smallest_px=150),
+        normalisation="plate",
+        validation_wells=("B03",),
+        test_wells=("D03",),
+        seed=0,
+    )
+    assert list(store.manifest.fields) == [FieldKey(20, well, 1) for well in ("B03", "C03", "D03", "D04")]
+    for files in scan_plate(plate):
+        assert store.shape(files.key) == (512, 320)
+        np.testing.assert_array_equal(store.target(files.key, "A2"), tifffile.imread(files.paths["A2"]))
+        np.testing.assert_array_equal(store.planes(files.key)[6], tifffile.imread(files.paths["Z7"]))
+        assert 0.005 < store.mask(files.key).mean() < 0.1
+
+
+@needs_golden
+@pytest.mark.parametrize("magnification", [20, 40, 60])
+def test_masks_agree_with_the_nuclei_that_cellprofiler_found(magnification):
+    """Two methods, one truth: CellProfiler thresholds locally, so edges differ by a pixel or two, whole nuclei do not."""
+    golden = SHARED / "cellprofiler_golden"
+    [path] = (golden / "images" / f"{magnification}x" / "target").glob("*B03*C01.tif")
+    found = tifffile.imread(golden / "labels" / f"{magnification}x" / "nuclei.tif") > 0
+    zoom = magnification / 20
+    mask = nuclei_mask(tifffile.imread(path), threshold=2.0, superpixel_px=10 * zoom, smallest_px=round(150 * zoom**2))
+    assert (mask & found).sum() / (mask | found).sum() > 0.8

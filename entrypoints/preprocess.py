@@ -33,6 +33,8 @@ def preprocess(config: PreprocessConfig) -> None:
                 mlflow.log_metrics({f"mean_{channel}_{magnification}x": mean, f"std_{channel}_{magnification}x": std})
         mlflow.log_figure(histogram_plot(store), "histograms.png")
         mlflow.log_figure(mask_sheet(store), "masks.png")
+    if shared := set(store.manifest.split["validation"]) & set(store.manifest.split["test"]):
+        print(f"Few wells: {', '.join(sorted(shared))} both chooses the best networks and judges them, so its figures flatter a little.")
     print(f"{len(store.manifest.fields)} fields in {store.folder} (store {store.digest}). Next: mlflow run . -e train_segmenter")
 
 

@@ -21,7 +21,7 @@ from adipocyte.store.paths import field_path, mask_path, plate_path
 from adipocyte.store.pictures import histogram_plot, mask_sheet
 from adipocyte.store.prepare import Masking, prepare
 from adipocyte.store.reader import BRIGHTFIELD, Store
-from adipocyte.store.split import PARTS, split_wells
+from adipocyte.store.split import FEW_WELLS, PARTS, split_wells
 
 TARGETS = ("A1", "A2", "A3")
 MASKING = Masking(threshold=2.0, superpixel_px=10, smallest_px=50)
@@ -291,7 +291,7 @@ def test_a_split_covers_the_wells_disjointly_honours_the_named_and_repeats(wells
     validation, test = order[: named[0]], order[named[0] : sum(named)]
     # A part that is not named takes a quarter of the wells for test, an eighth for validation, and at least one.
     n_test = len(test) or max(1, round(len(wells) / 4))
-    n_validation = len(validation) or (max(1, round(len(wells) / 8)) if len(wells) > 2 else 0)
+    n_validation = len(validation) or (max(1, round(len(wells) / 8)) if len(wells) >= FEW_WELLS else 0)
     if n_test + n_validation >= len(wells):
         with pytest.raises(PlateError, match="no well is left to train on"):
             split_wells(wells, validation, test, seed)
@@ -301,18 +301,20 @@ def test_a_split_covers_the_wells_disjointly_honours_the_named_and_repeats(wells
     assert (len(split["test"]), len(split["validation"])) == (n_test, n_validation or n_test)
     assert set().union(*split.values()) == set(wells)
     assert not set(split["train"]) & {*split["validation"], *split["test"]}
-    if len(wells) > 2:
+    if n_validation:
         assert not set(split["validation"]) & set(split["test"])
     for part, wanted in (("validation", validation), ("test", test)):
         assert not wanted or split[part] == tuple(sorted(wanted))
     assert split_wells(data.draw(st.permutations(wells)), validation, test, seed) == split
 
 
+@pytest.mark.parametrize("n_wells", [2, 3, 4])
 @given(seed=st.integers(0, 2**32))
-def test_with_two_wells_one_trains_and_the_other_validates_and_tests(seed):
-    split = split_wells(["C02", "D03"], (), (), seed)
+def test_with_few_wells_one_validates_and_tests_and_all_others_train(n_wells, seed):
+    split = split_wells(WELLS[:n_wells], (), (), seed)
     assert split["validation"] == split["test"]
-    assert {*split["train"], *split["test"]} == {"C02", "D03"}
+    assert len(split["test"]) == 1
+    assert sorted([*split["train"], *split["test"]]) == sorted(WELLS[:n_wells])
 
 
 def test_the_eight_wells_of_the_challenge_split_in_five_one_and_two():

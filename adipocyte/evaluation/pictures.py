@@ -18,7 +18,7 @@ def preview(stainer: Stainer, store: Store, key: FieldKey) -> Figure:
     """
     planes = store.planes(key)
     images = stainer.stain(planes, key.magnification, histogram_matching=False).images
-    figure = Figure(figsize=(14, 3.6 * len(images)), layout="constrained")
+    figure = Figure(figsize=(14, 3.1 * len(images)), layout="constrained")
     figure.suptitle(f"Field {key}")
     for row, (target, painted) in zip(figure.subplots(len(images), 4, squeeze=False), images.items(), strict=True):
         truth = store.target(key, target)

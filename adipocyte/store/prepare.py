@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from adipocyte.config import MAGNIFICATIONS, N_Z_PLANES, TARGETS
 from adipocyte.errors import PlateError, StoreError
-from adipocyte.imaging.histograms import counts_histogram, mean_and_std, median
+from adipocyte.imaging.histograms import N_COUNTS, counts_histogram, mean_and_std, median
 from adipocyte.imaging.masks import nuclei_mask
 from adipocyte.imaging.normalisation import REPORT_SCALINGS
-from adipocyte.plate.reader import FieldFiles, FieldKey, RawField, read_field, scan_plate
+from adipocyte.plate.reader import FieldFiles, FieldKey, read_field, scan_plate
 from adipocyte.store.manifest import Manifest, read_manifest, write_manifest
 from adipocyte.store.paths import HISTOGRAMS, plate_path
 from adipocyte.store.reader import BRIGHTFIELD, Store
@@ -63,24 +63,14 @@ def prepare(
     if _is_prepared(folder, source, settings):
         return Store(folder)
 
+    _check_trained(files, split["train"])
+
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    create_plates(partial, [field.key for field in files])
-    histograms: Histograms = defaultdict(lambda: np.zeros(65536, dtype=np.int64))
-    content = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    shapes: dict[FieldKey, tuple[int, int]] = {}
-    for field_files in tqdm(files, desc="preprocess", unit="field"):
-        key, field = field_files.key, read_field(field_files, targets)
-        write_field(partial, key, field, _mask(field.targets["A1"], key.magnification, masking))
-        shapes[key] = field.planes.shape[1:]
-        content.update(f"{key} {shapes[key]}".encode() + field.planes.tobytes() + b"".join(map(np.ndarray.tobytes, field.targets.values())))
-        if key.well in split["train"]:
-            _add(histograms, key.magnification, field)
-
-    _check_trained(shapes, histograms)
-    save_file(dict(histograms), partial / HISTOGRAMS)
+    shapes, histograms, content = _write_fields(partial, files, targets, masking, split["train"])
+    save_file(histograms, partial / HISTOGRAMS)
     manifest = Manifest(
-        digest=content.hexdigest()[:16],
+        digest=hashlib.sha256(content + json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16],
         source=source,
         settings=settings,
         n_z_planes=N_Z_PLANES,
@@ -93,6 +83,27 @@ def prepare(
     write_manifest(partial, manifest)
     _replace(folder, partial)
     return Store(folder)
+
+
+def _write_fields(
+    folder: Path, files: list[FieldFiles], targets: tuple[str, ...], masking: Masking, training_wells: tuple[str, ...]
+) -> tuple[dict[FieldKey, tuple[int, int]], Histograms, bytes]:
+    """Write every field. Returns their shapes, the training wells' histograms by "20/A1" and a hash of all pixels."""
+    create_plates(folder, [field.key for field in files])
+    shapes: dict[FieldKey, tuple[int, int]] = {}
+    histograms: Histograms = defaultdict(lambda: np.zeros(N_COUNTS, dtype=np.int64))
+    content = hashlib.sha256()
+    for field_files in tqdm(files, desc="preprocess", unit="field"):
+        key, field = field_files.key, read_field(field_files, targets)
+        write_field(folder, key, field, _mask(field.targets["A1"], key.magnification, masking))
+        shapes[key] = field.planes.shape[1:]
+        content.update(f"{key} {shapes[key]}".encode())
+        for image in (field.planes, *field.targets.values()):
+            content.update(np.ascontiguousarray(image))
+        if key.well in training_wells:
+            for channel, image in {BRIGHTFIELD: field.planes, **field.targets}.items():
+                histograms[f"{key.magnification}/{channel}"] += counts_histogram(image)
+    return shapes, dict(histograms), content.digest()
 
 
 def _common_targets(files: list[FieldFiles]) -> tuple[str, ...]:
@@ -134,18 +145,13 @@ def _mask(nuclei: NDArray[np.uint16], magnification: int, masking: Masking) -> N
     return nuclei_mask(nuclei, threshold=masking.threshold, superpixel_px=masking.superpixel_px * zoom, smallest_px=smallest_px)
 
 
-def _add(histograms: Histograms, magnification: int, field: RawField) -> None:
-    for channel, image in {BRIGHTFIELD: field.planes, **field.targets}.items():
-        histograms[f"{magnification}/{channel}"] += counts_histogram(image)
-
-
-def _check_trained(shapes: dict[FieldKey, tuple[int, int]], histograms: Histograms) -> None:
-    for magnification in sorted({key.magnification for key in shapes}):
-        if f"{magnification}/{BRIGHTFIELD}" not in histograms:
-            raise PlateError(
-                f"no training well has a field at {magnification}x: every magnification needs one. Choose the split with "
-                "-P validation_wells=… -P test_wells=…"
-            )
+def _check_trained(files: list[FieldFiles], training_wells: tuple[str, ...]) -> None:
+    trained = {field.key.magnification for field in files if field.key.well in training_wells}
+    for magnification in sorted({field.key.magnification for field in files} - trained):
+        raise PlateError(
+            f"no training well has a field at {magnification}x: every magnification needs one. Choose the split with "
+            "-P validation_wells=… -P test_wells=…"
+        )
 
 
 def _scalings(histograms: Histograms, normalisation: str) -> dict[str, dict[str, tuple[float, float]]]:

@@ -7,13 +7,14 @@ import numpy as np
 from adipocyte.errors import ConfigError, PlateError
 
 PARTS = ("train", "validation", "test")
+FEW_WELLS = 5
 
 
 def split_wells(wells: Sequence[str], validation: Sequence[str], test: Sequence[str], seed: int) -> dict[str, tuple[str, ...]]:
     """Deal *wells* out to "train", "validation" (chooses the best network) and "test" (held out, judges the model).
 
     Parts that are not named are drawn with *seed*: a quarter of the wells for test, an eighth for validation, at least one each.
-    With two wells there is none to spare and the test well also validates.
+    With fewer than FEW_WELLS wells none can be spared from training, so the test wells validate too unless others are named.
 
     Raises ConfigError when a named well is not on the plate or in both parts, PlateError when no well is left to train on.
     """
@@ -29,7 +30,7 @@ def split_wells(wells: Sequence[str], validation: Sequence[str], test: Sequence[
     if not test:
         test, left = _take(left, max(1, round(len(wells) / 4)))
     if not validation:
-        validation, left = _take(left, max(1, round(len(wells) / 8))) if len(wells) > 2 else (test, left)
+        validation, left = (test, left) if len(wells) < FEW_WELLS else _take(left, max(1, round(len(wells) / 8)))
     if not left:
         raise PlateError(f"no well is left to train on: {len(wells)} wells, validation {validation}, test {test}; name fewer")
     return {part: tuple(sorted(set(chosen))) for part, chosen in zip(PARTS, (left, validation, test), strict=True)}

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: setup demo test ui lint clean
+.PHONY: setup demo test ui lint
 
 setup: $(VENV)/ready
 
@@ -29,6 +29,3 @@ ui: setup
 lint: setup
 	ruff check .
 	ruff format --check .
-
-clean:
-	rm -rf $(VENV) demo prepared prepared.partial simulated stained mlruns mlflow.db

@@ -67,14 +67,10 @@ def check(config: Any) -> None:
             raise ConfigError(f"{field.name} must be one of {', '.join(map(str, allowed))}, got {value!r}: -P {field.name}={allowed[0]}")
         if (low is not None and not value >= low) or (high is not None and not value <= high):  # refuses NaN too
             bounds = f"at least {low}" if high is None else f"between {low} and {high}"
-            raise ConfigError(f"{field.name} must be {bounds}, got {value}: -P {field.name}={low}")
+            nearest = high if high is not None and value > high else low
+            raise ConfigError(f"{field.name} must be {bounds}, got {value}: -P {field.name}={nearest}")
         if (multiple := field.metadata["multiple"]) > 1 and value % multiple:
             raise ConfigError(f"{field.name} must be a multiple of {multiple}, got {value}: -P {field.name}={value // multiple * multiple}")
-
-
-def as_dict(config: Any) -> dict[str, Any]:
-    """The settings of *config* by name, ready for JSON."""
-    return dataclasses.asdict(config)
 
 
 def listed(text: str) -> tuple[str, ...]:

@@ -17,7 +17,8 @@ def evaluate(config: EvaluateConfig) -> None:
 
     from adipocyte.delivery.registry import load_stainer
     from adipocyte.delivery.tracking import log_table, step_run
-    from adipocyte.evaluation.fields import judge, picture, summary, table
+    from adipocyte.evaluation.fields import judge, summary, table
+    from adipocyte.evaluation.pictures import preview
 
     stainer = load_stainer(config.model)
     with step_run("evaluate", config, store=store.digest):
@@ -26,7 +27,7 @@ def evaluate(config: EvaluateConfig) -> None:
         mlflow.log_metrics(figures)
         log_table([row.flat() for row in rows], "fields")
         for key in store.keys(config.wells)[:8]:
-            mlflow.log_image(picture(stainer, store, key, matched=False)[..., None], f"fields/{str(key).replace(' ', '_')}.png")
+            mlflow.log_figure(preview(stainer, store, key), f"fields/{str(key).replace(' ', '_')}.png")
     print(table(stainer.manifest.targets, figures))
 
 

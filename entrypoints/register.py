@@ -17,11 +17,12 @@ def register(config: RegisterConfig) -> None:
 
     from adipocyte.delivery import registry
     from adipocyte.delivery.tracking import VERSION, newest_run, step_run
+    from adipocyte.staining.bundle import SEGMENTER, names
 
-    given = {"segmenter": config.segmenter, "A1": config.a1, "A2": config.a2, "A3": config.a3}
+    given = {SEGMENTER: config.segmenter, "A1": config.a1, "A2": config.a2, "A3": config.a3}
     runs = {}
-    for network in registry.required_networks(store):
-        step, target = ("train_segmenter", "") if network == "segmenter" else ("train_gan", network)
+    for network in names(store.manifest.targets):
+        step, target = ("train_segmenter", "") if network == SEGMENTER else ("train_gan", network)
         runs[network] = given[network] or newest_run(step, store.digest, target)
     with step_run("register", config, store=store.digest):
         registered = registry.register(store, runs, config.name)

@@ -17,7 +17,7 @@ from adipocyte.delivery.tracking import commit, network_of
 from adipocyte.errors import RunError, StoreError
 from adipocyte.evaluation.fields import judge, summary
 from adipocyte.plate.tiff import encode_stack
-from adipocyte.staining.bundle import SEGMENTER, BundleManifest, write_bundle
+from adipocyte.staining.bundle import BundleManifest, write_bundle
 from adipocyte.staining.stainer import Stainer
 from adipocyte.store.reader import Store
 
@@ -145,8 +145,3 @@ def _rank(metric: float, champion: ModelVersion | None, store: Store) -> tuple[s
     if metric < held:
         return CHAMPION, f"better: {comparison}"
     return CANDIDATE, f"no better: {comparison}, which stays champion"
-
-
-def required_networks(store: Store) -> list[str]:
-    """The networks that a bundle of this store takes: the segmenter, then one for each target."""
-    return [SEGMENTER, *store.manifest.targets]

@@ -1,5 +1,6 @@
 """MLflow runs: starting them, what every one of them records, and finding them again."""
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,6 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from numpy.typing import NDArray
 
-from adipocyte.config import as_dict
 from adipocyte.errors import RunError
 
 STEP, STORE, TARGET, VERSION = "adipocyte.step", "adipocyte.store", "adipocyte.target", "adipocyte.version"
@@ -33,7 +33,7 @@ class MlflowTracker:
 def step_run(step: str, config: Any, **tags: str) -> Iterator[Run]:
     """A run of one *step*: the one that `mlflow run` opened, or a new one. Records *config* whole and *tags* ("adipocyte.<name>")."""
     with mlflow.start_run(run_name=step if "target" not in tags else f"{step} {tags['target']}") as run:
-        settings = as_dict(config)
+        settings = dataclasses.asdict(config)
         mlflow.log_dict(settings, "config.json")
         # Under a prefix: `mlflow run` has already logged what MLproject declares, under the plain names, and parameters are write-once.
         mlflow.log_params({f"config.{name}": value for name, value in settings.items()})

@@ -1,15 +1,13 @@
-"""A stainer judged on the fields of a store: a table of figures, their means, and pictures."""
+"""A stainer judged on the fields of a store: a table of figures and their means."""
 
 from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from adipocyte.errors import StoreError
 from adipocyte.evaluation.pixels import METRICS, pixel_figures
-from adipocyte.imaging.pictures import comparison
 from adipocyte.plate.reader import FieldKey
 from adipocyte.staining.stainer import Stainer
 from adipocyte.store.reader import Store
@@ -67,16 +65,6 @@ def summary(rows: list[Row]) -> dict[str, float]:
         parts = [value for name, value in means.items() if name.startswith(f"{prefix}pixel_metric_") and name.endswith("x")]
         means[f"{prefix}pixel_metric"] = float(np.mean(parts))
     return means
-
-
-def picture(stainer: Stainer, store: Store, key: FieldKey, *, matched: bool) -> NDArray[np.uint8]:
-    """One field, a row for each target: brightfield, truth, prediction, error. (T · Y, 4 X) with gaps."""
-    planes = store.planes(key)
-    images = stainer.stain(planes, key.magnification, histogram_matching=matched).images
-    middle = planes[len(planes) // 2]
-    rows = [comparison(middle, store.target(key, target), image) for target, image in images.items()]
-    gap = np.full((4, rows[0].shape[1]), 255, dtype=np.uint8)
-    return np.concatenate([part for row in rows for part in (row, gap)][:-1])
 
 
 def table(targets: tuple[str, ...], figures: dict[str, float]) -> str:

@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from adipocyte.config import GeneratorConfig
+from adipocyte.errors import ConfigError
 from adipocyte.networks.discriminator import Discriminator
 from adipocyte.networks.files import load_network, save_network
 from adipocyte.networks.losses import adversarial_loss, discriminator_loss, spectral_loss
@@ -29,9 +30,11 @@ def train_generator(store: Store, config: GeneratorConfig, segmenter: Path | Non
     """Train on *store*, keeping the generator with the best val_pixel_metric in *folder*. Returns that network's metrics.
 
     *segmenter* is the folder of the network whose masks A1's generator sees; A2 and A3 need none. Raises StoreError when the
-    store has no such target.
+    store has no such target, ConfigError when A1 comes without a segmenter or another target with one.
     """
     store.require_target(config.target)
+    if (config.target == "A1") != (segmenter is not None):
+        raise ConfigError(f"A1 needs the folder of a segmenter and no other target does; got {segmenter} for {config.target}")
     torch.manual_seed(config.seed)
     fabric = make_fabric(config.precision)
     validation_masks = predicted_masks(segmenter, store, "validation", fabric.device) if segmenter else None

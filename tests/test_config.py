@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adipocyte import config
-from adipocyte.config import GeneratorConfig, PreprocessConfig, SegmenterConfig, as_dict, build, listed
+from adipocyte.config import GeneratorConfig, PreprocessConfig, SegmenterConfig, build, listed
 from adipocyte.errors import ConfigError
 
 KINDS = [kind for name, kind in vars(config).items() if name.endswith("Config") and dataclasses.is_dataclass(kind)]
@@ -78,7 +78,7 @@ def test_a_value_that_cannot_be_is_refused_with_what_can(name, value, message):
 @given(epochs=st.integers(1, 1000), recipe=st.sampled_from(config.RECIPES), learning_rate=st.floats(0, 1) | st.integers(0, 1))
 def test_a_config_is_made_again_from_its_own_settings(epochs, recipe, learning_rate):
     made = build(SegmenterConfig, {"recipe": recipe, "epochs": epochs, "learning_rate": learning_rate})
-    assert build(SegmenterConfig, as_dict(made)) == made
+    assert build(SegmenterConfig, dataclasses.asdict(made)) == made
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)

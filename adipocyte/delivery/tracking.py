@@ -80,5 +80,5 @@ def commit() -> str:
 def write_json(path: Path, content: Any) -> None:
     """Write *content* to *path*, whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=1))
+    partial.write_text(json.dumps(content, indent=1) + "\n")
     partial.replace(path)

@@ -296,7 +296,7 @@ GREY = np.random.default_rng(0).integers(500, 4000, (7, 64, 64), dtype=np.uint16
 @pytest.mark.parametrize(
     ("stack", "magnification", "sentence"),
     [
-        (encode_stack(GREY[:6]), 20, "the stack has 6 pages: it must have 7 grey uint16 pages"),
+        (encode_stack(GREY[:6]), 20, "the stack has 6 of 7 pages: it must have 7 grey uint16 pages"),
         (tiff(GREY.astype(np.float32), photometric="minisblack"), 20, "pixels of type float32"),
         (tiff(np.ones((7, 64, 64, 3), np.uint16), photometric="rgb"), 20, "(64, 64, 3) (colour?)"),
         (encode_stack(GREY)[:20000], 20, "cut short"),
@@ -336,7 +336,7 @@ def test_a_request_that_makes_no_sense_is_the_callers_fault(server, body):
 
 
 def test_the_client_repeats_the_servers_sentence(server):
-    with pytest.raises(ServiceError, match="the stack has 6 pages"):
+    with pytest.raises(ServiceError, match="the stack has 6 of 7 pages"):
         StainClient(server).stain(GREY[:6], 20)
 
 
@@ -351,5 +351,5 @@ def test_predict_from_the_command_line_gives_the_same_images(workplace, model, p
 
 
 def test_a_refusal_in_python_is_an_mlflow_exception(model):
-    with pytest.raises(MlflowException, match="row 0: the stack has 6 pages"):
+    with pytest.raises(MlflowException, match="row 0: the stack has 6 of 7 pages"):
         model.predict(request(encode_stack(GREY[:6])))

@@ -258,7 +258,7 @@ def test_a_stack_is_read_whatever_writes_it(options):
     [
         (b"", r"the stack is empty \(0 bytes\): it must be a TIFF of 7 grey uint16 pages of one size"),
         (b"not a TIFF at all", "the stack cannot be read as TIFF .* it must be a whole TIFF of 7 grey uint16 pages"),
-        (encode_stack(noise(6, 8, 9)), "the stack has 6 pages: it must have 7 grey uint16 pages of one size, z in order"),
+        (encode_stack(noise(6, 8, 9)), "the stack has 6 of 7 pages: it must have 7 grey uint16 pages of one size, z in order"),
         (encode_stack(noise(8, 8, 9)), "the stack has more than 7 pages: it must have 7"),
         (tiff_of(noise(7, 8, 9), compression="zlib")[:-1], "the stack is cut short: its pages point past its end at .* bytes"),
         (tiff_of(noise(7, 8, 9).astype(np.float32), photometric="minisblack"), "pixels of type float32: .*raw camera counts"),

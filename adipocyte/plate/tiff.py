@@ -91,8 +91,10 @@ def _decode(file: BinaryIO, size: int, n_planes: int, name: str) -> NDArray[np.u
 def _check(pages: list[tifffile.TiffPage], size: int, n_planes: int, name: str, needed: str) -> None:
     """Refuse by what the page headers say, before any pixel is decoded or any image allocated."""
     if len(pages) != n_planes:
-        found, advice = (f"more than {n_planes}", "") if len(pages) > n_planes else (len(pages), "; if it should, it is cut short")
-        raise ImageError(f"{name} has {found} pages: it must have {needed}, z in order{advice}")
+        if len(pages) > n_planes:
+            raise ImageError(f"{name} has more than {n_planes} pages: it must have {needed}, z in order")
+        advice = "if the file should have more, it is cut short: copy it again"
+        raise ImageError(f"{name} has {len(pages)} of {n_planes} pages: it must have {needed}, z in order; {advice}")
     for page in pages:
         if page.ndim != 2:
             raise ImageError(f"{name} has a page of shape {page.shape} (colour?): it must have {needed}; save grey planes")

@@ -29,10 +29,23 @@ def option(
     low: float | None = None,
     high: float | None = None,
     multiple: int = 1,
+    without: str = "",
     **recipes: Any,
 ) -> Any:
-    """Declare a setting: from *low* to *high*, both inclusive, in steps of *multiple*; `report=…` is its value under that recipe."""
-    metadata = {"help": help, "choices": choices, "low": low, "high": high, "multiple": multiple, "recipes": recipes}
+    """Declare a setting: from *low* to *high*, both inclusive, in steps of *multiple*; text that is not empty, *without* some
+    characters.
+
+    `report=…` is its value under that recipe.
+    """
+    metadata = {
+        "help": help,
+        "choices": choices,
+        "low": low,
+        "high": high,
+        "multiple": multiple,
+        "without": without,
+        "recipes": recipes,
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -69,6 +82,8 @@ def check(config: Any) -> None:
             bounds = f"at least {low}" if high is None else f"between {low} and {high}"
             nearest = high if high is not None and value > high else low
             raise ConfigError(f"{field.name} must be {bounds}, got {value}: -P {field.name}={nearest}")
+        if (without := field.metadata["without"]) and (not value or set(value) & set(without)):
+            raise ConfigError(f"{field.name} must be a name without {' or '.join(without)}, got {value!r}: -P {field.name}={field.default}")
         if (multiple := field.metadata["multiple"]) > 1 and value % multiple:
             raise ConfigError(f"{field.name} must be a multiple of {multiple}, got {value}: -P {field.name}={value // multiple * multiple}")
 
@@ -170,11 +185,11 @@ class GeneratorConfig:
 @dataclass(frozen=True, kw_only=True)
 class RegisterConfig:
     store: str = option(STORE_HELP, "prepared")
-    segmenter: str = option("Run id of the segmenter; empty: the newest finished one of this store.", "")
+    segmenter: str = option("Run id of the segmenter; empty: the one whose masks A1 trained with.", "")
     a1: str = option("Run id of the A1 generator; empty: the newest finished one of this store.", "")
     a2: str = option("Run id of the A2 generator; empty: the newest finished one of this store.", "")
     a3: str = option("Run id of the A3 generator; empty: the newest finished one of this store.", "")
-    name: str = option("Name of the registered model.", MODEL_NAME)
+    name: str = option("Name of the registered model.", MODEL_NAME, without="/:")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +212,7 @@ class MainConfig:
     plate: str = option("Folder of the raw plate: 20x_images/, 40x_images/ and/or 60x_images/ with the challenge's TIFFs.")
     recipe: str = option("A named set of settings: fast for two CPU cores, report for the published system.", "fast", choices=RECIPES)
     store: str = option(STORE_HELP, "prepared")
-    name: str = option("Name of the registered model.", MODEL_NAME)
+    name: str = option("Name of the registered model.", MODEL_NAME, without="/:")
     seed: int = option("Seed of every random number.", 0, low=0)
 
 

@@ -21,7 +21,12 @@ def command(kind: type, *forwarded: type) -> Callable[[Callable[..., None]], cli
 
     def decorate(run: Callable[..., None]) -> click.Command:
         own = {field.name: _option(kind, field) for field in dataclasses.fields(kind)}
-        others = {field.name: _option(other, field) for other in forwarded for field in dataclasses.fields(other)}
+        others = {
+            field.name: _option(other, field)
+            for other in forwarded
+            for field in dataclasses.fields(other)
+            if field.name not in ("target", "segmenter")  # the steps' own business: every target, the segmenter just trained
+        }
 
         def callback(**values: Any) -> None:
             given = {name: value for name, value in values.items() if value is not None}
@@ -44,7 +49,7 @@ class _Command(click.Command):
             click.echo(f"Error: {self._sentence(error)}", err=True)
             sys.exit(2)
         except (KeyboardInterrupt, click.Abort):
-            click.echo("Stopped. The same command, typed again, goes on or starts over; nothing is left half-written.", err=True)
+            click.echo("Stopped. Type the same command again to go on or start over; the raw plate is as it was.", err=True)
             sys.exit(130)
 
     def _sentence(self, error: Exception) -> str:
@@ -78,3 +83,9 @@ def _help(field: dataclasses.Field) -> str:
 def only(kind: type, settings: dict[str, Any]) -> dict[str, Any]:
     """Those of *settings* that *kind* has."""
     return {field.name: settings[field.name] for field in dataclasses.fields(kind) if field.name in settings}
+
+
+def next_command(entry_point: str, store: str, **settings: str) -> str:
+    """The command that comes after this one, on the same store."""
+    given = settings | ({} if store == "prepared" else {"store": store})
+    return " ".join([f"mlflow run . -e {entry_point}", *(f"-P {name}={value}" for name, value in given.items())])

@@ -1,5 +1,6 @@
 """`mlflow run . -P plate=…`: the whole way, a parent run with one child run for each step."""
 
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ from entrypoints.command import command, only
 @command(MainConfig, PreprocessConfig, SegmenterConfig, GeneratorConfig)
 def main(config: MainConfig, extra: dict[str, Any]) -> None:
     """Preprocess a plate, train every network, register the model and evaluate it. Any setting of a step may be given too."""
+    import mlflow
+
     from adipocyte.delivery.tracking import VERSION, step_run
     from adipocyte.plate.reader import scan_plate
     from adipocyte.store.reader import Store
@@ -20,6 +23,8 @@ def main(config: MainConfig, extra: dict[str, Any]) -> None:
     scan_plate(Path(config.plate))
     given = {"plate": config.plate, "recipe": config.recipe, "store": config.store, "seed": config.seed, **extra}
     with step_run("main", config):
+        mlflow.log_params({f"config.{name}": value for name, value in extra.items()})
+        mlflow.log_dict({**dataclasses.asdict(config), **extra}, "config.json")
         run_step("preprocess", only(PreprocessConfig, given))
         segmenter = run_step("train_segmenter", only(SegmenterConfig, given)).info.run_id
         runs = {"segmenter": segmenter}

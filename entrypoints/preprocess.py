@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from adipocyte.config import PreprocessConfig, listed
-from entrypoints.command import command
+from entrypoints.command import command, next_command
 
 
 @command(PreprocessConfig)
@@ -35,7 +35,8 @@ def preprocess(config: PreprocessConfig) -> None:
         mlflow.log_figure(mask_sheet(store), "masks.png")
     if shared := set(store.manifest.split["validation"]) & set(store.manifest.split["test"]):
         print(f"Few wells: {', '.join(sorted(shared))} both chooses the best networks and judges them, so its figures flatter a little.")
-    print(f"{len(store.manifest.fields)} fields in {store.folder} (store {store.digest}). Next: mlflow run . -e train_segmenter")
+    print(f"{len(store.manifest.fields)} fields in {store.folder} (store {store.digest}).")
+    print(f"Next: {next_command('train_segmenter', config.store)}")
 
 
 if __name__ == "__main__":

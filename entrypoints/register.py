@@ -16,14 +16,12 @@ def register(config: RegisterConfig) -> None:
     import mlflow
 
     from adipocyte.delivery import registry
-    from adipocyte.delivery.tracking import VERSION, newest_run, step_run
-    from adipocyte.staining.bundle import SEGMENTER, names
+    from adipocyte.delivery.tracking import VERSION, newest_run, segmenter_of, step_run
+    from adipocyte.staining.bundle import SEGMENTER
 
-    given = {SEGMENTER: config.segmenter, "A1": config.a1, "A2": config.a2, "A3": config.a3}
-    runs = {}
-    for network in names(store.manifest.targets):
-        step, target = ("train_segmenter", "") if network == SEGMENTER else ("train_gan", network)
-        runs[network] = given[network] or newest_run(step, store.digest, target)
+    given = {"A1": config.a1, "A2": config.a2, "A3": config.a3}
+    runs = {target: given[target] or newest_run("train_gan", store.digest, target) for target in store.manifest.targets}
+    runs[SEGMENTER] = config.segmenter or segmenter_of(runs["A1"])
     with step_run("register", config, store=store.digest):
         registered = registry.register(store, runs, config.name)
         mlflow.set_tags({VERSION: registered.version, "adipocyte.alias": registered.alias, "adipocyte.reason": registered.reason})

@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 from adipocyte.config import GeneratorConfig
-from entrypoints.command import command
+from entrypoints.command import command, next_command
 
 
 @command(GeneratorConfig)
@@ -19,16 +19,16 @@ def train_gan(config: GeneratorConfig) -> None:
     from adipocyte.delivery.tracking import NETWORK, MlflowTracker, network_of, newest_run, step_run
     from adipocyte.training.generator import train_generator
 
-    segmenter = None
+    segmenter, tags = None, {"store": store.digest, "target": config.target}
     if config.target == "A1":
-        segmenter = network_of(config.segmenter or newest_run("train_segmenter", store.digest))
-    with step_run("train_gan", config, store=store.digest, target=config.target) as run, tempfile.TemporaryDirectory() as scratch:
+        tags["segmenter"] = config.segmenter or newest_run("train_segmenter", store.digest)
+        segmenter = network_of(tags["segmenter"], "train_segmenter", store.digest)
+    with step_run("train_gan", config, **tags) as run, tempfile.TemporaryDirectory() as scratch:
         best = train_generator(store, config, segmenter, Path(scratch), MlflowTracker())
         mlflow.log_metrics({f"best_{name.removeprefix('best_')}": value for name, value in best.items()})
         mlflow.log_artifacts(scratch, NETWORK)
-    print(
-        f"{config.target}: MAE {best['val_mae']:.1f} counts on the validation wells (run {run.info.run_id}). Next: mlflow run . -e register"
-    )
+    print(f"{config.target}: MAE {best['val_mae']:.1f} counts on the validation wells (run {run.info.run_id}).")
+    print(f"Next: {next_command('register', config.store)}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 from adipocyte.config import SegmenterConfig
-from entrypoints.command import command
+from entrypoints.command import command, next_command
 
 
 @command(SegmenterConfig)
@@ -23,7 +23,8 @@ def train_segmenter(config: SegmenterConfig) -> None:
         best = segmenter.train_segmenter(store, config, Path(scratch), MlflowTracker())
         mlflow.log_metrics({f"best_{name.removeprefix('best_')}": value for name, value in best.items()})
         mlflow.log_artifacts(scratch, NETWORK)
-    print(f"Dice {best['val_dice']:.3f} on the validation wells (run {run.info.run_id}). Next: mlflow run . -e train_gan -P target=A1")
+    print(f"Dice {best['val_dice']:.3f} on the validation wells (run {run.info.run_id}).")
+    print(f"Next: {next_command('train_gan', config.store, target='A1')}")
 
 
 if __name__ == "__main__":

@@ -62,12 +62,29 @@ def test_without_a_segmenter_the_nuclei_generator_asks_for_one(small_store: Stor
 
 
 def test_without_runs_register_asks_for_the_first_that_is_missing(small_store: Store):
-    assert "mlflow run . -e train_segmenter" in refusal("register", "--store", str(small_store.folder))
+    assert "mlflow run . -e train_gan -P target=A1" in refusal("register", "--store", str(small_store.folder))
 
 
 def test_an_unknown_run_is_named(small_store: Store):
     said = refusal("train_gan", "--target", "A1", "--store", str(small_store.folder), "--segmenter", "0123456789")
     assert "0123456789" in said
+
+
+def test_a_simulation_is_not_written_over_other_images(elsewhere: Path, small_plate: Path):
+    before = {path: path.read_bytes() for path in small_plate.rglob("*.tif")}
+    assert "name another folder" in refusal("simulate", "--out", str(small_plate))
+    assert {path: path.read_bytes() for path in small_plate.rglob("*.tif")} == before
+
+
+@pytest.mark.parametrize(("setting", "value"), [("magnifications", "20x"), ("magnifications", ""), ("wells", "B3"), ("wells", "")])
+def test_a_simulation_that_no_plate_could_hold_is_refused(elsewhere: Path, setting, value):
+    assert f"-P {setting}=" in refusal("simulate", f"--{setting}", value)
+    assert not (elsewhere / "simulated").exists()
+
+
+@pytest.mark.parametrize("name", ["", "lab/adipocyte", "a:b"])
+def test_a_name_that_the_registry_cannot_hold_is_refused_before_any_work(small_plate: Path, name):
+    assert "-P name=adipocyte" in refusal("main", "--plate", str(small_plate), "--name", name)
 
 
 def test_an_unknown_target_is_answered_with_the_three():

@@ -182,6 +182,15 @@ def test_the_first_version_is_champion_and_a_worse_one_is_candidate(workplace):
     assert "of version 1 on the same wells" in again.stdout
 
 
+@pytest.mark.parametrize(("setting", "target"), [("a2", "A3"), ("segmenter", "A2"), ("a1", "A2")])
+def test_a_run_of_another_kind_is_not_registered(workplace, setting, target):
+    [run] = mlflow.search_runs(search_all_experiments=True, filter_string=f"tags.`adipocyte.target` = '{target}'", output_format="list")
+    result = workplace.mlflow_run("-e", "register", "-P", f"store={workplace.store.folder}", "-P", f"{setting}={run.info.run_id}")
+    assert result.returncode == 1
+    assert run.info.run_id in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 # Whole plates.
 
 
@@ -201,6 +210,10 @@ def test_a_plate_is_stained_once_and_the_same_command_goes_on(workplace, tmp_pat
     assert f"1 fields painted into {out}, {len(fields) - 1} were there already" in again.stdout
     assert kept.stat().st_mtime_ns == time_of_kept
     assert lost.is_file()
+
+    other = workplace.mlflow_run(*args, "-P", "histogram_matching=false")
+    assert other.returncode == 1
+    assert "holds images of another plate, model or matching" in other.stderr
 
 
 def test_a_bad_field_is_named_and_does_not_stop_the_plate(workplace, tmp_path):
@@ -333,6 +346,11 @@ def test_a_bad_row_is_answered_with_status_400_and_the_sentence(server, stack, m
 def test_a_request_that_makes_no_sense_is_the_callers_fault(server, body):
     response = post(server, body)
     assert 400 <= response.status_code < 500, response.text
+
+
+def test_the_client_says_when_nobody_answers():
+    with pytest.raises(ServiceError, match="is mlflow models serve running there"):
+        StainClient("http://127.0.0.1:9").stain(GREY, 20)
 
 
 def test_the_client_repeats_the_servers_sentence(server):

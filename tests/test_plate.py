@@ -317,3 +317,9 @@ def test_a_stack_cut_short_anywhere_is_refused_unless_no_pixel_is_lost(options):
         except ImageError:
             continue
         np.testing.assert_array_equal(stack, noise(2, 8, 9))  # what was lost is a description at the end, which nobody reads
+
+
+def test_an_image_that_cannot_be_opened_is_named(tmp_path):
+    (tmp_path / "lost.tif").symlink_to(tmp_path / "nowhere.tif")
+    with pytest.raises(ImageError, match=r"lost\.tif cannot be opened"):
+        read_image(tmp_path / "lost.tif")

@@ -19,7 +19,7 @@ from adipocyte.training import generator as generator_loop
 from adipocyte.training import segmenter as segmenter_loop
 from adipocyte.training.augmentations import Augmenter
 from adipocyte.training.device import make_fabric
-from adipocyte.training.generator import predicted_masks, rate_factor, train_generator, weighted
+from adipocyte.training.generator import PredictedMasks, rate_factor, train_generator, weighted
 from adipocyte.training.patches import Patches, epoch_steps, patch_loader
 from adipocyte.training.segmenter import train_segmenter
 from adipocyte.training.validation import source_of, validate_generator, validate_segmenter
@@ -183,7 +183,7 @@ def test_weights_stay_in_32_bit_whatever_the_arithmetic(precision, dtype):
 
 
 def test_predicted_masks_are_the_segmenters_pixel_for_pixel(small_store, segmenter):
-    masks = predicted_masks(segmenter, small_store, "train", torch.device("cpu"))
+    masks = PredictedMasks(segmenter, small_store, "train", torch.device("cpu"))
     network = load_network(segmenter)[1]
     for key in small_store.keys("train"):
         expected = segment_field(network, source_of(small_store, key, None))
@@ -313,11 +313,11 @@ def test_the_nuclei_generator_sees_masks_as_an_eighth_channel(small_store, segme
     best = train_generator(small_store, config, segmenter, tmp_path, Notes())
     spec, network = load_network(tmp_path)
     assert spec.in_channels == 8
-    masks = predicted_masks(segmenter, small_store, "validation", torch.device("cpu"))
+    masks = PredictedMasks(segmenter, small_store, "validation", torch.device("cpu"))
     assert validate_generator(network, small_store, "A1", masks)[0]["val_mae"] == pytest.approx(best["val_mae"], rel=1e-3)
 
     # What it trained on: the same patches, by seed and index, with one mask or the other.
-    wanted = predicted_masks(segmenter, small_store, "train", torch.device("cpu")) if mask_source == "predicted" else small_store.mask
+    wanted = PredictedMasks(segmenter, small_store, "train", torch.device("cpu")) if mask_source == "predicted" else small_store.mask
     patches = Patches(small_store, "A1", wanted, PLAIN, n=4, patch_px=32, seed=config.seed)
     planes, _, mask = (torch.stack(part) for part in zip(*(patches[i] for i in range(2)), strict=True))
     assert torch.equal(sources[0].cpu(), torch.cat([planes, mask], dim=1))

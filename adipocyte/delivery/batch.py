@@ -1,7 +1,9 @@
 """Staining a whole raw plate into a folder."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -24,12 +26,16 @@ class StainedPlate:
 def stain_plate(stainer: Stainer, plate: Path, out: Path, *, histogram_matching: bool) -> StainedPlate:
     """Paint every field of a raw *plate* into *out*, uint16 TIFFs under the challenge's names.
 
-    A field whose images are all there is skipped, so the same command continues an interrupted one; a field that cannot be read
-    is recorded and does not stop the plate. Raises PlateError when there is no plate, or *out* is the plate itself.
+    A field whose images are all there is skipped, so the same command continues an interrupted one; a field with an image that
+    cannot be read is recorded and does not stop the plate. `stained.json` in *out* says what painted which plate, and how.
+
+    Raises PlateError when there is no plate, a field lacks a plane, *out* is the plate itself or holds images of another plate,
+    model or way.
     """
     files = scan_plate(plate)
     if out.resolve() == plate.resolve():
         raise PlateError(f"{out} is the raw plate, which is never written to: name another folder with -P out=<folder>")
+    _claim(out, {"plate": str(plate.resolve()), "bundle": asdict(stainer.manifest), "histogram_matching": histogram_matching})
     result = StainedPlate([], [], {}, {})
     for field in tqdm(files, desc="stain", unit="field"):
         paths = {target: stained_path(out, field, target) for target in stainer.manifest.targets}
@@ -50,3 +56,12 @@ def _stain_field(stainer: Stainer, field: FieldFiles, paths: dict[str, Path], hi
     for target, image in stained.images.items():
         write_image(paths[target], image)
     return stained.warnings
+
+
+def _claim(out: Path, origin: dict[str, Any]) -> None:
+    """Write down what *out* holds, or refuse when it holds something else: plates share their files' names."""
+    label, content = out / "stained.json", json.dumps(origin, indent=1, sort_keys=True)
+    if label.is_file() and label.read_text() != content:
+        raise PlateError(f"{out} holds images of another plate, model or matching (see {label}): name another folder with -P out=<folder>")
+    out.mkdir(parents=True, exist_ok=True)
+    label.write_text(content)

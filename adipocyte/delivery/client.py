@@ -14,7 +14,7 @@ from adipocyte.plate.tiff import encode_stack
 
 
 class ServiceError(AdipocyteError):
-    """The served model refused the request; the message is the server's own sentence."""
+    """The served model refused the request, in the server's own sentence, or did not answer."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,16 @@ class StainClient:
         self._url, self._timeout_s = url.rstrip("/") + "/invocations", timeout_s
 
     def stain(self, planes: NDArray[np.uint16], magnification: int, *, histogram_matching: bool = True) -> Answer:
-        """Paint one field: (Z, Y, X) counts in, (Y, X) counts out for each target. Raises ServiceError when the server refuses."""
+        """Paint one field: (Z, Y, X) counts in, (Y, X) counts out for each target.
+
+        Raises ServiceError when the server refuses or is not there.
+        """
         row = {"stack": base64.b64encode(encode_stack(planes)).decode(), "magnification": magnification}
         request = {"dataframe_records": [row], "params": {"histogram_matching": histogram_matching}}
-        response = requests.post(self._url, json=request, timeout=self._timeout_s)
+        try:
+            response = requests.post(self._url, json=request, timeout=self._timeout_s)
+        except requests.RequestException as error:
+            raise ServiceError(f"no answer from {self._url} ({error}): is mlflow models serve running there?") from error
         if not response.ok:
             raise ServiceError(_sentence(response))
         painted = response.json()["predictions"][0]

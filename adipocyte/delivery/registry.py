@@ -14,10 +14,10 @@ from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
 import adipocyte
 from adipocyte.delivery.tracking import commit, network_of
-from adipocyte.errors import RunError, StoreError
+from adipocyte.errors import BundleError, RunError, StoreError
 from adipocyte.evaluation.fields import judge, summary
 from adipocyte.plate.tiff import encode_stack
-from adipocyte.staining.bundle import BundleManifest, write_bundle
+from adipocyte.staining.bundle import SEGMENTER, BundleManifest, write_bundle
 from adipocyte.staining.stainer import Stainer
 from adipocyte.store.reader import Store
 
@@ -45,8 +45,10 @@ class Registered:
 def register(store: Store, runs: dict[str, str], name: str) -> Registered:
     """Bundle the networks of *runs* ("segmenter" and each target to a run id), log them as a model and register it as *name*.
 
-    The new version and the champion paint the store's validation wells, as they would be served; the better one is the champion
+    The new version and the champion paint the store's validation wells, before matching; the better one is the champion
     afterwards (lower mean over targets of MAE / median). Must be called inside an active run.
+
+    Raises RunError when a run is not what its network takes, BundleError when a network is damaged.
     """
     with tempfile.TemporaryDirectory() as scratch:
         bundle = gather(store, runs, Path(scratch) / "bundle")
@@ -62,19 +64,15 @@ def register(store: Store, runs: dict[str, str], name: str) -> Registered:
             input_example=_example(store),
             pip_requirements=requirements(),
         )
-    champion = _champion(name)
-    version = mlflow.register_model(
-        info.model_uri,
-        name,
-        tags={_METRIC: f"{metrics['pixel_metric']:.6f}", "store": store.digest, **{f"run.{k}": v for k, v in runs.items()}},
-    )
-    alias, reason = _rank(metrics["pixel_metric"], champion, store)
+    alias, reason = _rank(stainer, metrics["pixel_metric"], _champion(name), store)
+    tags = {_METRIC: f"{metrics['pixel_metric']:.6f}", "store": store.digest, **{f"run.{network}": run for network, run in runs.items()}}
+    version = mlflow.register_model(info.model_uri, name, tags=tags)
     mlflow.MlflowClient().set_registered_model_alias(name, alias, version.version)
     return Registered(name, version.version, alias, reason)
 
 
 def gather(store: Store, runs: dict[str, str], folder: Path) -> Path:
-    """Write the bundle of *runs* into *folder* and return it."""
+    """Write the bundle of *runs* into *folder* and return it. Raises RunError when a run is not what its network takes."""
     targets = store.manifest.targets
     manifest = BundleManifest(
         targets=targets,
@@ -85,7 +83,9 @@ def gather(store: Store, runs: dict[str, str], folder: Path) -> Path:
         commit=commit(),
     )
     histograms = {f"{m}/{target}": store.histogram(m, target) for m in store.magnifications for target in targets}
-    write_bundle(folder, manifest, {network: network_of(run) for network, run in runs.items()}, histograms)
+    networks = {target: network_of(runs[target], "train_gan", store.digest, target) for target in targets}
+    networks[SEGMENTER] = network_of(runs[SEGMENTER], "train_segmenter", store.digest)
+    write_bundle(folder, manifest, networks, histograms)
     return folder
 
 
@@ -129,19 +129,25 @@ def _example(store: Store) -> pd.DataFrame:
 def _champion(name: str) -> ModelVersion | None:
     try:
         return mlflow.MlflowClient().get_model_version_by_alias(name, CHAMPION)
-    except MlflowException:
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # no such model, no such alias
+            raise
         return None
 
 
-def _rank(metric: float, champion: ModelVersion | None, store: Store) -> tuple[str, str]:
+def _rank(stainer: Stainer, metric: float, champion: ModelVersion | None, store: Store) -> tuple[str, str]:
     """Which alias a new version deserves on the same validation wells as the champion, and why."""
     if champion is None:
         return CHAMPION, f"the first version ({_METRIC} {metric:.4f})"
+    stays = f"version {champion.version} stays champion, for it cannot be compared on this store"
     try:
-        held = validation_metrics(load_stainer(f"models:/{champion.name}/{champion.version}"), store)["pixel_metric"]
-    except (StoreError, RunError) as error:
-        return CANDIDATE, f"version {champion.version} stays champion, for it cannot be compared on this store: {error}"
-    comparison = f"{_METRIC} {metric:.4f} against {held:.4f} of version {champion.version} on the same wells"
-    if metric < held:
+        held = load_stainer(f"models:/{champion.name}/{champion.version}")
+        if held.manifest.targets != stainer.manifest.targets:
+            return CANDIDATE, f"{stays}: it paints {', '.join(held.manifest.targets)}, not {', '.join(stainer.manifest.targets)}"
+        to_beat = validation_metrics(held, store)["pixel_metric"]
+    except (StoreError, RunError, BundleError) as error:
+        return CANDIDATE, f"{stays}: {error}"
+    comparison = f"{_METRIC} {metric:.4f} against {to_beat:.4f} of version {champion.version} on the same wells"
+    if metric < to_beat:
         return CHAMPION, f"better: {comparison}"
     return CANDIDATE, f"no better: {comparison}, which stays champion"

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from adipocyte.errors import RunError
 
-STEP, STORE, TARGET, VERSION = "adipocyte.step", "adipocyte.store", "adipocyte.target", "adipocyte.version"
+STEP, STORE, TARGET = "adipocyte.step", "adipocyte.store", "adipocyte.target"
+SEGMENTER, VERSION = "adipocyte.segmenter", "adipocyte.version"
 NETWORK = "network"
 
 
@@ -52,18 +53,34 @@ def newest_run(step: str, store_digest: str, target: str = "") -> str:
     if not found:
         what = f"{step} of {target}" if target else step
         command = f"mlflow run . -e {step}" + (f" -P target={target}" if target else "")
-        raise RunError(f"there is no finished run of {what} on the store {store_digest}: train one with {command}")
+        raise RunError(f"there is no finished run of {what} on the store {store_digest}: make one with {command}")
     return found[0].info.run_id
 
 
-def network_of(run_id: str) -> Path:
-    """Fetch the network that a run kept. Raises RunError when there is no such run or it kept none."""
+def network_of(run_id: str, step: str, store_digest: str, target: str = "") -> Path:
+    """Fetch the network that a run kept.
+
+    Raises RunError when there is no such run, it kept none, or it is not a run of *step* (and *target*) on that store.
+    """
     try:
+        tags = mlflow.get_run(run_id).data.tags
+        found = (tags.get(STEP, ""), tags.get(STORE, ""), tags.get(TARGET, ""))
+        if found != (step, store_digest, target):
+            needed = f"a run of {step} {target} on the store {store_digest}"
+            raise RunError(f"run {run_id} is one of {found[0]} {found[2]} on the store {found[1]}: needed {needed}; see mlflow ui")
         return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=NETWORK))
     except (MlflowException, OSError) as error:
         raise RunError(
             f"run {run_id!r} has no network to load ({error}): give the id of a finished training run, as mlflow ui shows it"
         ) from error
+
+
+def segmenter_of(run_id: str) -> str:
+    """The run of the segmenter whose masks the A1 generator of *run_id* trained with. Raises RunError when there is no such run."""
+    try:
+        return mlflow.get_run(run_id).data.tags[SEGMENTER]
+    except (MlflowException, KeyError) as error:
+        raise RunError(f"run {run_id!r} is no run of train_gan of A1 ({error}): give the id of one, as mlflow ui shows it") from error
 
 
 def log_table(rows: list[dict[str, Any]], name: str) -> None:

@@ -12,7 +12,7 @@ METRICS = ("mae", "pixel_metric", "psnr", "ssim", "pearson")
 def pixel_figures(truth: NDArray[np.uint16], prediction: NDArray[np.uint16], median: float) -> dict[str, float]:
     """Compare two (Y, X) images in counts.
 
-    *median* is the target's over the reference data, in counts. Returns `mae` in counts; `pixel_metric`, MAE / median (the
+    *median* is the target's over the training wells, in counts, never 0. Returns `mae` in counts; `pixel_metric`, MAE / median (the
     challenge's pixel part); `psnr` in dB and `ssim` (Wang et al. 2004), both over the truth's own range of counts; `pearson`, the
     correlation of pixels (0 where one of the images is constant).
     """
@@ -23,7 +23,7 @@ def pixel_figures(truth: NDArray[np.uint16], prediction: NDArray[np.uint16], med
     varies = true.std() > 0 and painted.std() > 0
     return {
         "mae": mae,
-        "pixel_metric": mae / median if median else float("nan"),
+        "pixel_metric": mae / median,
         "psnr": float(peak_signal_noise_ratio(painted, true, data_range=span)),
         "ssim": float(structural_similarity_index_measure(painted, true, data_range=span)),
         "pearson": float(pearson_corrcoef(painted.flatten(), true.flatten())) if varies else 0.0,

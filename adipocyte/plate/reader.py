@@ -52,7 +52,8 @@ class RawField:
 def scan_plate(folder: Path) -> list[FieldFiles]:
     """List the fields of a raw plate by magnification, well and field of view. Opens no image.
 
-    Raises PlateError when there is no such folder, no image in it, a field without all its z-planes, or two files for one image.
+    Raises PlateError when there is no such folder, no image in it, a field without all its z-planes or with planes or channels
+    beyond Z1…Z7 and A1…A3, or two files for one image.
     """
     if not folder.is_dir():
         raise PlateError(f"there is no plate at {folder}: {_LAYOUT}. Give it with -P plate=<folder>, or make one: mlflow run . -e simulate")

@@ -32,8 +32,11 @@ _UNREADABLE = (
 
 def read_image(path: Path) -> NDArray[np.uint16]:
     """Read a single-plane TIFF. Returns (Y, X) in counts. Raises ImageError, naming the file."""
-    with open(path, "rb") as file:
-        return _decode(file, path.stat().st_size, 1, str(path))[0]
+    try:
+        with open(path, "rb") as file:
+            return _decode(file, path.stat().st_size, 1, str(path))[0]
+    except OSError as error:
+        raise ImageError(f"{path} cannot be opened ({error.strerror}): it must be a TIFF that this user may read") from error
 
 
 def decode_stack(data: bytes, n_planes: int) -> NDArray[np.uint16]:

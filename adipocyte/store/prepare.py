@@ -80,6 +80,7 @@ def prepare(
         scalings=_scalings(histograms, normalisation),
         medians=_by_channel({name: median(histogram) for name, histogram in histograms.items()}),
     )
+    _check_medians(manifest)
     write_manifest(partial, manifest)
     _replace(folder, partial)
     return Store(folder)
@@ -107,7 +108,7 @@ def _write_fields(
 
 
 def _common_targets(files: list[FieldFiles]) -> tuple[str, ...]:
-    """The targets of the plate's first field that has any; `read_field` then names the first field that lacks one."""
+    """All targets that any field has; `read_field` then names the first field that lacks one."""
     targets = tuple(target for target in TARGETS if any(target in field.targets for field in files))
     if "A1" not in targets:
         found = f"only {', '.join(targets)}" if targets else "no stain at all"
@@ -117,8 +118,8 @@ def _common_targets(files: list[FieldFiles]) -> tuple[str, ...]:
 
 def _fingerprint(files: list[FieldFiles]) -> str:
     """Names, sizes and times of the plate's files: enough to tell that nothing changed, without opening them."""
-    paths = [path for field in files for path in field.paths.values()]
-    return hashlib.sha256(repr([(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]).encode()).hexdigest()[:16]
+    stats = [(path.name, path.lstat()) for field in files for path in field.paths.values()]
+    return hashlib.sha256(repr([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]).encode()).hexdigest()[:16]
 
 
 def _is_prepared(folder: Path, source: dict[str, str], settings: dict[str, Any]) -> bool:
@@ -152,6 +153,16 @@ def _check_trained(files: list[FieldFiles], training_wells: tuple[str, ...]) -> 
             f"no training well has a field at {magnification}x: every magnification needs one. Choose the split with "
             "-P validation_wells=… -P test_wells=…"
         )
+
+
+def _check_medians(manifest: Manifest) -> None:
+    for magnification, medians in manifest.medians.items():
+        for channel, counts in medians.items():
+            if not counts:
+                raise PlateError(
+                    f"the median of {channel} at {magnification}x is 0 counts over the training wells, so MAE / median, which "
+                    "chooses networks, has no value: give the plate as the camera wrote it, without background subtracted"
+                )
 
 
 def _scalings(histograms: Histograms, normalisation: str) -> dict[str, dict[str, tuple[float, float]]]:

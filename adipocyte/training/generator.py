@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import l1_loss
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
@@ -21,7 +21,7 @@ from adipocyte.plate.reader import FieldKey
 from adipocyte.store.reader import Store, Window
 from adipocyte.training.augmentations import Augmenter
 from adipocyte.training.device import make_fabric
-from adipocyte.training.patches import Masks, Patches, epoch_steps, patch_loader
+from adipocyte.training.patches import Patches, epoch_steps, patch_loader
 from adipocyte.training.tracker import Tracker
 from adipocyte.training.validation import source_of, validate_generator
 
@@ -30,16 +30,17 @@ def train_generator(store: Store, config: GeneratorConfig, segmenter: Path | Non
     """Train on *store*, keeping the generator with the best val_pixel_metric in *folder*. Returns that network's metrics.
 
     *segmenter* is the folder of the network whose masks A1's generator sees; A2 and A3 need none. Raises StoreError when the
-    store has no such target, ConfigError when A1 comes without a segmenter or another target with one.
+    store has no such target, BundleError when the segmenter is damaged, ConfigError when A1 comes without a segmenter or another
+    target with one, a patch is larger than a field, or the encoder or its weights are not to be had.
     """
     store.require_target(config.target)
     if (config.target == "A1") != (segmenter is not None):
         raise ConfigError(f"A1 needs the folder of a segmenter and no other target does; got {segmenter} for {config.target}")
     torch.manual_seed(config.seed)
     fabric = make_fabric(config.precision)
-    validation_masks = predicted_masks(segmenter, store, "validation", fabric.device) if segmenter else None
+    validation_masks = PredictedMasks(segmenter, store, "validation", fabric.device) if segmenter else None
     if segmenter and config.mask_source == "predicted":
-        training_masks = predicted_masks(segmenter, store, "train", fabric.device)
+        training_masks = PredictedMasks(segmenter, store, "train", fabric.device)
     else:
         training_masks = store.mask
 
@@ -117,14 +118,18 @@ def weighted(parts: dict[str, Tensor], config: GeneratorConfig) -> Tensor:
     return config.mae_weight * parts["mae"] + config.spectral_weight * parts["spectral"] + config.adversarial_weight * parts["adversarial"]
 
 
-def predicted_masks(segmenter: Path, store: Store, part: str, device: torch.device) -> Masks:
-    """The masks that the network in *segmenter* sees in each field of a *part*, held in memory at a bit a pixel."""
-    network: nn.Module = load_network(segmenter, device)[1]
-    packed: dict[FieldKey, NDArray[np.uint8]] = {}
-    for key in tqdm(store.keys(part), desc=f"nuclei masks, {part}", unit="field"):
-        packed[key] = np.packbits(segment_field(network, source_of(store, key, None)), axis=1)
+class PredictedMasks:
+    """The masks that the network in the folder *segmenter* sees in each field of a *part*, held in memory at a bit a pixel.
 
-    def read(key: FieldKey, window: Window) -> NDArray[np.bool_]:
-        return np.unpackbits(packed[key], axis=1, count=store.shape(key)[1])[window].astype(bool)
+    Calling it gives the mask of a field in a window, (Y, X), as `Store.mask` does. Raises BundleError when the network is damaged.
+    """
 
-    return read
+    def __init__(self, segmenter: Path, store: Store, part: str, device: torch.device) -> None:
+        network = load_network(segmenter, device)[1]
+        self._widths = {key: store.shape(key)[1] for key in store.keys(part)}
+        self._packed: dict[FieldKey, NDArray[np.uint8]] = {}
+        for key in tqdm(store.keys(part), desc=f"nuclei masks, {part}", unit="field"):
+            self._packed[key] = np.packbits(segment_field(network, source_of(store, key, None)), axis=1)
+
+    def __call__(self, key: FieldKey, window: Window) -> NDArray[np.bool_]:
+        return np.unpackbits(self._packed[key], axis=1, count=self._widths[key])[window].astype(bool)

@@ -20,7 +20,8 @@ Masks = Callable[[FieldKey, Window], NDArray[np.bool_]]
 class Patches(Dataset[tuple[Tensor, Tensor, Tensor]]):
     """*n* patches of *store*'s training wells: planes (Z, Y, X), target and mask (1, Y, X), float32, in network units.
 
-    *target* None gives zeros for the target (the segmenter needs none). *masks* tells where nuclei are.
+    *target* None gives zeros for the target (the segmenter needs none). *masks* tells where nuclei are. Raises ConfigError when a
+    patch is larger than a field.
     """
 
     def __init__(self, store: Store, target: str | None, masks: Masks, augmenter: Augmenter, *, n: int, patch_px: int, seed: int) -> None:

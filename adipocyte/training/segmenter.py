@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from tqdm import tqdm
 
@@ -19,7 +18,10 @@ from adipocyte.training.validation import validate_segmenter
 
 
 def train_segmenter(store: Store, config: SegmenterConfig, folder: Path, tracker: Tracker) -> dict[str, float]:
-    """Train on *store*, keeping the network with the best val_dice in *folder*. Returns that network's metrics."""
+    """Train on *store*, keeping the network with the best val_dice in *folder*. Returns that network's metrics.
+
+    Raises ConfigError when a patch is larger than a field, or the encoder or its weights are not to be had.
+    """
     torch.manual_seed(config.seed)
     spec = UNetSpec(encoder=config.encoder, in_channels=store.manifest.n_z_planes)
     segmenter = build_unet(spec, config.encoder_weights).to(memory_format=torch.channels_last)
@@ -50,10 +52,5 @@ def train_segmenter(store: Store, config: SegmenterConfig, folder: Path, tracker
         tracker.picture("preview", picture, epoch + 1)
         if not best or metrics["val_dice"] > best["val_dice"]:
             best = {**metrics, "best_epoch": epoch + 1}
-            save_network(folder, spec, _plain(segmenter))
+            save_network(folder, spec, segmenter.module)
     return best
-
-
-def _plain(network: nn.Module) -> nn.Module:
-    """The network inside Fabric's wrapper, so that its weights keep their own names."""
-    return network.module

@@ -341,7 +341,16 @@ def test_a_bad_row_is_answered_with_status_400_and_the_sentence(server, stack, m
         {"dataframe_records": [{"stack": "AAAA", "magnification": "twenty"}]},
         {**row(encode_stack(GREY)), "params": {"histogram_matching": "perhaps"}},
     ],
-    ids=["nothing", "no rows at all", "no record", "no row", "misspelt column", "missing column", "words for numbers", "wrong parameter"],
+    ids=[
+        "nothing",
+        "no rows at all",
+        "no record",
+        "no row",
+        "misspelt column",
+        "missing column",
+        "words for numbers",
+        "wrong parameter",
+    ],
 )
 def test_a_request_that_makes_no_sense_is_the_callers_fault(server, body):
     response = post(server, body)
@@ -366,6 +375,15 @@ def test_predict_from_the_command_line_gives_the_same_images(workplace, model, p
     answer = json.loads((tmp_path / "answer.json").read_text())["predictions"][0]
     expected = model.predict(request(encode_stack(planes)))
     assert base64.b64decode(answer["A1"]) == expected.loc[0, "A1"]
+
+
+def test_a_misspelt_parameter_is_refused_and_not_ignored(server, model):
+    sentence = "there is no parameter ['histogram_macthing']: the only one is 'histogram_matching'"
+    response = post(server, {**row(encode_stack(GREY)), "params": {"histogram_macthing": False}})
+    assert response.status_code == 400
+    assert sentence in response.json()["message"]
+    with pytest.raises(MlflowException, match="there is no parameter"):
+        model.predict(request(encode_stack(GREY)), params={"histogram_macthing": False})
 
 
 def test_a_refusal_in_python_is_an_mlflow_exception(model):

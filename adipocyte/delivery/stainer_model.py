@@ -1,5 +1,6 @@
 """The registered model: rows of TIFF stacks in, rows of TIFF images out. MLflow runs this file to make the model (models-from-code)."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,15 @@ from adipocyte.errors import ImageError
 from adipocyte.plate.tiff import decode_stack, encode_image
 from adipocyte.staining.stainer import Stainer
 
+PARAMETER = "histogram_matching"
+
 
 class StainerModel(mlflow.pyfunc.PythonModel):
     """A bundle behind MLflow's pyfunc interface."""
 
     def load_context(self, context: mlflow.pyfunc.PythonModelContext) -> None:
         self._stainer = Stainer(Path(context.artifacts["bundle"]))
+        logging.getLogger("mlflow.models.utils").addFilter(refuse_unknown_parameters)
 
     def predict(
         self, context: mlflow.pyfunc.PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -32,7 +36,7 @@ class StainerModel(mlflow.pyfunc.PythonModel):
         """
         if model_input.empty:
             raise _refusal("the request holds no row: send at least one, with the columns stack and magnification")
-        matching = bool((params or {}).get("histogram_matching", True))
+        matching = bool((params or {}).get(PARAMETER, True))
         rows = []
         for number, (data, magnification) in enumerate(zip(model_input["stack"], model_input["magnification"], strict=True)):
             try:
@@ -43,6 +47,19 @@ class StainerModel(mlflow.pyfunc.PythonModel):
             images = {target: encode_image(image) for target, image in stained.images.items()}
             rows.append({**images, "warnings": "; ".join(stained.warnings)})
         return pd.DataFrame(rows)
+
+
+def refuse_unknown_parameters(record: logging.LogRecord) -> bool:
+    """Turn MLflow's warning about a parameter that it is going to ignore into a refusal.
+
+    MLflow drops what the signature does not name before the model sees it, and offers no other place to object; a misspelt
+    parameter would quietly paint another picture. Only requests to models with this one's parameters are looked at.
+    """
+    message = record.getMessage()
+    if message.startswith("Unrecognized params") and f"Supported params are: {{{PARAMETER!r}}}" in message:
+        unknown = message.removeprefix("Unrecognized params ").partition(" are ignored")[0]
+        raise _refusal(f"there is no parameter {unknown}: the only one is {PARAMETER!r}; mind the spelling")
+    return True
 
 
 def _refusal(message: str) -> MlflowException:

@@ -6,6 +6,7 @@ Networks, losses and the chain take plain arguments and never see a config.
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar, get_type_hints
 
 from adipocyte.errors import ConfigError
@@ -93,8 +94,20 @@ def listed(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-STORE_HELP = "Folder of the prepared store (see preprocess)."
 MODEL_NAME = "adipocyte"
+
+# Settings of several commands. A field cannot stand in two dataclasses, so what is shared is how to make it.
+_recipe = partial(option, "A named set of settings: fast for two CPU cores, report for the published system.", "fast", choices=RECIPES)
+_store = partial(option, "Folder of the prepared store (see preprocess).", "prepared")
+_encoder = partial(option, "Encoder, by its name in segmentation-models-pytorch.", "resnet18", report="resnet152")
+_encoder_weights = partial(option, "Weights to start from: none, imagenet, or a .safetensors file.", "none", report="imagenet")
+_epoch_steps = partial(option, "Steps in an epoch; 0: as many as cover the training wells' area once.", 25, low=0, report=0)
+_patch_px = partial(option, "Side of a training patch, in pixels (Table 3.2: 256); a multiple of 32.", 128, low=32, multiple=32, report=256)
+_augment_p = partial(option, "Probability of each augmentation (Table 3.2).", 0.5, low=0, high=1)
+_rotate_deg = partial(option, "Limit of the random rotation, in degrees (Table 3.2).", 9.0, low=0, high=180)
+_precision = partial(option, "Arithmetic: auto takes bf16 where the processor has it.", "auto", choices=("auto", "32", "bf16"))
+_workers = partial(option, "Processes that read patches.", 1, low=0, report=8)
+_seed = partial(option, "Seed of every random number.", 0, low=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,13 +119,13 @@ class SimulateConfig:
     height_px: int = option("Height of a field, in pixels.", 512, low=64, high=10000)
     width_px: int = option("Width of a field, in pixels.", 512, low=64, high=10000)
     misalignment: str = option("Shift fluorescence against brightfield as the real plates do.", "none", choices=("none", "measured"))
-    seed: int = option("Seed of every random number.", 0, low=0)
+    seed: int = _seed()
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreprocessConfig:
     plate: str = option("Folder of the raw plate: 20x_images/, 40x_images/ and/or 60x_images/ with the challenge's TIFFs.")
-    store: str = option(STORE_HELP, "prepared")
+    store: str = _store()
     normalisation: str = option(
         "Brightfield mean and standard deviation: measured on the training wells, or the report's Table 3.1.",
         "plate",
@@ -121,34 +134,38 @@ class PreprocessConfig:
     validation_wells: str = option("Wells that choose the best network, comma-separated; empty: drawn with the seed.", "")
     test_wells: str = option("Wells held out to judge the model, comma-separated; empty: drawn with the seed.", "")
     mask_threshold: float = option("Nuclei mask: threshold in means of the image (Table 2.1).", 2.0, low=0)
-    mask_superpixel_px: int = option("Nuclei mask: side of a superpixel, in pixels.", 10, low=2)
-    mask_smallest_px: int = option("Nuclei mask: smaller pieces and holes are removed, in pixels of area.", 500, low=0)
+    mask_superpixel_px: int = option("Nuclei mask: side of a superpixel, in pixels at 20x; it grows with the magnification.", 10, low=2)
+    mask_smallest_px: int = option(
+        "Nuclei mask: smaller pieces and holes are removed, in pixels of area at 20x; it grows with the magnification's square.",
+        500,
+        low=0,
+    )
     seed: int = option("Seed of the split by well.", 0, low=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SegmenterConfig:
-    recipe: str = option("A named set of settings: fast for two CPU cores, report for the published system.", "fast", choices=RECIPES)
-    store: str = option(STORE_HELP, "prepared")
-    encoder: str = option("Encoder, by its name in segmentation-models-pytorch.", "resnet18", report="resnet152")
-    encoder_weights: str = option("Weights to start from: none, imagenet, or a .safetensors file.", "none", report="imagenet")
+    recipe: str = _recipe()
+    store: str = _store()
+    encoder: str = _encoder()
+    encoder_weights: str = _encoder_weights()
     learning_rate: float = option("Adam's initial learning rate (Table 2.1).", 1e-3, low=0)
     batch: int = option("Patches in a step (Table 2.1: 32).", 8, low=1, report=32)
     epochs: int = option("Epochs (Table 2.1: 400).", 8, low=1, report=400)
-    epoch_steps: int = option("Steps in an epoch; 0: as many as cover the training wells' area once.", 25, low=0, report=0)
-    patch_px: int = option("Side of a training patch, in pixels (Table 3.2: 256); a multiple of 32.", 128, low=32, multiple=32, report=256)
-    augment_p: float = option("Probability of each augmentation (Table 3.2).", 0.5, low=0, high=1)
-    rotate_deg: float = option("Limit of the random rotation, in degrees (Table 3.2).", 9.0, low=0, high=180)
-    precision: str = option("Arithmetic: auto takes bf16 where the processor has it.", "auto", choices=("auto", "32", "bf16"))
-    workers: int = option("Processes that read patches.", 1, low=0, report=8)
-    seed: int = option("Seed of every random number.", 0, low=0)
+    epoch_steps: int = _epoch_steps()
+    patch_px: int = _patch_px()
+    augment_p: float = _augment_p()
+    rotate_deg: float = _rotate_deg()
+    precision: str = _precision()
+    workers: int = _workers()
+    seed: int = _seed()
 
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorConfig:
     target: str = option("Channel to paint: A1 nuclei, A2 lipid droplets or A3 cytoplasm.", choices=TARGETS)
-    recipe: str = option("A named set of settings: fast for two CPU cores, report for the published system.", "fast", choices=RECIPES)
-    store: str = option(STORE_HELP, "prepared")
+    recipe: str = _recipe()
+    store: str = _store()
     segmenter: str = option("Run id of the segmenter (A1 only); empty: the newest finished one of this store.", "")
     mask_source: str = option(
         "Masks that A1 trains on: the segmenter's, as in use, or those of the true stain, as published.",
@@ -156,8 +173,8 @@ class GeneratorConfig:
         choices=("predicted", "true"),
         report="true",
     )
-    encoder: str = option("Encoder, by its name in segmentation-models-pytorch.", "resnet18", report="resnet152")
-    encoder_weights: str = option("Weights to start from: none, imagenet, or a .safetensors file.", "none", report="imagenet")
+    encoder: str = _encoder()
+    encoder_weights: str = _encoder_weights()
     wide_convolutions: str = option(
         "Decoder convolutions that are 5x5 (Tables 4.1 and 4.2): auto is all ten, or the last alone for A1.",
         "none",
@@ -173,18 +190,18 @@ class GeneratorConfig:
     batch: int = option("Patches in a step.", 8, low=1, report=16)
     epochs: int = option("Epochs.", 10, low=1, report=200)
     constant_epochs: int = option("Epochs at the initial rate; it then falls linearly to zero (the Lambda policy).", 5, low=0, report=100)
-    epoch_steps: int = option("Steps in an epoch; 0: as many as cover the training wells' area once.", 25, low=0, report=0)
-    patch_px: int = option("Side of a training patch, in pixels (Table 3.2: 256); a multiple of 32.", 128, low=32, multiple=32, report=256)
-    augment_p: float = option("Probability of each augmentation (Table 3.2).", 0.5, low=0, high=1)
-    rotate_deg: float = option("Limit of the random rotation, in degrees (Table 3.2).", 9.0, low=0, high=180)
-    precision: str = option("Arithmetic: auto takes bf16 where the processor has it.", "auto", choices=("auto", "32", "bf16"))
-    workers: int = option("Processes that read patches.", 1, low=0, report=8)
-    seed: int = option("Seed of every random number.", 0, low=0)
+    epoch_steps: int = _epoch_steps()
+    patch_px: int = _patch_px()
+    augment_p: float = _augment_p()
+    rotate_deg: float = _rotate_deg()
+    precision: str = _precision()
+    workers: int = _workers()
+    seed: int = _seed()
 
 
 @dataclass(frozen=True, kw_only=True)
 class RegisterConfig:
-    store: str = option(STORE_HELP, "prepared")
+    store: str = _store()
     segmenter: str = option("Run id of the segmenter; empty: the one whose masks A1 trained with.", "")
     a1: str = option("Run id of the A1 generator; empty: the newest finished one of this store.", "")
     a2: str = option("Run id of the A2 generator; empty: the newest finished one of this store.", "")
@@ -195,7 +212,7 @@ class RegisterConfig:
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     model: str = option("Address of a registered model.", f"models:/{MODEL_NAME}@champion")
-    store: str = option(STORE_HELP, "prepared")
+    store: str = _store()
     wells: str = option("Part of the split to judge on.", "test", choices=("test", "validation", "train"))
 
 
@@ -210,13 +227,13 @@ class StainConfig:
 @dataclass(frozen=True, kw_only=True)
 class MainConfig:
     plate: str = option("Folder of the raw plate: 20x_images/, 40x_images/ and/or 60x_images/ with the challenge's TIFFs.")
-    recipe: str = option("A named set of settings: fast for two CPU cores, report for the published system.", "fast", choices=RECIPES)
-    store: str = option(STORE_HELP, "prepared")
+    recipe: str = _recipe()
+    store: str = _store()
     name: str = option("Name of the registered model.", MODEL_NAME, without="/:")
-    seed: int = option("Seed of every random number.", 0, low=0)
+    seed: int = _seed()
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
     out: str = option("Folder for the simulated plate, its store, summary.json and preview.png.", "demo")
-    seed: int = option("Seed of every random number.", 0, low=0)
+    seed: int = _seed()

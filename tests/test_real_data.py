@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import tifffile
 
+from adipocyte.config import PreprocessConfig
 from adipocyte.imaging.masks import nuclei_mask
 from adipocyte.plate.reader import FieldKey, scan_plate
 from adipocyte.store.prepare import Masking, prepare
 
 SHARED = Path(os.environ.get("ADIPOCYTE_SHARED", Path(__file__).parent.parent.parent / "shared")) / "data"
+SHIPPED = PreprocessConfig(plate="")
 needs_plate = pytest.mark.skipif(not (SHARED / "isl_plate").is_dir(), reason=f"no {SHARED / 'isl_plate'}")
 needs_golden = pytest.mark.skipif(not (SHARED / "cellprofiler_golden").is_dir(), reason=f"no {SHARED / 'cellprofiler_golden'}")
 
@@ -44,5 +46,10 @@ def test_masks_agree_with_the_nuclei_that_cellprofiler_found(magnification):
     [path] = (golden / "images" / f"{magnification}x" / "target").glob("*B03*C01.tif")
     found = tifffile.imread(golden / "labels" / f"{magnification}x" / "nuclei.tif") > 0
     zoom = magnification / 20
-    mask = nuclei_mask(tifffile.imread(path), threshold=2.0, superpixel_px=10 * zoom, smallest_px=round(150 * zoom**2))
-    assert (mask & found).sum() / (mask | found).sum() > 0.8
+    mask = nuclei_mask(
+        tifffile.imread(path),
+        threshold=SHIPPED.mask_threshold,
+        superpixel_px=SHIPPED.mask_superpixel_px * zoom,
+        smallest_px=round(SHIPPED.mask_smallest_px * zoom**2),
+    )
+    assert (mask & found).sum() / (mask | found).sum() > 0.85

@@ -17,7 +17,8 @@ MAGNIFICATIONS = (20, 40, 60)
 UM_PER_PX = {20: 0.325, 40: 0.163, 60: 0.108}  # not published; these fit the instrument
 N_Z_PLANES = 7
 
-RECIPES = ("fast", "report")
+RECIPES = ("fast", "report", "stable")
+_BUILT_ON = {"stable": "report"}  # where a recipe has no value of its own, it takes this one's
 
 Config = TypeVar("Config")
 
@@ -31,10 +32,11 @@ def option(
     high: float | None = None,
     multiple: int = 1,
     without: str = "",
+    search: tuple[float, float] | None = None,
     **recipes: Any,
 ) -> Any:
     """Declare a setting: from *low* to *high*, both inclusive, in steps of *multiple*; text that is not empty, *without* some
-    characters.
+    characters. `tune` looks for a good value within *search*, on a logarithmic scale.
 
     `report=…` is its value under that recipe.
     """
@@ -45,6 +47,7 @@ def option(
         "high": high,
         "multiple": multiple,
         "without": without,
+        "search": search,
         "recipes": recipes,
     }
     return dataclasses.field(default=default, metadata=metadata)
@@ -59,7 +62,12 @@ def build(kind: type[Config], given: dict[str, Any]) -> Config:
     for name in given.keys() - fields.keys():
         raise ConfigError(f"there is no setting {name!r}; the settings are {', '.join(fields)}")
     recipe = given.get("recipe", fields["recipe"].default if "recipe" in fields else None)
-    values = {name: field.metadata["recipes"][recipe] for name, field in fields.items() if recipe in field.metadata["recipes"]}
+    values = {}
+    for name, field in fields.items():
+        for kin in (recipe, _BUILT_ON.get(recipe)):
+            if kin in field.metadata["recipes"]:
+                values[name] = field.metadata["recipes"][kin]
+                break
     values.update(given)
     for name, field in fields.items():
         if field.default is dataclasses.MISSING and name not in values:
@@ -97,14 +105,31 @@ def listed(text: str) -> tuple[str, ...]:
 MODEL_NAME = "adipocyte"
 
 # Settings of several commands. A field cannot stand in two dataclasses, so what is shared is how to make it.
-_recipe = partial(option, "A named set of settings: fast for two CPU cores, report for the published system.", "fast", choices=RECIPES)
+_recipe = partial(
+    option,
+    "A named set of settings: fast for two CPU cores, report as published, stable for the published networks repaired.",
+    "fast",
+    choices=RECIPES,
+)
 _store = partial(option, "Folder of the prepared store (see preprocess).", "prepared")
+_architecture = partial(option, "Decoder: U-Net, as published, or U-Net++.", "unet", choices=("unet", "unetplusplus"))
 _encoder = partial(option, "Encoder, by its name in segmentation-models-pytorch.", "resnet18", report="resnet152")
 _encoder_weights = partial(option, "Weights to start from: none, imagenet, or a .safetensors file.", "none", report="imagenet")
 _epoch_steps = partial(option, "Steps in an epoch; 0: as many as cover the training wells' area once.", 25, low=0, report=0)
 _patch_px = partial(option, "Side of a training patch, in pixels (Table 3.2: 256); a multiple of 32.", 128, low=32, multiple=32, report=256)
 _augment_p = partial(option, "Probability of each augmentation (Table 3.2).", 0.5, low=0, high=1)
 _rotate_deg = partial(option, "Limit of the random rotation, in degrees (Table 3.2).", 9.0, low=0, high=180)
+_augmentations = partial(
+    option,
+    "Augmentations: the report's five, or more: elastic and grid distortion, exposure of the planes.",
+    "report",
+    choices=("report", "more"),
+)
+_clip_norm = partial(option, "Largest norm of a step's gradient; 0: any.", 0.0, low=0)
+_patience = partial(option, "Stop when so many epochs bring no better network; 0: never.", 0, low=0)
+_save_every = partial(option, "Steps between saved states, from which an interrupted training goes on.", 100, low=1, report=1000)
+_compile = partial(option, "Compile the network (torch.compile): slower to start, faster on a GPU.", "false", choices=("true", "false"))
+_resume = partial(option, "Run id of an interrupted training to continue, with its own settings; empty: a new one.", "")
 _precision = partial(option, "Arithmetic: auto takes bf16 where the processor has it.", "auto", choices=("auto", "32", "bf16"))
 _workers = partial(option, "Processes that read patches.", 1, low=0, report=8)
 _seed = partial(option, "Seed of every random number.", 0, low=0)
@@ -147,17 +172,25 @@ class PreprocessConfig:
 class SegmenterConfig:
     recipe: str = _recipe()
     store: str = _store()
+    architecture: str = _architecture()
     encoder: str = _encoder()
     encoder_weights: str = _encoder_weights()
+    loss: str = option("Binary cross-entropy (section 5.3), soft Dice, or their sum.", "bce", choices=("bce", "dice", "bce+dice"))
     learning_rate: float = option("Adam's initial learning rate (Table 2.1).", 1e-3, low=0)
+    clip_norm: float = _clip_norm()
     batch: int = option("Patches in a step (Table 2.1: 32).", 8, low=1, report=32)
     epochs: int = option("Epochs (Table 2.1: 400).", 8, low=1, report=400)
+    patience: int = _patience()
     epoch_steps: int = _epoch_steps()
     patch_px: int = _patch_px()
     augment_p: float = _augment_p()
     rotate_deg: float = _rotate_deg()
+    augmentations: str = _augmentations()
     precision: str = _precision()
+    compile: str = _compile()
     workers: int = _workers()
+    save_every: int = _save_every()
+    resume: str = _resume()
     seed: int = _seed()
 
 
@@ -168,11 +201,13 @@ class GeneratorConfig:
     store: str = _store()
     segmenter: str = option("Run id of the segmenter (A1 only); empty: the newest finished one of this store.", "")
     mask_source: str = option(
-        "Masks that A1 trains on: the segmenter's, as in use, or those of the true stain, as published.",
+        "Masks that A1 trains on: the segmenter's, as in use, those of the true stain, as published, or each by turns at random.",
         "predicted",
-        choices=("predicted", "true"),
+        choices=("predicted", "true", "mixed"),
         report="true",
+        stable="predicted",
     )
+    architecture: str = _architecture()
     encoder: str = _encoder()
     encoder_weights: str = _encoder_weights()
     wide_convolutions: str = option(
@@ -181,21 +216,53 @@ class GeneratorConfig:
         choices=("auto", "none", "last", "all"),
         report="auto",
     )
+    discriminator: str = option(
+        "Judge of the painted images: the report's plain CNN, the PatchGAN of pix2pix, or none.", "cnn", choices=("cnn", "patchgan", "none")
+    )
     discriminator_width: int = option("Channels of the discriminator's first convolution.", 16, low=1, report=64)
+    discriminator_norm: str = option(
+        "Normalisation in the discriminator: none, batch or spectral.", "none", choices=("none", "batch", "spectral")
+    )
+    discriminator_every: int = option("Steps between two updates of the discriminator.", 1, low=1)
+    warmup_epochs: int = option("Epochs on MAE and spectral loss alone, before the discriminator takes part.", 0, low=0)
+    label_smoothing: float = option("The discriminator aims at 1 - this for real and at this for painted images.", 0.0, low=0, high=0.5)
+    r1_weight: float = option("Weight of the penalty on the discriminator's gradient at real images (R1).", 0.0, low=0)
     mae_weight: float = option("Weight of the mean absolute error in the generator's loss.", 1.0, low=0)
-    spectral_weight: float = option("Weight of the spectral loss.", 0.1, low=0, report=1.0)
-    adversarial_weight: float = option("Weight of the adversarial loss.", 0.01, low=0, report=1.0)
-    learning_rate: float = option("Adam's initial learning rate for the generator (Table 5.1).", 1e-3, low=0)
-    discriminator_learning_rate: float = option("Adam's initial learning rate for the discriminator (Table 5.1).", 1e-5, low=0)
+    spectral_weight: float = option("Weight of the spectral loss.", 0.1, low=0, search=(0.01, 1.0), report=1.0)
+    adversarial_weight: float = option("Weight of the adversarial loss.", 0.01, low=0, search=(0.001, 1.0), report=1.0)
+    ema: float = option("Keep the generator's moving average, with this decay, instead of its last step; 0: no.", 0.0, low=0, high=0.99999)
+    learning_rate: float = option("Adam's initial learning rate for the generator (Table 5.1).", 1e-3, low=0, search=(1e-4, 3e-3))
+    discriminator_learning_rate: float = option(
+        "Adam's initial learning rate for the discriminator (Table 5.1).", 1e-5, low=0, search=(1e-6, 1e-3)
+    )
+    clip_norm: float = _clip_norm()
     batch: int = option("Patches in a step.", 8, low=1, report=16)
     epochs: int = option("Epochs.", 10, low=1, report=200)
+    patience: int = _patience()
     constant_epochs: int = option("Epochs at the initial rate; it then falls linearly to zero (the Lambda policy).", 5, low=0, report=100)
     epoch_steps: int = _epoch_steps()
     patch_px: int = _patch_px()
     augment_p: float = _augment_p()
     rotate_deg: float = _rotate_deg()
+    augmentations: str = _augmentations()
     precision: str = _precision()
+    compile: str = _compile()
     workers: int = _workers()
+    save_every: int = _save_every()
+    resume: str = _resume()
+    seed: int = _seed()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneConfig:
+    target: str = option("Channel to paint: A1 nuclei, A2 lipid droplets or A3 cytoplasm.", choices=TARGETS)
+    recipe: str = _recipe()
+    store: str = _store()
+    trials: int = option("Finished trials that the study shall have in all, those cut short for their poor score included.", 20, low=1)
+    study: str = option("Name of the study, to go on with or to begin; empty: the target and the store's digest.", "")
+    storage: str = option(
+        "Database of the study, which several machines may share: its address, without a password, for it is recorded.", "sqlite:///tune.db"
+    )
     seed: int = _seed()
 
 

@@ -26,4 +26,12 @@ class RunError(AdipocyteError, LookupError):
 
 
 class BundleError(AdipocyteError, ValueError):
-    """A saved network or bundle is damaged, incomplete or of another kind."""
+    """A saved network, training state or bundle is damaged, incomplete or of another kind."""
+
+
+class DivergedError(AdipocyteError, ArithmeticError):
+    """A loss or a gradient of a training is no longer a number."""
+
+
+class StoppedError(AdipocyteError):
+    """A training was asked to stop, by SIGTERM or Ctrl-C, and did so at the end of a step."""

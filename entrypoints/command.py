@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 import click
 
 from adipocyte.config import build
-from adipocyte.errors import AdipocyteError
+from adipocyte.errors import AdipocyteError, StoppedError
 
 
 def command(kind: type, *forwarded: type) -> Callable[[Callable[..., None]], click.Command]:
@@ -25,7 +25,7 @@ def command(kind: type, *forwarded: type) -> Callable[[Callable[..., None]], cli
             field.name: _option(other, field)
             for other in forwarded
             for field in dataclasses.fields(other)
-            if field.name not in ("target", "segmenter")  # the steps' own business: every target, the segmenter just trained
+            if field.name not in ("target", "segmenter", "resume")  # `main`'s own business
         }
 
         def callback(**values: Any) -> None:
@@ -45,6 +45,9 @@ class _Command(click.Command):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         try:
             return super().main(*args, **kwargs, standalone_mode=False)
+        except StoppedError as error:
+            click.echo(f"Stopped: {error}", err=True)
+            sys.exit(130)
         except (AdipocyteError, click.UsageError) as error:
             click.echo(f"Error: {self._sentence(error)}", err=True)
             sys.exit(2)

@@ -13,28 +13,51 @@ from entrypoints.command import command, only
 
 @command(MainConfig, PreprocessConfig, SegmenterConfig, GeneratorConfig)
 def main(config: MainConfig, extra: dict[str, Any]) -> None:
-    """Preprocess a plate, train every network, register the model and evaluate it. Any setting of a step may be given too."""
+    """Preprocess a plate, train every network, register the model and evaluate it. Any setting of a step may be given too.
+
+    Typed again after an interruption it keeps the networks that were ready and goes on with the one that was in training.
+    """
     import mlflow
 
-    from adipocyte.delivery.tracking import VERSION, step_run
+    from adipocyte.delivery.tracking import VERSION, interrupted_run, settings_digest, step_run
     from adipocyte.plate.reader import scan_plate
     from adipocyte.store.reader import Store
 
     scan_plate(Path(config.plate))
     given = {"plate": config.plate, "recipe": config.recipe, "store": config.store, "seed": config.seed, **extra}
-    with step_run("main", config):
+    digest = settings_digest({**dataclasses.asdict(config), **extra})
+    before = interrupted_run("main", digest)
+    with step_run("main", config, settings=digest):
         mlflow.log_params({f"config.{name}": value for name, value in extra.items()})
         mlflow.log_dict({**dataclasses.asdict(config), **extra}, "config.json")
         run_step("preprocess", only(PreprocessConfig, given))
-        segmenter = run_step("train_segmenter", only(SegmenterConfig, given)).info.run_id
+        store = Store(Path(config.store))
+        segmenter = train(before, store, "train_segmenter", only(SegmenterConfig, given))
         runs = {"segmenter": segmenter}
-        for target in Store(Path(config.store)).manifest.targets:
+        for target in store.manifest.targets:
             settings = only(GeneratorConfig, given | {"target": target, "segmenter": segmenter})
-            runs[target.lower()] = run_step("train_gan", settings).info.run_id
+            runs[target.lower()] = train(before, store, "train_gan", settings)
         registered = run_step("register", only(RegisterConfig, runs | {"store": config.store, "name": config.name}))
         model = f"models:/{config.name}/{registered.data.tags[VERSION]}"
         run_step("evaluate", {"model": model, "store": config.store})
     print(f"{model} is registered as {registered.data.tags['adipocyte.alias']}. Next: mlflow ui")
+
+
+def train(before: str | None, store: Any, step: str, settings: dict[str, Any]) -> str:
+    """Run a training step, unless the interrupted run *before* already had, or had begun. Returns the id of the step's run."""
+    from adipocyte.delivery.tracking import adopt, child_of
+    from adipocyte.delivery.trainings import is_resumable
+
+    child = child_of(before, step, store.digest, settings.get("target", "")) if before else None
+    if child and child.info.status == "FINISHED":
+        print(f"{child.info.run_name} is ready from before (run {child.info.run_id}).")
+        adopt(child)
+        return child.info.run_id
+    if child and is_resumable(child.info.run_id, store):
+        adopt(child)
+        run_step(step, settings | {"resume": child.info.run_id})
+        return child.info.run_id
+    return run_step(step, settings).info.run_id
 
 
 def run_step(entry_point: str, settings: dict[str, Any]) -> Any:

@@ -152,7 +152,7 @@ def test_a_folder_that_is_no_store_is_not_overwritten(elsewhere: Path, small_pla
 
 
 @pytest.mark.parametrize(
-    "name", ["main", "preprocess", "train_segmenter", "train_gan", "evaluate", "register", "stain", "simulate", "demo"]
+    "name", ["main", "preprocess", "train_segmenter", "train_gan", "tune", "evaluate", "register", "stain", "simulate", "demo"]
 )
 def test_help_lists_every_setting(name):
     result = run(name, "--help")

@@ -53,7 +53,7 @@ def test_a_missing_setting_is_refused_with_the_words_to_type():
 
 
 def test_an_unknown_setting_is_refused_with_the_known_ones():
-    with pytest.raises(ConfigError, match="no setting 'batch_size'; the settings are recipe, store, encoder"):
+    with pytest.raises(ConfigError, match="no setting 'batch_size'; the settings are recipe, store, architecture, encoder"):
         build(SegmenterConfig, {"batch_size": 16})
 
 
@@ -64,7 +64,7 @@ def test_an_unknown_setting_is_refused_with_the_known_ones():
         ("augment_p", 1.5, "augment_p must be between 0 and 1, got 1.5"),
         ("rotate_deg", -1.0, "rotate_deg must be between 0 and 180, got -1.0"),
         ("learning_rate", float("nan"), "learning_rate must be at least 0, got nan"),
-        ("recipe", "slow", "recipe must be one of fast, report, got 'slow': -P recipe=fast"),
+        ("recipe", "slow", "recipe must be one of fast, report, stable, got 'slow': -P recipe=fast"),
         ("precision", "16", "precision must be one of auto, 32, bf16, got '16'"),
         ("epochs", "8", "epochs must be int, got '8'"),
         ("patch_px", 100, "patch_px must be a multiple of 32, got 100: -P patch_px=96"),
@@ -86,6 +86,12 @@ def test_every_setting_says_what_it_is_and_its_recipes_exist(kind):
     for field in dataclasses.fields(kind):
         assert field.metadata["help"].endswith((".", ")")), field.name
         assert field.metadata["recipes"].keys() <= set(config.RECIPES), field.name
+
+
+def test_what_a_recipe_does_not_state_it_takes_from_the_one_it_is_built_on():
+    fast, report, stable = (build(GeneratorConfig, {"target": "A1", "recipe": recipe}) for recipe in ("fast", "report", "stable"))
+    assert (fast.encoder, report.encoder, stable.encoder) == ("resnet18", "resnet152", "resnet152")
+    assert (report.mask_source, stable.mask_source) == ("true", "predicted")
 
 
 def test_a_list_of_wells_may_have_spaces_and_be_empty():

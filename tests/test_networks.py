@@ -15,7 +15,15 @@ from adipocyte.config import GeneratorConfig, build
 from adipocyte.errors import BundleError, ConfigError
 from adipocyte.networks.discriminator import Discriminator
 from adipocyte.networks.files import load_network, save_network
-from adipocyte.networks.losses import adversarial_loss, azimuthal_spectrum, discriminator_loss, spectral_loss
+from adipocyte.networks.losses import (
+    adversarial_loss,
+    azimuthal_spectrum,
+    dice_loss,
+    discriminator_loss,
+    r1_penalty,
+    segmentation_loss,
+    spectral_loss,
+)
 from adipocyte.networks.unet import UNetSpec, build_unet
 from adipocyte.networks.whole_field import predict_field, segment_field
 from adipocyte.training.generator import generator_spec
@@ -66,12 +74,45 @@ def test_wide_convolutions_keep_the_size_of_the_image(wide, n_wide):
     assert network(images(1, 7, 64, 32)).shape == (1, 1, 64, 32)
 
 
+@pytest.mark.parametrize(("wide", "n_wide"), [("none", 0), ("last", 1), ("all", 22)])
+def test_unet_plus_plus_answers_with_an_image_of_the_same_size(wide, n_wide):
+    network = build_unet(UNetSpec(encoder="resnet18", in_channels=8, wide_convolutions=wide, architecture="unetplusplus")).eval()
+    kernels = [module.kernel_size for module in network.decoder.modules() if isinstance(module, torch.nn.Conv2d)]
+    assert (kernels.count((5, 5)), len(kernels)) == (n_wide, 22)
+    assert isinstance(network, smp.UnetPlusPlus)
+    assert network(images(1, 8, 64, 32)).shape == (1, 1, 64, 32)
+
+
+def test_a_patchgan_scores_patches_of_70_pixels():
+    discriminator = Discriminator(condition_channels=7, width=4, kind="patchgan", norm="spectral")
+    source, image = images(1, 7, 128, 96), images(1, 1, 128, 96, seed=1).requires_grad_()
+    scores = discriminator(source, image)
+    assert scores.shape == (1, 1, 128 // 8 - 2, 96 // 8 - 2)
+    (gradient,) = torch.autograd.grad(scores[0, 0, 6, 5], image)
+    seen = np.argwhere(gradient[0, 0].numpy() != 0)
+    np.testing.assert_array_equal(np.ptp(seen, axis=0) + 1, [70, 70])
+
+
+def test_spectral_normalisation_bounds_every_layer():
+    torch.manual_seed(0)
+    discriminator = Discriminator(condition_channels=7, width=4, norm="spectral")
+    for _ in range(30):  # each pass is a step of the power iteration that finds the largest singular value
+        discriminator(images(2, 7, 32, 32), images(2, 1, 32, 32))
+    weights = [module.weight for module in discriminator.modules() if isinstance(module, torch.nn.Conv2d | torch.nn.Linear)]
+    assert len(weights) == 5
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in discriminator.modules())
+    for weight in weights:
+        assert torch.linalg.matrix_norm(weight.flatten(1), ord=2).item() == pytest.approx(1, rel=0.05)
+
+
 def test_the_discriminator_gives_one_number_for_each_pair_of_any_size():
     discriminator = Discriminator(condition_channels=8, width=4)
     assert discriminator(images(3, 8, 33, 70), images(3, 1, 33, 70)).shape == (3, 1)
     kernels = [module for module in discriminator.modules() if isinstance(module, torch.nn.Conv2d)]
     assert {kernel.kernel_size for kernel in kernels} == {(3, 3)}  # Table 4.1
     assert kernels[0].in_channels == 9  # condition and image together
+    steadied = Discriminator(condition_channels=8, width=4, norm="batch")
+    assert sum(isinstance(module, torch.nn.BatchNorm2d) for module in steadied.modules()) == 3
 
 
 # Losses
@@ -147,12 +188,54 @@ def test_a_perfect_discriminator_and_a_perfect_forger_have_no_loss():
     assert adversarial_loss(torch.ones(4, 1)) == 0
 
 
+@given(st.floats(0, 0.5))
+def test_softened_labels_move_what_the_discriminator_aims_at(smoothing):
+    assert discriminator_loss(torch.full((4, 1), 1 - smoothing), torch.full((4, 1), smoothing), smoothing) == pytest.approx(0, abs=1e-12)
+
+
+def test_the_penalty_is_the_squared_gradient_at_real_images():
+    slopes = images(1, 1, 4, 4, seed=3)
+    real, condition = images(5, 1, 4, 4), images(5, 7, 4, 4)
+
+    def score(condition, image):  # its gradient is 2 * slopes * image
+        return (slopes * image.square()).sum(dim=(1, 2, 3))[:, None]
+
+    expected = (2 * slopes * real).square().sum(dim=(1, 2, 3)).mean() / 2
+    torch.testing.assert_close(r1_penalty(score, condition, real), expected)
+    assert not real.requires_grad
+
+
+def test_the_penalty_teaches_the_discriminator():
+    discriminator = Discriminator(condition_channels=7, width=4)
+    r1_penalty(discriminator, images(3, 7, 32, 32), images(3, 1, 32, 32)).backward()
+    gradients = [parameter.grad for parameter in discriminator.parameters() if parameter.grad is not None]
+    assert sum(gradient.abs().sum() for gradient in gradients) > 0
+
+
+@given(seed=st.integers(0, 100), n=st.integers(1, 3), side=st.integers(1, 9))
+def test_soft_dice_is_that_of_the_definition(seed, n, side):
+    logits, mask = images(n, 1, side, side, seed=seed), (images(n, 1, side, side, seed=seed + 1) > 0).float()
+    p, m = 1 / (1 + np.exp(-logits.numpy().astype(np.float64))), mask.numpy()
+    assert dice_loss(logits, mask).item() == pytest.approx(1 - (2 * (p * m).sum() + 1) / (p.sum() + m.sum() + 1), abs=1e-6)
+
+
+def test_losses_of_segmentation_fall_with_a_better_answer_and_their_sum_is_their_sum():
+    mask = (images(2, 1, 8, 8) > 0).float()
+    good, bad = 20 * (mask - 0.5), 20 * (0.5 - mask)
+    for kind in ("bce", "dice", "bce+dice"):
+        assert segmentation_loss(good, mask, kind) < 0.01 < 0.9 < segmentation_loss(bad, mask, kind)
+    assert dice_loss(torch.full((1, 1, 8, 8), -50.0), torch.zeros(1, 1, 8, 8)) == 0
+    parts = segmentation_loss(bad, mask, "bce") + segmentation_loss(bad, mask, "dice")
+    torch.testing.assert_close(segmentation_loss(bad, mask, "bce+dice"), parts)
+
+
 # On disk
 
 
 @pytest.mark.parametrize("wide", ["none", "last", "all"])
-def test_a_network_saved_and_loaded_is_the_same_bit_for_bit(tmp_path, wide):
-    spec = UNetSpec(encoder="resnet18", in_channels=8, wide_convolutions=wide)
+@pytest.mark.parametrize("architecture", ["unet", "unetplusplus"])
+def test_a_network_saved_and_loaded_is_the_same_bit_for_bit(tmp_path, architecture, wide):
+    spec = UNetSpec(encoder="resnet18", in_channels=8, wide_convolutions=wide, architecture=architecture)
     saved = build_unet(spec).to(memory_format=torch.channels_last)
     saved.train()(images(2, 8, 32, 32))  # moves the running statistics of the normalisation
     save_network(tmp_path / "network", spec, saved)

@@ -19,6 +19,7 @@ CONFIGS = {
     "preprocess": config.PreprocessConfig,
     "train_segmenter": config.SegmenterConfig,
     "train_gan": config.GeneratorConfig,
+    "tune": config.TuneConfig,
     "evaluate": config.EvaluateConfig,
     "register": config.RegisterConfig,
     "stain": config.StainConfig,
@@ -35,8 +36,9 @@ def pins() -> dict[str, str]:
 
 
 def ranges() -> dict[str, Requirement]:
-    """pyproject.toml's packages and their ranges."""
-    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    """pyproject.toml's packages and their ranges, those of its extras included."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    listed = sum(project["optional-dependencies"].values(), project["dependencies"])
     return {requirement.name: requirement for requirement in map(Requirement, listed)}
 
 

@@ -35,17 +35,28 @@ class Notes:
     """A tracker that remembers."""
 
     def __init__(self):
-        self.rows, self.pictures = {}, {}
+        self.rows, self.pictures, self.warnings, self.states = {}, {}, [], []
 
-    def metrics(self, values, step):
-        self.rows[step] = values
+    def metrics(self, rows):
+        for step, row in rows.items():
+            self.rows.setdefault(step, {}).update(row)
 
     def picture(self, name, image, step):
         self.pictures[name, step] = image
 
+    def warning(self, sentence):
+        self.warnings.append(sentence)
+
+    def state(self, path):
+        self.states.append(path)
+
+    def epochs(self):
+        """What was recorded at the end of each epoch."""
+        return [row for row in self.rows.values() if "epoch" in row]
+
 
 def weights(folder):
-    return load_network(folder)[1].state_dict()
+    return load_network(folder / "network")[1].state_dict()
 
 
 def same(a, b):
@@ -81,6 +92,29 @@ def test_the_same_seed_augments_alike_whatever_came_before(seed):
     np.testing.assert_array_equal(used(stack, seed), fresh(stack, seed))
 
 
+@given(seed=st.integers(0, 2**31 - 1))
+def test_more_augmentations_move_all_alike_and_change_the_planes_alone(seed):
+    image = np.random.default_rng(0).random((40, 40), dtype=np.float32)
+    planes, rest = np.split(Augmenter(32, p=0.5, rotate_deg=9, more=True)(np.stack([image] * 9), seed), [7])
+    np.testing.assert_array_equal(planes, np.stack([planes[0]] * 7))
+    np.testing.assert_array_equal(rest[0], rest[1])
+    assert 0 <= rest.min() <= rest.max() <= 1
+    gain, offset = np.polyfit(rest[0].ravel(), planes[0].ravel(), 1)  # exposure is a line, and where there was none, the identity
+    np.testing.assert_allclose(planes[0], gain * rest[0] + offset, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name", ["ElasticTransform", "GridDistortion", "Rotate", "RandomResizedCrop", "VerticalFlip", "HorizontalFlip", "Transpose"]
+)
+def test_every_augmentation_moves_the_image(name):
+    augmenter = Augmenter(32, p=1.0, rotate_deg=9, more=True)
+    (transform,) = [one for one in augmenter._transform.transforms if type(one).__name__ == name]
+    image = np.random.default_rng(0).random((40, 40, 3), dtype=np.float32)
+    transform.set_random_seed(1)
+    moved = transform(image=image)["image"]
+    assert moved.shape != image.shape or not np.array_equal(moved, image)
+
+
 def test_augmentation_invents_no_values_and_without_any_only_crops():
     stack = np.random.default_rng(0).random((9, 40, 40), dtype=np.float32)
     some, all_of_them = Augmenter(32, p=0.5, rotate_deg=9), Augmenter(32, p=1.0, rotate_deg=9)
@@ -95,7 +129,7 @@ def test_augmentation_invents_no_values_and_without_any_only_crops():
 
 
 def test_a_patch_is_a_part_of_a_training_field_in_network_units(small_store):
-    patches = Patches(small_store, "A2", small_store.mask, PLAIN, n=6, patch_px=32, seed=0)
+    patches = Patches(small_store, "A2", (small_store.mask,), PLAIN, patch_px=32, seed=0)
     for planes, target, mask in patches[0], patches[1], patches[2]:
         assert (planes.shape, target.shape, mask.shape) == ((7, 32, 32), (1, 32, 32), (1, 32, 32))
         found = 0
@@ -113,33 +147,55 @@ def test_a_patch_is_a_part_of_a_training_field_in_network_units(small_store):
 
 
 def test_a_patch_depends_on_seed_and_index_alone(small_store):
-    make = {"target": "A1", "masks": small_store.mask, "augmenter": Augmenter(32, 0.5, 9), "patch_px": 32}
-    patches = Patches(small_store, **make, n=8, seed=0)
+    make = {"target": "A1", "masks": (small_store.mask,), "augmenter": Augmenter(32, 0.5, 9), "patch_px": 32}
+    patches = Patches(small_store, **make, seed=0)
     in_order = [patches[i] for i in range(8)]
     for i in (5, 0, 5, 3):
         assert all(torch.equal(a, b) for a, b in zip(patches[i], in_order[i], strict=True))
     assert len({planes.numpy().tobytes() for planes, _, _ in in_order}) == 8
-    assert not torch.equal(Patches(small_store, **make, n=8, seed=1)[0][0], in_order[0][0])
+    assert not torch.equal(Patches(small_store, **make, seed=1)[0][0], in_order[0][0])
 
 
 def test_masks_are_zero_or_one_after_augmentation_and_the_segmenter_gets_no_target(small_store):
-    patches = Patches(small_store, None, small_store.mask, Augmenter(32, 1.0, 9), n=20, patch_px=32, seed=0)
+    patches = Patches(small_store, None, (small_store.mask,), Augmenter(32, 1.0, 9), patch_px=32, seed=0)
     masks = torch.cat([mask for _, _, mask in (patches[i] for i in range(20))])
     assert masks.unique().tolist() == [0, 1]
     assert not any(patches[i][1].any() for i in range(20))
 
 
 def test_a_patch_too_large_for_a_field_is_refused_with_a_size_that_fits(small_store):
-    make = {"target": "A2", "masks": small_store.mask, "n": 1, "seed": 0}
+    make = {"target": "A2", "masks": (small_store.mask,), "seed": 0}
     with pytest.raises(ConfigError, match="a patch of 96 pixels does not fit the smallest field's side of 80: -P patch_px=64"):
         Patches(small_store, **make, augmenter=Augmenter(96, 0.5, 9), patch_px=96)
     assert Patches(small_store, **make, augmenter=Augmenter(64, 0.5, 9), patch_px=64)[0][0].shape == (7, 64, 64)
 
 
 def test_workers_give_the_same_batches_in_the_same_order(small_store):
-    patches = Patches(small_store, "A2", small_store.mask, Augmenter(32, 0.5, 9), n=5, patch_px=32, seed=0)
-    for here, there in zip(patch_loader(patches, 2, workers=0), patch_loader(patches, 2, workers=1), strict=True):
+    patches = Patches(small_store, "A2", (small_store.mask,), Augmenter(32, 0.5, 9), patch_px=32, seed=0)
+    fabric = make_fabric("32")
+    loaders = [patch_loader(fabric, patches, batch=2, workers=workers, steps=range(3)) for workers in (0, 1)]
+    for here, there in zip(*loaders, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
+
+
+def test_a_loader_that_starts_late_gives_the_batches_that_are_left(small_store):
+    patches = Patches(small_store, "A2", (small_store.mask,), Augmenter(32, 0.5, 9), patch_px=32, seed=0)
+    fabric = make_fabric("32")
+    whole, late = (list(patch_loader(fabric, patches, batch=2, workers=0, steps=steps)) for steps in (range(4), range(2, 4)))
+    assert torch.equal(torch.stack([planes for planes, _, _ in whole[2:]]), torch.stack([planes for planes, _, _ in late]))
+
+
+def test_mixed_masks_are_each_source_by_turns(small_store):
+    def nowhere(key, window):
+        return np.zeros_like(small_store.mask(key, window))
+
+    def everywhere(key, window):
+        return ~nowhere(key, window)
+
+    patches = Patches(small_store, "A1", (nowhere, everywhere), PLAIN, patch_px=32, seed=0)
+    shares = [patches[i][2].mean().item() for i in range(40)]
+    assert set(shares) == {0.0, 1.0}
+    assert 10 < sum(shares) < 30
 
 
 @pytest.mark.parametrize(("patch_px", "batch", "n_steps"), [(32, 1, 30), (32, 7, 5), (64, 1, 8), (64, 100, 1)])
@@ -260,7 +316,7 @@ def test_the_best_segmenter_is_kept_whenever_it_came(small_store, tmp_path, monk
     seen = []
 
     def validate(network, store):
-        seen.append({name: tensor.clone() for name, tensor in network.module.state_dict().items()})
+        seen.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
         return {"val_dice": next(dice)}, np.zeros((1, 1), dtype=np.uint8)
 
     monkeypatch.setattr(segmenter_loop, "validate_segmenter", validate)
@@ -268,8 +324,8 @@ def test_the_best_segmenter_is_kept_whenever_it_came(small_store, tmp_path, monk
     best = train_segmenter(small_store, replace(SEGMENTER, epochs=3), tmp_path, notes)
     assert best == {"val_dice": 0.7, "best_epoch": 2}
     assert same(weights(tmp_path), seen[1])
-    assert [notes.rows[step]["val_dice"] for step in (1, 2, 3)] == [0.1, 0.7, 0.4]
-    assert list(notes.pictures) == [("preview", 1), ("preview", 2), ("preview", 3)]
+    assert [row["val_dice"] for row in notes.epochs()] == [0.1, 0.7, 0.4]
+    assert list(notes.pictures) == [("preview", 2), ("preview", 4), ("preview", 6)]  # steps: two in an epoch
 
 
 def test_the_best_generator_is_kept_whenever_it_came(small_store, tmp_path, monkeypatch):
@@ -277,7 +333,7 @@ def test_the_best_generator_is_kept_whenever_it_came(small_store, tmp_path, monk
     seen = []
 
     def validate(network, store, target, masks):
-        seen.append({name: tensor.clone() for name, tensor in network.module.state_dict().items()})
+        seen.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
         return {"val_pixel_metric": next(metric)}, np.zeros((1, 1), dtype=np.uint8)
 
     monkeypatch.setattr(generator_loop, "validate_generator", validate)
@@ -288,15 +344,20 @@ def test_the_best_generator_is_kept_whenever_it_came(small_store, tmp_path, monk
 
 def test_the_metrics_that_are_returned_are_those_of_the_saved_network(small_store, tmp_path):
     best = train_segmenter(small_store, SEGMENTER, tmp_path / "segmenter", Notes())
-    metrics, _ = validate_segmenter(load_network(tmp_path / "segmenter")[1], small_store)
+    metrics, _ = validate_segmenter(load_network(tmp_path / "segmenter" / "network")[1], small_store)
     # Loaded weights lie otherwise in memory, so sums run in another order and now and then a pixel rounds to its other side.
     assert {name: best[name] for name in metrics} == pytest.approx(metrics, rel=1e-3, abs=1e-3)
 
     notes = Notes()
     best = train_generator(small_store, LIPIDS, None, tmp_path / "generator", notes)
-    metrics, _ = validate_generator(load_network(tmp_path / "generator")[1], small_store, "A2", None)
+    metrics, _ = validate_generator(load_network(tmp_path / "generator" / "network")[1], small_store, "A2", None)
     assert {name: best[name] for name in metrics} == pytest.approx(metrics, rel=1e-3)
-    assert notes.rows[1].keys() >= {"train_g_loss", "train_d_loss", "train_mae", "train_spectral", "train_adversarial", *metrics}
+    measured = {"g_loss", "d_loss", "mae", "spectral", "adversarial", "g_gradient", "d_gradient", "d_real", "d_fake", "d_gap", "d_accuracy"}
+    assert all(row.keys() >= {f"step_{name}" for name in measured} for row in notes.rows.values())
+    assert len(notes.rows) == 4
+    for row in notes.epochs():
+        assert row.keys() >= {*metrics, "epoch", "seconds", "patches_per_second", *(f"train_{name}" for name in measured)}
+    assert notes.epochs()[0]["train_mae"] == pytest.approx((notes.rows[1]["step_mae"] + notes.rows[2]["step_mae"]) / 2)
 
 
 @pytest.mark.parametrize("mask_source", ["predicted", "true"])
@@ -311,14 +372,14 @@ def test_the_nuclei_generator_sees_masks_as_an_eighth_channel(small_store, segme
     monkeypatch.setattr(generator_loop, "Discriminator", Spy)
     config = replace(NUCLEI, mask_source=mask_source, epochs=1, epoch_steps=2, augment_p=0.0)
     best = train_generator(small_store, config, segmenter, tmp_path, Notes())
-    spec, network = load_network(tmp_path)
+    spec, network = load_network(tmp_path / "network")
     assert spec.in_channels == 8
     masks = PredictedMasks(segmenter, small_store, "validation", torch.device("cpu"))
     assert validate_generator(network, small_store, "A1", masks)[0]["val_mae"] == pytest.approx(best["val_mae"], rel=1e-3)
 
     # What it trained on: the same patches, by seed and index, with one mask or the other.
     wanted = PredictedMasks(segmenter, small_store, "train", torch.device("cpu")) if mask_source == "predicted" else small_store.mask
-    patches = Patches(small_store, "A1", wanted, PLAIN, n=4, patch_px=32, seed=config.seed)
+    patches = Patches(small_store, "A1", (wanted,), PLAIN, patch_px=32, seed=config.seed)
     planes, _, mask = (torch.stack(part) for part in zip(*(patches[i] for i in range(2)), strict=True))
     assert torch.equal(sources[0].cpu(), torch.cat([planes, mask], dim=1))
 
@@ -333,13 +394,13 @@ def test_a_target_that_the_store_lacks_is_refused_before_any_work(small_store, t
 def test_a_segmenters_loss_falls(small_store, tmp_path):
     notes = Notes()
     train_segmenter(small_store, replace(SEGMENTER, epochs=3, epoch_steps=10, batch=4), tmp_path, notes)
-    losses = [notes.rows[step]["train_loss"] for step in (1, 2, 3)]
+    losses = [row["train_loss"] for row in notes.epochs()]
     assert losses[2] < 0.8 * losses[0]
 
 
 def test_a_network_learns_one_patch_by_heart(small_store):
     torch.manual_seed(0)
-    planes, target, _ = Patches(small_store, "A2", small_store.mask, PLAIN, n=1, patch_px=32, seed=0)[0]
+    planes, target, _ = Patches(small_store, "A2", (small_store.mask,), PLAIN, patch_px=32, seed=0)[0]
     network = build_unet(UNetSpec(encoder="resnet18", in_channels=7))
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     losses = []

@@ -1,6 +1,8 @@
 """MLflow runs: starting them, what every one of them records, and finding them again."""
 
+import contextlib
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,38 +10,41 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import numpy as np
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
-from numpy.typing import NDArray
 
-from adipocyte.errors import RunError
+from adipocyte.errors import RunError, StoppedError
 
 STEP, STORE, TARGET = "adipocyte.step", "adipocyte.store", "adipocyte.target"
 SEGMENTER, VERSION = "adipocyte.segmenter", "adipocyte.version"
+SETTINGS_DIGEST, PARENT = "adipocyte.settings", "mlflow.parentRunId"
+SETTINGS = "config.json"
 NETWORK = "network"
 
 
-class MlflowTracker:
-    """The `training.tracker.Tracker` that writes to the active run."""
-
-    def metrics(self, values: dict[str, float], step: int) -> None:
-        mlflow.log_metrics(values, step=step)
-
-    def picture(self, name: str, image: NDArray[np.uint8], step: int) -> None:
-        mlflow.log_image(image[..., None], key=name, step=step)
-
-
 @contextmanager
-def step_run(step: str, config: Any, **tags: str) -> Iterator[Run]:
-    """A run of one *step*: the one that `mlflow run` opened, or a new one. Records *config* whole and *tags* ("adipocyte.<name>")."""
-    with mlflow.start_run(run_name=step if "target" not in tags else f"{step} {tags['target']}") as run:
-        settings = dataclasses.asdict(config)
-        mlflow.log_dict(settings, "config.json")
-        # Under a prefix: `mlflow run` has already logged what MLproject declares, under the plain names, and parameters are write-once.
-        mlflow.log_params({f"config.{name}": value for name, value in settings.items()})
-        mlflow.set_tags({STEP: step, **{f"adipocyte.{name}": value for name, value in tags.items()}})
+def step_run(step: str, config: Any, *, run_id: str | None = None, system_metrics: bool = False, **tags: str) -> Iterator[Run]:
+    """A run of one *step*: the one that `mlflow run` opened, the run *run_id* taken up again, or a new one, below an active one if any.
+
+    Records *config* whole and *tags* ("adipocyte.<name>"), and the load of the machine on request. The run ends as KILLED when the step
+    was stopped, as FAILED when it went wrong.
+    """
+    name = step if "target" not in tags else f"{step} {tags['target']}"
+    run = mlflow.start_run(run_id=run_id, run_name=name, nested=True, log_system_metrics=system_metrics)
+    try:
+        if not run_id:
+            settings = dataclasses.asdict(config)
+            mlflow.log_dict(settings, SETTINGS)
+            # Under a prefix: `mlflow run` has already logged what MLproject declares, under the plain names, and parameters are write-once.
+            mlflow.log_params({f"config.{name}": value for name, value in settings.items()})
+            mlflow.set_tags({STEP: step, **{f"adipocyte.{name}": value for name, value in tags.items()}})
         yield run
+    except BaseException as error:
+        stopped = isinstance(error, (KeyboardInterrupt, StoppedError))
+        with contextlib.suppress(MlflowException):  # a server that is lost must not hide what went wrong
+            mlflow.end_run("KILLED" if stopped else "FAILED")
+        raise
+    mlflow.end_run()
 
 
 def newest_run(step: str, store_digest: str, target: str = "") -> str:
@@ -47,14 +52,42 @@ def newest_run(step: str, store_digest: str, target: str = "") -> str:
     query = f"tags.`{STEP}` = '{step}' and tags.`{STORE}` = '{store_digest}' and attributes.status = 'FINISHED'"
     if target:
         query += f" and tags.`{TARGET}` = '{target}'"
-    found = mlflow.search_runs(
-        search_all_experiments=True, filter_string=query, order_by=["attributes.start_time DESC"], max_results=1, output_format="list"
-    )
+    found = _newest(query)
     if not found:
         what = f"{step} of {target}" if target else step
         command = f"mlflow run . -e {step}" + (f" -P target={target}" if target else "")
         raise RunError(f"there is no finished run of {what} on the store {store_digest}: make one with {command}")
     return found[0].info.run_id
+
+
+def interrupted_run(step: str, digest: str) -> str | None:
+    """The id of the newest run of *step* with the settings of a *digest*, when it is one that did not finish."""
+    runs = _newest(f"tags.`{STEP}` = '{step}' and tags.`{SETTINGS_DIGEST}` = '{digest}'")
+    return runs[0].info.run_id if runs and runs[0].info.status != "FINISHED" else None
+
+
+def child_of(parent: str, step: str, store_digest: str, target: str) -> Run | None:
+    """The newest run of *step* (and *target*) on a store among the children of a run."""
+    query = f"tags.`{PARENT}` = '{parent}' and tags.`{STEP}` = '{step}' and tags.`{STORE}` = '{store_digest}'"
+    runs = _newest(query + (f" and tags.`{TARGET}` = '{target}'" if target else ""))
+    return runs[0] if runs else None
+
+
+def adopt(child: Run) -> None:
+    """Make a run the child of the active one."""
+    mlflow.MlflowClient().set_tag(child.info.run_id, PARENT, mlflow.active_run().info.run_id)
+
+
+def settings_digest(settings: dict[str, Any]) -> str:
+    """A short name for just these settings."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _newest(query: str) -> list[Run]:
+    """The newest run, if any, that a *query* finds in all experiments."""
+    return mlflow.search_runs(
+        search_all_experiments=True, filter_string=query, order_by=["attributes.start_time DESC"], max_results=1, output_format="list"
+    )
 
 
 def network_of(run_id: str, step: str, store_digest: str, target: str = "") -> Path:

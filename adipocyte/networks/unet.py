@@ -1,4 +1,4 @@
-"""The U-Net behind segmenter and generators: an encoder and decoder of segmentation-models-pytorch (report, 2.1.1 and 4.1.2)."""
+"""The network behind segmenter and generators: an encoder and decoder of segmentation-models-pytorch (report, 2.1.1 and 4.1.2)."""
 
 from dataclasses import dataclass
 
@@ -16,13 +16,14 @@ DIVISOR = 32  # five halvings: both sides of an input must be multiples of this,
 class UNetSpec:
     """All that it takes to build the network again.
 
-    `wide_convolutions` says which of the decoder's ten convolutions are 5x5 instead of 3x3: "none" (the segmenter), "all" (the
-    report's generators of A2 and A3) or "last" (its generator of A1).
+    `wide_convolutions` says which of the decoder's convolutions (U-Net: ten, U-Net++: twenty-two) are 5x5 instead of 3x3: "none" (the
+    segmenter), "all" (the report's generators of A2 and A3) or "last" (its generator of A1). `architecture` is "unet" or "unetplusplus".
     """
 
     encoder: str
     in_channels: int
     wide_convolutions: str = "none"
+    architecture: str = "unet"
 
 
 def build_unet(spec: UNetSpec, encoder_weights: str = "none") -> nn.Module:
@@ -42,19 +43,21 @@ def build_unet(spec: UNetSpec, encoder_weights: str = "none") -> nn.Module:
     return network
 
 
-def _with_weights(spec: UNetSpec, encoder_weights: str) -> smp.Unet:
+def _with_weights(spec: UNetSpec, encoder_weights: str) -> nn.Module:
+    architecture = {"unet": smp.Unet, "unetplusplus": smp.UnetPlusPlus}[spec.architecture]
     if encoder_weights in ("none", "imagenet"):
         named = None if encoder_weights == "none" else encoder_weights
-        return smp.Unet(spec.encoder, encoder_weights=named, in_channels=spec.in_channels, classes=1)
-    network = smp.Unet(spec.encoder, encoder_weights=None, in_channels=3, classes=1)
+        return architecture(spec.encoder, encoder_weights=named, in_channels=spec.in_channels, classes=1)
+    network = architecture(spec.encoder, encoder_weights=None, in_channels=3, classes=1)
     network.encoder.load_state_dict(load_file(encoder_weights))
     network.encoder.set_in_channels(spec.in_channels, pretrained=True)
     return network
 
 
 def _widen(decoder: nn.Module, which: str) -> None:
-    """Put 5x5 kernels into the decoder's convolutions: "none", the "last" or "all" ten of them."""
-    units = [unit for block in decoder.blocks for unit in (block.conv1, block.conv2)]
+    """Put 5x5 kernels into the decoder's convolutions: "none", the "last" or "all" of them."""
+    blocks = decoder.blocks.values() if isinstance(decoder.blocks, nn.ModuleDict) else decoder.blocks  # U-Net++ names its blocks
+    units = [unit for block in blocks for unit in (block.conv1, block.conv2)]
     for unit in {"none": [], "last": units[-1:], "all": units}[which]:
         narrow = unit[0]
         unit[0] = nn.Conv2d(narrow.in_channels, narrow.out_channels, kernel_size=5, padding=2, bias=narrow.bias is not None)

@@ -2,109 +2,126 @@
 
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from lightning_fabric import Fabric
+from torch import Tensor, nn
 from torch.nn.functional import l1_loss
-from torch.optim.lr_scheduler import LambdaLR
-from tqdm import tqdm
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from adipocyte.config import GeneratorConfig
 from adipocyte.errors import ConfigError
 from adipocyte.networks.discriminator import Discriminator
-from adipocyte.networks.files import load_network, save_network
-from adipocyte.networks.losses import adversarial_loss, discriminator_loss, spectral_loss
+from adipocyte.networks.losses import adversarial_loss, discriminator_loss, r1_penalty, spectral_loss
 from adipocyte.networks.unet import UNetSpec, build_unet
-from adipocyte.networks.whole_field import segment_field
-from adipocyte.plate.reader import FieldKey
-from adipocyte.store.reader import Store, Window
+from adipocyte.store.reader import Store
 from adipocyte.training.augmentations import Augmenter
-from adipocyte.training.device import make_fabric
+from adipocyte.training.collapse import collapse_warning, judgement
+from adipocyte.training.course import Course
+from adipocyte.training.device import make_fabric, placed, update
+from adipocyte.training.masks import PredictedMasks, training_masks
 from adipocyte.training.patches import Patches, epoch_steps, patch_loader
 from adipocyte.training.tracker import Tracker
-from adipocyte.training.validation import source_of, validate_generator
+from adipocyte.training.validation import validate_generator
 
 
 def train_generator(store: Store, config: GeneratorConfig, segmenter: Path | None, folder: Path, tracker: Tracker) -> dict[str, float]:
-    """Train on *store*, keeping the generator with the best val_pixel_metric in *folder*. Returns that network's metrics.
+    """Train on *store*; in the end the generator with the best val_pixel_metric goes to *folder*/network. Returns its metrics.
 
-    *segmenter* is the folder of the network whose masks A1's generator sees; A2 and A3 need none. Raises StoreError when the
-    store has no such target, BundleError when the segmenter is damaged, ConfigError when A1 comes without a segmenter or another
-    target with one, a patch is larger than a field, or the encoder or its weights are not to be had.
+    *segmenter* is the folder of the network whose masks A1's generator sees; A2 and A3 need none. A state in *folder* is taken up where
+    it was left. Raises StoreError when the store has no such target; ConfigError when A1 comes without a segmenter or another target
+    with one, a patch is larger than a field, or the encoder or its weights are not to be had; BundleError when segmenter or state is
+    damaged; DivergedError when a loss or gradient is no longer a number; StoppedError after SIGTERM or Ctrl-C; OSError when the disk is
+    full. *folder* then keeps the last good state.
     """
     store.require_target(config.target)
     if (config.target == "A1") != (segmenter is not None):
         raise ConfigError(f"A1 needs the folder of a segmenter and no other target does; got {segmenter} for {config.target}")
-    torch.manual_seed(config.seed)
     fabric = make_fabric(config.precision)
     validation_masks = PredictedMasks(segmenter, store, "validation", fabric.device) if segmenter else None
-    if segmenter and config.mask_source == "predicted":
-        training_masks = PredictedMasks(segmenter, store, "train", fabric.device)
-    else:
-        training_masks = store.mask
+    masks = training_masks(store, config.mask_source, segmenter, fabric.device)
+    augmenter = Augmenter(config.patch_px, config.augment_p, config.rotate_deg, more=config.augmentations == "more")
+    patches = Patches(store, config.target, masks, augmenter, patch_px=config.patch_px, seed=config.seed)
 
+    torch.manual_seed(config.seed)
     spec = generator_spec(config, store.manifest.n_z_planes)
-    generator = build_unet(spec, config.encoder_weights).to(memory_format=torch.channels_last)
-    discriminator = Discriminator(spec.in_channels, config.discriminator_width).to(memory_format=torch.channels_last)
-    g_optimizer = torch.optim.Adam(generator.parameters(), lr=config.learning_rate)
-    d_optimizer = torch.optim.Adam(discriminator.parameters(), lr=config.discriminator_learning_rate)
-    generator, g_optimizer = fabric.setup(generator, g_optimizer)
-    discriminator, d_optimizer = fabric.setup(discriminator, d_optimizer)
-    schedules = [LambdaLR(optimizer, lambda epoch: rate_factor(epoch, config)) for optimizer in (g_optimizer, d_optimizer)]
+    painter = placed(fabric, build_unet(spec, config.encoder_weights), compiled=config.compile == "true")
+    judge = placed(fabric, build_discriminator(config, spec.in_channels))
+    average = AveragedModel(painter, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True) if config.ema else None
+    shown = average.module if average else painter
+    g_optimizer = torch.optim.Adam(painter.parameters(), lr=config.learning_rate)
+    d_optimizer = torch.optim.Adam(judge.parameters(), lr=config.discriminator_learning_rate)
+    parts = {"generator": painter, "discriminator": judge, "generator_optimizer": g_optimizer, "discriminator_optimizer": d_optimizer}
+    course = Course(
+        fabric,
+        config,
+        folder,
+        tracker,
+        parts=parts | ({"average": average} if average else {}),
+        shown=shown,
+        score=lambda metrics: -metrics["val_pixel_metric"],
+        n_steps=config.epoch_steps or epoch_steps(store, config.patch_px, config.batch),
+    )
+    generator, g_optimizer = fabric.setup(painter, g_optimizer)
+    discriminator, d_optimizer = fabric.setup(judge, d_optimizer)
+    batches = patch_loader(fabric, patches, config.batch, config.workers, course.steps_left)
 
-    n_steps = config.epoch_steps or epoch_steps(store, config.patch_px, config.batch)
-    augmenter = Augmenter(config.patch_px, config.augment_p, config.rotate_deg)
-    n_patches = config.epochs * n_steps * config.batch
-    patches = Patches(store, config.target, training_masks, augmenter, n=n_patches, patch_px=config.patch_px, seed=config.seed)
-    batches = iter(fabric.setup_dataloaders(patch_loader(patches, config.batch, config.workers)))
-
-    best: dict[str, float] = {}
-    for epoch in range(config.epochs):
-        generator.train()
-        discriminator.train()
-        totals: dict[str, float] = {}
-        for _ in tqdm(range(n_steps), desc=f"{config.target}, epoch {epoch + 1} of {config.epochs}", unit="step"):
+    for epoch in course.epochs():
+        set_rate(g_optimizer, config.learning_rate * rate_factor(epoch, config))
+        set_rate(d_optimizer, config.discriminator_learning_rate * rate_factor(epoch, config))
+        adversarial = config.discriminator != "none" and epoch >= config.warmup_epochs
+        painter.train()
+        judge.train()
+        for step in course.steps(config.target):
             planes, real, mask = next(batches)
             source = torch.cat([planes, mask], dim=1) if segmenter else planes  # (N, 7 or 8, Y, X)
             fake = generator(source)
+            measured = {}
 
             # Discriminator first. `detach`: its loss must not reach the generator.
-            d_loss = discriminator_loss(discriminator(source, real), discriminator(source, fake.detach()))
-            d_optimizer.zero_grad()
-            fabric.backward(d_loss)
-            d_optimizer.step()
+            if adversarial and step % config.discriminator_every == 0:
+                on_real, on_fake = discriminator(source, real), discriminator(source, fake.detach())
+                d_loss = discriminator_loss(on_real, on_fake, config.label_smoothing)
+                if config.r1_weight:
+                    d_loss = d_loss + config.r1_weight * r1_penalty(judge, source, real)
+                d_gradient = update(fabric, judge, d_optimizer, d_loss, config.clip_norm)
+                measured = {"d_loss": d_loss, "d_gradient": d_gradient, **judgement(on_real, on_fake)}
 
             # Then the generator, judged by the discriminator just updated.
-            parts = {
-                "mae": l1_loss(fake, real),
-                "spectral": spectral_loss(fake, real),
-                "adversarial": adversarial_loss(discriminator(source, fake)),
-            }
-            g_loss = weighted(parts, config)
-            g_optimizer.zero_grad()
-            fabric.backward(g_loss)
-            g_optimizer.step()
-            for name, value in {"g_loss": g_loss, "d_loss": d_loss, **parts}.items():
-                totals[name] = totals.get(name, 0.0) + value.item()
-        for schedule in schedules:
-            schedule.step()
+            losses = {"mae": l1_loss(fake, real), "spectral": spectral_loss(fake, real)}
+            if adversarial:
+                losses["adversarial"] = adversarial_loss(opinion(fabric, judge, source, fake))
+            g_loss = weighted(losses, config)
+            g_gradient = update(fabric, painter, g_optimizer, g_loss, config.clip_norm)
+            if average:
+                average.update_parameters(painter)
+            course.note({"g_loss": g_loss, "g_gradient": g_gradient, **losses, **measured})
 
-        generator.eval()
-        metrics, picture = validate_generator(generator, store, config.target, validation_masks)
-        tracker.metrics({**{f"train_{name}": total / n_steps for name, total in totals.items()}, **metrics}, epoch + 1)
-        tracker.picture("preview", picture, epoch + 1)
-        if not best or metrics["val_pixel_metric"] < best["val_pixel_metric"]:
-            best = {**metrics, "best_epoch": epoch + 1}
-            save_network(folder, spec, generator.module)
-    return best
+        shown.eval()
+        with fabric.autocast():
+            metrics, picture = validate_generator(shown, store, config.target, validation_masks)
+        means = course.end_epoch(metrics, picture)
+        if warning := collapse_warning(means, epoch + 1):
+            tracker.warning(warning)
+    return course.finish(spec)
 
 
 def generator_spec(config: GeneratorConfig, n_z_planes: int) -> UNetSpec:
     """A1 sees the mask as one channel more; under "auto" it has one 5x5 convolution, A2 and A3 have ten (Table 4.2)."""
     is_nuclei = config.target == "A1"
     wide = {"auto": "last" if is_nuclei else "all"}.get(config.wide_convolutions, config.wide_convolutions)
-    return UNetSpec(encoder=config.encoder, in_channels=n_z_planes + is_nuclei, wide_convolutions=wide)
+    return UNetSpec(encoder=config.encoder, in_channels=n_z_planes + is_nuclei, wide_convolutions=wide, architecture=config.architecture)
+
+
+def build_discriminator(config: GeneratorConfig, condition_channels: int) -> Discriminator:
+    """The discriminator of *config*; with "none" one that nobody asks."""
+    kind = "cnn" if config.discriminator == "none" else config.discriminator
+    return Discriminator(condition_channels, config.discriminator_width, kind, config.discriminator_norm)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Let *optimizer* go on at a learning *rate*."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
 
 
 def rate_factor(epoch: int, config: GeneratorConfig) -> float:
@@ -113,23 +130,16 @@ def rate_factor(epoch: int, config: GeneratorConfig) -> float:
     return min(1.0, (config.epochs - epoch) / falling)
 
 
-def weighted(parts: dict[str, Tensor], config: GeneratorConfig) -> Tensor:
-    """The generator's loss: MAE, spectral and adversarial, each with its weight (report, 5.3)."""
-    return config.mae_weight * parts["mae"] + config.spectral_weight * parts["spectral"] + config.adversarial_weight * parts["adversarial"]
+def opinion(fabric: Fabric, discriminator: nn.Module, source: Tensor, fake: Tensor) -> Tensor:
+    """The scores of *fake*, by a discriminator that is not to learn from them: its own gradients are not computed."""
+    discriminator.requires_grad_(False)
+    with fabric.autocast():
+        scores = discriminator(source, fake)
+    discriminator.requires_grad_(True)
+    return scores
 
 
-class PredictedMasks:
-    """The masks that the network in the folder *segmenter* sees in each field of a *part*, held in memory at a bit a pixel.
-
-    Calling it gives the mask of a field in a window, (Y, X), as `Store.mask` does. Raises BundleError when the network is damaged.
-    """
-
-    def __init__(self, segmenter: Path, store: Store, part: str, device: torch.device) -> None:
-        network = load_network(segmenter, device)[1]
-        self._widths = {key: store.shape(key)[1] for key in store.keys(part)}
-        self._packed: dict[FieldKey, NDArray[np.uint8]] = {}
-        for key in tqdm(store.keys(part), desc=f"nuclei masks, {part}", unit="field"):
-            self._packed[key] = np.packbits(segment_field(network, source_of(store, key, None)), axis=1)
-
-    def __call__(self, key: FieldKey, window: Window) -> NDArray[np.bool_]:
-        return np.unpackbits(self._packed[key], axis=1, count=self._widths[key])[window].astype(bool)
+def weighted(losses: dict[str, Tensor], config: GeneratorConfig) -> Tensor:
+    """The generator's loss: MAE, spectral and, once there is a discriminator, adversarial, each with its weight (report, 5.3)."""
+    weights = {"mae": config.mae_weight, "spectral": config.spectral_weight, "adversarial": config.adversarial_weight}
+    return torch.stack([weights[name] * loss.float() for name, loss in losses.items()]).sum()

@@ -1,10 +1,12 @@
 """Random patches of the training wells. Patch i depends on the seed and on i alone, whoever reads it and when."""
 
 import math
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -18,28 +20,29 @@ Masks = Callable[[FieldKey, Window], NDArray[np.bool_]]
 
 
 class Patches(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """*n* patches of *store*'s training wells: planes (Z, Y, X), target and mask (1, Y, X), float32, in network units.
+    """Endless patches of *store*'s training wells: planes (Z, Y, X), target and mask (1, Y, X), float32, in network units.
 
-    *target* None gives zeros for the target (the segmenter needs none). *masks* tells where nuclei are. Raises ConfigError when a
-    patch is larger than a field.
+    *target* None gives zeros for the target (the segmenter needs none). *masks* tell where nuclei are; of several, one is drawn for
+    each patch. Raises ConfigError when a patch is larger than a field.
     """
 
-    def __init__(self, store: Store, target: str | None, masks: Masks, augmenter: Augmenter, *, n: int, patch_px: int, seed: int) -> None:
+    def __init__(
+        self, store: Store, target: str | None, masks: tuple[Masks, ...], augmenter: Augmenter, *, patch_px: int, seed: int
+    ) -> None:
         self._store, self._target, self._masks, self._augmenter = store, target, masks, augmenter
-        self._n, self._patch_px, self._seed = n, patch_px, seed
+        self._patch_px, self._seed = patch_px, seed
         self._keys = store.keys("train")
         smallest = min(min(store.shape(key)) for key in self._keys)
         if patch_px > smallest:
             fits = smallest // 32 * 32
             raise ConfigError(f"a patch of {patch_px} pixels does not fit the smallest field's side of {smallest}: -P patch_px={fits}")
 
-    def __len__(self) -> int:
-        return self._n
-
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor, Tensor]:
         random = np.random.default_rng([self._seed, i])
         key = self._keys[random.integers(len(self._keys))]
-        stack = self._augmenter(self._read(key, self._window(key, random)), int(random.integers(2**31)))
+        window, seed = self._window(key, random), int(random.integers(2**31))
+        masks = self._masks[random.integers(len(self._masks))]
+        stack = self._augmenter(self._read(key, window, masks), seed)
         planes, target, mask = stack[:-2], stack[-2:-1], stack[-1:] > 0.5
         return torch.from_numpy(planes), torch.from_numpy(target), torch.from_numpy(mask.astype(np.float32))
 
@@ -51,9 +54,9 @@ class Patches(Dataset[tuple[Tensor, Tensor, Tensor]]):
             window.append(slice(start, start + length))
         return tuple(window)
 
-    def _read(self, key: FieldKey, window: Window) -> NDArray[np.float32]:
+    def _read(self, key: FieldKey, window: Window, masks: Masks) -> NDArray[np.float32]:
         """(Z + 2, Y, X): normalised planes, normalised target (or zeros), mask."""
-        mask = self._masks(key, window)[None].astype(np.float32)
+        mask = masks(key, window)[None].astype(np.float32)
         if self._target is None:
             planes, target = self._store.planes(key, window), np.zeros_like(mask)
         else:
@@ -68,6 +71,23 @@ def epoch_steps(store: Store, patch_px: int, batch: int) -> int:
     return max(1, math.ceil(area / (patch_px**2 * batch)))
 
 
-def patch_loader(patches: Patches, batch: int, workers: int) -> DataLoader[tuple[Tensor, Tensor, Tensor]]:
-    """Batches in order, read ahead by *workers* processes (0: in this one)."""
-    return DataLoader(patches, batch_size=batch, num_workers=workers, pin_memory=torch.cuda.is_available())
+def patch_loader(fabric: Fabric, patches: Patches, batch: int, workers: int, steps: range) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """The batches of *steps*, in order, on the device of *fabric*, read ahead by *workers* processes (0: in this one).
+
+    Step s has the patches s * batch to (s + 1) * batch; of several training processes each reads its own equal share of them. Raises
+    ConfigError when a batch cannot be shared equally.
+    """
+    if batch % fabric.world_size:
+        raise ConfigError(f"{fabric.world_size} processes cannot share a batch of {batch} patches: -P batch={fabric.world_size}")
+    share = batch // fabric.world_size
+    starts = (step * batch + fabric.global_rank * share for step in steps)
+    order = [range(start, start + share) for start in starts]
+    loader = DataLoader(
+        patches, batch_sampler=order, num_workers=workers, worker_init_fn=_leave_interrupt, pin_memory=fabric.device.type == "cuda"
+    )
+    return iter(fabric.setup_dataloaders(loader, use_distributed_sampler=False))
+
+
+def _leave_interrupt(_: int) -> None:
+    """Ctrl-C reaches every process of a terminal: the trainer alone decides what to make of it, and may need a last batch."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -3,54 +3,56 @@
 from pathlib import Path
 
 import torch
-from torch.nn.functional import binary_cross_entropy_with_logits
-from tqdm import tqdm
 
 from adipocyte.config import SegmenterConfig
-from adipocyte.networks.files import save_network
+from adipocyte.networks.losses import segmentation_loss
 from adipocyte.networks.unet import UNetSpec, build_unet
 from adipocyte.store.reader import Store
 from adipocyte.training.augmentations import Augmenter
-from adipocyte.training.device import make_fabric
+from adipocyte.training.course import Course
+from adipocyte.training.device import make_fabric, placed, update
 from adipocyte.training.patches import Patches, epoch_steps, patch_loader
 from adipocyte.training.tracker import Tracker
 from adipocyte.training.validation import validate_segmenter
 
 
 def train_segmenter(store: Store, config: SegmenterConfig, folder: Path, tracker: Tracker) -> dict[str, float]:
-    """Train on *store*, keeping the network with the best val_dice in *folder*. Returns that network's metrics.
+    """Train on *store*; in the end the network with the best val_dice goes to *folder*/network. Returns that network's metrics.
 
-    Raises ConfigError when a patch is larger than a field, or the encoder or its weights are not to be had.
+    A state in *folder* is taken up where it was left. Raises ConfigError when a patch is larger than a field, or the encoder or its
+    weights are not to be had; BundleError, DivergedError, StoppedError and OSError as `train_generator` does.
     """
-    torch.manual_seed(config.seed)
-    spec = UNetSpec(encoder=config.encoder, in_channels=store.manifest.n_z_planes)
-    segmenter = build_unet(spec, config.encoder_weights).to(memory_format=torch.channels_last)
     fabric = make_fabric(config.precision)
-    segmenter, optimizer = fabric.setup(segmenter, torch.optim.Adam(segmenter.parameters(), lr=config.learning_rate))
+    augmenter = Augmenter(config.patch_px, config.augment_p, config.rotate_deg, more=config.augmentations == "more")
+    patches = Patches(store, None, (store.mask,), augmenter, patch_px=config.patch_px, seed=config.seed)
 
-    n_steps = config.epoch_steps or epoch_steps(store, config.patch_px, config.batch)
-    augmenter = Augmenter(config.patch_px, config.augment_p, config.rotate_deg)
-    n_patches = config.epochs * n_steps * config.batch
-    patches = Patches(store, None, store.mask, augmenter, n=n_patches, patch_px=config.patch_px, seed=config.seed)
-    batches = iter(fabric.setup_dataloaders(patch_loader(patches, config.batch, config.workers)))
+    torch.manual_seed(config.seed)
+    spec = UNetSpec(encoder=config.encoder, in_channels=store.manifest.n_z_planes, architecture=config.architecture)
+    network = placed(fabric, build_unet(spec, config.encoder_weights), compiled=config.compile == "true")
+    optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
+    course = Course(
+        fabric,
+        config,
+        folder,
+        tracker,
+        parts={"segmenter": network, "segmenter_optimizer": optimizer},
+        shown=network,
+        score=lambda metrics: metrics["val_dice"],
+        n_steps=config.epoch_steps or epoch_steps(store, config.patch_px, config.batch),
+    )
+    segmenter, optimizer = fabric.setup(network, optimizer)
+    batches = patch_loader(fabric, patches, config.batch, config.workers, course.steps_left)
 
-    best: dict[str, float] = {}
-    for epoch in range(config.epochs):
-        segmenter.train()
-        total = 0.0
-        for _ in tqdm(range(n_steps), desc=f"segmenter, epoch {epoch + 1} of {config.epochs}", unit="step"):
+    for _ in course.epochs():
+        network.train()
+        for _ in course.steps("segmenter"):
             planes, _, mask = next(batches)
-            loss = binary_cross_entropy_with_logits(segmenter(planes), mask)
-            optimizer.zero_grad()
-            fabric.backward(loss)
-            optimizer.step()
-            total += loss.item()
+            loss = segmentation_loss(segmenter(planes), mask, config.loss)
+            gradient = update(fabric, network, optimizer, loss, config.clip_norm)
+            course.note({"loss": loss, "gradient": gradient})
 
-        segmenter.eval()
-        metrics, picture = validate_segmenter(segmenter, store)
-        tracker.metrics({"train_loss": total / n_steps, **metrics}, epoch + 1)
-        tracker.picture("preview", picture, epoch + 1)
-        if not best or metrics["val_dice"] > best["val_dice"]:
-            best = {**metrics, "best_epoch": epoch + 1}
-            save_network(folder, spec, segmenter.module)
-    return best
+        network.eval()
+        with fabric.autocast():
+            metrics, picture = validate_segmenter(network, store)
+        course.end_epoch(metrics, picture)
+    return course.finish(spec)

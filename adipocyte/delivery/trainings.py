@@ -1,0 +1,241 @@
+"""A training as an MLflow run: what it sends there, its folder on this disk, and taking it up again after an interruption."""
+
+import contextlib
+import dataclasses
+import fcntl
+import os
+import shutil
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlparse
+
+import mlflow
+import numpy as np
+from mlflow import MlflowClient
+from mlflow.data.dataset_source_registry import resolve_dataset_source
+from mlflow.data.meta_dataset import MetaDataset
+from mlflow.entities import Metric, Run
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from numpy.typing import NDArray
+
+from adipocyte.config import build
+from adipocyte.delivery.tracking import NETWORK, SETTINGS, STEP, STORE, TARGET, step_run
+from adipocyte.errors import AdipocyteError, ConfigError, RunError
+from adipocyte.store.reader import Store
+from adipocyte.training.course import NETWORK as NETWORK_FOLDER
+from adipocyte.training.state import STATE, state_step
+from adipocyte.training.tracker import Silent, Tracker
+
+_BATCH = 1000  # metrics that MLflow takes in one request
+_STATES = "state"  # artifact folder
+
+Config = TypeVar("Config")
+
+
+class MlflowTracker:
+    """The `training.tracker.Tracker` that writes to an MLflow run. Raises RunError when the tracking server is lost."""
+
+    def __init__(self, run: Run) -> None:
+        self._client, self._run_id = MlflowClient(), run.info.run_id
+        self._is_remote = urlparse(run.info.artifact_uri).scheme not in ("", "file")
+        self._n_states = 0
+
+    def metrics(self, rows: dict[int, dict[str, float]]) -> None:
+        now = int(time.time() * 1000)
+        found = [Metric(name, value, now, step) for step, row in rows.items() for name, value in row.items()]
+        with _reaching_server():
+            for start in range(0, len(found), _BATCH):
+                self._client.log_batch(self._run_id, metrics=found[start : start + _BATCH])
+
+    def picture(self, name: str, image: NDArray[np.uint8], step: int) -> None:
+        with _reaching_server():
+            self._client.log_image(self._run_id, image[..., None], key=name, step=step)
+
+    def warning(self, sentence: str) -> None:
+        print(f"Warning: {sentence}", file=sys.stderr)
+        with _reaching_server():
+            self._client.set_tag(self._run_id, "adipocyte.warning", sentence)
+
+    def state(self, path: Path) -> None:
+        """Copy the state to the run's artifacts where these are not on this disk anyway: by turns into two folders, so that one copy is
+        whole whatever happens to the other.
+        """
+        if self._is_remote:
+            with _reaching_server():
+                self._client.log_artifact(self._run_id, str(path), f"{_STATES}/{self._n_states % 2}")
+            self._n_states += 1
+
+
+@contextmanager
+def _reaching_server() -> Iterator[None]:
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        raise RunError(f"the tracking server took no more of the run's records ({str(error)[:300]}): see that it runs again") from error
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training under way: its *folder* on this disk and the *tracker* to give to its loop. Of several processes the first has a run."""
+
+    folder: Path
+    tracker: Tracker
+    run_id: str | None
+
+    def finish(self, best: dict[str, float]) -> None:
+        """Record the best network and its metrics; the folder and the copies of the state are no longer needed then."""
+        if self.run_id is None:
+            return
+        with _reaching_server():
+            mlflow.log_metrics({f"best_{name.removeprefix('best_')}": value for name, value in best.items()})
+            mlflow.log_artifacts(str(self.folder / NETWORK_FOLDER), NETWORK)
+        self.discard()
+
+    def discard(self) -> None:
+        """Remove the state, here and with the run."""
+        with _reaching_server():
+            if _has_copies(self.run_id):
+                get_artifact_repository(mlflow.get_run(self.run_id).info.artifact_uri).delete_artifacts(_STATES)
+        shutil.rmtree(self.folder)
+
+
+@contextmanager
+def training_run(step: str, config: Any, store: Store, **tags: str) -> Iterator[Training]:
+    """Open the run of a training *step* on *store*, or take up the run `config.resume` again.
+
+    An error that leaves a state behind says how to go on from it. Raises RunError when the run to resume has no state, has finished, or
+    is being trained at this moment.
+    """
+    if config.resume:
+        _fetch_state(store, config.resume)
+    if int(os.environ.get("RANK", "0")):  # torchrun's: the first process alone keeps the records
+        yield Training(_folder(store, config.resume or "unsaved"), Silent(), None)
+        return
+    opened = os.environ.get("MLFLOW_RUN_ID")  # by `mlflow run`, even where an older run is to go on
+    with contextlib.ExitStack() as stack:
+        if config.resume:  # before its run is touched, which may be another process's
+            stack.enter_context(_held(store, config.resume))
+        run = stack.enter_context(step_run(step, config, run_id=config.resume or None, system_metrics=True, store=store.digest, **tags))
+        run_id = run.info.run_id
+        if not config.resume:
+            stack.enter_context(_held(store, run_id))
+        stack.enter_context(_saying_how_to_go_on(step, tags.get("target", ""), store, run_id))
+        _log_store(store)
+        yield Training(_folder(store, run_id), MlflowTracker(run), run_id)
+    if config.resume and opened and opened != config.resume:
+        # The empty run that `mlflow run` opened; it cannot be removed, for `mlflow run` will want to close it.
+        MlflowClient().set_tag(opened, "mlflow.runName", f"resumed {run.info.run_name}")
+
+
+def resumed(config: Config, step: str) -> Config:
+    """The settings to train with: *config*'s own, or where it resumes a run, that run's. The store may lie elsewhere now.
+
+    Raises RunError when there is no such run of *step* to resume, ConfigError when *config* asks for other settings than the run has.
+    """
+    if not config.resume:
+        return config
+    try:
+        run = mlflow.get_run(config.resume)
+        settings = mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/{SETTINGS}")
+    except (MlflowException, OSError) as error:
+        raise RunError(f"there is no run {config.resume!r} to resume ({error}): take the id of one from mlflow ui") from error
+    found = (run.data.tags.get(STEP), run.data.tags.get(TARGET, ""))
+    if found != (step, getattr(config, "target", "")):
+        raise RunError(f"run {config.resume} is one of {' '.join(filter(None, found))}: resume it with mlflow run . -e {found[0]}")
+    if run.info.status == "FINISHED":
+        raise RunError(f"run {config.resume} has finished: there is nothing to resume; train anew without -P resume")
+    for field in dataclasses.fields(config):
+        given = getattr(config, field.name)
+        if field.name not in ("resume", "store") and given not in (field.default, settings[field.name]):
+            raise ConfigError(
+                f"run {config.resume} trains with {field.name}={settings[field.name]}, not {given}: a resumed run keeps its settings; "
+                f"leave -P {field.name} out"
+            )
+    store = config.store if config.store != type(config).store else settings["store"]
+    return build(type(config), {**settings, "store": store, "resume": config.resume})
+
+
+def is_resumable(run_id: str, store: Store) -> bool:
+    """Whether a state of the run is kept, here or with the run."""
+    return state_step(_folder(store, run_id) / STATE) >= 0 or _has_copies(run_id)
+
+
+def _folder(store: Store, run_id: str) -> Path:
+    return store.folder.with_name(f"{store.folder.name}.training") / run_id
+
+
+def _fetch_state(store: Store, run_id: str) -> None:
+    """See that the newest state of a run lies in its folder on this disk. Raises RunError when there is none, or for another store."""
+    folder, digest = _folder(store, run_id), mlflow.get_run(run_id).data.tags.get(STORE)
+    if digest != store.digest:
+        raise RunError(
+            f"run {run_id} trains on the store {digest}, and {store.folder} is {store.digest}: name the right one with -P store="
+        )
+    if state_step(folder / STATE) >= 0:
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        if _has_copies(run_id):
+            mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=_STATES, dst_path=scratch)
+        newest = max(Path(scratch).rglob(STATE), key=state_step, default=None)
+        if newest is None or state_step(newest) < 0:
+            raise RunError(f"no state of run {run_id} was saved, neither in {folder} nor with the run: train anew, without -P resume")
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f".{STATE}.{os.getpid()}.partial"  # each process of torchrun fetches
+        shutil.copyfile(newest, partial)
+        partial.replace(folder / STATE)
+
+
+def _has_copies(run_id: str) -> bool:
+    return bool(mlflow.artifacts.list_artifacts(run_id=run_id, artifact_path=_STATES))
+
+
+@contextmanager
+def _held(store: Store, run_id: str) -> Iterator[None]:
+    """Hold a run's folder for this process. The lock goes with the process, however it ends; the folder, when it keeps no state.
+
+    Raises RunError when another process holds it.
+    """
+    folder = _folder(store, run_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RunError(f"run {run_id} is being trained by another process at this moment: wait for it, or stop it first") from error
+        try:
+            yield
+        finally:
+            if not (folder / STATE).exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    folder.parent.rmdir()  # when it was the last
+
+
+@contextmanager
+def _saying_how_to_go_on(step: str, target: str, store: Store, run_id: str) -> Iterator[None]:
+    try:
+        yield
+    except (AdipocyteError, OSError) as error:
+        kept = state_step(_folder(store, run_id) / STATE)
+        if kept < 0:
+            raise
+        settings = {"target": target, "resume": run_id, "store": str(store.folder)}
+        command = " ".join([f"mlflow run . -e {step}", *(f"-P {name}={value}" for name, value in settings.items() if value)])
+        kind = type(error) if isinstance(error, AdipocyteError) else RunError
+        raise kind(f"{error}. The state of step {kept} is kept; to go on from it: {command}") from error
+
+
+def _log_store(store: Store) -> None:
+    """Let MLflow show which data the active run saw."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow knows several words for a local folder, and says so
+        source = resolve_dataset_source(str(store.folder.resolve()))
+    mlflow.log_input(MetaDataset(source, name=store.folder.name, digest=store.digest), context="training")

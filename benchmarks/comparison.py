@@ -1,0 +1,199 @@
+"""Which way of training is better: several variants, several seeds, one store, one budget. No MLflow, so it runs wherever torch does.
+
+    mlflow run . -e simulate -P out=comparison/plate -P magnifications=20 -P fovs=3
+    mlflow run . -e preprocess -P plate=comparison/plate -P store=comparison/store -P validation_wells=B03,B04 -P test_wells=C02
+    OMP_NUM_THREADS=1 python -m benchmarks.comparison stability --store comparison/store --out comparison/results
+
+Each training leaves <out>/<comparison>/<variant>-<seed>.json; those that are there are not repeated, and an interrupted one goes on
+where it was when the command is typed again. Then comes the table, as Markdown, and with `--curves` a picture.
+"""
+
+import argparse
+import dataclasses
+import json
+import shutil
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adipocyte.config import GeneratorConfig, SegmenterConfig, build
+from adipocyte.store.reader import Store
+from adipocyte.training.generator import train_generator
+from adipocyte.training.segmenter import train_segmenter
+
+# Small enough for one CPU core; the same for all.
+BUDGET = {
+    "encoder": "resnet18",
+    "encoder_weights": "none",
+    "patch_px": 96,
+    "batch": 8,
+    "epochs": 8,
+    "epoch_steps": 75,
+    "workers": 1,
+    "precision": "auto",
+    "save_every": 300,
+}
+LIPIDS = {**BUDGET, "target": "A2", "wide_convolutions": "none", "discriminator_width": 64, "constant_epochs": 4}
+NUCLEI = {**LIPIDS, "target": "A1"}
+REPORT, STABLE = {**LIPIDS, "recipe": "report"}, {**LIPIDS, "recipe": "stable"}
+
+# Adam moves a weight by about its rate in a step: at a hundred times the rate, 600 steps take the discriminator as far as 60,000 would.
+HURRIED = {**REPORT, "discriminator_learning_rate": 1e-3}
+
+COMPARISONS: dict[str, dict[str, dict[str, Any]]] = {
+    "stability": {"report": REPORT, "stable": STABLE},
+    "hurried": {"report": HURRIED, "stable": {**STABLE, "discriminator_learning_rate": 1e-3}},
+    # One remedy at a time, added to the report.
+    "remedies": {
+        "report": REPORT,
+        "moving average": {**REPORT, "ema": 0.99},
+        "small adversarial weight": {**REPORT, "adversarial_weight": 0.01},
+        "generator rate 3e-4": {**REPORT, "learning_rate": 3e-4},
+        "warm-up": {**REPORT, "warmup_epochs": 4},
+        "PatchGAN": {**REPORT, "discriminator": "patchgan"},
+        "R1": {**REPORT, "r1_weight": 1.0},
+        "spectral normalisation": {**REPORT, "discriminator_norm": "spectral"},
+        "softened labels": {**REPORT, "label_smoothing": 0.1},
+        "fewer discriminator steps": {**REPORT, "discriminator_every": 3},
+    },
+    "masks": {source: {**NUCLEI, "recipe": "report", "ema": 0.99, "mask_source": source} for source in ("true", "predicted", "mixed")},
+    "architectures": {
+        "U-Net with the GAN": REPORT,
+        "U-Net without": {**REPORT, "discriminator": "none"},
+        "U-Net++ with the GAN": {**REPORT, "architecture": "unetplusplus"},
+        "U-Net++ without": {**REPORT, "architecture": "unetplusplus", "discriminator": "none"},
+    },
+    "losses": {loss: {**BUDGET, "recipe": "report", "loss": loss} for loss in ("bce", "dice", "bce+dice")},
+}
+
+
+class History:
+    """A tracker that remembers the metrics, in a file, so that a resumed training has them all."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.rows: dict[str, dict[str, float]] = json.loads(path.read_text()) if path.exists() else {}
+
+    def metrics(self, rows: dict[int, dict[str, float]]) -> None:
+        for step, values in rows.items():
+            self.rows.setdefault(str(step), {}).update(values)
+        self._path.write_text(json.dumps(self.rows))
+
+    def picture(self, name: str, image: NDArray[np.uint8], step: int) -> None: ...
+
+    def warning(self, sentence: str) -> None:
+        print(sentence)
+
+    def state(self, path: Path) -> None: ...
+
+
+def train(store: Store, settings: dict[str, Any], segmenter: Path | None, folder: Path) -> dict[str, Any]:
+    """One training in *folder*. Returns its settings, its best metrics, all of its metrics by step, and its seconds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    history, start = History(folder / "history.json"), time.monotonic()
+    if "target" in settings:
+        config = build(GeneratorConfig, settings)
+        best = train_generator(store, config, segmenter, folder, history)
+    else:
+        config = build(SegmenterConfig, settings)
+        best = train_segmenter(store, config, folder, history)
+    return {"config": dataclasses.asdict(config), "best": best, "history": history.rows, "seconds": time.monotonic() - start}
+
+
+def segmenter_for(store: Store, comparison: str, seed: int, out: Path) -> Path | None:
+    """The segmenter that the nuclei generators of a comparison share, trained when it is not there."""
+    if comparison != "masks":
+        return None
+    folder = out / f"segmenter-{seed}"
+    if not (folder / "network" / "network.json").exists():
+        train(store, {**BUDGET, "recipe": "report", "seed": seed}, None, folder)
+    return folder / "network"
+
+
+def table(comparison: str, results: dict[str, list[dict[str, Any]]]) -> str:
+    """Markdown: one line for each variant, mean and range over the seeds."""
+    names = ["val_dice", "val_iou"] if comparison == "losses" else ["val_mae", "val_pixel_metric"]
+    adversarial = comparison in ("stability", "hurried", "remedies")
+    ends = ["train_d_accuracy", "train_d_gap"] if adversarial else []
+    lines = [
+        "| variant | " + " | ".join([*names, *(f"{name[6:]}, last epoch" for name in ends), "s"]) + " |",
+        "|---" * (2 + len(names + ends)) + "|",
+    ]
+    for variant, runs in results.items():
+        cells = [spread([run["best"][name] for run in runs]) for name in names]
+        for name in ends:
+            found = [[row[name] for row in run["history"].values() if name in row] for run in runs]
+            cells.append(spread([values[-1] for values in found]) if all(found) else "–")
+        cells.append(f"{statistics.mean(run['seconds'] for run in runs):.0f}")
+        lines.append(f"| {variant} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def spread(values: list[float]) -> str:
+    """Mean (least to greatest)."""
+    digits = 1 if max(values) >= 10 else 3
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.{digits}f}–{max(values):.{digits}f})"
+
+
+def draw(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """Curves over the steps: validation MAE, the discriminator's accuracy and the gap of its scores; a line for each seed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    panels = {
+        "val_mae": "validation MAE (counts)",
+        "train_d_accuracy": "discriminator: share told right",
+        "train_d_gap": "D(real) - D(painted)",
+    }
+    figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), constrained_layout=True)
+    for number, (variant, runs) in enumerate(results.items()):
+        for run in runs:
+            for axis, name in zip(axes, panels, strict=True):
+                points = [(int(step), row[name]) for step, row in run["history"].items() if name in row]
+                axis.plot(*zip(*points, strict=True), color=f"C{number}", label=variant if run is runs[0] else None, linewidth=1.2)
+    for axis, title in zip(axes, panels.values(), strict=True):
+        axis.set(title=title, xlabel="step")
+        axis.grid(alpha=0.3)
+    axes[0].set_yscale("log")
+    axes[0].legend()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Train what is missing, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("comparison", choices=COMPARISONS)
+    parser.add_argument("--store", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--only", default="", help="variants, comma-separated; empty: all")
+    parser.add_argument("--curves", type=Path, help="picture to write")
+    given = parser.parse_args()
+    store, out = Store(given.store), given.out / given.comparison
+    results: dict[str, list[dict[str, Any]]] = {}
+    for seed in map(int, given.seeds.split(",")):
+        segmenter = segmenter_for(store, given.comparison, seed, given.out)
+        for variant, settings in COMPARISONS[given.comparison].items():
+            if given.only and variant not in given.only.split(","):
+                continue
+            name = f"{variant.replace(' ', '_')}-{seed}"
+            path, folder = out / f"{name}.json", out / f"{name}.partial"
+            if not path.exists():
+                result = train(store, {**settings, "seed": seed}, segmenter, folder)
+                path.write_text(json.dumps(result))
+                shutil.rmtree(folder)
+            results.setdefault(variant, []).append(json.loads(path.read_text()))
+    print(table(given.comparison, results))
+    if given.curves:
+        draw(results, given.curves)
+
+
+if __name__ == "__main__":
+    main()

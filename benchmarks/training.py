@@ -87,7 +87,7 @@ def noise_store(folder: Path) -> Store:
     random = np.random.default_rng(0)
     for well in ("B03", "B04", "C02", "C03"):
         planes = random.integers(500, 4000, (7, 512, 512), dtype=np.uint16)
-        write_field(folder / "plate", FieldKey(20, well, 1), RawField(planes, {"A2": planes[0]}))
+        write_field(folder / "plate", FieldKey(20, well, 1), RawField(planes, {"A1": planes[0], "A2": planes[1]}))
     masking = Masking(threshold=2.0, superpixel_px=10, smallest_px=50)
     return prepare(
         folder / "plate",

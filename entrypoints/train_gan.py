@@ -24,6 +24,8 @@ def train_gan(config: GeneratorConfig) -> None:
     with training_run("train_gan", config, store, **tags) as training:
         best = train_generator(store, config, segmenter, training.folder, training.tracker)
         training.finish(best)
+    if training.run_id is None:  # the other processes of torchrun
+        return
     print(f"{config.target}: MAE {best['val_mae']:.1f} counts on the validation wells (run {training.run_id}).")
     print(f"Next: {next_command('register', config.store)}")
 

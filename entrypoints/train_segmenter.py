@@ -18,6 +18,8 @@ def train_segmenter(config: SegmenterConfig) -> None:
     with training_run("train_segmenter", config, store) as training:
         best = segmenter.train_segmenter(store, config, training.folder, training.tracker)
         training.finish(best)
+    if training.run_id is None:  # the other processes of torchrun
+        return
     print(f"Dice {best['val_dice']:.3f} on the validation wells (run {training.run_id}).")
     print(f"Next: {next_command('train_gan', config.store, target='A1')}")
 

@@ -18,7 +18,7 @@ from adipocyte.store.reader import BRIGHTFIELD
 from adipocyte.training import generator as generator_loop
 from adipocyte.training import segmenter as segmenter_loop
 from adipocyte.training.augmentations import Augmenter
-from adipocyte.training.device import make_fabric
+from adipocyte.training.device import make_fabric, placed
 from adipocyte.training.generator import PredictedMasks, rate_factor, train_generator, weighted
 from adipocyte.training.patches import Patches, epoch_steps, patch_loader
 from adipocyte.training.segmenter import train_segmenter
@@ -236,6 +236,17 @@ def test_weights_stay_in_32_bit_whatever_the_arithmetic(precision, dtype):
     assert layer.weight.dtype == torch.float32
     with fabric.autocast():
         assert torch.nn.functional.linear(torch.ones(1, 2, device=layer.weight.device), layer.weight).dtype == dtype
+
+
+def test_a_compiled_network_keeps_its_answers_and_the_names_of_its_weights():
+    layer = torch.nn.Conv2d(2, 3, 3)
+    fabric = make_fabric("32")
+    source = torch.randn(1, 2, 8, 8, device=fabric.device)
+    expected, names = layer.to(fabric.device)(source), list(layer.state_dict())
+    compiled = placed(fabric, layer, compiled=True)
+    torch.testing.assert_close(compiled(source), expected)
+    assert compiled._compiled_call_impl is not None
+    assert list(compiled.state_dict()) == names
 
 
 def test_predicted_masks_are_the_segmenters_pixel_for_pixel(small_store, segmenter):

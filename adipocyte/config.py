@@ -205,7 +205,7 @@ class GeneratorConfig:
         "predicted",
         choices=("predicted", "true", "mixed"),
         report="true",
-        stable="predicted",
+        stable="mixed",
     )
     architecture: str = _architecture()
     encoder: str = _encoder()
@@ -231,7 +231,11 @@ class GeneratorConfig:
     spectral_weight: float = option("Weight of the spectral loss.", 0.1, low=0, search=(0.01, 1.0), report=1.0)
     adversarial_weight: float = option("Weight of the adversarial loss.", 0.01, low=0, search=(0.001, 1.0), report=1.0)
     ema: float = option(
-        "Keep the generator's moving average, with this decay, instead of its last step; 0: no.", 0.0, low=0, high=0.99999, stable=0.99
+        "Validate and keep the generator's moving average, with this decay; 0: the generator as it is.",
+        0.0,
+        low=0,
+        high=0.99999,
+        stable=0.99,
     )
     learning_rate: float = option("Adam's initial learning rate for the generator (Table 5.1).", 1e-3, low=0, search=(1e-4, 3e-3))
     discriminator_learning_rate: float = option(

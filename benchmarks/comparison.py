@@ -71,6 +71,13 @@ COMPARISONS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
+def write_json(path: Path, content: Any) -> None:
+    """Write *content* to *path*, whole or not at all."""
+    partial = path.with_suffix(".writing")
+    partial.write_text(json.dumps(content))
+    partial.replace(path)
+
+
 class History:
     """A tracker that remembers the metrics, in a file, so that a resumed training has them all."""
 
@@ -81,7 +88,7 @@ class History:
     def metrics(self, rows: dict[int, dict[str, float]]) -> None:
         for step, values in rows.items():
             self.rows.setdefault(str(step), {}).update(values)
-        self._path.write_text(json.dumps(self.rows))
+        write_json(self._path, self.rows)
 
     def picture(self, name: str, image: NDArray[np.uint8], step: int) -> None: ...
 
@@ -187,7 +194,7 @@ def main() -> None:
             path, folder = out / f"{name}.json", out / f"{name}.partial"
             if not path.exists():
                 result = train(store, {**settings, "seed": seed}, segmenter, folder)
-                path.write_text(json.dumps(result))
+                write_json(path, result)
                 shutil.rmtree(folder)
             results.setdefault(variant, []).append(json.loads(path.read_text()))
     print(table(given.comparison, results))

@@ -51,8 +51,13 @@ class _Command(click.Command):
         except (AdipocyteError, click.UsageError) as error:
             click.echo(f"Error: {self._sentence(error)}", err=True)
             sys.exit(2)
+        except Exception as error:
+            if "MlflowException" not in [kind.__name__ for kind in type(error).__mro__]:  # by name, for importing MLflow takes seconds
+                raise
+            click.echo(f"Error: MLflow could not do its part ({error}): see that its server or database can be reached", err=True)
+            sys.exit(2)
         except (KeyboardInterrupt, click.Abort):
-            click.echo("Stopped. Type the same command again to go on or start over; the raw plate is as it was.", err=True)
+            click.echo("Stopped at once. What was saved is kept; the raw plate is as it was.", err=True)
             sys.exit(130)
 
     def _sentence(self, error: Exception) -> str:

@@ -19,7 +19,7 @@ def main(config: MainConfig, extra: dict[str, Any]) -> None:
     """
     import mlflow
 
-    from adipocyte.delivery.tracking import VERSION, interrupted_run, settings_digest, step_run
+    from adipocyte.delivery.tracking import VERSION, adopt_children, interrupted_run, settings_digest, step_run
     from adipocyte.plate.reader import scan_plate
     from adipocyte.store.reader import Store
 
@@ -30,31 +30,31 @@ def main(config: MainConfig, extra: dict[str, Any]) -> None:
     with step_run("main", config, settings=digest):
         mlflow.log_params({f"config.{name}": value for name, value in extra.items()})
         mlflow.log_dict({**dataclasses.asdict(config), **extra}, "config.json")
+        if before:
+            adopt_children(before)
         run_step("preprocess", only(PreprocessConfig, given))
         store = Store(Path(config.store))
-        segmenter = train(before, store, "train_segmenter", only(SegmenterConfig, given))
+        segmenter = train(store, "train_segmenter", only(SegmenterConfig, given))
         runs = {"segmenter": segmenter}
         for target in store.manifest.targets:
             settings = only(GeneratorConfig, given | {"target": target, "segmenter": segmenter})
-            runs[target.lower()] = train(before, store, "train_gan", settings)
+            runs[target.lower()] = train(store, "train_gan", settings)
         registered = run_step("register", only(RegisterConfig, runs | {"store": config.store, "name": config.name}))
         model = f"models:/{config.name}/{registered.data.tags[VERSION]}"
         run_step("evaluate", {"model": model, "store": config.store})
     print(f"{model} is registered as {registered.data.tags['adipocyte.alias']}. Next: mlflow ui")
 
 
-def train(before: str | None, store: Any, step: str, settings: dict[str, Any]) -> str:
-    """Run a training step, unless the interrupted run *before* already had, or had begun. Returns the id of the step's run."""
-    from adipocyte.delivery.tracking import adopt, child_of
+def train(store: Any, step: str, settings: dict[str, Any]) -> str:
+    """Run a training step, unless it was ready, or begun, before an interruption. Returns the id of the step's run."""
+    from adipocyte.delivery.tracking import child_of
     from adipocyte.delivery.trainings import is_resumable
 
-    child = child_of(before, step, store.digest, settings.get("target", "")) if before else None
+    child = child_of(step, store.digest, settings.get("target", ""))
     if child and child.info.status == "FINISHED":
         print(f"{child.info.run_name} is ready from before (run {child.info.run_id}).")
-        adopt(child)
         return child.info.run_id
     if child and is_resumable(child.info.run_id, store):
-        adopt(child)
         run_step(step, settings | {"resume": child.info.run_id})
         return child.info.run_id
     return run_step(step, settings).info.run_id

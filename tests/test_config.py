@@ -91,7 +91,7 @@ def test_every_setting_says_what_it_is_and_its_recipes_exist(kind):
 def test_what_a_recipe_does_not_state_it_takes_from_the_one_it_is_built_on():
     fast, report, stable = (build(GeneratorConfig, {"target": "A1", "recipe": recipe}) for recipe in ("fast", "report", "stable"))
     assert (fast.encoder, report.encoder, stable.encoder) == ("resnet18", "resnet152", "resnet152")
-    assert (report.mask_source, stable.mask_source) == ("true", "predicted")
+    assert (report.mask_source, stable.mask_source) == ("true", "mixed")
 
 
 def test_a_list_of_wells_may_have_spaces_and_be_empty():

@@ -76,6 +76,31 @@ def test_a_segmenter_stopped_and_resumed_is_the_same_bit_for_bit(small_store, tm
     assert same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
 
 
+def test_what_a_layer_draws_it_draws_again_after_a_resume(small_store, tmp_path):
+    # EfficientNet drops whole layers at random.
+    config = replace(SEGMENTER, encoder="timm-efficientnet-b0", epochs=1, epoch_steps=4, workers=1)
+    train_segmenter(small_store, config, tmp_path / "whole", Notes())
+    with pytest.raises(StoppedError):
+        train_segmenter(small_store, replace(config, save_every=1), tmp_path / "parts", Stopping(signal.SIGTERM))
+    train_segmenter(small_store, config, tmp_path / "parts", Notes())
+    assert same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
+
+
+def test_a_training_that_stopped_early_stays_so_after_a_resume(small_store, tmp_path):
+    config = replace(SEGMENTER, epochs=4, epoch_steps=1, patience=1, learning_rate=0.0)  # never any better
+    train_segmenter(small_store, config, tmp_path, Notes())
+    again = Notes()
+    train_segmenter(small_store, config, tmp_path, again)  # its last state is still there
+    assert again.epochs() == []
+
+
+def test_a_resumed_training_needs_no_encoder_weights(small_store, tmp_path):
+    with pytest.raises(StoppedError):
+        train_segmenter(small_store, replace(SEGMENTER, save_every=1), tmp_path, Stopping(signal.SIGTERM))
+    train_segmenter(small_store, replace(SEGMENTER, encoder_weights="gone.safetensors"), tmp_path, Notes())
+    assert (tmp_path / "network" / "network.json").exists()
+
+
 def test_a_training_asked_to_stop_while_it_validates_stops_after_that(small_store, tmp_path, monkeypatch):
     validate = segmenter_loop.validate_segmenter
 

@@ -56,7 +56,7 @@ class Place:
     def interrupt(self, process: subprocess.Popen, number: int, step: int) -> tuple[int, str, str]:
         """Send a signal to a training once a state of at least *step* is saved."""
         wait_for(lambda: self.step() >= step or process.poll() is not None)
-        process.send_signal(number)
+        os.killpg(process.pid, number)  # the whole group, as schedulers and terminals do
         said, complained = process.communicate(timeout=120)
         return process.returncode, said, complained
 

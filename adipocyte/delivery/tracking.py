@@ -66,16 +66,18 @@ def interrupted_run(step: str, digest: str) -> str | None:
     return runs[0].info.run_id if runs and runs[0].info.status != "FINISHED" else None
 
 
-def child_of(parent: str, step: str, store_digest: str, target: str) -> Run | None:
-    """The newest run of *step* (and *target*) on a store among the children of a run."""
+def adopt_children(parent: str) -> None:
+    """Make the children of a run those of the active one."""
+    for child in mlflow.search_runs(search_all_experiments=True, filter_string=f"tags.`{PARENT}` = '{parent}'", output_format="list"):
+        mlflow.MlflowClient().set_tag(child.info.run_id, PARENT, mlflow.active_run().info.run_id)
+
+
+def child_of(step: str, store_digest: str, target: str) -> Run | None:
+    """The newest run of *step* (and *target*) on a store among the children of the active run."""
+    parent = mlflow.active_run().info.run_id
     query = f"tags.`{PARENT}` = '{parent}' and tags.`{STEP}` = '{step}' and tags.`{STORE}` = '{store_digest}'"
     runs = _newest(query + (f" and tags.`{TARGET}` = '{target}'" if target else ""))
     return runs[0] if runs else None
-
-
-def adopt(child: Run) -> None:
-    """Make a run the child of the active one."""
-    mlflow.MlflowClient().set_tag(child.info.run_id, PARENT, mlflow.active_run().info.run_id)
 
 
 def settings_digest(settings: dict[str, Any]) -> str:

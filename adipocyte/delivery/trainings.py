@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from adipocyte.config import build
 from adipocyte.delivery.tracking import NETWORK, SETTINGS, STEP, STORE, TARGET, step_run
-from adipocyte.errors import AdipocyteError, ConfigError, RunError
+from adipocyte.errors import AdipocyteError, ConfigError, DivergedError, RunError
 from adipocyte.store.reader import Store
 from adipocyte.training.course import NETWORK as NETWORK_FOLDER
 from adipocyte.training.state import STATE, state_step
@@ -36,6 +36,7 @@ from adipocyte.training.tracker import Silent, Tracker
 
 _BATCH = 1000  # metrics that MLflow takes in one request
 _STATES = "state"  # artifact folder
+_STATE_STEP = "adipocyte.state_step"  # tag: the step of the newest state
 
 Config = TypeVar("Config")
 
@@ -68,10 +69,11 @@ class MlflowTracker:
         """Copy the state to the run's artifacts where these are not on this disk anyway: by turns into two folders, so that one copy is
         whole whatever happens to the other.
         """
-        if self._is_remote:
-            with _reaching_server():
+        with _reaching_server():
+            if self._is_remote:
                 self._client.log_artifact(self._run_id, str(path), f"{_STATES}/{self._n_states % 2}")
-            self._n_states += 1
+            self._client.set_tag(self._run_id, _STATE_STEP, state_step(path))
+        self._n_states += 1
 
 
 @contextmanager
@@ -82,16 +84,17 @@ def _reaching_server() -> Iterator[None]:
         raise RunError(f"the tracking server took no more of the run's records ({str(error)[:300]}): see that it runs again") from error
 
 
-@dataclass(frozen=True)
+@dataclass
 class Training:
     """A training under way: its *folder* on this disk and the *tracker* to give to its loop. Of several processes the first has a run."""
 
     folder: Path
     tracker: Tracker
     run_id: str | None
+    keeps_state: bool = True
 
     def finish(self, best: dict[str, float]) -> None:
-        """Record the best network and its metrics; the folder and the copies of the state are no longer needed then."""
+        """Record the best network and its metrics; once the run has ended, its state is no longer needed."""
         if self.run_id is None:
             return
         with _reaching_server():
@@ -100,19 +103,16 @@ class Training:
         self.discard()
 
     def discard(self) -> None:
-        """Remove the state, here and with the run."""
-        with _reaching_server():
-            if _has_copies(self.run_id):
-                get_artifact_repository(mlflow.get_run(self.run_id).info.artifact_uri).delete_artifacts(_STATES)
-        shutil.rmtree(self.folder)
+        """Let the state go, here and with the run, when the run ends."""
+        self.keeps_state = False
 
 
 @contextmanager
 def training_run(step: str, config: Any, store: Store, **tags: str) -> Iterator[Training]:
     """Open the run of a training *step* on *store*, or take up the run `config.resume` again.
 
-    An error that leaves a state behind says how to go on from it. Raises RunError when the run to resume has no state, has finished, or
-    is being trained at this moment.
+    An error that leaves a state behind says how to go on from it. Raises RunError when the run to resume has no state or is being trained
+    at this moment, and for any error of the disk or the tracking server.
     """
     if config.resume:
         _fetch_state(store, config.resume)
@@ -120,16 +120,22 @@ def training_run(step: str, config: Any, store: Store, **tags: str) -> Iterator[
         yield Training(_folder(store, config.resume or "unsaved"), Silent(), None)
         return
     opened = os.environ.get("MLFLOW_RUN_ID")  # by `mlflow run`, even where an older run is to go on
-    with contextlib.ExitStack() as stack:
-        if config.resume:  # before its run is touched, which may be another process's
-            stack.enter_context(_held(store, config.resume))
-        run = stack.enter_context(step_run(step, config, run_id=config.resume or None, system_metrics=True, store=store.digest, **tags))
-        run_id = run.info.run_id
-        if not config.resume:
-            stack.enter_context(_held(store, run_id))
-        stack.enter_context(_saying_how_to_go_on(step, tags.get("target", ""), store, run_id))
-        _log_store(store)
-        yield Training(_folder(store, run_id), MlflowTracker(run), run_id)
+    training = None
+    try:
+        with contextlib.ExitStack() as stack:
+            if config.resume:  # before its run is touched, which may be another process's
+                stack.enter_context(_held(store, config.resume))
+            run = stack.enter_context(step_run(step, config, run_id=config.resume or None, system_metrics=True, store=store.digest, **tags))
+            run_id = run.info.run_id
+            if not config.resume:
+                stack.enter_context(_held(store, run_id))
+            stack.enter_context(_saying_how_to_go_on(step, tags.get("target", ""), store, run_id))
+            _log_store(store)
+            training = Training(_folder(store, run_id), MlflowTracker(run), run_id)
+            yield training
+    finally:
+        if training and not training.keeps_state:
+            _remove_state(training)
     if config.resume and opened and opened != config.resume:
         # The empty run that `mlflow run` opened; it cannot be removed, for `mlflow run` will want to close it.
         MlflowClient().set_tag(opened, "mlflow.runName", f"resumed {run.info.run_name}")
@@ -148,6 +154,8 @@ def resumed(config: Config, step: str) -> Config:
     except (MlflowException, OSError) as error:
         raise RunError(f"there is no run {config.resume!r} to resume ({error}): take the id of one from mlflow ui") from error
     found = (run.data.tags.get(STEP), run.data.tags.get(TARGET, ""))
+    if found[0] not in ("train_segmenter", "train_gan"):
+        raise RunError(f"run {config.resume} is no training that can be resumed: take the id of one from mlflow ui")
     if found != (step, getattr(config, "target", "")):
         raise RunError(f"run {config.resume} is one of {' '.join(filter(None, found))}: resume it with mlflow run . -e {found[0]}")
     if run.info.status == "FINISHED":
@@ -179,13 +187,16 @@ def _fetch_state(store: Store, run_id: str) -> None:
         raise RunError(
             f"run {run_id} trains on the store {digest}, and {store.folder} is {store.digest}: name the right one with -P store="
         )
-    if state_step(folder / STATE) >= 0:
+    kept = state_step(folder / STATE)
+    if kept >= 0 and kept >= int(mlflow.get_run(run_id).data.tags.get(_STATE_STEP, "-1")):
         return
     with tempfile.TemporaryDirectory() as scratch:
         if _has_copies(run_id):
             mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=_STATES, dst_path=scratch)
         newest = max(Path(scratch).rglob(STATE), key=state_step, default=None)
-        if newest is None or state_step(newest) < 0:
+        if newest is None or state_step(newest) <= kept:
+            if kept >= 0:
+                return
             raise RunError(f"no state of run {run_id} was saved, neither in {folder} nor with the run: train anew, without -P resume")
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / f".{STATE}.{os.getpid()}.partial"  # each process of torchrun fetches
@@ -207,26 +218,40 @@ def _held(store: Store, run_id: str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, whose locks the workers that read patches would inherit
         except OSError as error:
             raise RunError(f"run {run_id} is being trained by another process at this moment: wait for it, or stop it first") from error
         try:
             yield
         finally:
             if not (folder / STATE).exists():
-                shutil.rmtree(folder, ignore_errors=True)
-                with contextlib.suppress(OSError):
-                    folder.parent.rmdir()  # when it was the last
+                _remove_folder(folder)
+
+
+def _remove_state(training: Training) -> None:
+    """Remove the state of a *training* that needs none any more. What cannot be removed is in nobody's way."""
+    with contextlib.suppress(MlflowException, OSError):
+        if _has_copies(training.run_id):
+            get_artifact_repository(mlflow.get_run(training.run_id).info.artifact_uri).delete_artifacts(_STATES)
+    _remove_folder(training.folder)
+
+
+def _remove_folder(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        folder.parent.rmdir()  # when it was the last
 
 
 @contextmanager
 def _saying_how_to_go_on(step: str, target: str, store: Store, run_id: str) -> Iterator[None]:
     try:
         yield
-    except (AdipocyteError, OSError) as error:
+    except (AdipocyteError, OSError, MlflowException) as error:
         kept = state_step(_folder(store, run_id) / STATE)
+        if isinstance(error, DivergedError) or (kept < 0 and isinstance(error, AdipocyteError)):
+            raise  # from that state it would diverge again
         if kept < 0:
-            raise
+            raise RunError(str(error)) from error
         settings = {"target": target, "resume": run_id, "store": str(store.folder)}
         command = " ".join([f"mlflow run . -e {step}", *(f"-P {name}={value}" for name, value in settings.items() if value)])
         kind = type(error) if isinstance(error, AdipocyteError) else RunError

@@ -16,10 +16,16 @@ _SPEC, _WEIGHTS = "network.json", "weights.safetensors"
 
 
 def save_network(folder: Path, spec: UNetSpec, network: nn.Module) -> None:
-    """Write a network into *folder*, made when missing; weights first, so that a folder with a description is whole."""
+    """Write a network into *folder*, made when missing; weights first, so that a folder with a description is whole.
+
+    Raises OSError when the disk is full.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    save_file(state, folder / f".{_WEIGHTS}.partial")
+    try:
+        save_file(state, folder / f".{_WEIGHTS}.partial")
+    except SafetensorError as error:
+        raise OSError(f"the network could not be written into {folder} ({error}): free some space there") from error
     (folder / f".{_WEIGHTS}.partial").replace(folder / _WEIGHTS)
     (folder / f".{_SPEC}.partial").write_text(json.dumps(asdict(spec), indent=1))
     (folder / f".{_SPEC}.partial").replace(folder / _SPEC)

@@ -1,6 +1,7 @@
 """Losses as pure functions (report, 5.3)."""
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -68,14 +69,18 @@ def azimuthal_spectrum(image: Tensor) -> Tensor:
     image = image.float().squeeze(1)  # Fourier transforms know no bf16
     power = torch.fft.fftshift(torch.fft.fft2(image, norm="ortho").abs().square(), dim=(-2, -1))
     height, width = image.shape[-2:]
-    rings = _rings(height, width, image.device).flatten()
+    rings, areas = _rings(height, width, image.device)
     n_rings = min(height, width) // 2
-    sums = torch.zeros(len(image), int(rings.max()) + 1, device=image.device).index_add(1, rings, power.flatten(1))
-    return torch.log1p((sums / torch.bincount(rings))[:, :n_rings])
+    sums = torch.zeros(len(image), len(areas), device=image.device).index_add(1, rings, power.flatten(1))
+    return torch.log1p((sums / areas)[:, :n_rings])
 
 
-def _rings(height: int, width: int, device: torch.device) -> Tensor:
-    """(Y, X) whole distance, rounded down, of each pixel of a shifted spectrum from its zero frequency."""
-    y = torch.arange(height, device=device) - height // 2
-    x = torch.arange(width, device=device) - width // 2
-    return (y[:, None].square() + x[None, :].square()).sqrt().long()
+@cache
+def _rings(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The ring of each pixel of a shifted spectrum, (Y * X,): its distance from zero frequency, rounded down; and each ring's pixels.
+
+    Made on the CPU and kept: on a GPU, asking how many rings there are would wait for all work under way.
+    """
+    y, x = torch.arange(height) - height // 2, torch.arange(width) - width // 2
+    rings = (y[:, None].square() + x[None, :].square()).sqrt().long().flatten()
+    return rings.to(device), torch.bincount(rings).to(device)

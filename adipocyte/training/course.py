@@ -60,9 +60,9 @@ class Course:
         """The epochs that are left, counted from 0: to the last, or until `patience` of them brought no better network."""
         with self._interruption:
             while self.progress.epoch < self._config.epochs:
-                yield self.progress.epoch
                 if self._config.patience and self.progress.stale_epochs >= self._config.patience:
                     return
+                yield self.progress.epoch
 
     def steps(self, title: str) -> Iterator[int]:
         """The steps that are left of this epoch, counted from 0 over all epochs. After each one the loop calls `note`."""
@@ -78,7 +78,7 @@ class Course:
         """End a step that measured *values*. Raises StoppedError when the process was asked to stop, with its state saved."""
         self.progress.step += 1
         self._journal.note(self.progress.step, values)
-        stop = self._interruption.asked
+        stop = self._looks_up and self._interruption.asked
         if stop or self.progress.step % self._config.save_every == 0:
             self._save()
         if stop:
@@ -104,6 +104,7 @@ class Course:
 
     def finish(self, spec: UNetSpec) -> dict[str, float]:
         """Write the best network, which is built by *spec*, into the folder. Returns its metrics."""
+        self._save()  # until the network is in safe keeping
         if self._fabric.is_global_zero:
             save_network(self._folder / NETWORK, spec, self._best)
         return self.progress.best
@@ -112,6 +113,11 @@ class Course:
         self._journal.send()  # first, for it refuses numbers that are none: what is saved is good
         if self._fabric.is_global_zero:
             self._tracker.state(save_state(self._folder, self._parts, self.progress))
+
+    @property
+    def _looks_up(self) -> bool:
+        """Whether it is time to see if anyone asked to stop: always, but of several processes seldom, since they must ask each other."""
+        return self._fabric.world_size == 1 or self.progress.step % 10 == 0
 
     def _agreed(self, score: float) -> float:
         """The same number in every process, so that all stop at the same epoch."""

@@ -20,6 +20,7 @@ from adipocyte.training.course import Course
 from adipocyte.training.device import make_fabric, placed, update
 from adipocyte.training.masks import PredictedMasks, training_masks
 from adipocyte.training.patches import Patches, epoch_steps, patch_loader
+from adipocyte.training.state import starting_weights
 from adipocyte.training.tracker import Tracker
 from adipocyte.training.validation import validate_generator
 
@@ -44,7 +45,7 @@ def train_generator(store: Store, config: GeneratorConfig, segmenter: Path | Non
 
     torch.manual_seed(config.seed)
     spec = generator_spec(config, store.manifest.n_z_planes)
-    painter = placed(fabric, build_unet(spec, config.encoder_weights), compiled=config.compile == "true")
+    painter = placed(fabric, build_unet(spec, starting_weights(folder, config.encoder_weights)), compiled=config.compile == "true")
     judge = placed(fabric, build_discriminator(config, spec.in_channels))
     average = AveragedModel(painter, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True) if config.ema else None
     shown = average.module if average else painter

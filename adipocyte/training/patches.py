@@ -1,7 +1,7 @@
 """Random patches of the training wells. Patch i depends on the seed and on i alone, whoever reads it and when."""
 
 import math
-import signal
+import os
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -83,11 +83,16 @@ def patch_loader(fabric: Fabric, patches: Patches, batch: int, workers: int, ste
     starts = (step * batch + fabric.global_rank * share for step in steps)
     order = [range(start, start + share) for start in starts]
     loader = DataLoader(
-        patches, batch_sampler=order, num_workers=workers, worker_init_fn=_leave_interrupt, pin_memory=fabric.device.type == "cuda"
+        patches,
+        batch_sampler=order,
+        num_workers=workers,
+        worker_init_fn=_stand_apart,
+        generator=torch.Generator(),  # else it draws from the one that the step was seeded with
+        pin_memory=fabric.device.type == "cuda",
     )
     return iter(fabric.setup_dataloaders(loader, use_distributed_sampler=False))
 
 
-def _leave_interrupt(_: int) -> None:
-    """Ctrl-C reaches every process of a terminal: the trainer alone decides what to make of it, and may need a last batch."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _stand_apart(_: int) -> None:
+    """Ctrl-C, torchrun and schedulers signal a group of processes: the trainer alone decides what to make of it, and needs its workers."""
+    os.setpgid(0, 0)

@@ -12,6 +12,7 @@ from adipocyte.training.augmentations import Augmenter
 from adipocyte.training.course import Course
 from adipocyte.training.device import make_fabric, placed, update
 from adipocyte.training.patches import Patches, epoch_steps, patch_loader
+from adipocyte.training.state import starting_weights
 from adipocyte.training.tracker import Tracker
 from adipocyte.training.validation import validate_segmenter
 
@@ -28,7 +29,7 @@ def train_segmenter(store: Store, config: SegmenterConfig, folder: Path, tracker
 
     torch.manual_seed(config.seed)
     spec = UNetSpec(encoder=config.encoder, in_channels=store.manifest.n_z_planes, architecture=config.architecture)
-    network = placed(fabric, build_unet(spec, config.encoder_weights), compiled=config.compile == "true")
+    network = placed(fabric, build_unet(spec, starting_weights(folder, config.encoder_weights)), compiled=config.compile == "true")
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
     course = Course(
         fabric,

@@ -69,6 +69,11 @@ def load_state(folder: Path, parts: Parts) -> Progress:
         raise BundleError(f"the state {path} cannot be loaded ({type(error).__name__}: {str(error)[:200]}): train anew") from error
 
 
+def starting_weights(folder: Path, encoder_weights: str) -> str:
+    """The encoder weights to build a network with: none where a state in *folder* will replace them anyway."""
+    return "none" if (folder / STATE).is_file() else encoder_weights
+
+
 def state_step(path: Path) -> int:
     """The step that a state file was saved at; -1 when it is damaged or not there."""
     try:

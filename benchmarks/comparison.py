@@ -68,7 +68,7 @@ COMPARISONS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write *content* to *path*, whole or not at all."""
+    """Write *content* to *path*, whole or not at all. (`delivery.tracking` has the like, but needs MLflow.)"""
     partial = path.with_suffix(".writing")
     partial.write_text(json.dumps(content))
     partial.replace(path)

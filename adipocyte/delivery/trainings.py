@@ -182,13 +182,13 @@ def _folder(store: Store, run_id: str) -> Path:
 
 def _fetch_state(store: Store, run_id: str) -> None:
     """See that the newest state of a run lies in its folder on this disk. Raises RunError when there is none, or for another store."""
-    folder, digest = _folder(store, run_id), mlflow.get_run(run_id).data.tags.get(STORE)
-    if digest != store.digest:
+    folder, tags = _folder(store, run_id), mlflow.get_run(run_id).data.tags
+    if (digest := tags.get(STORE)) != store.digest:
         raise RunError(
             f"run {run_id} trains on the store {digest}, and {store.folder} is {store.digest}: name the right one with -P store="
         )
     kept = state_step(folder / STATE)
-    if kept >= 0 and kept >= int(mlflow.get_run(run_id).data.tags.get(_STATE_STEP, "-1")):
+    if kept >= 0 and kept >= int(tags.get(_STATE_STEP, "-1")):
         return
     with tempfile.TemporaryDirectory() as scratch:
         if _has_copies(run_id):

@@ -15,21 +15,21 @@ def stain(config: StainConfig) -> None:
     from adipocyte.delivery.batch import stain_plate
     from adipocyte.delivery.registry import load_stainer
     from adipocyte.delivery.tracking import step_run
-    from adipocyte.plate.reader import scan_plate
+    from adipocyte.plate.scan import problem_table, scan_plate
 
-    scan_plate(Path(config.plate))  # a wrong folder should be told before a model is fetched
+    scan_plate(Path(config.plate), targets=())  # a wrong folder should be told before a model is fetched
     stainer = load_stainer(config.model)
     with step_run("stain", config):
         result = stain_plate(stainer, Path(config.plate), Path(config.out), histogram_matching=config.histogram_matching == "true")
-        mlflow.log_metrics({"painted": len(result.painted), "skipped": len(result.skipped), "failed": len(result.failed)})
+        mlflow.log_metrics({"painted": len(result.painted), "skipped": len(result.skipped), "problems": len(result.problems)})
         mlflow.log_dict({str(key): list(sentences) for key, sentences in result.warnings.items()}, "warnings.json")
         for key, sentences in result.warnings.items():
             for sentence in sentences:
                 print(f"warning, field {key}: {sentence}")
         print(f"{len(result.painted)} fields painted into {config.out}, {len(result.skipped)} were there already.")
-        if result.failed:
-            reasons = "; ".join(f"field {key}: {reason}" for key, reason in list(result.failed.items())[:5])
-            raise PlateError(f"{len(result.failed)} fields could not be painted: {reasons}. Mend them and run the same command again")
+        if result.problems:
+            table = problem_table(result.problems)
+            raise PlateError(f"some fields could not be painted:\n{table}\nMend them and run the same command again")
 
 
 if __name__ == "__main__":

@@ -8,36 +8,36 @@ from typing import Any
 from tqdm import tqdm
 
 from adipocyte.errors import ImageError, PlateError
-from adipocyte.plate.reader import FieldFiles, FieldKey, read_field, scan_plate, stained_path
+from adipocyte.plate.reader import FieldFiles, FieldKey, read_field, stained_path
+from adipocyte.plate.scan import Problem, problem_of, scan_plate
 from adipocyte.plate.tiff import write_image
 from adipocyte.staining.stainer import Stainer
 
 
 @dataclass(frozen=True)
 class StainedPlate:
-    """What became of each field: painted now, painted before, or the reason why it could not be; and warnings by field."""
+    """What became of each field: painted now, painted before, or what kept it from being so; and warnings by field."""
 
     painted: list[FieldKey]
     skipped: list[FieldKey]
-    failed: dict[FieldKey, str]
+    problems: list[Problem]
     warnings: dict[FieldKey, tuple[str, ...]]
 
 
 def stain_plate(stainer: Stainer, plate: Path, out: Path, *, histogram_matching: bool) -> StainedPlate:
     """Paint every field of a raw *plate* into *out*, uint16 TIFFs under the challenge's names.
 
-    A field whose images are all there is skipped, so the same command continues an interrupted one; a field with an image that
+    A field whose images are all there is skipped, so the same command continues an interrupted one; a field that is not whole or
     cannot be read is recorded and does not stop the plate. `stained.json` in *out* says what painted which plate, and how.
 
-    Raises PlateError when there is no plate, a field lacks a plane, *out* is the plate itself or holds images of another plate,
-    model or way.
+    Raises PlateError when there is no plate, *out* is the plate itself or holds images of another plate, model or way.
     """
-    files = scan_plate(plate)
+    scanned = scan_plate(plate, targets=())
     if out.resolve() == plate.resolve():
         raise PlateError(f"{out} is the raw plate, which is never written to: name another folder with -P out=<folder>")
     _claim(out, {"plate": str(plate.resolve()), "bundle": asdict(stainer.manifest), "histogram_matching": histogram_matching})
-    result = StainedPlate([], [], {}, {})
-    for field in tqdm(files, desc="stain", unit="field"):
+    result = StainedPlate([], [], list(scanned.problems), {})
+    for field in tqdm(scanned.fields, desc="stain", unit="field"):
         paths = {target: stained_path(out, field, target) for target in stainer.manifest.targets}
         if all(path.is_file() for path in paths.values()):
             result.skipped.append(field.key)
@@ -46,7 +46,7 @@ def stain_plate(stainer: Stainer, plate: Path, out: Path, *, histogram_matching:
             result.warnings[field.key] = _stain_field(stainer, field, paths, histogram_matching)
             result.painted.append(field.key)
         except (ImageError, PlateError) as error:
-            result.failed[field.key] = str(error)
+            result.problems.append(problem_of(field.key, error))
     return result
 
 

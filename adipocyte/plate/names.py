@@ -2,17 +2,19 @@
 
 `AssayPlate_Greiner_#655090_B03_T0001F002L01A04Z05C04.tif` is plate, well, time point, field of view, line, action, z-plane
 and channel. Channel C04 is brightfield (Z1…Z7); C01, C02 and C03 are the targets A1, A2 and A3. The organisers' evaluation
-folders give every target the action A01; both forms are read, for the channel alone decides.
+folders give every target the action A01; both forms are read, for the channel alone decides. A stack of all z-planes in one file
+is named after any of its planes, or after none (`…A04C04.tif`).
 """
 
 import re
 from dataclasses import dataclass
 
+from adipocyte.config import TARGETS
 from adipocyte.errors import PlateError
 
 _NAME = re.compile(
     r"(?P<plate>.+)_(?P<well>[A-P][0-9]{2})_T(?P<time>[0-9]{4})F(?P<fov>[0-9]{3})L(?P<line>[0-9]{2})"
-    r"A(?P<action>[0-9]{2})Z(?P<z_plane>[0-9]{2})C(?P<channel>[0-9]{2})\.tiff?"
+    r"A(?P<action>[0-9]{2})(Z(?P<z_plane>[0-9]{2}))?C(?P<channel>[0-9]{2})\.(tif|TIF)[fF]?"
 )
 _FOLDER = re.compile(r"(20|40|60)x(_images)?")
 BRIGHTFIELD_CHANNEL = 4
@@ -21,27 +23,25 @@ DEFAULT_PLATE = "AssayPlate_Greiner_#655090"
 
 @dataclass(frozen=True, kw_only=True)
 class ImageName:
-    """One image of a plate by its name. All numbers count from 1."""
+    """One image of a plate by its name. All numbers count from 1; `z_plane` None is a stack of them all."""
 
     plate: str = DEFAULT_PLATE
     well: str
     fov: int
     action: int
-    z_plane: int
+    z_plane: int | None
     channel: int
     time: int = 1
     line: int = 1
 
     def __str__(self) -> str:
-        return (
-            f"{self.plate}_{self.well}_T{self.time:04d}F{self.fov:03d}L{self.line:02d}"
-            f"A{self.action:02d}Z{self.z_plane:02d}C{self.channel:02d}.tif"
-        )
+        z_plane = "" if self.z_plane is None else f"Z{self.z_plane:02d}"
+        return f"{self.plate}_{self.well}_T{self.time:04d}F{self.fov:03d}L{self.line:02d}A{self.action:02d}{z_plane}C{self.channel:02d}.tif"
 
     @property
-    def label(self) -> str:
-        """The image's word in this project: "Z1"… for brightfield, else "A1", "A2" or "A3"."""
-        return f"Z{self.z_plane}" if self.channel == BRIGHTFIELD_CHANNEL else f"A{self.channel}"
+    def target(self) -> str | None:
+        """The target that the image shows: "A1", "A2" or "A3"; None for brightfield and for channels of other kinds."""
+        return TARGETS[self.channel - 1] if 1 <= self.channel <= len(TARGETS) else None
 
 
 def parse_name(text: str) -> ImageName:
@@ -49,7 +49,7 @@ def parse_name(text: str) -> ImageName:
     found = _NAME.fullmatch(text)
     if found is None:
         raise PlateError(f"{text!r} is not a name of the challenge's form {ImageName(well='B03', fov=1, action=4, z_plane=1, channel=4)}")
-    numbers = {key: int(value) for key, value in found.groupdict().items() if key not in ("plate", "well")}
+    numbers = {key: int(value) if value else None for key, value in found.groupdict().items() if key not in ("plate", "well")}
     return ImageName(plate=found["plate"], well=found["well"], **numbers)
 
 

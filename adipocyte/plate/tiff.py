@@ -2,9 +2,13 @@
 
 import io
 import itertools
+import logging
 import os
 import struct
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,6 +19,10 @@ from numpy.typing import NDArray
 from adipocyte.errors import ImageError
 
 MAX_SIDE_PX = 10_000
+MAX_PLANES = 99  # a file's name has two digits for the z-plane
+DTYPES = (np.uint8, np.uint16)
+
+tifffile.logger().setLevel(logging.CRITICAL)  # what it mutters about damaged bytes comes again, in full sentences, from here
 
 # What tifffile and its codecs raise on damaged bytes.
 _UNREADABLE = (
@@ -30,19 +38,41 @@ _UNREADABLE = (
 )
 
 
+@dataclass(frozen=True)
+class Header:
+    """What a TIFF says of itself: `n_planes` pages of one `shape`, (Y, X) in pixels, and one `dtype`, "uint8" or "uint16"."""
+
+    n_planes: int
+    shape: tuple[int, int]
+    dtype: str
+
+
+def read_header(path: Path) -> Header:
+    """Look at a TIFF without decoding a pixel. Raises ImageError, naming the file, for all that can be told without."""
+    name, size = str(path), _size(path)
+    with _tiff(path, size, name, "grey pages") as tiff:
+        pages = list(itertools.islice(tiff.pages, MAX_PLANES + 1))
+        if len(pages) > MAX_PLANES:
+            raise ImageError(f"{name} has more than {MAX_PLANES} pages: it must hold one plane, or the z-planes of one field")
+        _check_pages(pages, size, name, "grey pages")
+        _check_axes(tiff, len(pages), name)
+        return Header(len(pages), pages[0].shape, pages[0].dtype.name)
+
+
 def read_image(path: Path) -> NDArray[np.uint16]:
     """Read a single-plane TIFF. Returns (Y, X) in counts. Raises ImageError, naming the file."""
-    try:
-        with open(path, "rb") as file:
-            return _decode(file, path.stat().st_size, 1, str(path))[0]
-    except OSError as error:
-        raise ImageError(f"{path} cannot be opened ({error.strerror}): it must be a TIFF that this user may read") from error
+    return read_stack(path, 1)[0]
+
+
+def read_stack(path: Path, n_planes: int) -> NDArray[np.uint16]:
+    """Read a TIFF of *n_planes* pages, z in page order. Returns (Z, Y, X) in counts. Raises ImageError, naming the file."""
+    return _decode(path, _size(path), n_planes, str(path))
 
 
 def decode_stack(data: bytes, n_planes: int) -> NDArray[np.uint16]:
     """Decode a TIFF or OME-TIFF of *n_planes* pages, z in page order. Returns (Z, Y, X) in counts.
 
-    Raises ImageError when the bytes are no TIFF, are cut short, or hold anything but *n_planes* grey uint16 pages of one size,
+    Raises ImageError when the bytes are no TIFF, are cut short, or hold anything but *n_planes* grey pages, uint8 or uint16, of one size,
     each side at most MAX_SIDE_PX.
     """
     return _decode(io.BytesIO(data), len(data), n_planes, "the stack")
@@ -76,39 +106,65 @@ def write_image(path: Path, image: NDArray[np.uint16]) -> None:
             raise
 
 
-def _decode(file: BinaryIO, size: int, n_planes: int, name: str) -> NDArray[np.uint16]:
-    needed = f"{n_planes} grey uint16 page{'s' if n_planes > 1 else ''} of one size"
-    if not size:
-        raise ImageError(f"{name} is empty (0 bytes): it must be a TIFF of {needed}")
+def _size(path: Path) -> int:
+    """Bytes of a file. Raises ImageError when it is not there or may not be read."""
     try:
-        with tifffile.TiffFile(file) as tiff:
-            pages = list(itertools.islice(tiff.pages, n_planes + 1))
-            _check(pages, size, n_planes, name, needed)
-            return np.stack([page.asarray() for page in pages])
+        with open(path, "rb") as file:
+            return os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise ImageError(f"{path} cannot be opened ({error.strerror}): it must be a TIFF that this user may read") from error
+
+
+def _decode(source: Path | BinaryIO, size: int, n_planes: int, name: str) -> NDArray[np.uint16]:
+    needed = f"{n_planes} grey page{'s' if n_planes > 1 else ''}"
+    with _tiff(source, size, name, needed) as tiff:
+        pages = list(itertools.islice(tiff.pages, n_planes + 1))
+        _check_number(len(pages), n_planes, name, needed)
+        _check_pages(pages, size, name, needed)
+        stack = np.empty((n_planes, *pages[0].shape), dtype=np.uint16)
+        for plane, page in zip(stack, pages, strict=True):
+            plane[...] = page.asarray()
+        return stack
+
+
+@contextmanager
+def _tiff(source: Path | BinaryIO, size: int, name: str, needed: str) -> Iterator[tifffile.TiffFile]:
+    """A TIFF to look at; whatever damaged bytes raise while it is open becomes an ImageError about *name*."""
+    if not size:
+        raise ImageError(f"{name} is empty (0 bytes): it must be a TIFF of {needed} of one size, uint8 or uint16")
+    try:
+        with tifffile.TiffFile(source) as tiff:
+            yield tiff
     except ImageError:
         raise
     except _UNREADABLE as error:
         raise ImageError(f"{name} cannot be read as TIFF ({error!r}): it must be a whole TIFF of {needed}; save it again") from error
 
 
-def _check(pages: list[tifffile.TiffPage], size: int, n_planes: int, name: str, needed: str) -> None:
-    """Refuse by what the page headers say, before any pixel is decoded or any image allocated."""
-    if len(pages) != n_planes:
-        if len(pages) > n_planes:
-            raise ImageError(f"{name} has more than {n_planes} pages: it must have {needed}, z in order")
+def _check_number(n_found: int, n_planes: int, name: str, needed: str) -> None:
+    if n_found > n_planes:
+        raise ImageError(f"{name} has more than {n_planes} pages: it must have {needed}, z in order")
+    if n_found < n_planes:
         advice = "if the file should have more, it is cut short: copy it again"
-        raise ImageError(f"{name} has {len(pages)} of {n_planes} pages: it must have {needed}, z in order; {advice}")
+        raise ImageError(f"{name} has {n_found} of {n_planes} pages: it must have {needed}, z in order; {advice}")
+
+
+def _check_pages(pages: list[tifffile.TiffPage], size: int, name: str, needed: str) -> None:
+    """Refuse by what the page headers say, before any pixel is decoded or any image allocated."""
+    if not pages:
+        raise ImageError(f"{name} has no page: it must have {needed}; copy it again, whole")
     for page in pages:
         if page.ndim != 2:
             raise ImageError(f"{name} has a page of shape {page.shape} (colour?): it must have {needed}; save grey planes")
         if not min(page.shape):
-            raise ImageError(f"{name} has a page without pixels: it must have {needed}")
-        if page.dtype != np.uint16:
+            raise ImageError(f"{name} has a page without pixels: it must have {needed}; save it again")
+        if page.dtype not in DTYPES:
             raise ImageError(
-                f"{name} has pixels of type {page.dtype}: it must have {needed}, in raw camera counts; do not rescale to float"
+                f"{name} has pixels of type {page.dtype}: it must have raw camera counts, uint8 or uint16; do not rescale them"
             )
-        if page.shape != pages[0].shape:
-            raise ImageError(f"{name} has pages of {pages[0].shape} and {page.shape} pixels: it must have {needed}")
+        if (page.shape, page.dtype) != (pages[0].shape, pages[0].dtype):
+            kinds = f"{pages[0].shape} {pages[0].dtype} and of {page.shape} {page.dtype}"
+            raise ImageError(f"{name} has pages of {kinds} pixels: it must have {needed} of one size and type; save it again")
         if max(page.shape) > MAX_SIDE_PX:
             raise ImageError(f"{name} is {page.shape[0]} x {page.shape[1]} pixels: a side may be at most {MAX_SIDE_PX}; cut it in parts")
         if max(page.chunks) > MAX_SIDE_PX:  # a codec allocates a whole tile, however small the image
@@ -117,3 +173,12 @@ def _check(pages: list[tifffile.TiffPage], size: int, n_planes: int, name: str, 
             )
         if any(offset + n_bytes > size for offset, n_bytes in zip(page.dataoffsets, page.databytecounts, strict=True)):
             raise ImageError(f"{name} is cut short: its pages point past its end at {size} bytes; copy it again, whole")
+
+
+def _check_axes(tiff: tifffile.TiffFile, n_pages: int, name: str) -> None:
+    """Refuse pages that are several things at once: only z can be told from their order."""
+    if n_pages > 1 and (tiff.is_ome or tiff.is_imagej):
+        sizes = {axis: n for axis, n in tiff.series[0].sizes.items() if axis not in ("height", "width") and n > 1}
+        if len(sizes) > 1:
+            found = " and ".join(f"{n} along {axis}" for axis, n in sizes.items())
+            raise ImageError(f"{name} has pages {found}: it must have the z-planes of one channel; export each channel by itself")

@@ -165,6 +165,17 @@ class PreprocessConfig:
         500,
         low=0,
     )
+    align: str = option(
+        "How fluorescence lies against brightfield: estimate it from the training wells, none, or a file alignment.json of another plate.",
+        "estimate",
+    )
+    flagged: str = option("Fields outside the limits of quality: kept, or left out of training.", "keep", choices=("keep", "leave_out"))
+    on_error: str = option(
+        "At a field that is not whole or cannot be read: stop, with a table of all of them, or go on without it.",
+        "stop",
+        choices=("stop", "skip"),
+    )
+    workers: int = option("Processes that prepare fields; 0: this one alone.", 2, low=0)
     seed: int = option("Seed of the split by well.", 0, low=0)
 
 

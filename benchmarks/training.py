@@ -23,11 +23,11 @@ import torch
 from lightning_fabric import Fabric
 from torch.nn.functional import l1_loss
 
-from adipocyte.config import GeneratorConfig, build
+from adipocyte.config import GeneratorConfig, PreprocessConfig, build
 from adipocyte.networks.losses import adversarial_loss, discriminator_loss, spectral_loss
 from adipocyte.networks.unet import build_unet
 from adipocyte.plate.reader import FieldKey, RawField, write_field
-from adipocyte.store.prepare import Masking, prepare
+from adipocyte.store.prepare import prepare
 from adipocyte.store.reader import Store
 from adipocyte.training.augmentations import Augmenter
 from adipocyte.training.collapse import judgement
@@ -88,16 +88,10 @@ def noise_store(folder: Path) -> Store:
     for well in ("B03", "B04", "C02", "C03"):
         planes = random.integers(500, 4000, (7, 512, 512), dtype=np.uint16)
         write_field(folder / "plate", FieldKey(20, well, 1), RawField(planes, {"A1": planes[0], "A2": planes[1]}))
-    masking = Masking(threshold=2.0, superpixel_px=10, smallest_px=50)
-    return prepare(
-        folder / "plate",
-        folder / "store",
-        masking=masking,
-        normalisation="plate",
-        validation_wells=("B03",),
-        test_wells=("B04",),
-        seed=0,
+    config = PreprocessConfig(
+        plate=str(folder / "plate"), store=str(folder / "store"), align="none", validation_wells="B03", test_wells="B04"
     )
+    return prepare(config)
 
 
 def loader_pace(store: Store, config: GeneratorConfig, workers: int, n_steps: int) -> float:

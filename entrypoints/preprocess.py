@@ -1,41 +1,48 @@
 """`mlflow run . -e preprocess`: a raw plate to a prepared store."""
 
-from pathlib import Path
-
-from adipocyte.config import PreprocessConfig, listed
+from adipocyte.config import PreprocessConfig
 from entrypoints.command import command, next_command
 
 
 @command(PreprocessConfig)
 def preprocess(config: PreprocessConfig) -> None:
-    """Prepare a raw plate: OME-Zarr store, nuclei masks, statistics, the split by well. The plate itself is only read."""
-    from adipocyte.store.prepare import Masking, prepare
+    """Prepare a raw plate: OME-Zarr store, nuclei masks, alignment, quality, the split by well. The plate itself is only read.
 
-    store = prepare(
-        Path(config.plate),
-        Path(config.store),
-        masking=Masking(threshold=config.mask_threshold, superpixel_px=config.mask_superpixel_px, smallest_px=config.mask_smallest_px),
-        normalisation=config.normalisation,
-        validation_wells=listed(config.validation_wells),
-        test_wells=listed(config.test_wells),
-        seed=config.seed,
-    )
+    Typed again after an interruption it goes on with the fields that were not finished.
+    """
+    from adipocyte.store.prepare import prepare
+
+    store = prepare(config)
 
     import mlflow
 
-    from adipocyte.delivery.tracking import step_run
-    from adipocyte.store.pictures import histogram_plot, mask_sheet
+    from adipocyte.delivery.tracking import log_table, step_run
+    from adipocyte.plate.scan import problem_table
+    from adipocyte.store.alignments import alignments_json
+    from adipocyte.store.pictures import histogram_plot, mask_sheet, quality_rows, quality_sheet
 
+    manifest = store.manifest
+    flagged = {key: entry.flags for key, entry in manifest.fields.items() if entry.flags}
     with step_run("preprocess", config, store=store.digest):
         mlflow.log_artifact(str(store.folder / "manifest.json"))
-        for magnification, channels in store.manifest.scalings.items():
+        for magnification, channels in manifest.scalings.items():
             for channel, (mean, std) in channels.items():
                 mlflow.log_metrics({f"mean_{channel}_{magnification}x": mean, f"std_{channel}_{magnification}x": std})
+        mlflow.log_metrics({"fields": len(manifest.fields), "flagged": len(flagged), "skipped": len(manifest.problems)})
+        mlflow.log_dict(alignments_json(manifest.alignments), "alignment.json")
+        log_table(quality_rows(store), "quality")
+        mlflow.log_figure(quality_sheet(store), "quality.png")
         mlflow.log_figure(histogram_plot(store), "histograms.png")
         mlflow.log_figure(mask_sheet(store), "masks.png")
-    if shared := set(store.manifest.split["validation"]) & set(store.manifest.split["test"]):
+    if manifest.problems:
+        print(f"Left out, for they are not whole:\n{problem_table(manifest.problems)}")
+    for key, sentences in flagged.items():
+        print(f"Flagged, field {key}: {'; '.join(sentences)}")
+    if flagged and config.flagged == "keep":
+        print(f"{len(flagged)} flagged fields are trained on all the same; -P flagged=leave_out trains without them.")
+    if shared := set(manifest.split["validation"]) & set(manifest.split["test"]):
         print(f"Few wells: {', '.join(sorted(shared))} both chooses the best networks and judges them, so its figures flatter a little.")
-    print(f"{len(store.manifest.fields)} fields in {store.folder} (store {store.digest}).")
+    print(f"{len(manifest.fields)} fields in {store.folder} (store {store.digest}); {manifest.n_ignored} other files were left alone.")
     print(f"Next: {next_command('train_segmenter', config.store)}")
 
 

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from adipocyte.config import PreprocessConfig
 from adipocyte.plate.reader import FieldKey, RawField, write_field
 from adipocyte.simulation import simulate_field
-from adipocyte.store.prepare import Masking, prepare
+from adipocyte.store.prepare import prepare
 from adipocyte.store.reader import Store
 
 settings.register_profile("repeatable", deadline=None, derandomize=True)
@@ -32,11 +33,12 @@ def small_plate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_store(small_plate: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """`small_plate`, prepared: it trains on C02 and C03, validates on B03, tests on B04."""
     return prepare(
-        small_plate,
-        tmp_path_factory.mktemp("prepared") / "store",
-        masking=Masking(threshold=2.0, superpixel_px=10, smallest_px=50),
-        normalisation="plate",
-        validation_wells=("B03",),
-        test_wells=("B04",),
-        seed=0,
+        PreprocessConfig(
+            plate=str(small_plate),
+            store=str(tmp_path_factory.mktemp("prepared") / "store"),
+            mask_smallest_px=50,
+            validation_wells="B03",
+            test_wells="B04",
+            workers=0,
+        )
     )

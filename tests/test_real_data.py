@@ -9,8 +9,9 @@ import tifffile
 
 from adipocyte.config import PreprocessConfig
 from adipocyte.imaging.masks import nuclei_mask
-from adipocyte.plate.reader import FieldKey, scan_plate
-from adipocyte.store.prepare import Masking, prepare
+from adipocyte.plate.reader import FieldKey
+from adipocyte.plate.scan import scan_plate
+from adipocyte.store.prepare import prepare
 
 SHARED = Path(os.environ.get("ADIPOCYTE_SHARED", Path(__file__).parent.parent.parent / "shared")) / "data"
 SHIPPED = PreprocessConfig(plate="")
@@ -22,19 +23,13 @@ needs_golden = pytest.mark.skipif(not (SHARED / "cellprofiler_golden").is_dir(),
 def test_a_real_plate_is_prepared_with_its_pixels_unchanged(tmp_path):
     plate = SHARED / "isl_plate"
     store = prepare(
-        plate,
-        tmp_path / "store",
-        masking=Masking(threshold=2.0, superpixel_px=10, smallest_px=150),
-        normalisation="plate",
-        validation_wells=("B03",),
-        test_wells=("D03",),
-        seed=0,
+        PreprocessConfig(plate=str(plate), store=str(tmp_path / "store"), mask_smallest_px=150, validation_wells="B03", test_wells="D03")
     )
     assert list(store.manifest.fields) == [FieldKey(20, well, 1) for well in ("B03", "C03", "D03", "D04")]
-    for files in scan_plate(plate):
+    for files in scan_plate(plate).fields:
         assert store.shape(files.key) == (512, 320)
-        np.testing.assert_array_equal(store.target(files.key, "A2"), tifffile.imread(files.paths["A2"]))
-        np.testing.assert_array_equal(store.planes(files.key)[6], tifffile.imread(files.paths["Z7"]))
+        np.testing.assert_array_equal(store.target(files.key, "A2"), tifffile.imread(files.targets["A2"]))
+        np.testing.assert_array_equal(store.planes(files.key)[6], tifffile.imread(files.planes[6]))
         assert 0.005 < store.mask(files.key).mean() < 0.1
 
 

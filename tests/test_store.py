@@ -1,11 +1,17 @@
 """A prepared store holds the plate's own counts, opens in public readers, and is there whole or not at all."""
 
+import fcntl
 import json
 import os
 import shutil
+import subprocess
+import sys
+import time
 
 import numpy as np
+import psutil
 import pytest
+import tifffile
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,20 +20,43 @@ from ome_zarr.io import parse_url
 from ome_zarr.reader import Reader
 from ome_zarr_models.v05 import HCS, Image, ImageLabel
 
-from adipocyte.errors import ConfigError, ImageError, PlateError, StoreError
+from adipocyte.config import PreprocessConfig
+from adipocyte.errors import ConfigError, PlateError, StoreError
 from adipocyte.imaging.masks import nuclei_mask
-from adipocyte.plate.reader import read_field, scan_plate
+from adipocyte.plate.reader import read_field
+from adipocyte.plate.scan import scan_plate
 from adipocyte.store.paths import field_path, mask_path, plate_path
 from adipocyte.store.pictures import histogram_plot, mask_sheet
-from adipocyte.store.prepare import Masking, prepare
+from adipocyte.store.prepare import prepare
 from adipocyte.store.reader import BRIGHTFIELD, Store
 from adipocyte.store.split import FEW_WELLS, PARTS, split_wells
 
 TARGETS = ("A1", "A2", "A3")
-MASKING = Masking(threshold=2.0, superpixel_px=10, smallest_px=50)
-SETTINGS = {"masking": MASKING, "normalisation": "plate", "validation_wells": ("B03",), "test_wells": ("B04",), "seed": 0}
+SETTINGS = {"mask_smallest_px": 50, "validation_wells": "B03", "test_wells": "B04", "workers": 0}
+SCRIPT = """
+from adipocyte.config import PreprocessConfig
+from adipocyte.store.prepare import prepare
+if __name__ == "__main__":
+    prepare(PreprocessConfig(**{settings}))
+"""
 CHANNELS = ["Z1", "Z2", "Z3", "Z4", "Z5", "Z6", "Z7", *TARGETS]
 WELLS = [f"{row}{column:02d}" for row in "ABCP" for column in (1, 2, 24)]
+
+
+def prepared(plate, folder, **settings) -> Store:
+    return prepare(PreprocessConfig(plate=str(plate), store=str(folder), **SETTINGS | settings))
+
+
+def damaged(path) -> bytes:
+    """Make a TIFF's header right and its pixels unreadable. Returns the file as it was."""
+    whole = path.read_bytes()
+    tifffile.imwrite(path, tifffile.imread(path), compression="zlib")
+    with tifffile.TiffFile(path) as tiff:
+        start = tiff.pages.first.dataoffsets[0]
+    data = bytearray(path.read_bytes())
+    data[start : start + 8] = b"garbage!"
+    path.write_bytes(data)
+    return whole
 
 
 def contents(folder):
@@ -53,7 +82,7 @@ def store(small_store, tmp_path):
 
 
 def test_a_store_gives_back_the_counts_of_the_tiffs(small_plate, small_store):
-    files = scan_plate(small_plate)
+    files = scan_plate(small_plate).fields
     assert list(small_store.manifest.fields) == [field.key for field in files]
     for key, field in ((one.key, read_field(one, TARGETS)) for one in files):
         assert small_store.shape(key) == (96, 80)
@@ -95,7 +124,7 @@ def test_statistics_are_those_of_the_training_wells_alone(small_store):
 
 
 def test_normalisation_report_is_table_3_1_for_brightfield_and_measured_for_the_rest(small_plate, small_store, tmp_path):
-    store = prepare(small_plate, tmp_path / "store", **{**SETTINGS, "normalisation": "report"})
+    store = prepared(small_plate, tmp_path / "store", normalisation="report")
     brightfield = [store.scaling(magnification, BRIGHTFIELD) for magnification in (20, 40)]
     assert [(scaling.mean, scaling.std) for scaling in brightfield] == [(2594, 966), (713, 282)]
     assert store.scaling(20, "A2") == small_store.scaling(20, "A2")
@@ -140,55 +169,177 @@ def test_the_reader_that_viewers_use_opens_field_and_mask(small_store):
 
 def test_the_raw_plate_is_left_as_it_was(plate, tmp_path):
     before = contents(plate)
-    prepare(plate, tmp_path / "store", **SETTINGS)
+    prepared(plate, tmp_path / "store")
     assert contents(plate) == before
 
 
 def test_preparing_again_does_nothing_and_other_settings_start_over(plate, tmp_path):
     folder = tmp_path / "store"
-    first = prepare(plate, folder, **SETTINGS)
+    first = prepared(plate, folder)
     n_mask_px = sum(first.mask(key).sum() for key in first.manifest.fields)
     before = contents(folder)
-    assert prepare(plate, folder, **SETTINGS).digest == first.digest
+    assert prepared(plate, folder).digest == first.digest
     assert contents(folder) == before
 
-    other = prepare(plate, folder, **{**SETTINGS, "masking": Masking(threshold=3.0, superpixel_px=10, smallest_px=50)})
+    other = prepared(plate, folder, mask_threshold=3.0)
     assert other.digest != first.digest
     assert sum(other.mask(key).sum() for key in other.manifest.fields) < n_mask_px
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plate", "store"]
 
 
 def test_a_changed_image_makes_another_store(plate, tmp_path):
-    first = prepare(plate, tmp_path / "store", **SETTINGS)
+    first = prepared(plate, tmp_path / "store")
     images = sorted((plate / "20x_images").glob("*B03*A02Z01C02.tif"))
     shutil.copy(next((plate / "20x_images").glob("*C02*A02Z01C02.tif")), images[0])
-    assert prepare(plate, tmp_path / "store", **SETTINGS).digest != first.digest
+    assert prepared(plate, tmp_path / "store").digest != first.digest
 
 
 def test_the_same_plate_elsewhere_has_the_same_digest(plate, tmp_path):
-    first = prepare(plate, tmp_path / "store", **SETTINGS)
+    first = prepared(plate, tmp_path / "store")
     shutil.copytree(plate, tmp_path / "copy")
-    assert prepare(tmp_path / "copy", tmp_path / "other", **SETTINGS).digest == first.digest
+    assert prepared(tmp_path / "copy", tmp_path / "other").digest == first.digest
 
 
 def test_a_preparation_that_fails_leaves_the_older_store_and_nothing_that_passes_for_one(plate, tmp_path):
     folder = tmp_path / "store"
-    prepare(plate, folder, **SETTINGS)
+    prepared(plate, folder)
     before = contents(folder)
     bad = next((plate / "20x_images").glob("*C03*Z06C04.tif"))  # the last well, so that the work is nearly done
     bad.write_bytes(bad.read_bytes()[:1000])
-    with pytest.raises(ImageError, match=str(bad)):
-        prepare(plate, folder, **SETTINGS)
+    with pytest.raises(PlateError, match=str(bad)):
+        prepared(plate, folder)
     assert contents(folder) == before
-    with pytest.raises(StoreError, match="not whole"):
+    with pytest.raises(StoreError, match="not there"):
         Store(tmp_path / "store.partial")
 
 
 def test_a_preparation_goes_on_after_one_that_was_broken_off(plate, tmp_path):
     (tmp_path / "store.partial" / "20x.zarr").mkdir(parents=True)
     (tmp_path / "store.old.partial").mkdir()
-    prepare(plate, tmp_path / "store", **SETTINGS)
+    prepared(plate, tmp_path / "store")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plate", "store"]
+
+
+def test_what_other_fields_left_behind_does_not_get_into_a_store(plate, tmp_path):
+    bad = next((plate / "20x_images").glob("*C03*Z06C04.tif"))
+    whole = damaged(bad)
+    with pytest.raises(PlateError):
+        prepared(plate, tmp_path / "store")
+    bad.write_bytes(whole)
+    for path in (plate / "20x_images").glob("*_C02_*"):
+        path.unlink()
+    store = prepared(plate, tmp_path / "store")
+    assert {key.well for key in store.manifest.fields} == {"B03", "B04", "C03"}
+    assert not (store.folder / "20x.zarr" / "C" / "2" / "1").exists()
+    HCS.from_zarr(zarr.open_group(plate_path(store.folder, 20), mode="r"))
+
+
+@pytest.fixture(scope="module")
+def wide_plate(small_plate, tmp_path_factory):
+    """The 20x fields of `small_plate`, each thrice: twelve fields."""
+    folder = tmp_path_factory.mktemp("wide") / "plate"
+    for path in sorted((small_plate / "20x_images").iterdir()):
+        for fov in (1, 2, 3):
+            (folder / "20x_images").mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, folder / "20x_images" / path.name.replace("F001", f"F{fov:03d}"))
+    return folder
+
+
+def test_workers_make_the_same_store_as_one_process(wide_plate, tmp_path):
+    alone, shared = prepared(wide_plate, tmp_path / "alone"), prepared(wide_plate, tmp_path / "shared", workers=2)
+    assert shared.manifest == alone.manifest
+    pixels = [
+        {path.relative_to(store.folder): data for path, (data, _) in contents(store.folder).items() if "c" in path.parts}
+        for store in (alone, shared)
+    ]
+    assert len(pixels[0]) > 12  # a chunk for each field, and one for each mask that is not empty
+    assert pixels[0] == pixels[1]
+
+
+def test_a_killed_preparation_is_no_store_and_goes_on_where_it_was(wide_plate, tmp_path):
+    folder, partial = tmp_path / "store", tmp_path / "store.partial"
+    settings = {"plate": str(wide_plate), "store": str(folder), **SETTINGS, "workers": 1}
+    (tmp_path / "script.py").write_text(SCRIPT.format(settings=settings))
+    process = subprocess.Popen([sys.executable, str(tmp_path / "script.py")], env={**os.environ, "PYTHONPATH": os.getcwd()})
+    try:
+        deadline = time.monotonic() + 120
+        while len(list(partial.glob("records/[0-9]*"))) < 3:
+            assert process.poll() is None, "finished before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        workers = psutil.Process(process.pid).children(recursive=True)
+    finally:
+        process.kill()
+        process.wait()
+    gone, alive = psutil.wait_procs(workers, timeout=30)
+    assert gone
+    assert not alive
+    with pytest.raises(StoreError, match="is not there; prepare one with"):
+        Store(folder)
+    with pytest.raises(StoreError, match="is not whole"):
+        Store(partial)
+    finished = [path.stem.split("_") for path in partial.glob("records/[0-9]*")]
+    assert 3 <= len(finished) < 12
+    before = {(well, fov): contents(partial / "20x.zarr" / well[0] / str(int(well[1:])) / fov / "0" / "c") for _, well, fov in finished}
+    store = prepared(wide_plate, folder)
+    for (well, fov), chunks in before.items():
+        after = contents(folder / "20x.zarr" / well[0] / str(int(well[1:])) / fov / "0" / "c")
+        assert list(after.values()) == list(chunks.values())
+    assert store.manifest == prepared(wide_plate, tmp_path / "whole").manifest
+
+
+def test_unreadable_fields_are_all_told_and_the_others_are_not_done_again(wide_plate, tmp_path):
+    plate, folder = tmp_path / "plate", tmp_path / "store"
+    shutil.copytree(wide_plate, plate)
+    first, second = next(plate.rglob("*C02*F002*C02.tif")), next(plate.rglob("*C03*F003*Z06C04.tif"))
+    wholes = damaged(first), damaged(second)
+    with pytest.raises(PlateError, match=rf"(?s)20x C02 F002 .*{first}.*20x C03 F003 .*{second}.* -P on_error=skip"):
+        prepared(plate, folder)
+    records = contents(tmp_path / "store.partial" / "records")
+    assert len(records) == 10
+    first.write_bytes(wholes[0])
+    with pytest.raises(PlateError, match=str(second)):
+        prepared(plate, folder)
+    assert records.items() <= contents(tmp_path / "store.partial" / "records").items()
+    second.write_bytes(wholes[1])
+    assert prepared(plate, folder).digest == prepared(wide_plate, tmp_path / "other").digest
+
+
+def test_bad_fields_are_left_out_on_request_and_listed(wide_plate, tmp_path):
+    plate, folder = tmp_path / "plate", tmp_path / "store"
+    shutil.copytree(wide_plate, plate)
+    damaged(next(plate.rglob("*C02*F002*C02.tif")))
+    next(plate.rglob("*C03*F003*Z06C04.tif")).unlink()
+    store = prepared(plate, folder, on_error="skip")
+    assert len(store.manifest.fields) == 10
+    assert [problem.where for problem in store.manifest.problems] == ["20x C03 F003", "20x C02 F002"]
+    for magnification in store.magnifications:
+        HCS.from_zarr(zarr.open_group(plate_path(store.folder, magnification), mode="r"))
+    before = contents(folder)
+    prepared(plate, folder, on_error="skip")
+    assert contents(folder) == before
+    with pytest.raises(PlateError, match="20x C03 F003"):
+        prepared(plate, folder)
+
+
+def test_two_preparations_of_one_store_do_not_get_in_each_others_way(wide_plate, tmp_path):
+    (tmp_path / "store.partial").mkdir()
+    with (tmp_path / "store.partial" / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(StoreError, match=r"another preprocess is at work on .*store: wait for it, or name another"):
+            prepared(wide_plate, tmp_path / "store")
+    assert prepared(wide_plate, tmp_path / "store").folder == tmp_path / "store"
+
+
+def test_a_full_disk_is_told_and_the_same_command_goes_on(wide_plate, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("adipocyte.store.field.write_record", full)
+        with pytest.raises(StoreError, match=r"cannot be written .*No space left on device.*: make room, and run the same command again"):
+            prepared(wide_plate, tmp_path / "store")
+    assert len(prepared(wide_plate, tmp_path / "store").manifest.fields) == 12
 
 
 @pytest.mark.parametrize("names", [["notes.txt"], ["manifest.json"], ["manifest.json", "histograms.safetensors", "index.html"]], ids=str)
@@ -199,14 +350,14 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(plate, tmp_path, n
         (folder / name).write_text("{}")
     before = contents(folder)
     with pytest.raises(StoreError, match=r"holds something that is no prepared store: name another folder with -P store=<folder>"):
-        prepare(plate, folder, **SETTINGS)
+        prepared(plate, folder)
     assert contents(folder) == before
 
 
 def test_a_file_in_the_stores_place_is_refused_and_left_alone(plate, tmp_path):
     (tmp_path / "store").write_text("notes")
     with pytest.raises(StoreError, match="no prepared store: name another folder"):
-        prepare(plate, tmp_path / "store", **SETTINGS)
+        prepared(plate, tmp_path / "store")
     assert (tmp_path / "store").read_text() == "notes"
 
 
@@ -214,17 +365,17 @@ def test_a_plate_without_the_nuclei_stain_is_refused(plate, tmp_path):
     for path in (plate / "20x_images").glob("*A01Z01C01.tif"):
         path.unlink()
     with pytest.raises(PlateError, match="the plate has only A2, A3: training needs at least A1"):
-        prepare(plate, tmp_path / "store", **SETTINGS)
+        prepared(plate, tmp_path / "store")
 
 
 def test_a_stain_that_no_field_has_is_left_out_and_one_that_some_lack_is_refused(plate, tmp_path):
     first, *others = sorted((plate / "20x_images").glob("*A03Z01C03.tif"))
     first.unlink()
-    with pytest.raises(PlateError, match="field 20x B03 F001 has no A3 image"):
-        prepare(plate, tmp_path / "store", **SETTINGS)
+    with pytest.raises(PlateError, match=r"20x B03 F001 +has no A3 image, which others have +add AssayPlate.*A03Z01C03.tif"):
+        prepared(plate, tmp_path / "store")
     for path in others:
         path.unlink()
-    store = prepare(plate, tmp_path / "store", **SETTINGS)
+    store = prepared(plate, tmp_path / "store")
     assert store.manifest.targets == ("A1", "A2")
     store.require_target("A2")
     with pytest.raises(StoreError, match="has no A3, only A1, A2: prepare a plate with A3 images"):
@@ -236,7 +387,73 @@ def test_a_magnification_without_a_training_well_is_refused(plate, small_plate, 
     for path in (small_plate / "40x_images").glob("*_B03_*"):
         shutil.copy(path, plate / "40x_images")
     with pytest.raises(PlateError, match=r"no training well has a field at 40x: .* -P validation_wells="):
-        prepare(plate, tmp_path / "store", **SETTINGS)
+        prepared(plate, tmp_path / "store")
+
+
+# Alignment
+
+
+@pytest.fixture
+def shifted(plate, tmp_path):
+    """The plate with its stains 2 pixels too far down and 3 too far left, and a file that says so."""
+    for path in (plate / "20x_images").glob("*Z01C0[123].tif"):
+        tifffile.imwrite(path, np.roll(tifffile.imread(path), (2, -3), axis=(0, 1)))
+    (tmp_path / "alignment.json").write_text(json.dumps({"20": {"1": {"dy_px": 2.0, "dx_px": -3.0, "scale": 1.0}}}))
+    return plate
+
+
+def test_stains_and_masks_are_read_in_the_frame_of_brightfield_and_stored_as_they_were(shifted, small_store, tmp_path):
+    store = prepared(shifted, tmp_path / "store", align=str(tmp_path / "alignment.json"))
+    seen = np.s_[0:94, 3:80]
+    for key in store.manifest.fields:
+        assert store.valid(key) == seen
+        np.testing.assert_array_equal(store.planes(key), small_store.planes(key))
+        raw_mask = zarr.open_array(mask_path(store.folder, key) / "0", mode="r")[:].astype(bool)
+        np.testing.assert_array_equal(store.mask(key)[seen], np.roll(raw_mask, (-2, 3), axis=(0, 1))[seen])
+        for target in TARGETS:
+            aligned, truth = store.target(key, target), small_store.target(key, target)
+            assert np.abs(aligned[seen].astype(int) - truth[seen]).max() <= 1
+            window = np.s_[15:70, 8:77]
+            both = store.planes_and_target(key, target, window)
+            np.testing.assert_array_equal(both[0], store.planes(key, window))
+            assert np.abs(both[1].astype(int) - aligned[window]).max() <= 1
+            raw = zarr.open_array(field_path(store.folder, key) / "0", mode="r")[7 + TARGETS.index(target)]
+            np.testing.assert_array_equal(raw, np.roll(truth, (2, -3), axis=(0, 1)))
+
+
+def test_without_alignment_a_field_is_valid_whole(small_store):
+    for key in small_store.manifest.fields:
+        assert small_store.alignment(key).is_identity
+        assert small_store.valid(key) == np.s_[0:96, 0:80]
+
+
+def test_another_alignment_is_another_store(shifted, tmp_path):
+    plain = prepared(shifted, tmp_path / "store", align="none").digest
+    aligned = prepared(shifted, tmp_path / "store", align=str(tmp_path / "alignment.json")).digest
+    assert aligned != plain
+    (tmp_path / "alignment.json").write_text(json.dumps({"20": {"1": {"dy_px": 1.0, "dx_px": 1.0, "scale": 1.0}}}))
+    assert prepared(shifted, tmp_path / "store", align=str(tmp_path / "alignment.json")).digest not in (plain, aligned)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is no file of alignments"),
+        ("[]", "is no file of alignments"),
+        ('{"20": {"1": {"dy_px": 1}}}', "is no file of alignments"),
+        ('{"20": {"1": {"dy_px": NaN, "dx_px": 0, "scale": 1}}}', "finite"),
+        ('{"20": {"2": {"dy_px": 1, "dx_px": 0, "scale": 1}}}', "does not say how fluorescence lies at 20x in field of view 1"),
+    ],
+)
+def test_a_file_of_alignments_that_does_not_fit_is_refused(plate, tmp_path, content, message):
+    (tmp_path / "alignment.json").write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        prepared(plate, tmp_path / "store", align=str(tmp_path / "alignment.json"))
+
+
+def test_a_file_of_alignments_that_is_not_there_is_refused(plate, tmp_path):
+    with pytest.raises(ConfigError, match=r"guess is no file of alignments .*-P align=estimate or -P align=none"):
+        prepared(plate, tmp_path / "store", align="guess")
 
 
 # Opening
@@ -255,12 +472,12 @@ def test_a_store_that_is_not_whole_is_refused_with_the_next_command(store):
 
 def test_a_store_of_a_newer_format_is_refused_with_both_formats(store):
     content = json.loads((store / "manifest.json").read_text())
-    (store / "manifest.json").write_text(json.dumps({**content, "format": 2, "novelty": True}))
-    with pytest.raises(StoreError, match="has format 2, this code reads format 1; prepare one with: mlflow run"):
+    (store / "manifest.json").write_text(json.dumps({**content, "format": 3, "novelty": True}))
+    with pytest.raises(StoreError, match="has format 3, this code reads format 2; prepare one with: mlflow run"):
         Store(store)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 1}', '{"format": 1, "fields": [], "targets": [], "split": []}'])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 2}', '{"format": 2, "fields": [], "targets": [], "split": []}'])
 def test_a_damaged_manifest_is_refused_with_its_file(store, content):
     (store / "manifest.json").write_text(content)
     with pytest.raises(StoreError, match=r"manifest\.json is damaged .*; remove .* and prepare one with: mlflow run"):

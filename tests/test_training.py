@@ -9,12 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import l1_loss
 
-from adipocyte.config import GeneratorConfig, SegmenterConfig, build
+from adipocyte.config import GeneratorConfig, PreprocessConfig, SegmenterConfig, build
 from adipocyte.errors import ConfigError, StoreError
+from adipocyte.imaging.alignment import Alignment
 from adipocyte.networks.files import load_network, save_network
 from adipocyte.networks.unet import UNetSpec, build_unet
-from adipocyte.networks.whole_field import segment_field
-from adipocyte.store.reader import BRIGHTFIELD
+from adipocyte.networks.whole_field import predict_field, segment_field
+from adipocyte.plate.reader import FieldKey, RawField, write_field
+from adipocyte.simulation import simulate_field
+from adipocyte.store.prepare import prepare
+from adipocyte.store.reader import BRIGHTFIELD, Store
 from adipocyte.training import generator as generator_loop
 from adipocyte.training import segmenter as segmenter_loop
 from adipocyte.training.augmentations import Augmenter
@@ -71,6 +75,15 @@ def segmenter(tmp_path_factory):
     folder = tmp_path_factory.mktemp("segmenter")
     save_network(folder, spec, build_unet(spec))
     return folder
+
+
+@pytest.fixture
+def aligned_store(small_store):
+    """`small_store` as it is when its fluorescence lies 5 pixels too far down and 9 too far left: the rest of a field has no truth."""
+    store = Store(small_store.folder)
+    alignment = Alignment(dy_px=5.0, dx_px=-9.0, scale=1.0)
+    store.manifest = replace(store.manifest, alignments={magnification: {1: alignment} for magnification in (20, 40)})
+    return store
 
 
 # Augmentations
@@ -422,3 +435,50 @@ def test_a_network_learns_one_patch_by_heart(small_store):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.3 * losses[0]
+
+
+# Where brightfield and fluorescence do not lie on top of each other
+
+
+def test_patches_are_cut_where_there_is_truth(aligned_store, monkeypatch):
+    windows = []
+
+    def watched(key, target, window):
+        windows.append(window)
+        return Store.planes_and_target(aligned_store, key, target, window)
+
+    monkeypatch.setattr(aligned_store, "planes_and_target", watched)
+    patches = Patches(aligned_store, "A2", (aligned_store.mask,), PLAIN, patch_px=32, seed=0)
+    for i in range(200):
+        patches[i]
+    assert (min(y.start for y, _ in windows), max(y.stop for y, _ in windows)) == (0, 91)
+    assert (min(x.start for _, x in windows), max(x.stop for _, x in windows)) == (9, 80)
+
+
+def test_a_patch_larger_than_the_part_with_truth_is_refused(aligned_store):
+    Patches(aligned_store, "A2", (aligned_store.mask,), PLAIN, patch_px=71, seed=0)
+    with pytest.raises(ConfigError, match="a patch of 72 pixels does not fit the smallest field's side of 71: -P patch_px=64"):
+        Patches(aligned_store, "A2", (aligned_store.mask,), PLAIN, patch_px=72, seed=0)
+
+
+def test_validation_measures_where_there_is_truth(aligned_store, small_store):
+    network = build_unet(UNetSpec(encoder="resnet18", in_channels=7)).eval()
+    [metrics, _] = validate_generator(network, aligned_store, "A2", None)
+    errors = []
+    for key in aligned_store.keys("validation"):
+        painted = small_store.scaling(key.magnification, "A2").denormalise(predict_field(network, source_of(small_store, key, None)))
+        raw = small_store.target(key, "A2").astype(int)
+        errors.append(np.abs(painted[:91, 9:] - raw[5:, :-9]).mean())
+    assert metrics["val_mae"] == pytest.approx(np.mean(errors), abs=0.5)  # what the spline rounds
+
+
+def test_a_plate_with_another_number_of_planes_trains_networks_of_as_many(tmp_path):
+    for well in ("B03", "B04", "C02"):
+        field = simulate_field(20, (64, 64), seed=ord(well[-1]))
+        write_field(tmp_path / "plate", FieldKey(20, well, 1), RawField(field.planes[:5], field.targets))
+    store = prepare(PreprocessConfig(plate=str(tmp_path / "plate"), store=str(tmp_path / "store"), workers=0))
+    assert store.manifest.n_z_planes == 5
+    train_segmenter(store, SEGMENTER, tmp_path / "segmenter", Notes())
+    assert load_network(tmp_path / "segmenter" / "network")[0].in_channels == 5
+    train_generator(store, NUCLEI, tmp_path / "segmenter" / "network", tmp_path / "a1", Notes())
+    assert load_network(tmp_path / "a1" / "network")[0].in_channels == 6

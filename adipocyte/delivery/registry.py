@@ -78,6 +78,7 @@ def gather(store: Store, runs: dict[str, str], folder: Path) -> Path:
         targets=targets,
         n_z_planes=store.manifest.n_z_planes,
         scalings=store.manifest.scalings,
+        limits=store.manifest.limits,
         runs=runs,
         store_digest=store.digest,
         commit=commit(),

@@ -28,12 +28,15 @@ class Row:
 
 
 def judge(stainer: Stainer, store: Store, part: str) -> list[Row]:
-    """Paint every field of a *part* of the split, with and without histogram matching, and compare with the truth.
+    """Paint every field of a *part* of the split, with and without histogram matching, and compare with the truth where there is one.
 
     Raises StoreError when the store lacks a target of the stainer or the stainer a magnification of the store.
     """
     for target in stainer.manifest.targets:
         store.require_target(target)
+    if store.manifest.n_z_planes != stainer.manifest.n_z_planes:
+        found = f"{store.manifest.n_z_planes} z-planes, the model paints from {stainer.manifest.n_z_planes}"
+        raise StoreError(f"the store has {found}: train and register on this store, or prepare a plate with as many planes")
     for magnification in store.magnifications:
         if magnification not in stainer.manifest.magnifications:
             seen = ", ".join(f"{known}x" for known in stainer.manifest.magnifications)
@@ -41,10 +44,11 @@ def judge(stainer: Stainer, store: Store, part: str) -> list[Row]:
     rows = []
     for key in tqdm(store.keys(part), desc=f"evaluate, {part} wells", unit="field"):
         painted = stainer.stain(store.planes(key), key.magnification, histogram_matching=False).images
+        valid = store.valid(key)
         for matched, images in ((False, painted), (True, stainer.match(painted, key.magnification))):
             for target, image in images.items():
                 median = store.median(key.magnification, target)
-                rows.append(Row(key, target, matched, pixel_figures(store.target(key, target), image, median)))
+                rows.append(Row(key, target, matched, pixel_figures(store.target(key, target)[valid], image[valid], median)))
     return rows
 
 

@@ -16,13 +16,13 @@ def preview(stainer: Stainer, store: Store, key: FieldKey) -> Figure:
 
     Truth and painting share one scale of counts, the truth's; the error's goes to half of it.
     """
-    planes = store.planes(key)
+    planes, valid = store.planes(key), store.valid(key)
     images = stainer.stain(planes, key.magnification, histogram_matching=False).images
     figure = Figure(figsize=(14, 3.1 * len(images)), layout="constrained")
     figure.suptitle(f"Field {key}")
     for row, (target, painted) in zip(figure.subplots(len(images), 4, squeeze=False), images.items(), strict=True):
         truth = store.target(key, target)
-        figures = pixel_figures(truth, painted, store.median(key.magnification, target))
+        figures = pixel_figures(truth[valid], painted[valid], store.median(key.magnification, target))
         low, high = display_range(truth)
         middle, error = planes[len(planes) // 2], np.abs(truth.astype(np.int32) - painted)
         panels = [

@@ -12,8 +12,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from adipocyte.errors import BundleError
+from adipocyte.imaging.quality import Limits
 
-FORMAT = 1
+FORMAT = 2
 SEGMENTER = "segmenter"
 _MANIFEST, _HISTOGRAMS = "bundle.json", "histograms.safetensors"
 
@@ -22,13 +23,15 @@ _MANIFEST, _HISTOGRAMS = "bundle.json", "histograms.safetensors"
 class BundleManifest:
     """What a bundle holds and where it came from.
 
-    `scalings` maps magnification ("20") and channel ("brightfield", "A1", …) to [mean, std] in counts. `runs` maps "segmenter"
-    and each target to the run that trained it; `store_digest` names the data, `commit` the code.
+    `scalings` maps magnification ("20") and channel ("brightfield", "A1", …) to [mean, std] in counts, `limits` maps magnification and
+    figure of quality (see `imaging.quality`) to the [low, high] of the training wells. `runs` maps "segmenter" and each target to the run
+    that trained it; `store_digest` names the data, `commit` the code.
     """
 
     targets: tuple[str, ...]
     n_z_planes: int
     scalings: dict[str, dict[str, tuple[float, float]]]
+    limits: dict[str, Limits]
     runs: dict[str, str]
     store_digest: str
     commit: str

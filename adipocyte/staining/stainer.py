@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from adipocyte.errors import ImageError
+from adipocyte.imaging import quality
 from adipocyte.imaging.histograms import match_histogram
 from adipocyte.imaging.normalisation import Scaling
 from adipocyte.networks.files import load_network
@@ -19,7 +20,7 @@ _SMALLEST_PX = 64
 
 @dataclass(frozen=True)
 class Stained:
-    """`images` by target, (Y, X) uint16 in counts; `warnings` are sentences about the input that a person should read."""
+    """`images` by target, (Y, X) uint16 in counts; `warnings` say in what the input is unlike the training wells."""
 
     images: dict[str, NDArray[np.uint16]]
     warnings: tuple[str, ...]
@@ -50,7 +51,7 @@ class Stainer:
             images[target] = self._scaling(magnification, target).denormalise(painted)
         if histogram_matching:
             images = self.match(images, magnification)
-        return Stained(images, self._warnings(planes, magnification))
+        return Stained(images, quality.flags(quality.field_figures(planes), self.manifest.limits[str(magnification)]))
 
     def match(self, images: dict[str, NDArray[np.uint16]], magnification: int) -> dict[str, NDArray[np.uint16]]:
         """Give painted *images*, (Y, X) by target, the distributions of the training wells at *magnification*."""
@@ -75,19 +76,3 @@ class Stainer:
             raise ImageError(f"the stack is {planes.dtype} of shape {planes.shape}: it must be uint16 counts of shape ({n_z}, Y, X)")
         if min(planes.shape[1:]) < _SMALLEST_PX:
             raise ImageError(f"the stack is {planes.shape[1]} x {planes.shape[2]} pixels: a side must be at least {_SMALLEST_PX}")
-
-    def _warnings(self, planes: NDArray[np.uint16], magnification: int) -> tuple[str, ...]:
-        seen = self._scaling(magnification, "brightfield")
-        mean, std = float(planes.mean()), float(planes.std())
-        warnings = []
-        if abs(mean - seen.mean) > seen.std:
-            warnings.append(
-                f"brightfield mean {mean:.0f} is far from the {seen.mean:.0f} counts of the training wells at {magnification}x: "
-                "check the lamp and the magnification"
-            )
-        if not 0.5 < std / seen.std < 2:
-            warnings.append(
-                f"brightfield contrast {std:.0f} is far from the {seen.std:.0f} counts of the training wells at {magnification}x: "
-                "check the focus and the magnification"
-            )
-        return tuple(warnings)

@@ -2,49 +2,76 @@
 
 import json
 import os
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from adipocyte.errors import StoreError
+from adipocyte.imaging.quality import Limits
 from adipocyte.plate.reader import FieldKey
+from adipocyte.plate.scan import Problem
+from adipocyte.store.alignments import Alignments, alignments_json, parse_alignments
 
-FORMAT = 1
+FORMAT = 2
 _NAME = "manifest.json"
 _NEXT = "prepare one with: mlflow run . -e preprocess -P plate=<folder of the raw plate>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a store came from: the folder of the raw `plate`, a name for its `files`, and the `settings` of its preparation."""
+
+    plate: str
+    files: str
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FieldEntry:
+    """One field: its `shape` (Y, X) in pixels, figures of `quality` (see `imaging.quality`), a sentence for each that is out of limits."""
+
+    shape: tuple[int, int]
+    quality: dict[str, float]
+    flags: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What a store holds and how it came about.
 
-    `fields` maps each field to its (Y, X) shape in pixels. `scalings` maps magnification ("20") and channel ("brightfield", "A1",
-    "A2", "A3") to [mean, std], and `medians` to the median, in counts, over the training wells. `split` lists the wells of
-    "train", "validation" and "test". `settings` and `source` tell what it was made with and from; `digest` names all of it.
+    `scalings` maps magnification ("20") and channel ("brightfield", "A1", "A2", "A3") to [mean, std], and `medians` to the median, in
+    counts, over the training wells; `limits` maps magnification and figure of quality to [low, high]. `split` lists the wells of
+    "train", "validation" and "test". `alignments` says how fluorescence lies against brightfield. `problems` are the plate's fields
+    that were left out; `n_ignored` files belong to no field. `digest` names all of it.
     """
 
     digest: str
-    source: dict[str, str]
-    settings: dict[str, Any]
+    origin: Origin
     n_z_planes: int
     targets: tuple[str, ...]
     split: dict[str, tuple[str, ...]]
-    fields: dict[FieldKey, tuple[int, int]]
+    fields: dict[FieldKey, FieldEntry]
     scalings: dict[str, dict[str, tuple[float, float]]]
     medians: dict[str, dict[str, float]]
+    limits: dict[str, Limits]
+    alignments: Alignments
+    problems: tuple[Problem, ...]
+    n_ignored: int
     format: int = FORMAT
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write *manifest* into *folder*, whole or not at all."""
-    content = vars(manifest) | {"fields": [[*astuple(key), *shape] for key, shape in manifest.fields.items()]}
+    fields = [asdict(key) | asdict(entry) for key, entry in manifest.fields.items()]
+    content = asdict(replace(manifest, fields={}, alignments={})) | {"fields": fields, "alignments": alignments_json(manifest.alignments)}
     partial = folder / f".{_NAME}.partial"
     partial.write_text(json.dumps(content, indent=1))
     os.replace(partial, folder / _NAME)
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read the manifest of the store in *folder*. Raises StoreError when there is no whole store, or a newer one than this code knows."""
+    """Read the manifest of the store in *folder*. Raises StoreError when there is no whole store, or one of another format than this
+    code's."""
     if not (folder / _NAME).is_file():
         state = "not whole (its preprocessing did not finish)" if folder.is_dir() else "not there"
         raise StoreError(f"the prepared store {folder} is {state}; {_NEXT}")
@@ -52,10 +79,27 @@ def read_manifest(folder: Path) -> Manifest:
         content = json.loads((folder / _NAME).read_text())
         found = content["format"]
         if found == FORMAT:
-            content["fields"] = {FieldKey(magnification, well, fov): (y, x) for magnification, well, fov, y, x in content["fields"]}
-            content["targets"] = tuple(content["targets"])
-            content["split"] = {part: tuple(wells) for part, wells in content["split"].items()}
-            return Manifest(**content)
+            return _manifest(content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"{folder / _NAME} is damaged ({error!r}); remove {folder} and {_NEXT}") from error
     raise StoreError(f"the prepared store {folder} has format {found}, this code reads format {FORMAT}; {_NEXT}")
+
+
+def _manifest(content: dict[str, Any]) -> Manifest:
+    fields = {
+        FieldKey(one["magnification"], one["well"], one["fov"]): FieldEntry(
+            shape=tuple(one["shape"]), quality=one["quality"], flags=tuple(one["flags"])
+        )
+        for one in content["fields"]
+    }
+    return Manifest(
+        **content
+        | {
+            "origin": Origin(**content["origin"]),
+            "targets": tuple(content["targets"]),
+            "split": {part: tuple(wells) for part, wells in content["split"].items()},
+            "fields": fields,
+            "alignments": parse_alignments(content["alignments"]),
+            "problems": tuple(Problem(**problem) for problem in content["problems"]),
+        }
+    )

@@ -6,6 +6,7 @@ from adipocyte.plate.reader import FieldKey
 
 MASK = "nuclei"
 HISTOGRAMS = "histograms.safetensors"
+RECORDS = "records"  # while the store is in the making
 
 
 def plate_path(folder: Path, magnification: int) -> Path:

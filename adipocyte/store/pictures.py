@@ -1,11 +1,14 @@
-"""Pictures of a prepared store: its histograms and its nuclei masks."""
+"""Pictures and the table of a prepared store: quality of its fields, histograms, nuclei masks."""
 
 import math
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from adipocyte.imaging import quality
 from adipocyte.imaging.pictures import display_range
+from adipocyte.store.contact_sheet import contact_sheet, thumbnail
 from adipocyte.store.reader import BRIGHTFIELD, Store
 
 _MOST_FIELDS = 24
@@ -46,3 +49,25 @@ def mask_sheet(store: Store) -> Figure:
             panel.contour(mask, levels=[0.5], colors="orange", linewidths=0.8)
         panel.set_title(f"{key}, {mask.mean():.1%} nuclei", fontsize=9)
     return figure
+
+
+def quality_rows(store: Store) -> list[dict[str, Any]]:
+    """A row for each field, flagged ones first: what names it, its flags, its distance from the training wells, all its figures.
+
+    Every row has the same columns; None where a figure could not be measured.
+    """
+    names = list(dict.fromkeys(name for entry in store.manifest.fields.values() for name in entry.quality))
+    rows = []
+    for key, entry in sorted(store.manifest.fields.items(), key=lambda one: not one[1].flags):
+        distance = quality.distance(entry.quality, store.manifest.limits[str(key.magnification)])
+        figures = {name: entry.quality.get(name) for name in names}
+        rows.append({**vars(key), "flags": "; ".join(entry.flags), "distance": distance, **figures})
+    return rows
+
+
+def quality_sheet(store: Store) -> Figure:
+    """Thumbnails of the fields' sharpest planes, flagged fields first and framed in red."""
+    keys = list(store.manifest.fields)
+    sharpest = [int(store.manifest.fields[key].quality.get("sharpest_z", 1)) - 1 for key in keys]
+    thumbnails = [thumbnail(store.plane(key, z)) for key, z in zip(keys, sharpest, strict=True)]
+    return contact_sheet(thumbnails, list(map(str, keys)), [store.manifest.fields[key].flags for key in keys])

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from adipocyte.errors import StoreError
+from adipocyte.imaging.alignment import Alignment, Window
 from adipocyte.imaging.normalisation import Scaling
 from adipocyte.plate.reader import FieldKey
 from adipocyte.store.manifest import Manifest, read_manifest
 from adipocyte.store.paths import HISTOGRAMS, field_path, mask_path
 
-Window = tuple[slice, slice]
 WHOLE: Window = (slice(None), slice(None))
 BRIGHTFIELD = "brightfield"
 
@@ -37,29 +37,55 @@ class Store:
         return tuple(sorted({key.magnification for key in self.manifest.fields}))
 
     def keys(self, part: str) -> list[FieldKey]:
-        """The fields in the wells of a *part* of the split: "train", "validation" or "test"."""
-        return [key for key in self.manifest.fields if key.well in self.manifest.split[part]]
+        """The fields in the wells of a *part* of the split: "train", "validation" or "test"; the first two without those left out."""
+        left_out = self.left_out if part != "test" else ()
+        return [key for key in self.manifest.fields if key.well in self.manifest.split[part] and key not in left_out]
+
+    @property
+    def left_out(self) -> tuple[FieldKey, ...]:
+        """The flagged fields, when the store was prepared to leave them out of training."""
+        if self.manifest.origin.settings["flagged"] == "keep":
+            return ()
+        return tuple(key for key, entry in self.manifest.fields.items() if entry.flags)
 
     def shape(self, key: FieldKey) -> tuple[int, int]:
         """(Y, X) of a field, in pixels."""
-        return self.manifest.fields[key]
+        return self.manifest.fields[key].shape
+
+    def alignment(self, key: FieldKey) -> Alignment:
+        """How a field's fluorescence lies against its brightfield."""
+        return self.manifest.alignments[key.magnification][key.fov]
+
+    def valid(self, key: FieldKey) -> Window:
+        """The part of a field that brightfield and fluorescence have both seen: outside of it there is nothing to learn or judge by."""
+        return self.alignment(key).valid(self.shape(key))
 
     def planes(self, key: FieldKey, window: Window = WHOLE) -> NDArray[np.uint16]:
         """The brightfield planes of a field in *window*: (Z, Y, X) in counts."""
         return self._array(field_path(self.folder, key))[(slice(self.manifest.n_z_planes), *window)]
 
+    def plane(self, key: FieldKey, z: int) -> NDArray[np.uint16]:
+        """One brightfield plane of a field, *z* from 0: (Y, X) in counts."""
+        return self._array(field_path(self.folder, key))[z]
+
     def target(self, key: FieldKey, target: str, window: Window = WHOLE) -> NDArray[np.uint16]:
-        """A stain of a field in *window*: (Y, X) in counts."""
-        return self._array(field_path(self.folder, key))[(self._channels.index(target), *window)]
+        """A stain of a field in *window*, brought into brightfield's frame: (Y, X) in counts."""
+        alignment, shape = self.alignment(key), self.shape(key)
+        part = self._array(field_path(self.folder, key))[(self._channels.index(target), *alignment.source(window, shape))]
+        return alignment.resample(part, window, shape)
 
     def planes_and_target(self, key: FieldKey, target: str, window: Window = WHOLE) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
-        """`planes` and `target` in one reading."""
+        """`planes` and `target`, in one reading where they lie on top of each other."""
+        if not self.alignment(key).is_identity:
+            return self.planes(key, window), self.target(key, target, window)
         stack = self._array(field_path(self.folder, key))[(slice(None), *window)]
         return stack[: self.manifest.n_z_planes], stack[self._channels.index(target)]
 
     def mask(self, key: FieldKey, window: Window = WHOLE) -> NDArray[np.bool_]:
-        """The nuclei mask of a field in *window*: (Y, X)."""
-        return self._array(mask_path(self.folder, key))[window].astype(bool)
+        """The nuclei mask of a field in *window*, brought into brightfield's frame: (Y, X)."""
+        alignment, shape = self.alignment(key), self.shape(key)
+        part = self._array(mask_path(self.folder, key))[alignment.source(window, shape)]
+        return alignment.resample(part.astype(bool), window, shape)
 
     def scaling(self, magnification: int, channel: str) -> Scaling:
         """Normalisation constants of "brightfield", "A1", "A2" or "A3"."""

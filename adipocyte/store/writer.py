@@ -19,13 +19,13 @@ _COLOURS = {"A1": "0080FF", "A2": "FFC000", "A3": "FF3030"}
 _COMPRESSOR = BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle")
 
 
-def create_plates(folder: Path, keys: Iterable[FieldKey]) -> None:
-    """Make the plates and wells that *keys* need in *folder*, without pixels."""
+def describe_plates(folder: Path, keys: Iterable[FieldKey]) -> None:
+    """Say in the metadata of the plates and wells in *folder* which fields they have: *keys*, which are all there."""
     plates: dict[int, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for key in keys:
         plates[key.magnification][key.well].append(key.fov)
     for magnification, wells in plates.items():
-        group = zarr.open_group(plate_path(folder, magnification), mode="w", zarr_format=3)
+        group = zarr.open_group(plate_path(folder, magnification), mode="a", zarr_format=3)
         rows, columns = sorted({well[0] for well in wells}), sorted({str(int(well[1:])) for well in wells}, key=int)
         n_most = max(map(len, wells.values()))
         write_plate_metadata(group, rows, columns, [f"{well[0]}/{int(well[1:])}" for well in wells], field_count=n_most)
@@ -36,11 +36,12 @@ def create_plates(folder: Path, keys: Iterable[FieldKey]) -> None:
 def write_field(folder: Path, key: FieldKey, field: RawField, mask: NDArray[np.bool_]) -> None:
     """Write one field's counts, channels Z1… then its targets, and its nuclei *mask* (Y, X) as a label."""
     channels = [f"Z{z}" for z in range(1, len(field.planes) + 1)] + list(field.targets)
-    stack = np.concatenate([field.planes, np.stack(list(field.targets.values()))])  # (C, Y, X)
+    stack = np.concatenate([field.planes, *(image[None] for image in field.targets.values())])  # (C, Y, X)
+    shown = (f"Z{len(field.planes) // 2 + 1}", *_COLOURS)
     group = zarr.open_group(field_path(folder, key), mode="w", zarr_format=3)
     _write_image(group, stack, "cyx", key)
     omero = [
-        {"label": name, "color": _COLOURS.get(name, "FFFFFF"), "window": _window(image), "active": name in ("Z4", *_COLOURS)}
+        {"label": name, "color": _COLOURS.get(name, "FFFFFF"), "window": _window(image), "active": name in shown}
         for name, image in zip(channels, stack, strict=True)
     ]
     group.attrs["ome"] = {**group.attrs["ome"], "omero": {"channels": omero}}

@@ -32,7 +32,8 @@ class Patches(Dataset[tuple[Tensor, Tensor, Tensor]]):
         self._store, self._target, self._masks, self._augmenter = store, target, masks, augmenter
         self._patch_px, self._seed = patch_px, seed
         self._keys = store.keys("train")
-        smallest = min(min(store.shape(key)) for key in self._keys)
+        self._valid = {key: store.valid(key) for key in self._keys}
+        smallest = min(side.stop - side.start for valid in self._valid.values() for side in valid)
         if patch_px > smallest:
             fits = smallest // 32 * 32
             raise ConfigError(f"a patch of {patch_px} pixels does not fit the smallest field's side of {smallest}: -P patch_px={fits}")
@@ -47,10 +48,12 @@ class Patches(Dataset[tuple[Tensor, Tensor, Tensor]]):
         return torch.from_numpy(planes), torch.from_numpy(target), torch.from_numpy(mask.astype(np.float32))
 
     def _window(self, key: FieldKey, random: np.random.Generator) -> Window:
+        """A random part of a field, never beyond what brightfield and fluorescence have both seen."""
         window = []
-        for side in self._store.shape(key):
-            length = min(side, math.ceil(self._patch_px * WINDOW))
-            start = int(random.integers(side - length + 1))
+        for side in self._valid[key]:
+            n_px = side.stop - side.start
+            length = min(n_px, math.ceil(self._patch_px * WINDOW))
+            start = side.start + int(random.integers(n_px - length + 1))
             window.append(slice(start, start + length))
         return tuple(window)
 

@@ -31,8 +31,8 @@ def validate_generator(generator: nn.Module, store: Store, target: str, masks: M
     picture = None
     for key in store.keys("validation"):
         prediction = store.scaling(key.magnification, target).denormalise(predict_field(generator, source_of(store, key, masks)))
-        truth = store.target(key, target)
-        mae = float(np.abs(prediction.astype(np.int32) - truth).mean())
+        truth, valid = store.target(key, target), store.valid(key)
+        mae = float(np.abs(prediction[valid].astype(np.int32) - truth[valid]).mean())
         _note(errors, "val_mae", key, mae)
         _note(errors, "val_pixel_metric", key, mae / store.median(key.magnification, target))
         if picture is None:
@@ -51,7 +51,8 @@ def validate_segmenter(segmenter: nn.Module, store: Store) -> tuple[dict[str, fl
     picture = None
     for key in store.keys("validation"):
         truth, prediction = store.mask(key), segment_field(segmenter, source_of(store, key, None))
-        overlap = np.array([(truth & prediction).sum(), truth.sum(), prediction.sum()])
+        valid = store.valid(key)
+        overlap = np.array([(truth & prediction)[valid].sum(), truth[valid].sum(), prediction[valid].sum()])
         for suffix in ("", f"_{key.magnification}x"):
             counts[suffix] += overlap
         if picture is None:

@@ -20,7 +20,7 @@ def main(config: MainConfig, extra: dict[str, Any]) -> None:
     import mlflow
 
     from adipocyte.delivery.tracking import VERSION, adopt_children, interrupted_run, settings_digest, step_run
-    from adipocyte.plate.reader import scan_plate
+    from adipocyte.plate.scan import scan_plate
     from adipocyte.store.reader import Store
 
     scan_plate(Path(config.plate))

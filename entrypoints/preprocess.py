@@ -18,7 +18,7 @@ def preprocess(config: PreprocessConfig) -> None:
 
     from adipocyte.delivery.tracking import log_table, step_run
     from adipocyte.plate.scan import problem_table
-    from adipocyte.store.alignments import alignments_json
+    from adipocyte.store.alignments import sites_json
     from adipocyte.store.pictures import histogram_plot, mask_sheet, quality_rows, quality_sheet
 
     manifest = store.manifest
@@ -29,7 +29,7 @@ def preprocess(config: PreprocessConfig) -> None:
             for channel, (mean, std) in channels.items():
                 mlflow.log_metrics({f"mean_{channel}_{magnification}x": mean, f"std_{channel}_{magnification}x": std})
         mlflow.log_metrics({"fields": len(manifest.fields), "flagged": len(flagged), "skipped": len(manifest.problems)})
-        mlflow.log_dict(alignments_json(manifest.alignments), "alignment.json")
+        mlflow.log_dict(sites_json(manifest.alignments), "alignment.json")
         log_table(quality_rows(store), "quality")
         mlflow.log_figure(quality_sheet(store), "quality.png")
         mlflow.log_figure(histogram_plot(store), "histograms.png")

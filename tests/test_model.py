@@ -24,7 +24,7 @@ from skimage.exposure import match_histograms
 
 from adipocyte.delivery.client import ServiceError, StainClient
 from adipocyte.delivery.registry import SERVING_PACKAGES
-from adipocyte.plate.reader import scan_plate
+from adipocyte.plate.scan import scan_plate
 from adipocyte.plate.tiff import decode_stack, encode_stack, read_image
 from adipocyte.store.reader import Store
 
@@ -199,8 +199,8 @@ def test_a_plate_is_stained_once_and_the_same_command_goes_on(workplace, tmp_pat
     args = ("-e", "stain", "-P", f"plate={workplace.plate}", "-P", f"out={out}")
     assert workplace.mlflow_run(*args).returncode == 0
     files = sorted(out.rglob("*.tif"))
-    fields = scan_plate(workplace.plate)
-    assert files == sorted(out / field.paths[target].relative_to(workplace.plate) for field in fields for target in ("A1", "A2", "A3"))
+    fields = scan_plate(workplace.plate).fields
+    assert files == sorted(out / field.targets[target].relative_to(workplace.plate) for field in fields for target in ("A1", "A2", "A3"))
     assert read_image(files[0]).shape == workplace.store.shape(fields[0].key)
 
     kept, lost = files[0], files[-1]
@@ -225,7 +225,7 @@ def test_a_bad_field_is_named_and_does_not_stop_the_plate(workplace, tmp_path):
     assert result.returncode == 1
     assert bad.name in result.stderr
     assert "Traceback" not in result.stderr
-    assert len(list((tmp_path / "out").rglob("*.tif"))) == 3 * (len(scan_plate(plate)) - 1)
+    assert len(list((tmp_path / "out").rglob("*.tif"))) == 3 * len(scan_plate(plate).fields)
 
 
 def test_a_magnification_that_the_model_has_not_seen_is_refused(workplace, tmp_path):
@@ -309,7 +309,7 @@ GREY = np.random.default_rng(0).integers(500, 4000, (7, 64, 64), dtype=np.uint16
 @pytest.mark.parametrize(
     ("stack", "magnification", "sentence"),
     [
-        (encode_stack(GREY[:6]), 20, "the stack has 6 of 7 pages: it must have 7 grey uint16 pages"),
+        (encode_stack(GREY[:6]), 20, "the stack has 6 of 7 pages: it must have 7 grey pages"),
         (tiff(GREY.astype(np.float32), photometric="minisblack"), 20, "pixels of type float32"),
         (tiff(np.ones((7, 64, 64, 3), np.uint16), photometric="rgb"), 20, "(64, 64, 3) (colour?)"),
         (encode_stack(GREY)[:20000], 20, "cut short"),

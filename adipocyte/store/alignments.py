@@ -1,15 +1,24 @@
 """How fluorescence lies against brightfield at each magnification and site of the well: as estimated, as given in a file, or not at all."""
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import zarr
+from tqdm import tqdm
+
 from adipocyte.errors import ConfigError
 from adipocyte.imaging.alignment import IDENTITY, Alignment
+from adipocyte.imaging.registration import Field, Registration, register
 from adipocyte.plate.reader import FieldKey
+from adipocyte.store.paths import field_path
+from adipocyte.store.workers import each
 
+Registrations = dict[int, dict[int, Registration]]  # by magnification and field of view
 Alignments = dict[int, dict[int, Alignment]]  # by magnification and field of view, which is the site of the well
 
 
@@ -18,6 +27,45 @@ def no_alignments(keys: Iterable[FieldKey]) -> Alignments:
     alignments: Alignments = {}
     for key in sorted(keys):
         alignments.setdefault(key.magnification, {})[key.fov] = IDENTITY
+    return alignments
+
+
+@dataclass(frozen=True)
+class _Magnification:
+    """The fields of one magnification, to be registered: *keys* in the store *folder*, whose channels are planes, then *targets*."""
+
+    folder: Path
+    keys: tuple[FieldKey, ...]
+    targets: tuple[str, ...]
+
+    def load(self, key: FieldKey) -> Field:
+        """The planes (Z, Y, X) and targets (Y, X) of a field, in counts, as the microscope wrote them."""
+        stack = zarr.open_array(field_path(self.folder, key) / "0", mode="r")[:]
+        n_z_planes = len(stack) - len(self.targets)
+        return stack[:n_z_planes], dict(zip(self.targets, stack[n_z_planes:], strict=True))
+
+
+def estimate_alignments(folder: Path, keys: Iterable[FieldKey], targets: tuple[str, ...], workers: int) -> Registrations:
+    """Measure, in the store in the making, how fluorescence lies at the magnifications and sites of *keys*, the training wells' fields."""
+    keys = sorted(keys)
+    magnifications = sorted({key.magnification for key in keys})
+    tasks = [_Magnification(folder, tuple(key for key in keys if key.magnification == one), targets) for one in magnifications]
+    results = each(_register, tasks, min(workers, len(tasks)))
+    return dict(sorted(tqdm(results, desc="align", unit="magnification", total=len(tasks))))
+
+
+def _register(task: _Magnification) -> tuple[int, dict[int, Registration]]:
+    loaders = defaultdict(list)
+    for key in task.keys:
+        loaders[key.fov].append(partial(task.load, key))
+    return task.keys[0].magnification, register(loaders)
+
+
+def alignments_of(registrations: Registrations, keys: Iterable[FieldKey]) -> Alignments:
+    """The alignment of every site of *keys*: as measured, or none where no training well has a field."""
+    alignments = no_alignments(keys)
+    for magnification, sites in registrations.items():
+        alignments[magnification] |= {fov: registration.alignment for fov, registration in sites.items()}
     return alignments
 
 
@@ -34,16 +82,22 @@ def read_alignments(path: Path, keys: Iterable[FieldKey]) -> Alignments:
     return alignments
 
 
-def alignments_json(alignments: Alignments) -> dict[str, Any]:
-    """*alignments* as JSON holds them: {"20": {"1": {"dy_px": …, "dx_px": …, "scale": …}}}."""
-    return {
-        str(magnification): {str(fov): asdict(alignment) for fov, alignment in sites.items()} for magnification, sites in alignments.items()
-    }
+def sites_json(sites: Alignments | Registrations) -> dict[str, Any]:
+    """Alignments or registrations as JSON holds them: {"20": {"1": {"dy_px": …, "dx_px": …, "scale": …}}}."""
+    return {str(magnification): {str(fov): asdict(one) for fov, one in by_fov.items()} for magnification, by_fov in sites.items()}
 
 
 def parse_alignments(content: dict[str, Any]) -> Alignments:
-    """Undo `alignments_json`. Raises ValueError, TypeError or AttributeError when *content* is something else."""
+    """Undo `sites_json` of alignments. Raises ValueError, TypeError or AttributeError when *content* is something else."""
+    return {int(magnification): {int(fov): Alignment(**one) for fov, one in sites.items()} for magnification, sites in content.items()}
+
+
+def parse_registrations(content: dict[str, Any]) -> Registrations:
+    """Undo `sites_json` of registrations. Raises as `parse_alignments` does."""
     return {
-        int(magnification): {int(fov): Alignment(**alignment) for fov, alignment in sites.items()}
+        int(magnification): {
+            int(fov): Registration(**one | {name: Alignment(**one[name]) for name in ("alignment", "measured")})
+            for fov, one in sites.items()
+        }
         for magnification, sites in content.items()
     }

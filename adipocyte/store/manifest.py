@@ -10,7 +10,7 @@ from adipocyte.errors import StoreError
 from adipocyte.imaging.quality import Limits
 from adipocyte.plate.reader import FieldKey
 from adipocyte.plate.scan import Problem
-from adipocyte.store.alignments import Alignments, alignments_json, parse_alignments
+from adipocyte.store.alignments import Alignments, Registrations, parse_alignments, parse_registrations
 
 FORMAT = 2
 _NAME = "manifest.json"
@@ -41,8 +41,9 @@ class Manifest:
 
     `scalings` maps magnification ("20") and channel ("brightfield", "A1", "A2", "A3") to [mean, std], and `medians` to the median, in
     counts, over the training wells; `limits` maps magnification and figure of quality to [low, high]. `split` lists the wells of
-    "train", "validation" and "test". `alignments` says how fluorescence lies against brightfield. `problems` are the plate's fields
-    that were left out; `n_ignored` files belong to no field. `digest` names all of it.
+    "train", "validation" and "test". `alignments` says how fluorescence lies against brightfield, `registrations` how that was found,
+    where it was measured. `problems` are the plate's fields that were left out; `n_ignored` files belong to no field. `digest` names
+    all of it.
     """
 
     digest: str
@@ -55,6 +56,7 @@ class Manifest:
     medians: dict[str, dict[str, float]]
     limits: dict[str, Limits]
     alignments: Alignments
+    registrations: Registrations
     problems: tuple[Problem, ...]
     n_ignored: int
     format: int = FORMAT
@@ -63,7 +65,7 @@ class Manifest:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write *manifest* into *folder*, whole or not at all."""
     fields = [asdict(key) | asdict(entry) for key, entry in manifest.fields.items()]
-    content = asdict(replace(manifest, fields={}, alignments={})) | {"fields": fields, "alignments": alignments_json(manifest.alignments)}
+    content = asdict(replace(manifest, fields={})) | {"fields": fields}
     partial = folder / f".{_NAME}.partial"
     partial.write_text(json.dumps(content, indent=1))
     os.replace(partial, folder / _NAME)
@@ -100,6 +102,7 @@ def _manifest(content: dict[str, Any]) -> Manifest:
             "split": {part: tuple(wells) for part, wells in content["split"].items()},
             "fields": fields,
             "alignments": parse_alignments(content["alignments"]),
+            "registrations": parse_registrations(content["registrations"]),
             "problems": tuple(Problem(**problem) for problem in content["problems"]),
         }
     )

@@ -17,7 +17,7 @@ from adipocyte.errors import PlateError, StoreError
 from adipocyte.imaging import quality
 from adipocyte.plate.reader import FieldKey
 from adipocyte.plate.scan import Plate, Problem, problem_table, scan_plate
-from adipocyte.store.alignments import Alignments, alignments_json, no_alignments, read_alignments
+from adipocyte.store.alignments import Alignments, sites_json, alignments_of, estimate_alignments, read_alignments
 from adipocyte.store.field import FieldTask, Masking, file_fingerprint, prepare_field
 from adipocyte.store.manifest import FieldEntry, Manifest, Origin, read_manifest, write_manifest
 from adipocyte.store.paths import HISTOGRAMS, RECORDS, field_path, plate_path
@@ -119,7 +119,9 @@ def _sum_up(
     trained = {key: record for key, record in records.items() if key.well in split["train"] and key not in left_out}
     _check_trained(records, trained)
     _check_validated(set(records) - left_out, split["validation"])
-    alignments = _alignments(partial, records, trained, config)
+    registrations = estimate_alignments(partial, trained, scanned.targets, config.workers) if config.align == "estimate" else {}
+    given = [read_alignments(path, records) for path in _alignment_file(config)]
+    alignments = given[0] if given else alignments_of(registrations, records)
     histograms = sum_histograms(partial, trained)
     save_file(histograms, partial / HISTOGRAMS)
     _keep_only(partial, set(records))
@@ -135,6 +137,7 @@ def _sum_up(
         medians=medians_of(histograms),
         limits=limits,
         alignments=alignments,
+        registrations=registrations,
         problems=problems,
         n_ignored=scanned.n_ignored,
     )
@@ -149,13 +152,6 @@ def _limits(records: Records, training_wells: tuple[str, ...]) -> dict[str, qual
     return limits
 
 
-def _alignments(partial: Path, records: Records, trained: Records, config: PreprocessConfig) -> Alignments:
-    """How fluorescence lies at every site, by the way that *config* names."""
-    if config.align == "estimate":
-        return no_alignments(records)
-    return no_alignments(records) if config.align == "none" else read_alignments(Path(config.align), records)
-
-
 def _alignment_file(config: PreprocessConfig) -> list[Path]:
     return [] if config.align in ("estimate", "none") else [Path(config.align)]
 
@@ -164,7 +160,7 @@ def _digest(records: Records, config: PreprocessConfig, split: dict[str, tuple[s
     """A name for the pixels of a store and all that was made of them."""
     content = {str(key): record.content for key, record in records.items()}
     settings = {name: value for name, value in asdict(config).items() if name not in (*_ELSEWHERE, "align")}
-    named = [content, settings, split, alignments_json(alignments)]
+    named = [content, settings, split, sites_json(alignments)]
     return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -162,7 +162,7 @@ class PreprocessConfig:
     mask_superpixel_px: int = option("Nuclei mask: side of a superpixel, in pixels at 20x; it grows with the magnification.", 10, low=2)
     mask_smallest_px: int = option(
         "Nuclei mask: smaller pieces and holes are removed, in pixels of area at 20x; it grows with the magnification's square.",
-        500,
+        150,
         low=0,
     )
     align: str = option(

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from scipy import ndimage
 
 from adipocyte.config import PreprocessConfig
 from adipocyte.imaging.masks import nuclei_mask
@@ -23,7 +24,7 @@ needs_golden = pytest.mark.skipif(not (SHARED / "cellprofiler_golden").is_dir(),
 def test_a_real_plate_is_prepared_with_its_pixels_unchanged(tmp_path):
     plate = SHARED / "isl_plate"
     store = prepare(
-        PreprocessConfig(plate=str(plate), store=str(tmp_path / "store"), mask_smallest_px=150, validation_wells="B03", test_wells="D03")
+        PreprocessConfig(plate=str(plate), store=str(tmp_path / "store"), validation_wells="B03", test_wells="D03")
     )
     assert list(store.manifest.fields) == [FieldKey(20, well, 1) for well in ("B03", "C03", "D03", "D04")]
     for files in scan_plate(plate).fields:
@@ -36,10 +37,10 @@ def test_a_real_plate_is_prepared_with_its_pixels_unchanged(tmp_path):
 @needs_golden
 @pytest.mark.parametrize("magnification", [20, 40, 60])
 def test_masks_agree_with_the_nuclei_that_cellprofiler_found(magnification):
-    """Two methods, one truth: CellProfiler thresholds locally, so edges differ by a pixel or two, whole nuclei do not."""
+    """Two methods, one truth: CellProfiler thresholds locally, so edges differ by a pixel or two, whole nuclei do not (IoU .91 to .95)."""
     golden = SHARED / "cellprofiler_golden"
     [path] = (golden / "images" / f"{magnification}x" / "target").glob("*B03*C01.tif")
-    found = tifffile.imread(golden / "labels" / f"{magnification}x" / "nuclei.tif") > 0
+    found = tifffile.imread(golden / "labels" / f"{magnification}x" / "nuclei.tif")
     zoom = magnification / 20
     mask = nuclei_mask(
         tifffile.imread(path),
@@ -47,4 +48,6 @@ def test_masks_agree_with_the_nuclei_that_cellprofiler_found(magnification):
         superpixel_px=SHIPPED.mask_superpixel_px * zoom,
         smallest_px=round(SHIPPED.mask_smallest_px * zoom**2),
     )
-    assert (mask & found).sum() / (mask | found).sum() > 0.85
+    assert (mask & (found > 0)).sum() / (mask | (found > 0)).sum() > 0.9
+    covered = ndimage.mean(mask, found, np.unique(found)[1:])
+    assert covered.min() > 0.5

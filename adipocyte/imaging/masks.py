@@ -11,9 +11,10 @@ from scipy import ndimage
 from skimage.morphology import remove_small_holes, remove_small_objects
 from skimage.segmentation import slic
 
-_RIM_PX = 2
+_WHITE = 1.3  # in thresholds
 _COMPACTNESS = 0.1
-_BLOCK_PX = 256
+_N_ITERATIONS = 5
+_RIM, _SMOOTHING, _BLOCK = 0.2, 0.1, 12  # in superpixels
 
 
 def nuclei_mask(image: NDArray[np.uint16], *, threshold: float, superpixel_px: float, smallest_px: int) -> NDArray[np.bool_]:
@@ -21,30 +22,47 @@ def nuclei_mask(image: NDArray[np.uint16], *, threshold: float, superpixel_px: f
 
     image: (Y, X) in counts. *threshold* is in means of the image (the report's is 2), *superpixel_px* the side of a superpixel.
     The thresholded pixels, with a rim, are cut into superpixels; a superpixel stays when its own mean passes the threshold, so
-    that a hot pixel or a grain of noise goes with the dark rim around it. Then pieces and holes under *smallest_px* of area go.
-    Returns (Y, X).
+    that a hot pixel or a grain of noise goes with the dark rim around it. An opening takes what is narrower than two rims, then
+    pieces and holes under *smallest_px* of area go. Returns (Y, X).
     """
     limit = threshold * image.mean()
-    region = ndimage.binary_dilation(image > limit, iterations=_RIM_PX)
+    rim_px, block_px = max(1, round(_RIM * superpixel_px)), round(_BLOCK * superpixel_px)
+    region = ndimage.binary_dilation(image > limit, iterations=rim_px)
+    # Brighter than white is white: else one hot pixel would lift its whole superpixel, and flatten the edges of its neighbours.
+    brightness = np.minimum(image, _WHITE * limit, dtype=np.float32)
     kept = np.zeros_like(region)
-    for y in range(0, image.shape[0], _BLOCK_PX):
-        for x in range(0, image.shape[1], _BLOCK_PX):
-            block = np.s_[y : y + _BLOCK_PX, x : x + _BLOCK_PX]
-            kept[block] = _bright_superpixels(image[block], region[block], limit, superpixel_px)
-    mask = ndimage.binary_opening(kept, iterations=_RIM_PX)
+    for y in range(0, image.shape[0], block_px):
+        for x in range(0, image.shape[1], block_px):
+            block = np.s_[y : y + block_px, x : x + block_px]
+            kept[block] = _bright_superpixels(brightness[block], region[block], limit, superpixel_px)
+    mask = ndimage.binary_opening(kept, iterations=rim_px)
     mask = remove_small_holes(mask, max_size=max(smallest_px - 1, 0))
     return remove_small_objects(mask, max_size=max(smallest_px - 1, 0))
 
 
-def _bright_superpixels(image: NDArray[np.uint16], region: NDArray[np.bool_], limit: float, superpixel_px: float) -> NDArray[np.bool_]:
+def _bright_superpixels(
+    brightness: NDArray[np.float32], region: NDArray[np.bool_], limit: float, superpixel_px: float
+) -> NDArray[np.bool_]:
     """The pixels of *region* whose superpixel's mean passes *limit*. All (Y, X), a block: SLIC's seeding is quadratic in superpixels."""
     if not region.any():
         return region
-    brightness = np.log1p(image.astype(np.float32))  # on a log scale the edges of a faint nucleus count as much as a bright one's
-    n_segments = max(1, round(region.sum() / superpixel_px**2))
+    labels = _superpixels(brightness, region, superpixel_px)
+    areas = np.bincount(labels.ravel())
+    means = np.bincount(labels.ravel(), weights=brightness.ravel()) / np.maximum(areas, 1)
+    return (means > limit)[labels] & region
+
+
+def _superpixels(brightness: NDArray[np.float32], region: NDArray[np.bool_], superpixel_px: float) -> NDArray[np.int64]:
+    """Labels from 1 of the superpixels of *region*, 0 outside. All (Y, X)."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "One of the clusters is empty")  # a seed without pixels costs nothing
-        labels = slic(brightness, n_segments, _COMPACTNESS, mask=region, channel_axis=None, enforce_connectivity=False)
-    areas = np.bincount(labels.ravel())
-    means = np.bincount(labels.ravel(), weights=image.ravel()) / np.maximum(areas, 1)
-    return (means > limit)[labels] & region
+        return slic(
+            brightness,
+            n_segments=max(1, round(region.sum() / superpixel_px**2)),
+            compactness=_COMPACTNESS,
+            max_num_iter=_N_ITERATIONS,
+            sigma=_SMOOTHING * superpixel_px,  # edges are followed, not grains
+            mask=region,
+            channel_axis=None,
+            enforce_connectivity=False,
+        )

@@ -1,4 +1,4 @@
-"""Counts to network units and back: a multiply and an add."""
+"""Counts to network units and back: a multiply and an add, in place, for a full field's planes take 150 MB."""
 
 from dataclasses import dataclass
 
@@ -21,12 +21,18 @@ class Scaling:
 
     def normalise(self, counts: NDArray[np.uint16]) -> NDArray[np.float32]:
         """Any shape in counts to the same shape in network units."""
-        return counts.astype(np.float32) * np.float32(1 / self.std) - np.float32(self.mean / self.std)
+        image = counts.astype(np.float32)
+        image *= np.float32(1 / self.std)
+        image -= np.float32(self.mean / self.std)
+        return image
 
     def denormalise(self, image: NDArray[np.float32]) -> NDArray[np.uint16]:
         """Any shape in network units to counts, rounded and clipped to what a uint16 holds."""
-        counts = image.astype(np.float32) * np.float32(self.std) + np.float32(self.mean)
-        return np.rint(np.clip(counts, 0, 65535)).astype(np.uint16)
+        counts = image.astype(np.float32)
+        counts *= np.float32(self.std)
+        counts += np.float32(self.mean)
+        np.clip(counts, 0, 65535, out=counts)
+        return np.rint(counts, out=counts).astype(np.uint16)
 
 
 # Table 3.1 of the report: brightfield, all seven planes together, in counts.

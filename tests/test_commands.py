@@ -1,8 +1,10 @@
 """What every command does with bad input: one paragraph, exit status 2, nothing half-written."""
 
 import importlib
+import shutil
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pytest
 import tifffile
@@ -29,8 +31,8 @@ def refusal(name: str, *args: str) -> str:
     result = run(name, *args)
     assert result.exit_code == 2, result.output
     assert isinstance(result.exception, SystemExit)
-    said = result.stderr.splitlines()[-1]  # MLflow and progress bars may have written lines before
-    assert said.startswith("Error: ")
+    _, error, said = result.stderr.rpartition("Error: ")  # MLflow and progress bars may have written lines before
+    assert error, result.stderr
     return said
 
 
@@ -112,10 +114,29 @@ def test_an_unknown_model_is_answered_with_register(small_plate: Path):
     assert "mlflow run . -e register" in refusal("stain", "--plate", str(small_plate), "--model", "models:/nobody@champion")
 
 
-def test_a_stack_of_six_planes_is_refused_and_leaves_no_store(elsewhere: Path):
-    said = refusal("preprocess", "--plate", str(plate_of(grey(6), elsewhere / "plate")))
+def test_a_missing_plane_is_named_and_leaves_no_store(elsewhere: Path):
+    plate = plate_of(grey(7), elsewhere / "plate")
+    next(plate.glob("20x_images/*C04*Z07C04.tif")).unlink()
+    said = refusal("preprocess", "--plate", str(plate))
     assert "lacks Z7" in said
+    assert "-P on_error=skip" in said
     assert not (elsewhere / "prepared").exists()
+
+
+def test_preprocess_skips_on_request_and_shows_what_it_found(elsewhere: Path, small_plate: Path):
+    shutil.copytree(small_plate / "20x_images", elsewhere / "plate" / "20x_images")
+    next((elsewhere / "plate").glob("20x_images/*C03*Z07C04.tif")).unlink()
+    result = run("preprocess", "--plate", "plate", "--on_error", "skip", "--workers", "0", "--test_wells", "B03")
+    assert result.exit_code == 0, result.output
+    assert "20x C03 F001  lacks Z7" in result.stdout
+    assert "3 fields in prepared" in result.stdout
+    [preprocessing] = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert (preprocessing.data.metrics["fields"], preprocessing.data.metrics["skipped"]) == (3, 1)
+    artifacts = {file.path for file in mlflow.MlflowClient().list_artifacts(preprocessing.info.run_id)}
+    assert {"manifest.json", "alignment.json", "quality.json", "quality.png", "histograms.png", "masks.png"} <= artifacts
+    rows = mlflow.load_table("quality.json", run_ids=[preprocessing.info.run_id])
+    assert list(rows["well"]) == ["B03", "B04", "C02"]
+    assert (rows["brightfield_mean_counts"] > 0).all()
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,7 @@ needs_golden = pytest.mark.skipif(not (SHARED / "cellprofiler_golden").is_dir(),
 @needs_plate
 def test_a_real_plate_is_prepared_with_its_pixels_unchanged(tmp_path):
     plate = SHARED / "isl_plate"
-    store = prepare(
-        PreprocessConfig(plate=str(plate), store=str(tmp_path / "store"), validation_wells="B03", test_wells="D03")
-    )
+    store = prepare(PreprocessConfig(plate=str(plate), store=str(tmp_path / "store"), validation_wells="B03", test_wells="D03"))
     assert list(store.manifest.fields) == [FieldKey(20, well, 1) for well in ("B03", "C03", "D03", "D04")]
     for files in scan_plate(plate).fields:
         assert store.shape(files.key) == (512, 320)

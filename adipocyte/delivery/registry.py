@@ -23,7 +23,18 @@ from adipocyte.store.reader import Store
 
 CHAMPION, CANDIDATE = "champion", "candidate"
 # What a served model imports, without what only training needs. The versions are those it was made and judged with.
-SERVING_PACKAGES = ("imagecodecs", "mlflow", "numpy", "safetensors", "segmentation-models-pytorch", "tifffile", "torch", "torchvision")
+SERVING_PACKAGES = (
+    "imagecodecs",
+    "mlflow",
+    "numpy",
+    "opencv-python-headless",
+    "safetensors",
+    "scipy",
+    "segmentation-models-pytorch",
+    "tifffile",
+    "torch",
+    "torchvision",
+)
 _EXAMPLE_PX = 64
 _METRIC = "validation_pixel_metric"
 

@@ -45,7 +45,7 @@ SMALLEST_SHIFT_PX = 0.25
 
 @dataclass(frozen=True)
 class Registration:
-    """What the fields of one site say. `measured` is the estimate as it is, `alignment` what to use: the identity where evidence is weak."""
+    """What the fields of one site say: `measured` is the estimate as it is, `alignment` what to use, the identity on weak evidence."""
 
     alignment: Alignment
     measured: Alignment

@@ -30,7 +30,7 @@ from adipocyte.imaging.masks import nuclei_mask
 from adipocyte.imaging.normalisation import REPORT_SCALINGS
 from adipocyte.plate.reader import FieldKey, RawField, write_field
 from adipocyte.simulation import simulate_field
-from adipocyte.store.prepare import Masking, prepare
+from adipocyte.store.prepare import prepare
 from adipocyte.store.reader import Store, Window
 
 AT_MOST = {"mask_s": 2.5, "prepare_peak_mb": 2000}  # the mask on one core
@@ -92,7 +92,7 @@ def write_plate(plate: Path) -> None:
 def prepare_plate(plate: Path, folder: Path) -> tuple[float, float]:
     """Prepare *plate* into *folder*. Returns the seconds it took and the most memory, in MB, that it and its workers can have held."""
     start = time.perf_counter()
-    prepare(plate, folder, masking=Masking(**MASKING), normalisation="plate", validation_wells=("B03",), test_wells=("B04",), seed=0)
+    prepare(PreprocessConfig(plate=str(plate), store=str(folder), validation_wells="B03", test_wells="B04", workers=WORKERS))
     took_s = time.perf_counter() - start
     own, workers = (resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return took_s, own + WORKERS * workers

@@ -244,7 +244,7 @@ _STAIN_RULES = {
         high="too bright",
         advice="check the stain, the exposure and the channel",
         ratio=True,
-        least=4,
+        least=6,
     ),
     "contrast_counts": _Rule(
         words="contrast",

@@ -51,7 +51,7 @@ class Registration:
     measured: Alignment
     n_fields: int
     n_tiles: int
-    error_px: float  # standard error of the measured shift, see `_fit_with_halves`; infinite where nothing could be measured
+    error_px: float | None  # standard error of the measured shift, see `_fit_with_halves`; None where nothing could be measured
     correlation: float  # of the best stain with its prediction
     verdict: str  # why `alignment` is what it is, in words
 
@@ -87,7 +87,7 @@ def register(fields: Mapping[int, Sequence[Callable[[], Field]]]) -> dict[int, R
     called once, and one field is held at a time. Of a large field up to a hundred tiles are looked at, of many fields a few tiles each.
 
     A site keeps the identity when it has fewer than 8 tiles of 100 x 100 pixels (the outer 18 pixels of a field are no tile's), when
-    the stains do not follow brightfield, when no displacement stands out, or when its standard error is over half a pixel. All sites
+    the stains do not follow brightfield, when its standard error is over half a pixel, or when no displacement stands out. All sites
     keep it when together they tell of no displacement: within 3 standard errors, or under a quarter of a pixel everywhere. The same
     fields give the same answer.
     """
@@ -105,7 +105,7 @@ def register(fields: Mapping[int, Sequence[Callable[[], Field]]]) -> dict[int, R
             measured=measured,
             n_fields=len(loaders),
             n_tiles=counts[site],
-            error_px=round(rough.errors_px.get(site, float("inf")), 3),
+            error_px=round(rough.errors_px[site], 3) if site in rough.errors_px else None,
             correlation=round(rough.correlations.get(site, 0.0), 3),
             verdict=_verdict(doubts[site], is_moved),
         )
@@ -118,10 +118,10 @@ def _doubt(site: int, n_tiles: int, fit: _Fit) -> str:
         return f"too little to see: {n_tiles} tiles of {TILE_PX} x {TILE_PX} pixels, at least {FEWEST_TILES} are needed"
     if not fit.correlations[site] >= LEAST_CORRELATION:
         return f"the stains do not follow brightfield: r = {fit.correlations[site]:.2f}, at least {LEAST_CORRELATION} is needed"
+    if not fit.errors_px[site] <= LARGEST_ERROR_PX:
+        return f"its fields are too few or disagree: a standard error of {fit.errors_px[site]:.2f} px, at most {LARGEST_ERROR_PX} is needed"
     if not fit.prominences[site] >= SIGNIFICANT:
         return f"no displacement stands out: {fit.prominences[site]:.1f} standard errors above others, {SIGNIFICANT:g} are needed"
-    if not fit.errors_px[site] <= LARGEST_ERROR_PX:
-        return f"too uncertain: a standard error of {fit.errors_px[site]:.2f} px, at most {LARGEST_ERROR_PX} is needed"
     return ""
 
 

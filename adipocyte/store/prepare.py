@@ -17,7 +17,7 @@ from adipocyte.errors import PlateError, StoreError
 from adipocyte.imaging import quality
 from adipocyte.plate.reader import FieldKey
 from adipocyte.plate.scan import Plate, Problem, problem_table, scan_plate
-from adipocyte.store.alignments import Alignments, sites_json, alignments_of, estimate_alignments, read_alignments
+from adipocyte.store.alignments import Alignments, alignments_of, estimate_alignments, read_alignments, sites_json
 from adipocyte.store.field import FieldTask, Masking, file_fingerprint, prepare_field
 from adipocyte.store.manifest import FieldEntry, Manifest, Origin, read_manifest, write_manifest
 from adipocyte.store.paths import HISTOGRAMS, RECORDS, field_path, plate_path

@@ -26,34 +26,39 @@ def nuclei_mask(image: NDArray[np.uint16], *, threshold: float, superpixel_px: f
     pieces and holes under *smallest_px* of area go. Returns (Y, X).
     """
     limit = threshold * image.mean()
-    rim_px, block_px = max(1, round(_RIM * superpixel_px)), round(_BLOCK * superpixel_px)
+    rim_px = max(1, round(_RIM * superpixel_px))
     region = ndimage.binary_dilation(image > limit, iterations=rim_px)
     # Brighter than white is white: else one hot pixel would lift its whole superpixel, and flatten the edges of its neighbours.
     brightness = np.minimum(image, _WHITE * limit, dtype=np.float32)
-    kept = np.zeros_like(region)
-    for y in range(0, image.shape[0], block_px):
-        for x in range(0, image.shape[1], block_px):
-            block = np.s_[y : y + block_px, x : x + block_px]
-            kept[block] = _bright_superpixels(brightness[block], region[block], limit, superpixel_px)
+    labels = superpixels(brightness, region, superpixel_px)
+    areas = np.bincount(labels[region], minlength=1)
+    means = np.bincount(labels[region], weights=brightness[region], minlength=1) / np.maximum(areas, 1)
+    # The few pixels that no superpixel reaches are judged by their own brightness.
+    kept = np.where(labels > 0, (means > limit)[labels], image > limit)
     mask = ndimage.binary_opening(kept, iterations=rim_px)
     mask = remove_small_holes(mask, max_size=max(smallest_px - 1, 0))
     return remove_small_objects(mask, max_size=max(smallest_px - 1, 0))
 
 
-def _bright_superpixels(
-    brightness: NDArray[np.float32], region: NDArray[np.bool_], limit: float, superpixel_px: float
-) -> NDArray[np.bool_]:
-    """The pixels of *region* whose superpixel's mean passes *limit*. All (Y, X), a block: SLIC's seeding is quadratic in superpixels."""
-    if not region.any():
-        return region
-    labels = _superpixels(brightness, region, superpixel_px)
-    areas = np.bincount(labels.ravel())
-    means = np.bincount(labels.ravel(), weights=brightness.ravel()) / np.maximum(areas, 1)
-    return (means > limit)[labels] & region
+def superpixels(brightness: NDArray[np.float32], region: NDArray[np.bool_], superpixel_px: float) -> NDArray[np.int32]:
+    """Cut the *region* of an image, both (Y, X), into superpixels about *superpixel_px* wide that follow its edges.
+
+    Returns their labels (Y, X), from 1; 0 outside, and for the few pixels that no superpixel reaches. Blocks are cut one by one, for
+    SLIC's seeding is quadratic in superpixels.
+    """
+    labels = np.zeros(brightness.shape, dtype=np.int32)
+    side_px, n = round(_BLOCK * superpixel_px), 0
+    for y in range(0, labels.shape[0], side_px):
+        for x in range(0, labels.shape[1], side_px):
+            block = np.s_[y : y + side_px, x : x + side_px]
+            if region[block].any():
+                own = _slic(brightness[block], region[block], superpixel_px)
+                labels[block] = np.where(own > 0, own + n, 0)
+                n += own.max()
+    return labels
 
 
-def _superpixels(brightness: NDArray[np.float32], region: NDArray[np.bool_], superpixel_px: float) -> NDArray[np.int64]:
-    """Labels from 1 of the superpixels of *region*, 0 outside. All (Y, X)."""
+def _slic(brightness: NDArray[np.float32], region: NDArray[np.bool_], superpixel_px: float) -> NDArray[np.int64]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "One of the clusters is empty")  # a seed without pixels costs nothing
         return slic(

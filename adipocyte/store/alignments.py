@@ -22,19 +22,13 @@ Registrations = dict[int, dict[int, Registration]]  # by magnification and field
 Alignments = dict[int, dict[int, Alignment]]  # by magnification and field of view, which is the site of the well
 
 
-def no_alignments(keys: Iterable[FieldKey]) -> Alignments:
-    """Brightfield and fluorescence on top of each other at the sites of *keys*."""
-    alignments: Alignments = {}
-    for key in sorted(keys):
-        alignments.setdefault(key.magnification, {})[key.fov] = IDENTITY
-    return alignments
-
-
 @dataclass(frozen=True)
 class _Magnification:
-    """The fields of one magnification, to be registered: *keys* in the store *folder*, whose channels are planes, then *targets*."""
+    """One *magnification*, to be registered at its *sites* by the fields *keys* in the store *folder*: planes, then *targets*."""
 
     folder: Path
+    magnification: int
+    sites: tuple[int, ...]
     keys: tuple[FieldKey, ...]
     targets: tuple[str, ...]
 
@@ -45,28 +39,32 @@ class _Magnification:
         return stack[:n_z_planes], dict(zip(self.targets, stack[n_z_planes:], strict=True))
 
 
-def estimate_alignments(folder: Path, keys: Iterable[FieldKey], targets: tuple[str, ...], workers: int) -> Registrations:
-    """Measure, in the store in the making, how fluorescence lies at the magnifications and sites of *keys*, the training wells' fields."""
-    keys = sorted(keys)
-    magnifications = sorted({key.magnification for key in keys})
-    tasks = [_Magnification(folder, tuple(key for key in keys if key.magnification == one), targets) for one in magnifications]
+def estimate_alignments(
+    folder: Path, keys: Iterable[FieldKey], trained: Iterable[FieldKey], targets: tuple[str, ...], workers: int
+) -> Registrations:
+    """Measure, in the store in the making, how fluorescence lies at every site of *keys*, from the fields *trained* alone."""
+    sites: dict[int, set[int]] = defaultdict(set)
+    for key in keys:
+        sites[key.magnification].add(key.fov)
+    tasks = [
+        _Magnification(folder, one, tuple(sorted(sites[one])), tuple(sorted(key for key in trained if key.magnification == one)), targets)
+        for one in sorted(sites)
+    ]
     results = each(_register, tasks, min(workers, len(tasks)))
     return dict(sorted(tqdm(results, desc="align", unit="magnification", total=len(tasks))))
 
 
 def _register(task: _Magnification) -> tuple[int, dict[int, Registration]]:
-    loaders = defaultdict(list)
-    for key in task.keys:
-        loaders[key.fov].append(partial(task.load, key))
-    return task.keys[0].magnification, register(loaders)
+    loaders = {fov: [partial(task.load, key) for key in task.keys if key.fov == fov] for fov in task.sites}
+    return task.magnification, register(loaders)
 
 
-def alignments_of(registrations: Registrations, keys: Iterable[FieldKey]) -> Alignments:
-    """The alignment of every site of *keys*: as measured, or none where no training well has a field."""
-    alignments = no_alignments(keys)
-    for magnification, sites in registrations.items():
-        alignments[magnification] |= {fov: registration.alignment for fov, registration in sites.items()}
-    return alignments
+def no_alignments(keys: Iterable[FieldKey]) -> Alignments:
+    """Brightfield and fluorescence on top of each other at the sites of *keys*."""
+    alignments: Alignments = defaultdict(dict)
+    for key in sorted(keys):
+        alignments[key.magnification][key.fov] = IDENTITY
+    return dict(alignments)
 
 
 def read_alignments(path: Path, keys: Iterable[FieldKey]) -> Alignments:

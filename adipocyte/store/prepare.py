@@ -17,7 +17,7 @@ from adipocyte.errors import PlateError, StoreError
 from adipocyte.imaging import quality
 from adipocyte.plate.reader import FieldKey
 from adipocyte.plate.scan import Plate, Problem, problem_table, scan_plate
-from adipocyte.store.alignments import Alignments, alignments_of, estimate_alignments, read_alignments, sites_json
+from adipocyte.store.alignments import Alignments, Registrations, estimate_alignments, no_alignments, read_alignments, sites_json
 from adipocyte.store.field import FieldTask, Masking, file_fingerprint, prepare_field
 from adipocyte.store.manifest import FieldEntry, Manifest, Origin, read_manifest, write_manifest
 from adipocyte.store.paths import HISTOGRAMS, RECORDS, field_path, plate_path
@@ -119,9 +119,7 @@ def _sum_up(
     trained = {key: record for key, record in records.items() if key.well in split["train"] and key not in left_out}
     _check_trained(records, trained)
     _check_validated(set(records) - left_out, split["validation"])
-    registrations = estimate_alignments(partial, trained, scanned.targets, config.workers) if config.align == "estimate" else {}
-    given = [read_alignments(path, records) for path in _alignment_file(config)]
-    alignments = given[0] if given else alignments_of(registrations, records)
+    alignments, registrations = _alignments(partial, records, trained, scanned.targets, config)
     histograms = sum_histograms(partial, trained)
     save_file(histograms, partial / HISTOGRAMS)
     _keep_only(partial, set(records))
@@ -150,6 +148,18 @@ def _limits(records: Records, training_wells: tuple[str, ...]) -> dict[str, qual
         keys = [key for key in records if key.magnification == magnification and key.well in training_wells]
         limits[str(magnification)] = quality.learn_limits([records[key].quality for key in keys])
     return limits
+
+
+def _alignments(
+    partial: Path, records: Records, trained: Records, targets: tuple[str, ...], config: PreprocessConfig
+) -> tuple[Alignments, Registrations]:
+    """How fluorescence lies at every site, by the way that *config* names, and what was measured for it."""
+    if config.align == "estimate":
+        registrations = estimate_alignments(partial, records, trained, targets, config.workers)
+        return {one: {fov: found.alignment for fov, found in sites.items()} for one, sites in registrations.items()}, registrations
+    if config.align == "none":
+        return no_alignments(records), {}
+    return read_alignments(Path(config.align), records), {}
 
 
 def _alignment_file(config: PreprocessConfig) -> list[Path]:

@@ -31,13 +31,13 @@ EXPOSURES = {
         "brightfield": Exposure(gain=723, offset=0, electrons_per_count=3.0, read_noise=3),
         "A1": Exposure(gain=1690, offset=187, electrons_per_count=0.5, read_noise=8),
         "A2": Exposure(gain=1035, offset=31, electrons_per_count=1.0, read_noise=8),
-        "A3": Exposure(gain=353, offset=172, electrons_per_count=1.5, read_noise=5),
+        "A3": Exposure(gain=340, offset=172, electrons_per_count=1.5, read_noise=5),
     },
     60: {
         "brightfield": Exposure(gain=531, offset=0, electrons_per_count=4.0, read_noise=3),
         "A1": Exposure(gain=1445, offset=151, electrons_per_count=0.5, read_noise=8),
-        "A2": Exposure(gain=1925, offset=0, electrons_per_count=0.8, read_noise=8),
-        "A3": Exposure(gain=304, offset=140, electrons_per_count=2.0, read_noise=4),
+        "A2": Exposure(gain=2020, offset=90, electrons_per_count=0.8, read_noise=8),
+        "A3": Exposure(gain=292, offset=140, electrons_per_count=2.0, read_noise=4),
     },
 }
 
@@ -54,7 +54,8 @@ def add_hot_pixels(image: NDArray[np.uint16]) -> None:
     rng = np.random.default_rng(SENSOR)
     n = rng.poisson(image.size * HOT_PIXEL_SHARE)
     y, x = rng.integers(0, image.shape[0], n), rng.integers(0, image.shape[1], n)
-    image[y, x] = np.minimum(image[y, x] + rng.lognormal(np.log(4000), 0.6, n), 25000).astype(np.uint16)
+    charge = np.minimum(rng.lognormal(np.log(4000), 0.6, n), 24000)
+    image[y, x] = np.minimum(image[y, x] + charge, 65535).astype(np.uint16)
 
 
 def expose(light: NDArray[np.float32], exposure: Exposure, rng: np.random.Generator) -> NDArray[np.uint16]:

@@ -105,7 +105,7 @@ def _fluorescence(specimen: Specimen, conditions: Conditions, canvas: Canvas) ->
     nuclei = blur(specimen.nuclei, 0.2) + 0.25 * blur(specimen.nuclei + floating_nuclei, 3.5) + 0.03 * mesh
     lipids = blur(specimen.lipids, 0.18) + 0.25 * blur(specimen.lipid_haze, 1.0)
     if floating_lipids.any():
-        lipids += 0.12 * blur(floating_lipids, 3.5)
+        lipids += 0.08 * blur(floating_lipids, 3.5)
     cytoplasm = mesh + 0.6 * blur(specimen.cytoplasm + 0.3 * floating_cytoplasm, 3.0)
     stained = {"A1": nuclei, "A2": lipids, "A3": cytoplasm}
     return {

@@ -33,7 +33,7 @@ class Optics:
 OBJECTIVES = {
     20: Optics(0.325, aperture=0.75, condenser_aperture=0.332, first_focus_um=-10.0, focus_step_um=2.7),
     40: Optics(0.163, aperture=0.95, condenser_aperture=0.32, first_focus_um=-1.7, focus_step_um=-1.3),
-    60: Optics(0.108, aperture=1.0, condenser_aperture=0.32, first_focus_um=-1.7, focus_step_um=-1.25),
+    60: Optics(0.108, aperture=1.0, condenser_aperture=0.32, first_focus_um=-1.7, focus_step_um=-1.1),
 }
 
 
@@ -82,18 +82,16 @@ def _focus_waves(
 
 
 def _condenser(aperture: float) -> list[tuple[float, float]]:
-    """Source points as spatial frequencies (y, x), each for a ninth of the condenser's disc: its centre and two rings of four.
+    """Source points as spatial frequencies (y, x), each for a ninth of the condenser's disc: its centre and four antipodal pairs.
 
-    Every point has its antipode, or defocused planes would slide sideways; the rings are turned against each other so that the points
-    spread alike in every direction, and neither lies along the pixels.
+    Without their antipodes the points would make defocused planes slide sideways. The pairs lie on a spiral, for points on rings form a
+    lattice that shows in droplets; its turn of 1.34 rad is the one that spreads nine such points most evenly.
     """
-    turn = 0.3 + np.pi / 2 * np.arange(4)
-    edge = 0.9 * aperture / WAVELENGTH_UM
-    sources = [(0.0, 0.0)]
-    for area, turns in ((3 / 9, turn), (7 / 9, turn + np.pi / 4)):
-        radius = edge * np.sqrt(area)
-        sources += zip((radius * np.sin(turns)).tolist(), (radius * np.cos(turns)).tolist(), strict=True)
-    return sources
+    order = np.arange(1, 5)
+    turn = 1.34 * order
+    radius = 0.9 * aperture / WAVELENGTH_UM * np.sqrt(2 * order / 9)
+    pairs = list(zip((radius * np.sin(turn)).tolist(), (radius * np.cos(turn)).tolist(), strict=True))
+    return [(0.0, 0.0), *pairs, *((-y, -x) for y, x in pairs)]
 
 
 def _source_blur(optics: Optics, focus_um: NDArray[np.float64], n_sources: int) -> NDArray[np.float64]:

@@ -17,6 +17,7 @@ LIPID_INDEX_STEP = 0.085
 NUCLEUS_INDEX_STEP = 0.025
 
 N_LAYERS = 3  # of cells on the glass; the layer above them holds what floats
+FLOATING_BLUR_UM = 1.0  # a patch of the condenser smears what floats by about this much more than what lies on the glass
 FLECKS_PER_UM2 = 1 / 4000
 SECTION_UM = (1.5, 5.5)  # heights between which fluorescence is collected sharply
 
@@ -156,6 +157,7 @@ def _draw_floating(floaters: list[Cell], canvas: Canvas, rng: np.random.Generato
     nucleus_um, _, _ = _draw_nuclei(floaters, canvas, rng)
     lipid_um = lipid_um.sum(axis=0)
     path_um = LIPID_INDEX_STEP * lipid_um + CYTOPLASM_INDEX_STEP * height_um + NUCLEUS_INDEX_STEP * nucleus_um
+    path_um = ndimage.gaussian_filter(path_um, FLOATING_BLUR_UM / canvas.um_per_px)
     cytoplasm_um = np.maximum(height_um - lipid_um - nucleus_um, 0)
     return path_um, np.stack([nucleus_um, lipid_um, cytoplasm_um]) / np.float32(SECTION_UM[1] - SECTION_UM[0])
 

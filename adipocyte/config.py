@@ -144,6 +144,7 @@ class SimulateConfig:
     height_px: int = option("Height of a field, in pixels.", 512, low=64, high=10000)
     width_px: int = option("Width of a field, in pixels.", 512, low=64, high=10000)
     misalignment: str = option("Shift fluorescence against brightfield as the real plates do.", "none", choices=("none", "measured"))
+    batch_effect: str = option("Let each well differ in lamp, staining, focus and density of cells.", "none", choices=("none", "wells"))
     seed: int = _seed()
 
 

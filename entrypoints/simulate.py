@@ -19,7 +19,7 @@ def simulate(config: SimulateConfig) -> None:
 
     from adipocyte.delivery.tracking import step_run
     from adipocyte.plate.reader import FieldKey, RawField, write_field
-    from adipocyte.simulation import misalignment_at, simulate_field
+    from adipocyte.simulation import Conditions, draw_conditions, misalignment_at, simulate_field
 
     fields = list(product(_magnifications(config), enumerate(_wells(config)), range(1, config.fovs + 1)))
     _claim(config)
@@ -27,7 +27,8 @@ def simulate(config: SimulateConfig) -> None:
         for magnification, (number, well), fov in tqdm(fields, desc="simulate", unit="field"):
             shift = misalignment_at(magnification, fov, config.fovs) if config.misalignment == "measured" else None
             shape_px, seed = (config.height_px, config.width_px), (config.seed, magnification, number, fov)
-            field = simulate_field(magnification, shape_px, seed=seed, misalignment=shift)
+            conditions = draw_conditions((config.seed, number)) if config.batch_effect == "wells" else Conditions()
+            field = simulate_field(magnification, shape_px, seed=seed, misalignment=shift, conditions=conditions)
             write_field(Path(config.out), FieldKey(magnification, well, fov), RawField(field.planes, field.targets))
     print(f"{len(fields)} fields in {config.out}. Next: mlflow run . -P plate={config.out}")
 

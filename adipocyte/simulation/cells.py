@@ -6,10 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from adipocyte.simulation.culture import REACH_UM, Culture
 from adipocyte.simulation.droplets import draw_holes, draw_radii, pack
 
-REACH_UM = 75.0  # no cell extends further from its centre
 SITES_PER_UM3 = 0.35
+DEAD_SHARE = 0.03
+FLOATING_PER_UM2 = 1 / 50000  # about one for fifty cells that lie on the glass
 
 
 @dataclass(frozen=True)
@@ -63,61 +65,42 @@ class Outline:
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: its outline, nucleus, droplets and holes ((N, 4): z, y, x, radius), and how strongly its cytoplasm stains."""
+    """One cell: its outline, nuclei, droplets and holes ((N, 4): z, y, x, radius), how strongly its cytoplasm stains, how dense it is."""
 
     outline: Outline
-    nucleus: Nucleus
+    nuclei: tuple[Nucleus, ...]  # in one piece, or in the fragments of a dead cell
     droplets_um: NDArray[np.float64]
     holes_um: NDArray[np.float64]
     stain: float
-
-
-@dataclass(frozen=True)
-class Culture:
-    """How one field of view grew: the distance between fat cells, how many places they fill, how ripe they are, what lies between."""
-
-    pitch_um: float
-    fat_share: float
-    droplet_scale: float
-    thin_pitch_um: float
-
-
-def draw_culture(rng: np.random.Generator) -> Culture:
-    """Fields differ: crowded or sparse, ripe or young."""
-    return Culture(
-        pitch_um=rng.uniform(36, 42),
-        fat_share=rng.uniform(0.6, 0.95),
-        droplet_scale=rng.uniform(0.9, 1.1),
-        thin_pitch_um=rng.uniform(40, 54),
-    )
+    density: float = 1.0  # relative to a living cell's cytoplasm
 
 
 def grow_cells(size_um: tuple[float, float], culture: Culture, rng: np.random.Generator) -> list[Cell]:
     """Fill a rectangle (height, width in µm) and its surroundings with cells, so that some cross its border."""
-    fat_centres_um = _scatter(size_um, culture.pitch_um, rng)
-    fat_centres_um = fat_centres_um[rng.random(len(fat_centres_um)) < culture.fat_share]
+    fat_centres_um = culture.fat_centres(size_um, rng)
     fat_tree = cKDTree(fat_centres_um)
-    thin_centres_um = _scatter(size_um, culture.thin_pitch_um, rng)
+    thin_centres_um = culture.thin_centres(size_um, rng)
     cells = []
     # Each cell has its own stream of random numbers, so that leaving out one beyond the border changes no other.
     for centre_um, own in zip(fat_centres_um, rng.spawn(len(fat_centres_um)), strict=True):
-        outline = _fat_outline(centre_um, culture, own)
+        is_dead = own.random() < DEAD_SHARE
+        outline = _round_outline(centre_um, 1.0, own) if is_dead else _fat_outline(centre_um, culture, own)
         if _touches(outline, size_um):
-            cells.append(_fat_cell(outline, fat_tree, own))
+            cells.append(_dead_cell(outline, own) if is_dead else _fat_cell(outline, fat_tree, own))
     for centre_um, own in zip(thin_centres_um, rng.spawn(len(thin_centres_um)), strict=True):
-        outline = _thin_outline(centre_um, own)
+        is_dead = own.random() < DEAD_SHARE
+        outline = _round_outline(centre_um, 1.0, own) if is_dead else _thin_outline(centre_um, own)
         if _touches(outline, size_um):
-            cells.append(_thin_cell(outline, own))
+            cells.append(_dead_cell(outline, own) if is_dead else _thin_cell(outline, own))
     return cells
 
 
-def _scatter(size_um: tuple[float, float], pitch_um: float, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Jittered centres, (N, 2): even enough that no field is empty, uneven enough to leave gaps and crowds."""
-    rows, columns = (int(np.ceil((side + 2 * REACH_UM) / pitch_um)) for side in size_um)
-    grid = np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), axis=-1).astype(np.float64)
-    grid[1::2, :, 1] += 0.5
-    grid += rng.uniform(0, 1, 2) + rng.uniform(-0.42, 0.42, grid.shape)
-    return grid.reshape(-1, 2) * pitch_um - REACH_UM
+def float_cells(size_um: tuple[float, float], rng: np.random.Generator) -> list[Cell]:
+    """Round cells that came off the glass, drawn as if they stood on it: how high they float is the specimen's matter."""
+    centres_um = rng.uniform(0, size_um, (rng.poisson(size_um[0] * size_um[1] * FLOATING_PER_UM2), 2))
+    streams = rng.spawn(len(centres_um))
+    alone = cKDTree(np.empty((0, 2)))
+    return [_fat_cell(_round_outline(centre_um, 1.6, own), alone, own) for centre_um, own in zip(centres_um, streams, strict=True)]
 
 
 def _touches(outline: Outline, size_um: tuple[float, float]) -> bool:
@@ -152,6 +135,20 @@ def _thin_outline(centre_um: NDArray, rng: np.random.Generator) -> Outline:
     )
 
 
+def _round_outline(centre_um: NDArray, scale: float, rng: np.random.Generator) -> Outline:
+    half_width_um = scale * rng.uniform(6, 8.5)
+    return Outline(
+        *map(float, centre_um),
+        half_length_um=half_width_um * rng.uniform(1.0, 1.15),
+        half_width_um=half_width_um,
+        height_um=half_width_um * rng.uniform(1.1, 1.4),
+        angle=rng.uniform(0, np.pi),
+        bend_per_um=0.0,
+        waviness=0.05,
+        waves=tuple(rng.uniform(0, 2 * np.pi, 3)),
+    )
+
+
 def _draw_nucleus(outline: Outline, off_centre: float, angle: float, rng: np.random.Generator) -> Nucleus:
     turn = rng.uniform(0, 2 * np.pi)
     half_length_um = rng.uniform(4.8, 7.8)
@@ -170,7 +167,38 @@ def _draw_nucleus(outline: Outline, off_centre: float, angle: float, rng: np.ran
 
 def _thin_cell(outline: Outline, rng: np.random.Generator) -> Cell:
     nucleus = _draw_nucleus(outline, 0.1, outline.angle + rng.normal(0, 0.15), rng)
-    return Cell(outline, nucleus, np.empty((0, 4)), np.empty((0, 4)), stain=rng.uniform(0.85, 1.15))
+    return Cell(outline, (nucleus,), np.empty((0, 4)), np.empty((0, 4)), stain=rng.uniform(0.85, 1.15))
+
+
+def _dead_cell(outline: Outline, rng: np.random.Generator) -> Cell:
+    """Shrunken and dense, with hardly a droplet; its nucleus is condensed (pyknosis) or in fragments (karyorrhexis), and bright."""
+    n_droplets = rng.integers(0, 4)
+    turn, radius_um = rng.uniform(0, 2 * np.pi, n_droplets), rng.uniform(0.5, 1.2, n_droplets)
+    off_centre_um = 0.7 * outline.half_width_um
+    y_um, x_um = outline.y_um + off_centre_um * np.sin(turn), outline.x_um + off_centre_um * np.cos(turn)
+    droplets_um = np.column_stack([rng.uniform(2, 4, n_droplets), y_um, x_um, radius_um])
+    return Cell(outline, _condensed_nucleus(outline, rng), droplets_um, np.empty((0, 4)), stain=0.3, density=2.0)
+
+
+def _condensed_nucleus(outline: Outline, rng: np.random.Generator) -> tuple[Nucleus, ...]:
+    n_pieces = rng.choice((1, 1, 2, 3, 4))
+    radius_um = rng.uniform(2.4, 3.4) / np.sqrt(n_pieces)
+    apart_um = 0.0 if n_pieces == 1 else 1.15 * radius_um
+    turns = rng.uniform(0, 2 * np.pi) + 2 * np.pi * np.arange(n_pieces) / n_pieces
+    stain = rng.uniform(1.8, 2.6)
+    return tuple(
+        Nucleus(
+            z_um=3.5,
+            y_um=outline.y_um + apart_um * np.sin(turn),
+            x_um=outline.x_um + apart_um * np.cos(turn),
+            half_length_um=radius_um * rng.uniform(0.85, 1.15),
+            half_width_um=radius_um * rng.uniform(0.8, 1.0),
+            half_height_um=min(radius_um, 2.5),
+            angle=rng.uniform(0, np.pi),
+            stain=stain,
+        )
+        for turn in turns
+    )
 
 
 def _fat_cell(outline: Outline, fat_tree: cKDTree, rng: np.random.Generator) -> Cell:
@@ -179,7 +207,7 @@ def _fat_cell(outline: Outline, fat_tree: cKDTree, rng: np.random.Generator) -> 
     largest_um = 0.5 * outline.height_um * rng.uniform(0.6, 1.0)
     n = int(1.3 * outline.half_length_um * outline.half_width_um / largest_um)
     droplets_um = pack(sites_um, room_um, draw_radii(largest_um, n, rng))
-    return Cell(outline, nucleus, droplets_um, draw_holes(droplets_um, rng), stain=rng.uniform(0.85, 1.15))
+    return Cell(outline, (nucleus,), droplets_um, draw_holes(droplets_um, rng), stain=rng.uniform(0.85, 1.15))
 
 
 def _room(outline: Outline, nucleus: Nucleus, fat_tree: cKDTree, rng: np.random.Generator) -> tuple[NDArray, NDArray]:
@@ -202,7 +230,9 @@ def _room(outline: Outline, nucleus: Nucleus, fat_tree: cKDTree, rng: np.random.
 
 
 def _neighbour_distance(outline: Outline, points_um: NDArray, fat_tree: cKDTree) -> NDArray:
-    """Distance from points, (N, 2), to the line half way to the nearest other fat cell; negative beyond it."""
+    """Distance from points, (N, 2), to the line half way to the nearest other fat cell; negative beyond it, infinite without one."""
+    if fat_tree.n < 2:
+        return np.full(len(points_um), np.inf)
     centre_um = np.array([outline.y_um, outline.x_um])
     _, nearest = fat_tree.query(points_um, k=2)
     nearest_um = fat_tree.data[nearest]  # (N, 2, 2)

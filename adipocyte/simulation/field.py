@@ -9,15 +9,20 @@ from scipy import fft, ndimage
 from skimage.segmentation import relabel_sequential
 
 from adipocyte.errors import ConfigError
-from adipocyte.simulation.camera import EXPOSURES, draw_illumination, expose
+from adipocyte.simulation.camera import EXPOSURES, add_hot_pixels, draw_illumination, expose
 from adipocyte.simulation.canvas import Canvas
-from adipocyte.simulation.cells import draw_culture, grow_cells
+from adipocyte.simulation.cells import float_cells, grow_cells
+from adipocyte.simulation.conditions import Conditions
+from adipocyte.simulation.culture import draw_culture
+from adipocyte.simulation.debris import draw_debris
 from adipocyte.simulation.misalignment import Misalignment
 from adipocyte.simulation.optics import OBJECTIVES, focus_series
 from adipocyte.simulation.specimen import Specimen, draw_specimen
 
 SMALLEST_PX = 64
 PADDING_UM = 10.0  # defocused light spreads this far, and wraps around no further
+
+NOMINAL = Conditions()
 
 
 @dataclass(frozen=True)
@@ -26,16 +31,21 @@ class SimulatedField:
 
     planes: NDArray[np.uint16]  # (Z, Y, X) brightfield counts, Z=7
     targets: dict[str, NDArray[np.uint16]]  # "A1", "A2", "A3" -> (Y, X) counts
-    nuclei: NDArray[np.int32]  # (Y, X) true labels, 0 = background, in the frame of the targets
+    nuclei: NDArray[np.int32]  # (Y, X) true labels, 0 = background, in the frame of the targets: the living and the dead in the section
 
 
 def simulate_field(
-    magnification: int, shape_px: tuple[int, int], *, seed: int | Sequence[int], misalignment: Misalignment | None = None
+    magnification: int,
+    shape_px: tuple[int, int],
+    *,
+    seed: int | Sequence[int],
+    misalignment: Misalignment | None = None,
+    conditions: Conditions = NOMINAL,
 ) -> SimulatedField:
     """Simulate a field of view; the same arguments give the same field bit for bit.
 
     shape_px: (Y, X). *misalignment* moves the targets (and the nuclei's labels with them), not the brightfield planes; None leaves them on
-    top of each other.
+    top of each other. *conditions* other than their density change how the scene is shown, not the scene.
 
     Raises ConfigError for an unknown magnification or an image smaller than 64 pixels.
     """
@@ -48,11 +58,11 @@ def simulate_field(
 
     canvas = _padded(shape_px, optics.um_per_px)
     size_um = tuple(side * canvas.um_per_px for side in canvas.shape_px)
-    cells = grow_cells(size_um, draw_culture(rng), rng)
-    specimen = draw_specimen(cells, canvas, rng)
+    cells = grow_cells(size_um, draw_culture(conditions.density, rng), rng)
+    specimen = draw_specimen(cells, float_cells(size_um, rng), draw_debris(size_um, rng), canvas, rng)
 
-    light = _crop(focus_series(specimen.paths_um, optics), shape_px)
-    illumination = draw_illumination(shape_px, 0.1, rng)
+    light = _crop(focus_series(specimen.paths_um, optics, conditions.defocus_um), shape_px)
+    illumination = np.float32(conditions.light) * draw_illumination(shape_px, 0.1, rng)
     lamp = rng.normal(1, 0.01, len(light))
     planes = np.stack(
         [expose(plane * illumination * np.float32(power), exposures["brightfield"], rng) for plane, power in zip(light, lamp, strict=True)]
@@ -60,11 +70,12 @@ def simulate_field(
 
     labels = specimen.labels
     targets = {}
-    for target, density in _fluorescence(specimen, canvas).items():
+    for target, density in _fluorescence(specimen, conditions, canvas).items():
         if misalignment is not None:
             density = misalignment.apply(density, order=3)
-        glow = _crop(density, shape_px) * draw_illumination(shape_px, 0.1, rng)
+        glow = np.float32(conditions.light) * _crop(density, shape_px) * draw_illumination(shape_px, 0.1, rng)
         targets[target] = expose(glow, exposures[target], rng)
+        add_hot_pixels(targets[target])
     if misalignment is not None:
         labels = misalignment.apply(labels, order=0)
     labels, _, _ = relabel_sequential(_crop(labels, shape_px))
@@ -83,14 +94,21 @@ def _crop(image: NDArray, shape_px: tuple[int, int]) -> NDArray:
     return image[..., top : top + shape_px[0], left : left + shape_px[1]]
 
 
-def _fluorescence(specimen: Specimen, canvas: Canvas) -> dict[str, NDArray[np.float32]]:
-    """Light of the three stains, (Y, X) each: a sharp section, and a glow of what lies outside of it."""
+def _fluorescence(specimen: Specimen, conditions: Conditions, canvas: Canvas) -> dict[str, NDArray[np.float32]]:
+    """Light of the three stains, (Y, X) each: a sharp section, a glow of what lies outside of it, and debris, which needs no stain."""
 
     def blur(density: NDArray[np.float32], sigma_um: float) -> NDArray[np.float32]:
         return ndimage.gaussian_filter(density, max(sigma_um / canvas.um_per_px, 0.5), truncate=3)
 
     mesh = blur(specimen.cytoplasm, 0.18)
-    nuclei = blur(specimen.nuclei, 0.2) + 0.25 * blur(specimen.nuclei, 3.5) + 0.03 * mesh
+    floating_nuclei, floating_lipids, floating_cytoplasm = specimen.floating
+    nuclei = blur(specimen.nuclei, 0.2) + 0.25 * blur(specimen.nuclei + floating_nuclei, 3.5) + 0.03 * mesh
     lipids = blur(specimen.lipids, 0.18) + 0.25 * blur(specimen.lipid_haze, 1.0)
-    cytoplasm = mesh + 0.6 * blur(specimen.cytoplasm, 3.0)
-    return {"A1": nuclei, "A2": lipids, "A3": cytoplasm}
+    if floating_lipids.any():
+        lipids += 0.08 * blur(floating_lipids, 3.5)
+    cytoplasm = mesh + 0.6 * blur(specimen.cytoplasm + 0.3 * floating_cytoplasm, 3.0)
+    stained = {"A1": nuclei, "A2": lipids, "A3": cytoplasm}
+    return {
+        target: np.float32(conditions.stains.get(target, 1.0)) * light + blur(debris, 0.25)
+        for (target, light), debris in zip(stained.items(), specimen.debris, strict=True)
+    }

@@ -12,9 +12,9 @@ from scipy import fft, ndimage
 
 WAVELENGTH_UM = 0.6
 MEDIUM_INDEX = 1.36
-LAYER_STEP_UM = 4.0  # between neighbouring layers of the specimen
+LAYER_HEIGHTS_UM = (0.0, 4.0, 8.0, 20.0)  # three layers of cells on the glass, and one of what floats above them
+CELLS_MIDDLE_UM = 4.0
 N_PLANES = 7
-N_SOURCES = 9
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Optics:
 OBJECTIVES = {
     20: Optics(0.325, aperture=0.75, condenser_aperture=0.332, first_focus_um=-10.0, focus_step_um=2.7),
     40: Optics(0.163, aperture=0.95, condenser_aperture=0.32, first_focus_um=-1.7, focus_step_um=-1.3),
-    60: Optics(0.108, aperture=1.0, condenser_aperture=0.32, first_focus_um=-1.7, focus_step_um=-1.25),
+    60: Optics(0.108, aperture=1.0, condenser_aperture=0.32, first_focus_um=-1.7, focus_step_um=-1.1),
 }
 
 
@@ -43,57 +43,65 @@ def propagate(wave: NDArray[np.complex64], distance_um: float, um_per_px: float)
     return fft.ifft2(fft.fft2(wave) * _advance(axial, distance_um))
 
 
-def focus_series(paths_um: NDArray[np.float32], optics: Optics) -> NDArray[np.float32]:
+def focus_series(paths_um: NDArray[np.float32], optics: Optics, defocus_um: float = 0.0) -> NDArray[np.float32]:
     """Brightfield intensity at seven focal positions, 1.0 where nothing stands in the light's way.
 
-    paths_um: (L, Y, X), optical path difference in µm of L layers, lowest first; the light comes from above. Returns (Z, Y, X).
+    paths_um: (L, Y, X), optical path difference in µm of the L lowest of the layers at LAYER_HEIGHTS_UM; the light comes from above.
+    *defocus_um* displaces all focal positions, positive upwards. Returns (Z, Y, X).
     """
+    focus_um = optics.first_focus_um + defocus_um + optics.focus_step_um * np.arange(N_PLANES)
     phases = [np.exp((2j * np.pi / WAVELENGTH_UM) * path_um).astype(np.complex64) for path_um in paths_um]
     intensity = np.zeros((N_PLANES, *paths_um.shape[1:]), dtype=np.float32)
     sources = _condenser(optics.condenser_aperture)
     for source in sources:
-        for plane, wave in zip(intensity, _focus_waves(phases, source, optics), strict=True):
+        for plane, wave in zip(intensity, _focus_waves(phases, source, optics, focus_um), strict=True):
             plane += wave.real**2 + wave.imag**2
     intensity /= len(sources)
-    for plane, blur_um in zip(intensity, _source_blur(paths_um.shape[0], optics), strict=True):
+    for plane, blur_um in zip(intensity, _source_blur(optics, focus_um, len(sources)), strict=True):
         ndimage.gaussian_filter(plane, blur_um / optics.um_per_px, output=plane, mode="wrap", truncate=3)
     return intensity
 
 
-def _focus_waves(phases: list[NDArray[np.complex64]], source: tuple[float, float], optics: Optics) -> Iterator[NDArray[np.complex64]]:
+def _focus_waves(
+    phases: list[NDArray[np.complex64]], source: tuple[float, float], optics: Optics, focus_um: NDArray[np.float64]
+) -> Iterator[NDArray[np.complex64]]:
     """The wave at each focal position, lit from one *source*; its tilt is left out of the wave and kept in the propagator."""
     frequencies2 = _frequencies(phases[0].shape, optics.um_per_px, source)
     axial = _axial_frequency(frequencies2)
-    down = _advance(axial, LAYER_STEP_UM)
     wave = phases[-1]
-    for phase in phases[-2::-1]:
-        wave = fft.ifft2(fft.fft2(wave) * down) * phase
+    for layer in range(len(phases) - 2, -1, -1):
+        down_um = LAYER_HEIGHTS_UM[layer + 1] - LAYER_HEIGHTS_UM[layer]
+        wave = fft.ifft2(fft.fft2(wave) * _advance(axial, down_um)) * phases[layer]
     # Focusing above the lowest layer means undoing part of the way the light has come.
     spectrum = fft.fft2(wave) * (frequencies2 <= (optics.aperture / WAVELENGTH_UM) ** 2)
-    spectrum *= _advance(axial, -optics.first_focus_um)
+    spectrum *= _advance(axial, -focus_um[0])
     step = _advance(axial, -optics.focus_step_um)
-    for _ in range(N_PLANES):
+    for _ in focus_um:
         yield fft.ifft2(spectrum)
         spectrum *= step
 
 
 def _condenser(aperture: float) -> list[tuple[float, float]]:
-    """Source points as spatial frequencies (y, x), spread evenly over the condenser's disc on a spiral, which has no symmetry to show."""
-    order = np.arange(N_SOURCES)
-    radius = 0.9 * aperture / WAVELENGTH_UM * np.sqrt((order + 0.5) / N_SOURCES)
-    turn = order * np.pi * (3 - np.sqrt(5))
-    return list(zip((radius * np.sin(turn)).tolist(), (radius * np.cos(turn)).tolist(), strict=True))
+    """Source points as spatial frequencies (y, x), each for a ninth of the condenser's disc: its centre and four antipodal pairs.
+
+    Without their antipodes the points would make defocused planes slide sideways. The pairs lie on a spiral, for points on rings form a
+    lattice that shows in droplets; its turn of 1.34 rad is the one that spreads nine such points most evenly.
+    """
+    order = np.arange(1, 5)
+    turn = 1.34 * order
+    radius = 0.9 * aperture / WAVELENGTH_UM * np.sqrt(2 * order / 9)
+    pairs = list(zip((radius * np.sin(turn)).tolist(), (radius * np.cos(turn)).tolist(), strict=True))
+    return [(0.0, 0.0), *pairs, *((-y, -x) for y, x in pairs)]
 
 
-def _source_blur(n_layers: int, optics: Optics) -> NDArray[np.float64]:
+def _source_blur(optics: Optics, focus_um: NDArray[np.float64], n_sources: int) -> NDArray[np.float64]:
     """Blur of each plane in µm (a Gaussian's sigma), because a source point stands for a patch of the condenser.
 
     Light tilted by an angle moves a defocused image sideways by angle times defocus, so a patch smears it in proportion. The
     patches overlap (three quarters of the spacing, where a disc alone would ask for a half), or the points would show as dots in droplets.
     """
-    patch_angle = optics.condenser_aperture / MEDIUM_INDEX / np.sqrt(N_SOURCES)
-    focus_um = optics.first_focus_um + optics.focus_step_um * np.arange(N_PLANES)
-    return 0.75 * patch_angle * np.abs(focus_um - 0.5 * (n_layers - 1) * LAYER_STEP_UM)
+    patch_angle = optics.condenser_aperture / MEDIUM_INDEX / np.sqrt(n_sources)
+    return 0.75 * patch_angle * np.abs(focus_um - CELLS_MIDDLE_UM)
 
 
 def _frequencies(shape_px: tuple[int, ...], um_per_px: float, source: tuple[float, float]) -> NDArray[np.float32]:

@@ -18,7 +18,7 @@ def preprocess(config: PreprocessConfig) -> None:
 
     from adipocyte.delivery.tracking import log_table, step_run
     from adipocyte.plate.scan import problem_table
-    from adipocyte.store.alignments import sites_json
+    from adipocyte.store.alignments import alignment_sentences, sites_json
     from adipocyte.store.pictures import histogram_plot, mask_sheet, quality_rows, quality_sheet
 
     manifest = store.manifest
@@ -34,6 +34,8 @@ def preprocess(config: PreprocessConfig) -> None:
         mlflow.log_figure(quality_sheet(store), "quality.png")
         mlflow.log_figure(histogram_plot(store), "histograms.png")
         mlflow.log_figure(mask_sheet(store), "masks.png")
+    for sentence in alignment_sentences(manifest.registrations):
+        print(f"Alignment, {sentence}.")
     if manifest.problems:
         print(f"Left out, for they are not whole:\n{problem_table(manifest.problems)}")
     for key, sentences in flagged.items():

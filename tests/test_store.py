@@ -22,9 +22,12 @@ from ome_zarr_models.v05 import HCS, Image, ImageLabel
 
 from adipocyte.config import PreprocessConfig
 from adipocyte.errors import ConfigError, PlateError, StoreError
+from adipocyte.imaging.alignment import Alignment
 from adipocyte.imaging.masks import nuclei_mask
+from adipocyte.imaging.registration import Registration
 from adipocyte.plate.reader import read_field
 from adipocyte.plate.scan import scan_plate
+from adipocyte.store.alignments import alignment_sentences
 from adipocyte.store.paths import field_path, mask_path, plate_path
 from adipocyte.store.pictures import histogram_plot, mask_sheet
 from adipocyte.store.prepare import prepare
@@ -433,6 +436,17 @@ def test_another_alignment_is_another_store(shifted, tmp_path):
     assert aligned != plain
     (tmp_path / "alignment.json").write_text(json.dumps({"20": {"1": {"dy_px": 1.0, "dx_px": 1.0, "scale": 1.0}}}))
     assert prepared(shifted, tmp_path / "store", align=str(tmp_path / "alignment.json")).digest not in (plain, aligned)
+
+
+def test_what_was_measured_is_told_site_by_site(small_store):
+    aligned = Registration(Alignment(-4.2, 1.0, 0.999), Alignment(-4.2, 1.0, 0.999), 3, 48, 0.02, 0.7, "aligned")
+    refused = small_store.manifest.registrations[20][1]
+    assert refused.alignment.is_identity
+    assert alignment_sentences({20: {1: aligned, 2: aligned, 3: refused}}) == [
+        "20x: stains aligned at 2 of 3 sites, by up to 4.2 pixels",
+        f"20x: 1 of 3 sites {refused.verdict}",
+    ]
+    assert "too little to see" in refused.verdict
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """How fluorescence lies against brightfield at each magnification and site of the well: as estimated, as given in a file, or not at all."""
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -57,6 +57,19 @@ def estimate_alignments(
 def _register(task: _Magnification) -> tuple[int, dict[int, Registration]]:
     loaders = {fov: [partial(task.load, key) for key in task.keys if key.fov == fov] for fov in task.sites}
     return task.magnification, register(loaders)
+
+
+def alignment_sentences(registrations: Registrations) -> list[str]:
+    """What was found at each magnification, for people: sites that are aligned, and why others are not."""
+    sentences = []
+    for magnification, sites in registrations.items():
+        moved = [one.alignment for one in sites.values() if not one.alignment.is_identity]
+        if moved:
+            farthest_px = max(max(abs(one.dy_px), abs(one.dx_px)) for one in moved)
+            sentences.append(f"{magnification}x: stains aligned at {len(moved)} of {len(sites)} sites, by up to {farthest_px:.1f} pixels")
+        reasons = Counter(one.verdict for one in sites.values() if one.alignment.is_identity)
+        sentences += [f"{magnification}x: {n} of {len(sites)} sites {verdict}" for verdict, n in reasons.items()]
+    return sentences
 
 
 def no_alignments(keys: Iterable[FieldKey]) -> Alignments:

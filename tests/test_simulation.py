@@ -7,7 +7,7 @@ import pytest
 from skimage.registration import phase_cross_correlation
 
 from adipocyte.errors import ConfigError
-from adipocyte.simulation import Conditions, Misalignment, SimulatedField, draw_conditions, misalignment_at, simulate_field
+from adipocyte.simulation import Conditions, Misalignment, SimulatedField, culture, draw_conditions, misalignment_at, simulate_field
 from adipocyte.simulation.camera import Exposure, add_hot_pixels, expose
 from adipocyte.simulation.cells import grow_cells
 from adipocyte.simulation.culture import draw_culture
@@ -31,16 +31,15 @@ BRIGHTFIELD_COUNTS = {
 }
 
 
-# Four small fields hold few cells (41 µm across at 60x, now and then none is fat), so their counts scatter by more than the tolerance.
-# Crowding varies over longer distances than these fields, so runs of seeds were looked for whose mean is near that of many fields; what
-# many fields measure is stated in docs.
-FIRST_TYPICAL_SEED = {20: 12, 40: 20, 60: 2}
+# How many fields and of which size: the higher the magnification, the fewer cells a field holds and the more area a mean needs.
+FIELDS = {20: (6, 384), 40: (8, 384), 60: (12, 512)}
 
 
 @cache
-def typical_fields(magnification: int) -> tuple[SimulatedField, ...]:
-    first = FIRST_TYPICAL_SEED[magnification]
-    return tuple(simulate_field(magnification, (384, 384), seed=(magnification, k)) for k in range(first, first + 4))
+def first_fields(magnification: int) -> tuple[SimulatedField, ...]:
+    """The first seeds, none chosen."""
+    n, side_px = FIELDS[magnification]
+    return tuple(simulate_field(magnification, (side_px, side_px), seed=(magnification, k)) for k in range(n))
 
 
 def ball_path_um(radius_um: float, index_step: float, optics: Optics, size_px: int) -> np.ndarray:
@@ -145,8 +144,10 @@ def test_a_tenth_of_the_light_gives_a_tenth_of_the_counts_and_more_relative_nois
     nominal, dim = (simulate_field(20, (128, 128), seed=4, conditions=Conditions(light=light)) for light in (1.0, 0.1))
     assert dim.planes.mean() == pytest.approx(0.1 * nominal.planes.mean(), rel=0.02)
     np.testing.assert_array_equal(dim.nuclei, nominal.nuclei)
-    roughness = [np.diff(field.planes[6].astype(float), 2).std() / field.planes[6].mean() for field in (nominal, dim)]
-    assert roughness[1] > 1.5 * roughness[0]
+    # Both have the same random draws, so the law of shot and read noise (one electron a count, 8 counts) states their difference.
+    counts = np.maximum(nominal.planes.astype(float), 0)
+    expected = 10 * np.sqrt(0.1 * counts + 8**2) - np.sqrt(counts + 8**2)
+    assert (10.0 * dim.planes - nominal.planes).std() == pytest.approx(np.sqrt(np.mean(expected**2)), rel=0.05)
 
 
 def test_staining_scales_one_stain_above_its_dark_counts_and_no_other():
@@ -173,21 +174,23 @@ def test_conditions_that_no_plate_can_have_are_refused():
         Conditions(stains={"A1": -1.0})
 
 
-def test_cells_crowd_here_and_leave_gaps_there():
-    rng = np.random.default_rng(0)
-    counts = []
-    for _ in range(10):
-        cells = grow_cells((600.0, 600.0), draw_culture(1.0, rng), rng)
-        fat_um = np.array([(cell.outline.y_um, cell.outline.x_um) for cell in cells if len(cell.droplets_um) > 3])
-        counts.append(np.histogram2d(*fat_um.T, bins=4, range=((0, 600), (0, 600)))[0])
-    # Squares of 150 µm; cells kept or lost one by one, each for itself, would give a variance of less than the mean.
-    within = np.mean([count.var() for count in counts])
-    assert within > 1.2 * np.mean(counts)
+def test_cells_crowd_here_and_leave_gaps_there(monkeypatch):
+    def unevenness() -> float:
+        rng, variances = np.random.default_rng(0), []
+        for _ in range(20):
+            centres_um = draw_culture(1.0, rng).fat_centres((600.0, 600.0), rng)
+            counts, _, _ = np.histogram2d(*centres_um.T, bins=4, range=((0, 600), (0, 600)))
+            variances.append(counts.var())
+        return np.mean(variances)
+
+    crowded = unevenness()
+    monkeypatch.setattr(culture, "CROWDING", 0.0)
+    assert crowded > 2 * unevenness()
 
 
 def test_a_few_cells_are_dead_with_small_bright_nuclei():
     rng = np.random.default_rng(0)
-    cells = [cell for _ in range(8) for cell in grow_cells((500.0, 500.0), draw_culture(1.0, rng), rng)]
+    cells = [cell for _ in range(2) for cell in grow_cells((500.0, 500.0), draw_culture(1.0, rng), rng)]
     dead = [cell for cell in cells if cell.density > 1]
     assert 0.01 < len(dead) / len(cells) < 0.05
     assert max(nucleus.half_length_um for cell in dead for nucleus in cell.nuclei) < 4.0
@@ -214,7 +217,7 @@ def test_hot_pixels_are_few_single_and_the_same_in_every_image():
 
 @pytest.mark.parametrize("magnification", MAGNIFICATIONS)
 def test_brightfield_counts_are_those_of_the_plates(magnification):
-    planes = np.stack([field.planes for field in typical_fields(magnification)])
+    planes = np.stack([field.planes for field in first_fields(magnification)])
     mean, stds = BRIGHTFIELD_COUNTS[magnification]
     assert planes.mean() == pytest.approx(mean, rel=0.05)
     for z, std in stds.items():
@@ -222,7 +225,7 @@ def test_brightfield_counts_are_those_of_the_plates(magnification):
 
 
 def test_contrast_peaks_in_the_middle_at_20x_and_falls_from_the_first_plane_at_40x_and_60x():
-    stds = {m: np.stack([field.planes for field in typical_fields(m)]).std(axis=(0, 2, 3)) for m in MAGNIFICATIONS}
+    stds = {m: np.stack([field.planes for field in first_fields(m)]).std(axis=(0, 2, 3)) for m in MAGNIFICATIONS}
     assert np.argmax(stds[20]) == 3
     assert np.all(np.diff(stds[40][1:]) < 0)
     assert np.all(np.diff(stds[60][1:]) < 0)
@@ -231,40 +234,40 @@ def test_contrast_peaks_in_the_middle_at_20x_and_falls_from_the_first_plane_at_4
 @pytest.mark.parametrize("magnification", MAGNIFICATIONS)
 @pytest.mark.parametrize("target", ["A1", "A2", "A3"])
 def test_fluorescence_counts_are_those_of_the_plates(magnification, target):
-    images = np.stack([field.targets[target] for field in typical_fields(magnification)])
+    images = np.stack([field.targets[target] for field in first_fields(magnification)])
     mean, std = TARGET_COUNTS[magnification][target]
-    assert images.mean() == pytest.approx(mean, rel=0.15)
+    # Lipids fill a field of 55 µm wholly or not at all: the standard error of their mean over twelve such fields is 10 %.
+    tolerance = 0.25 if (magnification, target) == (60, "A2") else 0.15
+    assert images.mean() == pytest.approx(mean, rel=tolerance)
     assert images.std() == pytest.approx(std, rel=0.15)
 
 
 @pytest.mark.parametrize("magnification", MAGNIFICATIONS)
 def test_nuclei_are_where_the_first_stain_is_bright(magnification):
-    for field in typical_fields(magnification):
-        is_nucleus = field.nuclei > 0
-        assert field.targets["A1"][is_nucleus].mean() > 3 * field.targets["A1"][~is_nucleus].mean()
+    is_nucleus = np.stack([field.nuclei for field in first_fields(magnification)]) > 0
+    stain = np.stack([field.targets["A1"] for field in first_fields(magnification)])
+    assert stain[is_nucleus].mean() > 3 * stain[~is_nucleus].mean()
 
 
 def test_nuclei_labels_run_from_one_without_gaps():
-    for field in typical_fields(20):
+    for field in first_fields(20):
         np.testing.assert_array_equal(np.unique(field.nuclei), np.arange(field.nuclei.max() + 1))
         assert field.nuclei.max() >= 5
 
 
 @pytest.mark.parametrize("magnification", MAGNIFICATIONS)
-def test_cytoplasm_is_dark_where_lipid_is_bright_inside_cells(magnification):
-    for field in typical_fields(magnification):
-        lipid, cytoplasm = field.targets["A2"], field.targets["A3"]
-        full = lipid > np.percentile(lipid, 90)
-        assert cytoplasm[full].mean() < 0.8 * cytoplasm[~full].mean()
+def test_cytoplasm_is_dark_where_lipid_is_bright(magnification):
+    lipid, cytoplasm = (np.stack([field.targets[target] for field in first_fields(magnification)]) for target in ("A2", "A3"))
+    full = lipid > np.percentile(lipid, 90)
+    assert cytoplasm[full].mean() < 0.8 * cytoplasm[~full].mean()
 
 
 @pytest.mark.parametrize("magnification", MAGNIFICATIONS)
 def test_brightfield_is_restless_where_lipid_is_bright(magnification):
-    for field in typical_fields(magnification):
-        lipid = field.targets["A2"]
-        plane = field.planes[3].astype(np.float64)
-        restless = np.abs(plane - np.median(plane))
-        assert restless[lipid > np.percentile(lipid, 70)].mean() > 1.3 * restless[lipid <= np.percentile(lipid, 15)].mean()
+    lipid = np.stack([field.targets["A2"] for field in first_fields(magnification)])
+    plane = np.stack([field.planes[3] for field in first_fields(magnification)]).astype(np.float64)
+    restless = np.abs(plane - np.median(plane))
+    assert restless[lipid > np.percentile(lipid, 70)].mean() > 1.3 * restless[lipid <= np.percentile(lipid, 15)].mean()
 
 
 def test_packed_droplets_press_on_each_other_no_more_than_allowed():

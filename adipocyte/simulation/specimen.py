@@ -17,7 +17,7 @@ LIPID_INDEX_STEP = 0.085
 NUCLEUS_INDEX_STEP = 0.025
 
 N_LAYERS = 3  # of cells on the glass; the layer above them holds what floats
-FLOATING_BLUR_UM = 1.0  # a patch of the condenser smears what floats by about this much more than what lies on the glass
+FLOATING_BLUR_UM = 1.8  # a patch of the condenser smears what floats far from focus, and its droplets sit at many heights
 FLECKS_PER_UM2 = 1 / 4000
 SECTION_UM = (1.5, 5.5)  # heights between which fluorescence is collected sharply
 

@@ -85,7 +85,8 @@ def _condenser(aperture: float) -> list[tuple[float, float]]:
     """Source points as spatial frequencies (y, x), each for a ninth of the condenser's disc: its centre and four antipodal pairs.
 
     Without their antipodes the points would make defocused planes slide sideways. The pairs lie on a spiral, for points on rings form a
-    lattice that shows in droplets; its turn of 1.34 rad is the one that spreads nine such points most evenly.
+    lattice that shows in droplets; its turn of 1.34 rad keeps the points apart, at the price of a disc that is filled less evenly along one
+    diameter than along another.
     """
     order = np.arange(1, 5)
     turn = 1.34 * order

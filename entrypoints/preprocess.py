@@ -28,7 +28,8 @@ def preprocess(config: PreprocessConfig) -> None:
         for magnification, channels in manifest.scalings.items():
             for channel, (mean, std) in channels.items():
                 mlflow.log_metrics({f"mean_{channel}_{magnification}x": mean, f"std_{channel}_{magnification}x": std})
-        mlflow.log_metrics({"fields": len(manifest.fields), "flagged": len(flagged), "skipped": len(manifest.problems)})
+        skipped = {problem.where for problem in manifest.problems}
+        mlflow.log_metrics({"fields": len(manifest.fields), "flagged": len(flagged), "skipped": len(skipped)})
         mlflow.log_dict(sites_json(manifest.alignments), "alignment.json")
         log_table(quality_rows(store), "quality")
         mlflow.log_figure(quality_sheet(store), "quality.png")

@@ -281,7 +281,7 @@ def test_a_sheet_of_a_whole_plate_shows_every_flagged_field_and_says_what_it_lea
     titles = [panel.get_title() for panel in figure.axes if panel.images]
     assert titles[:4] == ["5", "100", "207", "0"]
     assert len(set(titles)) == 96
-    assert figure.get_suptitle() == "208 fields, 3 flagged, 112 good ones left out"
+    assert figure.get_suptitle() == "208 fields, 3 flagged, 112 left out"
 
 
 def test_a_thumbnail_is_small_and_shows_dark_to_bright():

@@ -168,7 +168,7 @@ def test_everything_wrong_is_told_at_once_with_the_field_and_what_to_do(plate):
         "20x B03 F005": ("F005L01A02Z01C02.tif is cut short", "copy it again, whole"),
         "20x B03 F006": ("Z07C04.tif is (9, 8), but ", "all images of a field must have one size"),
         "20x B03 F007": ("C01.tif is uint8, others uint16", "export all images alike"),
-        "20x B03 F008": ("A02Z01C02.tif are the same image", "keep one of them"),
+        "20x B03 F008": ("A02Z01C02.tif are the same image", "keep one: time points are not told apart"),
         "20x B03 F009": ("Z08C04.tif is a plane beyond Z1…Z7, which others have", "move it elsewhere"),
         "20x B03 F010": ("pixels of type float32", "do not rescale"),
     }
@@ -218,7 +218,23 @@ def test_a_stack_of_planes_and_channels_is_told_by_its_axes(plate, options):
     assert "export each channel by itself" in remedy
 
 
-def test_a_plate_of_many_problems_shows_the_first_fifty(tmp_path):
+def test_a_plate_of_many_problems_shows_them_all(tmp_path):
     for fov in range(1, 61):
         write_image(tmp_path / "20x_images" / str(brightfield(fov, 2)), noise(*SHAPE))
-    assert problem_table(scan_plate(tmp_path).problems).splitlines()[-1] == "… and 10 more"
+    assert len(problem_table(scan_plate(tmp_path).problems).splitlines()) == 1 + 60
+
+
+def test_a_stain_that_few_fields_have_is_none_of_the_plates(plate):
+    for path in (plate / "20x_images").glob("*F00[12]*C03.tif"):
+        path.unlink()
+    scanned = scan_plate(plate)
+    assert (scanned.targets, scanned.problems, len(scanned.fields)) == (("A1", "A2"), (), 3)
+
+
+def test_a_folder_that_may_not_be_read_is_told(plate, monkeypatch):
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(type(plate), "iterdir", refuse)  # whoever runs the tests may read everything
+    with pytest.raises(PlateError, match=r"cannot be looked into \(Permission denied\)"):
+        scan_plate(plate)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -27,6 +28,8 @@ from adipocyte.imaging.masks import nuclei_mask
 from adipocyte.imaging.registration import Registration
 from adipocyte.plate.reader import read_field
 from adipocyte.plate.scan import scan_plate
+from adipocyte.store import field as field_module
+from adipocyte.store import place
 from adipocyte.store.alignments import alignment_sentences
 from adipocyte.store.paths import field_path, mask_path, plate_path
 from adipocyte.store.pictures import histogram_plot, mask_sheet
@@ -187,7 +190,7 @@ def test_preparing_again_does_nothing_and_other_settings_start_over(plate, tmp_p
     other = prepared(plate, folder, mask_threshold=3.0)
     assert other.digest != first.digest
     assert sum(other.mask(key).sum() for key in other.manifest.fields) < n_mask_px
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["plate", "store"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != ".store.lock") == ["plate", "store"]
 
 
 def test_a_changed_image_makes_another_store(plate, tmp_path):
@@ -220,7 +223,7 @@ def test_a_preparation_goes_on_after_one_that_was_broken_off(plate, tmp_path):
     (tmp_path / "store.partial" / "20x.zarr").mkdir(parents=True)
     (tmp_path / "store.old.partial").mkdir()
     prepared(plate, tmp_path / "store")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["plate", "store"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != ".store.lock") == ["plate", "store"]
 
 
 def test_what_other_fields_left_behind_does_not_get_into_a_store(plate, tmp_path):
@@ -326,12 +329,128 @@ def test_bad_fields_are_left_out_on_request_and_listed(wide_plate, tmp_path):
 
 
 def test_two_preparations_of_one_store_do_not_get_in_each_others_way(wide_plate, tmp_path):
-    (tmp_path / "store.partial").mkdir()
-    with (tmp_path / "store.partial" / ".lock").open("w") as file:
+    with (tmp_path / ".store.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(StoreError, match=r"another preprocess is at work on .*store: wait for it, or name another"):
             prepared(wide_plate, tmp_path / "store")
     assert prepared(wide_plate, tmp_path / "store").folder == tmp_path / "store"
+
+
+class Killed(BaseException):
+    """What stands for SIGKILL where the moment has to be chosen."""
+
+
+def kill(*_):
+    raise Killed
+
+
+def test_what_a_killed_preparation_of_other_settings_wrote_does_not_pass_for_this_ones(wide_plate, tmp_path, monkeypatch):
+    clean, folder = prepared(wide_plate, tmp_path / "clean"), tmp_path / "store"
+    with monkeypatch.context() as patch:
+        patch.setattr("adipocyte.store.prepare.describe_plates", kill)
+        with pytest.raises(Killed):
+            prepared(wide_plate, folder)
+    with monkeypatch.context() as patch:
+        patch.setattr("adipocyte.store.field.write_record", kill)
+        with pytest.raises(Killed):
+            prepared(wide_plate, folder, mask_threshold=1.2)
+    store = prepared(wide_plate, folder)
+    assert store.digest == clean.digest
+    for key in store.manifest.fields:
+        np.testing.assert_array_equal(store.mask(key), clean.mask(key))
+
+
+@pytest.mark.parametrize("moment", ["before", "between", "after"])
+def test_a_preparation_killed_while_the_stores_are_swapped_is_finished_without_any_work(plate, tmp_path, monkeypatch, moment):
+    folder = tmp_path / "store"
+    prepared(plate, folder, mask_threshold=3.0)
+    steps = [Path.rename, Path.rename, shutil.rmtree][: 1 + ["before", "between", "after"].index(moment)]
+
+    def counted(step):
+        def act(path, *args, **kwargs):
+            if steps == [step]:
+                raise Killed
+            if steps and step is steps[0] and path.name != "records":
+                steps.pop(0)
+            return step(path, *args, **kwargs)
+
+        return act
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", counted(Path.rename))
+        patch.setattr(place.shutil, "rmtree", counted(shutil.rmtree))
+        with pytest.raises(Killed):
+            prepared(plate, folder)
+    monkeypatch.setattr("adipocyte.store.prepare.prepare_field", kill)
+    assert prepared(plate, folder).manifest.origin.settings["mask_threshold"] == 2.0
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != ".store.lock") == ["plate", "store"]
+
+
+def test_a_field_that_changes_while_it_is_prepared_is_told(plate, tmp_path, monkeypatch):
+    path, read = next((plate / "20x_images").glob("*C03*Z06C04.tif")), field_module.read_field
+
+    def read_and_touch(files, targets):
+        field = read(files, targets)
+        os.utime(path, (1, 1))
+        return field
+
+    with monkeypatch.context() as patch:
+        patch.setattr(field_module, "read_field", read_and_touch)
+        with pytest.raises(PlateError, match=r"20x C03 F001 +changed while it was prepared +run the same command again"):
+            prepared(plate, tmp_path / "store")
+    assert len(prepared(plate, tmp_path / "store").manifest.fields) == 4
+
+
+def test_a_folder_of_another_magnification_or_another_channel_is_another_store(plate, tmp_path):
+    first = prepared(plate, tmp_path / "store")
+    (plate / "20x_images").rename(plate / "40x_images")
+    second = prepared(plate, tmp_path / "store")
+    assert second.magnifications == (40,)
+    for path in (plate / "40x_images").glob("*A03Z01C03.tif"):
+        path.unlink()
+    third = prepared(plate, tmp_path / "store")
+    for path in list((plate / "40x_images").glob("*A02Z01C02.tif")):
+        path.rename(path.with_name(path.name.removesuffix("A02Z01C02.tif") + "A03Z01C03.tif"))
+    fourth = prepared(plate, tmp_path / "store")
+    assert (third.manifest.targets, fourth.manifest.targets) == (("A1", "A2"), ("A1", "A3"))
+    assert len({store.digest for store in (first, second, third, fourth)}) == 4
+
+
+def test_a_store_that_is_a_link_stays_one(plate, tmp_path):
+    (tmp_path / "disk" / "store").mkdir(parents=True)
+    (tmp_path / "store").symlink_to(tmp_path / "disk" / "store")
+    for threshold in (2.0, 3.0, 2.5):
+        assert prepared(plate, tmp_path / "store", mask_threshold=threshold).manifest.origin.settings["mask_threshold"] == threshold
+    assert (tmp_path / "store").is_symlink()
+
+
+def test_a_store_inside_the_plate_is_refused(plate):
+    with pytest.raises(PlateError, match="lies inside the raw plate, which is never written to"):
+        prepared(plate, plate / "prepared")
+
+
+def test_small_fields_are_told_before_anything_is_read(plate, tmp_path):
+    for path in (plate / "20x_images").glob("*_C03_*"):
+        tifffile.imwrite(path, tifffile.imread(path)[:60])
+    with pytest.raises(PlateError, match=r"20x C03 F001 +is 60 x 80 pixels +a side must be at least 64"):
+        prepared(plate, tmp_path / "store")
+    assert len(prepared(plate, tmp_path / "store", on_error="skip").manifest.fields) == 3
+
+
+def test_a_plate_without_a_whole_field_or_a_named_well_says_what_was_left_out(plate, tmp_path):
+    next((plate / "20x_images").glob("*B04*Z06C04.tif")).unlink()
+    with pytest.raises(ConfigError, match=r"(?s)well B04 is not on the plate.*left out.*20x B04 F001 +lacks Z6"):
+        prepared(plate, tmp_path / "store", on_error="skip")
+    for path in (plate / "20x_images").glob("*Z05C04.tif"):
+        path.unlink()
+    with pytest.raises(PlateError, match=r"(?s)no field of the plate is whole:.*20x C02 F001 +lacks Z5"):
+        prepared(plate, tmp_path / "store", on_error="skip")
+
+
+def test_an_alignment_that_leaves_nothing_of_a_field_is_refused(plate, tmp_path):
+    (tmp_path / "alignment.json").write_text(json.dumps({"20": {"1": {"dy_px": 500.0, "dx_px": 0.0, "scale": 1.0}}}))
+    with pytest.raises(ConfigError, match=r"alignment\.json does not fit field 20x B03 F001: .* or -P align=estimate"):
+        prepared(plate, tmp_path / "store", align=str(tmp_path / "alignment.json"))
 
 
 def test_a_full_disk_is_told_and_the_same_command_goes_on(wide_plate, tmp_path, monkeypatch):

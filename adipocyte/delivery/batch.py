@@ -30,11 +30,11 @@ def stain_plate(stainer: Stainer, plate: Path, out: Path, *, histogram_matching:
     A field whose images are all there is skipped, so the same command continues an interrupted one; a field that is not whole or
     cannot be read is recorded and does not stop the plate. `stained.json` in *out* says what painted which plate, and how.
 
-    Raises PlateError when there is no plate, *out* is the plate itself or holds images of another plate, model or way.
+    Raises PlateError when there is no plate, *out* lies in the plate or holds images of another plate, model or way.
     """
     scanned = scan_plate(plate, targets=())
-    if out.resolve() == plate.resolve():
-        raise PlateError(f"{out} is the raw plate, which is never written to: name another folder with -P out=<folder>")
+    if out.resolve().is_relative_to(plate.resolve()):
+        raise PlateError(f"{out} lies in the raw plate, which is never written to: name another folder with -P out=<folder>")
     _claim(out, {"plate": str(plate.resolve()), "bundle": asdict(stainer.manifest), "histogram_matching": histogram_matching})
     result = StainedPlate([], [], list(scanned.problems), {})
     for field in tqdm(scanned.fields, desc="stain", unit="field"):

@@ -12,7 +12,7 @@ from adipocyte.errors import ImageError
 Figures = dict[str, float]
 Limits = dict[str, list[float | None]]
 
-_SMALLEST_PX = 64
+SMALLEST_PX = 64
 _BLOCK_PX, _MARGIN_PX = 48, 8  # what the filters mirror at a block's border stays in its margin
 _MOST_BLOCKS = 12  # along a side: a full field costs no more than one of 400 pixels
 _FINE_PX, _MIDDLE_PX, _BROAD_PX = 1.0, 2.0, 4.0  # sigmas of three Gaussians; their differences are two bands of detail
@@ -49,10 +49,10 @@ def field_figures(planes: NDArray[np.uint16], stains: Mapping[str, NDArray[np.ui
 
     Raises ImageError for anything but such a stack.
     """
-    if planes.ndim != 3 or planes.dtype != np.uint16 or not len(planes) or min(planes.shape[1:]) < _SMALLEST_PX:
+    if planes.ndim != 3 or planes.dtype != np.uint16 or not len(planes) or min(planes.shape[1:]) < SMALLEST_PX:
         raise ImageError(
             f"the stack is {planes.dtype} of shape {planes.shape}: quality is measured on uint16 counts of shape (Z, Y, X) "
-            f"with sides of {_SMALLEST_PX} pixels or more"
+            f"with sides of {SMALLEST_PX} pixels or more"
         )
     blocks = _cut(planes)
     constant = np.ptp(blocks, axis=(1, 2, 3, 4)) == 0

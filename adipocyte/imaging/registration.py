@@ -26,6 +26,7 @@ TILE_PX = 100
 REACH_PX = 10  # the largest lag that is looked at
 RIM_PX = 8  # room for the filters, beyond the lags
 TILES_PER_SITE = 256
+MOST_TILES = 4096  # a tile of seven planes and three stains takes 0.24 MB: a gigabyte for a magnification of any number of sites
 TILES_PER_SIDE = 10
 
 SIGMAS_PX = (1, 2, 4, 8)
@@ -91,7 +92,8 @@ def register(fields: Mapping[int, Sequence[Callable[[], Field]]]) -> dict[int, R
     keep it when together they tell of no displacement: within 3 standard errors, or under a quarter of a pixel everywhere. The same
     fields give the same answer.
     """
-    tiles = [tile for site, loaders in fields.items() for tile in _site_tiles(site, loaders)]
+    tiles_per_site = min(TILES_PER_SITE, MOST_TILES // max(len(fields), 1))
+    tiles = [tile for site, loaders in fields.items() for tile in _site_tiles(site, loaders, tiles_per_site)]
     counts = {site: sum(tile.site == site for tile in tiles) for site in fields}
     rough = _fit_with_halves([tile for tile in tiles if counts[tile.site] >= FEWEST_TILES])
     doubts = {site: _doubt(site, counts[site], rough) for site in fields}
@@ -149,8 +151,8 @@ def _verdict(doubt: str, is_moved: bool) -> str:
 # --- from fields to products
 
 
-def _site_tiles(site: int, loaders: Sequence[Callable[[], Field]]) -> Iterator[_Tile]:
-    per_side = min(max(isqrt(TILES_PER_SITE // max(len(loaders), 1)), 1), TILES_PER_SIDE)
+def _site_tiles(site: int, loaders: Sequence[Callable[[], Field]], most: int) -> Iterator[_Tile]:
+    per_side = min(max(isqrt(most // max(len(loaders), 1)), 1), TILES_PER_SIDE)
     for number, load in enumerate(loaders):
         planes, targets = load()
         shape_px = planes.shape[1:]

@@ -25,13 +25,17 @@ class FieldKey:
 
 @dataclass(frozen=True)
 class FieldFiles:
-    """The files of one field: `planes`, one for each z-plane or one stack of all `n_z_planes`; `targets`, those that are there."""
+    """The files of one field: `planes`, one for each z-plane or one stack of all `n_z_planes`; `targets`, those that are there.
+
+    `shape` is (Y, X) in pixels.
+    """
 
     key: FieldKey
     plate: str
     planes: tuple[Path, ...]
     targets: dict[str, Path]
     n_z_planes: int
+    shape: tuple[int, int]
 
     @property
     def paths(self) -> tuple[Path, ...]:

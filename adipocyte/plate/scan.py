@@ -18,7 +18,6 @@ from adipocyte.plate.tiff import Header, read_header
 T = TypeVar("T")
 
 _LAYOUT = "a plate is a folder with 20x_images/, 40x_images/ or 60x_images/ in it, which hold the challenge's TIFFs"
-_MOST_LINES = 50
 _BRIGHTFIELD = "brightfield"
 
 
@@ -82,7 +81,10 @@ def scan_plate(folder: Path, targets: tuple[str, ...] = TARGETS) -> Plate:
     """
     if not folder.is_dir():
         raise PlateError(f"there is no plate at {folder}: {_LAYOUT}. Give it with -P plate=<folder>, or make one: mlflow run . -e simulate")
-    images, problems, n_ignored = _list(folder, targets)
+    try:
+        images, problems, n_ignored = _list(folder, targets)
+    except OSError as error:
+        raise PlateError(f"{error.filename} cannot be looked into ({error.strerror}): this user must be let read the plate") from error
     if not images:
         found = "".join(f"; {problem.where} {problem.found}: {problem.remedy}" for problem in problems)
         example = brightfield_name("B03", 1, 1)
@@ -90,7 +92,7 @@ def scan_plate(folder: Path, targets: tuple[str, ...] = TARGETS) -> Plate:
     headers = _read_headers([path for field_images in images.values() for path in field_images.paths()])
     usual = _Usual(
         n_z_planes=_most_frequent([n for one in images.values() if (n := _n_planes(one, headers))], default=N_Z_PLANES),
-        targets=tuple(target for target in targets if any(target in one.targets for one in images.values())),
+        targets=tuple(target for target in targets if 2 * sum(target in one.targets for one in images.values()) >= len(images)),
         dtypes={kind: _most_frequent(_dtypes(images.values(), headers, kind), default="") for kind in (_BRIGHTFIELD, *targets)},
     )
     fields = []
@@ -100,7 +102,7 @@ def scan_plate(folder: Path, targets: tuple[str, ...] = TARGETS) -> Plate:
         else:
             planes = tuple(one.planes[z][0] for z in sorted(one.planes, key=lambda z: z or 0))
             stains = {target: one.targets[target][0] for target in usual.targets}
-            fields.append(FieldFiles(key, one.plate, planes, stains, usual.n_z_planes))
+            fields.append(FieldFiles(key, one.plate, planes, stains, usual.n_z_planes, headers[planes[0]].shape))
     return Plate(tuple(fields), tuple(problems), usual.n_z_planes, usual.targets, n_ignored)
 
 
@@ -112,11 +114,9 @@ def problem_of(key: FieldKey, error: ImageError | PlateError) -> Problem:
 
 def problem_table(problems: Sequence[Problem]) -> str:
     """The *problems* as text, a line for each: where, what was found, what to do."""
-    rows = [("where", "found", "what to do"), *((one.where, one.found, one.remedy) for one in problems[:_MOST_LINES])]
+    rows = [("where", "found", "what to do"), *((one.where, one.found, one.remedy) for one in problems)]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    lines = ["  ".join((row[0].ljust(widths[0]), row[1].ljust(widths[1]), row[2])) for row in rows]
-    more = [f"… and {len(problems) - _MOST_LINES} more"] if len(problems) > _MOST_LINES else []
-    return "\n".join(lines + more)
+    return "\n".join("  ".join((row[0].ljust(widths[0]), row[1].ljust(widths[1]), row[2])) for row in rows)
 
 
 def _list(folder: Path, targets: tuple[str, ...]) -> tuple[dict[FieldKey, _Images], list[Problem], int]:
@@ -127,12 +127,11 @@ def _list(folder: Path, targets: tuple[str, ...]) -> tuple[dict[FieldKey, _Image
     for images in [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]:
         paths = sorted(path for path in images.iterdir() if not path.name.startswith(".") and not path.is_dir())
         names = {path: name for path in paths if (name := _parsed(path)) is not None}
-        magnification = parse_magnification(images.name)
-        if images == folder or magnification is None:
-            if names:
-                problems.append(_untold(images, len(names)))
-            continue
         n_ignored += len(paths) - len(names)
+        magnification = parse_magnification(images.name) if images != folder else None
+        if magnification is None:
+            problems += [_untold(images, len(names))] if names else []
+            continue
         for path, name in names.items():
             one = found.setdefault(FieldKey(magnification, name.well, name.fov), _Images(images, name.plate))
             if name.channel == BRIGHTFIELD_CHANNEL:
@@ -152,7 +151,10 @@ def _parsed(path: Path) -> ImageName | None:
 
 
 def _untold(folder: Path, n: int) -> Problem:
-    remedy = "put them into a folder named 20x_images, 40x_images or 60x_images inside the plate, or move them out of it"
+    remedy = (
+        "put them into a folder named 20x_images, 40x_images or 60x_images inside the plate, or move them out of it; where this is such a "
+        "folder, the plate is the one above it"
+    )
     return Problem(f"{folder.name}/", f"{n} images whose magnification cannot be told by the folder's name", remedy)
 
 
@@ -201,7 +203,7 @@ def _problems(key: FieldKey, images: _Images, headers: Headers, usual: _Usual) -
 
 def _doubled(images: _Images) -> list[tuple[str, str]]:
     doubled = [paths for paths in (*images.planes.values(), *images.targets.values()) if len(paths) > 1]
-    return [(f"{paths[0].name} and {paths[1].name} are the same image", "keep one of them") for paths in doubled]
+    return [(f"{paths[0].name} and {paths[1].name} are the same image", "keep one: time points are not told apart") for paths in doubled]
 
 
 def _missing_planes(key: FieldKey, images: _Images, headers: Headers, n_z_planes: int) -> list[tuple[str, str]]:

@@ -50,7 +50,7 @@ def estimate_alignments(
         _Magnification(folder, one, tuple(sorted(sites[one])), tuple(sorted(key for key in trained if key.magnification == one)), targets)
         for one in sorted(sites)
     ]
-    results = each(_register, tasks, min(workers, len(tasks)))
+    results = each(_register, tasks, min(workers, 1))  # one by one: each may take a gigabyte
     return dict(sorted(tqdm(results, desc="align", unit="magnification", total=len(tasks))))
 
 

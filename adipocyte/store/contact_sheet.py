@@ -28,7 +28,7 @@ def contact_sheet(thumbnails: Sequence[NDArray[np.uint8]], titles: Sequence[str]
     """Draw fields on one page: flagged ones first, in a red frame with what each sentence begins with.
 
     *thumbnails* (Y, X each), their *titles* and their *flags* (sentences; none for a good field) go together, field by field. At most 96
-    fields are shown: every flagged one, and good ones, evenly chosen, as long as there is room; the heading says how many are left out.
+    fields are shown: flagged ones, and good ones, evenly chosen, as long as there is room; the heading says how many are left out.
     """
     shown = _chosen(flags)
     n_flagged = sum(map(bool, flags))
@@ -36,7 +36,7 @@ def contact_sheet(thumbnails: Sequence[NDArray[np.uint8]], titles: Sequence[str]
     n_rows = max(1, math.ceil(len(shown) / n_columns))
     height = 2.1 * n_rows + 0.6
     figure = Figure(figsize=(1.7 * n_columns, height))
-    left_out = f", {len(flags) - len(shown)} good ones left out" if len(shown) < len(flags) else ""
+    left_out = f", {len(flags) - len(shown)} left out" if len(shown) < len(flags) else ""
     figure.suptitle(f"{len(flags)} fields, {n_flagged} flagged{left_out}", y=1 - 0.3 / height, va="center")
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.4 / height, top=1 - 0.7 / height, hspace=0.4)
     panels = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
@@ -53,7 +53,7 @@ def contact_sheet(thumbnails: Sequence[NDArray[np.uint8]], titles: Sequence[str]
 
 def _chosen(flags: Sequence[Sequence[str]]) -> list[int]:
     """The fields to show: all that are flagged, then good ones at even steps."""
-    flagged = [index for index, sentences in enumerate(flags) if sentences]
+    flagged = [index for index, sentences in enumerate(flags) if sentences][:_MOST_FIELDS]
     good = [index for index, sentences in enumerate(flags) if not sentences]
     n_good = min(len(good), max(0, _MOST_FIELDS - len(flagged)))
     return flagged + [good[round(place)] for place in np.linspace(0, len(good) - 1, n_good)]

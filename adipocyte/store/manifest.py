@@ -13,7 +13,7 @@ from adipocyte.plate.scan import Problem
 from adipocyte.store.alignments import Alignments, Registrations, parse_alignments, parse_registrations
 
 FORMAT = 2
-_NAME = "manifest.json"
+NAME = "manifest.json"
 _NEXT = "prepare one with: mlflow run . -e preprocess -P plate=<folder of the raw plate>"
 
 
@@ -66,24 +66,24 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write *manifest* into *folder*, whole or not at all."""
     fields = [asdict(key) | asdict(entry) for key, entry in manifest.fields.items()]
     content = asdict(replace(manifest, fields={})) | {"fields": fields}
-    partial = folder / f".{_NAME}.partial"
+    partial = folder / f".{NAME}.partial"
     partial.write_text(json.dumps(content, indent=1))
-    os.replace(partial, folder / _NAME)
+    os.replace(partial, folder / NAME)
 
 
 def read_manifest(folder: Path) -> Manifest:
     """Read the manifest of the store in *folder*. Raises StoreError when there is no whole store, or one of another format than this
     code's."""
-    if not (folder / _NAME).is_file():
+    if not (folder / NAME).is_file():
         state = "not whole (its preprocessing did not finish)" if folder.is_dir() else "not there"
         raise StoreError(f"the prepared store {folder} is {state}; {_NEXT}")
     try:
-        content = json.loads((folder / _NAME).read_text())
+        content = json.loads((folder / NAME).read_text())
         found = content["format"]
         if found == FORMAT:
             return _manifest(content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StoreError(f"{folder / _NAME} is damaged ({error!r}); remove {folder} and {_NEXT}") from error
+        raise StoreError(f"{folder / NAME} is damaged ({error!r}); remove {folder} and {_NEXT}") from error
     raise StoreError(f"the prepared store {folder} has format {found}, this code reads format {FORMAT}; {_NEXT}")
 
 

@@ -13,6 +13,8 @@ from safetensors.numpy import load_file, save_file
 from adipocyte.plate.reader import FieldKey
 from adipocyte.store.paths import RECORDS
 
+FORMAT = 1  # of records and of all that is made of a field: a field that older code has prepared is prepared again
+
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
@@ -44,13 +46,26 @@ def read_record(folder: Path, key: FieldKey, made_from: str) -> Record | None:
             if content["made_from"] != made_from:
                 return None
             return Record(**content | {"shape": tuple(content["shape"])})
-    except (OSError, SafetensorError):
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
         return None
 
 
 def read_histograms(folder: Path, key: FieldKey) -> dict[str, NDArray[np.int64]]:
     """The histograms, (65536,) by channel, that were written with a field's record."""
     return load_file(_path(folder, key))
+
+
+def remove_record(folder: Path, key: FieldKey) -> None:
+    """Let a field be unfinished."""
+    _path(folder, key).unlink(missing_ok=True)
+
+
+def keep_records(folder: Path, keys: set[FieldKey]) -> None:
+    """Remove the records of all fields but *keys*."""
+    kept = {_path(folder, key) for key in keys}
+    for path in (folder / RECORDS).glob("*.safetensors"):
+        if path not in kept:
+            path.unlink()
 
 
 def _path(folder: Path, key: FieldKey) -> Path:

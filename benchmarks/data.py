@@ -34,6 +34,7 @@ from adipocyte.store.prepare import prepare
 from adipocyte.store.reader import Store, Window
 
 AT_MOST = {"mask_s": 2.5, "prepare_peak_mb": 2000}  # the mask on one core
+AT_LEAST = {"matching_to_scikit_image": 10}
 SHAPE_PX = (2154, 2554)
 WELLS = ("B03", "B04", "C02", "C03")
 PATCH_PX, N_PATCHES = 256, 100
@@ -199,6 +200,7 @@ def main() -> int:
     rounded = {name: float(f"{value:.4g}") for name, value in figures.items()}
     print(json.dumps({"machine": machine, "shape_px": SHAPE_PX, "figures": rounded}, indent=1))
     missed = [f"{name} is {figures[name]:.2f}, at most {most} is required" for name, most in AT_MOST.items() if figures[name] > most]
+    missed += [f"{name} is {figures[name]:.2f}, at least {least} is required" for name, least in AT_LEAST.items() if figures[name] < least]
     if check and missed:
         print("\n".join(missed), file=sys.stderr)
     return int(check and bool(missed))

@@ -38,10 +38,11 @@ def match_histogram(image: NDArray[np.uint16], reference: NDArray[np.int64]) -> 
     as an image and the result is rounded: one look-up table, whatever the image's size.
     """
     histogram = counts_histogram(image)
-    present = np.flatnonzero(reference)
-    ranks = np.cumsum(histogram) / image.size
+    own, present = np.flatnonzero(histogram), np.flatnonzero(reference)
+    ranks = np.cumsum(histogram[own]) / image.size
     reference_ranks = np.cumsum(reference[present]) / reference.sum()
-    table = np.rint(np.interp(ranks, reference_ranks, present)).astype(np.uint16)
+    table = np.zeros(N_COUNTS, dtype=np.uint16)
+    table[own] = np.rint(np.interp(ranks, reference_ranks, present))
     return cv2.LUT(_row(image), table).reshape(image.shape)
 
 

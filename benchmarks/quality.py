@@ -8,16 +8,14 @@ import dataclasses
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from unittest import mock
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from adipocyte.imaging.quality import field_figures, flags, learn_limits
-from adipocyte.simulation import simulate_field
+from adipocyte.simulation import Conditions, simulate_field
 from adipocyte.simulation.camera import EXPOSURES, expose
-from adipocyte.simulation.optics import OBJECTIVES
 
 MAGNIFICATIONS = (20, 40, 60)
 SHAPE_PX = (512, 512)
@@ -53,11 +51,8 @@ def faults(planes: NDArray[np.uint16], magnification: int) -> Iterator[tuple[str
 
 
 def moved(magnification: int, focus_um: float, seed: int) -> NDArray[np.uint16]:
-    """The planes of a field whose focus series begins *focus_um* higher."""
-    optics = OBJECTIVES[magnification]
-    optics = dataclasses.replace(optics, first_focus_um=optics.first_focus_um + focus_um)
-    with mock.patch.dict(OBJECTIVES, {magnification: optics}):
-        return simulate_field(magnification, SHAPE_PX, seed=(magnification, seed)).planes
+    """The planes of a field whose focus series lies *focus_um* higher."""
+    return simulate_field(magnification, SHAPE_PX, seed=(magnification, seed), conditions=Conditions(defocus_um=focus_um)).planes
 
 
 def main() -> None:

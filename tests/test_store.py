@@ -32,7 +32,7 @@ from adipocyte.store import field as field_module
 from adipocyte.store import place
 from adipocyte.store.alignments import alignment_sentences
 from adipocyte.store.paths import field_path, mask_path, plate_path
-from adipocyte.store.pictures import histogram_plot, mask_sheet
+from adipocyte.store.pictures import histogram_plot, mask_sheet, quality_rows, quality_sheet
 from adipocyte.store.prepare import prepare
 from adipocyte.store.reader import BRIGHTFIELD, Store
 from adipocyte.store.split import FEW_WELLS, PARTS, split_wells
@@ -137,7 +137,7 @@ def test_normalisation_report_is_table_3_1_for_brightfield_and_measured_for_the_
 
 
 def test_pictures_of_a_store_can_be_drawn(small_store, tmp_path):
-    for picture in (histogram_plot(small_store), mask_sheet(small_store)):
+    for picture in (histogram_plot(small_store), mask_sheet(small_store), quality_sheet(small_store)):
         assert isinstance(picture, Figure)
         picture.savefig(tmp_path / "picture.png", dpi=20)
 
@@ -510,6 +510,41 @@ def test_a_magnification_without_a_training_well_is_refused(plate, small_plate, 
         shutil.copy(path, plate / "40x_images")
     with pytest.raises(PlateError, match=r"no training well has a field at 40x: .* -P validation_wells="):
         prepared(plate, tmp_path / "store")
+
+
+# Quality
+
+
+def darken(plate, well) -> None:
+    """Put a lid on the camera while the lipid stain of a well is photographed."""
+    [path] = (plate / "20x_images").glob(f"*_{well}_*A02Z01C02.tif")
+    tifffile.imwrite(path, np.zeros_like(tifffile.imread(path)))
+
+
+def test_flagged_fields_are_trained_on_or_left_out_as_is_asked(plate, tmp_path):
+    darken(plate, "C02")
+    kept = prepared(plate, tmp_path / "store")
+    assert [key.well for key in kept.keys("train")] == ["C02", "C03"]
+    [dark] = [key for key in kept.keys("train") if any("A2 no image" in flag for flag in kept.manifest.fields[key].flags)]
+    assert dark.well == "C02"
+
+    store = prepared(plate, tmp_path / "store", flagged="leave_out")
+    flagged = {key.well for key, entry in store.manifest.fields.items() if entry.flags}
+    assert {key.well for key in store.left_out} == flagged
+    assert [key.well for key in store.keys("train")] == ["C03"]
+    [key] = store.keys("train")
+    assert store.scaling(20, "A2").mean == pytest.approx(store.target(key, "A2").mean())
+    assert [one.well for one in store.keys("test")] == ["B04"]
+    assert store.digest != kept.digest
+    row = next(row for row in quality_rows(store) if row["well"] == "C02")
+    assert "A2 no image" in row["flags"]
+    assert row["A2_constant"] == 1
+
+
+def test_a_plate_whose_validation_wells_are_all_flagged_is_refused_when_they_are_to_be_left_out(plate, tmp_path):
+    darken(plate, "B03")
+    with pytest.raises(PlateError, match=r"no field of the validation wells B03 is left.*or keep flagged fields with -P flagged=keep"):
+        prepared(plate, tmp_path / "store", flagged="leave_out")
 
 
 # Alignment

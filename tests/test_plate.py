@@ -138,17 +138,6 @@ def test_a_stained_image_has_the_name_of_the_plate_it_was_made_from(plate):
     assert stained_path(plate / "out", files, "A2") == expected
 
 
-def test_a_folder_that_is_not_there_is_refused_with_the_next_command(tmp_path):
-    with pytest.raises(PlateError, match=r"no plate at .*gone.*20x_images/.*-P plate=<folder>.*mlflow run \. -e simulate"):
-        scan_plate(tmp_path / "gone")
-
-
-def test_a_folder_without_images_is_refused_with_the_layout(tmp_path):
-    (tmp_path / "20x_images").mkdir()
-    with pytest.raises(PlateError, match=r"holds no image .*20x_images/.*named like AssayPlate.*_B03_.*\.tif"):
-        scan_plate(tmp_path)
-
-
 @pytest.mark.parametrize("ending", ["Z07C04", "A02Z01C02"])
 def test_images_of_two_sizes_are_refused_with_both(plate, ending):
     (files,) = scan_plate(plate).fields

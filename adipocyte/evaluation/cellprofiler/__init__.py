@@ -1,0 +1,5 @@
+"""What CellProfiler would measure in a field, without CellProfiler."""
+
+from adipocyte.evaluation.cellprofiler.features import COLUMNS, SMALLEST_PX, Measured, measure
+
+__all__ = ["COLUMNS", "SMALLEST_PX", "Measured", "measure"]

@@ -20,7 +20,8 @@ def stain(config: StainConfig) -> None:
     scan_plate(Path(config.plate), targets=())  # a wrong folder should be told before a model is fetched
     stainer = load_stainer(config.model)
     with step_run("stain", config):
-        result = stain_plate(stainer, Path(config.plate), Path(config.out), histogram_matching=config.histogram_matching == "true")
+        intensities = None if config.intensities == "kept" else config.intensities
+        result = stain_plate(stainer, Path(config.plate), Path(config.out), intensities=intensities)
         mlflow.log_metrics({"painted": len(result.painted), "skipped": len(result.skipped), "problems": len(result.problems)})
         mlflow.log_dict({str(key): list(sentences) for key, sentences in result.warnings.items()}, "warnings.json")
         for key, sentences in result.warnings.items():

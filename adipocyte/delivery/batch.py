@@ -24,18 +24,21 @@ class StainedPlate:
     warnings: dict[FieldKey, tuple[str, ...]]
 
 
-def stain_plate(stainer: Stainer, plate: Path, out: Path, *, histogram_matching: bool) -> StainedPlate:
+def stain_plate(stainer: Stainer, plate: Path, out: Path, *, intensities: str | None = None) -> StainedPlate:
     """Paint every field of a raw *plate* into *out*, uint16 TIFFs under the challenge's names.
 
     A field whose images are all there is skipped, so the same command continues an interrupted one; a field that is not whole or
     cannot be read is recorded and does not stop the plate. `stained.json` in *out* says what painted which plate, and how.
+    *intensities* is a way for `Stainer.rescale`; None: the one that the bundle keeps.
 
-    Raises PlateError when there is no plate, *out* lies in the plate or holds images of another plate, model or way.
+    Raises PlateError when there is no plate, *out* lies in the plate or holds images of another plate, model or way; ConfigError when
+    the bundle does not know the way.
     """
+    way = stainer.way(intensities)
     scanned = scan_plate(plate, targets=())
     if out.resolve().is_relative_to(plate.resolve()):
         raise PlateError(f"{out} lies in the raw plate, which is never written to: name another folder with -P out=<folder>")
-    _claim(out, {"plate": str(plate.resolve()), "bundle": asdict(stainer.manifest), "histogram_matching": histogram_matching})
+    _claim(out, {"plate": str(plate.resolve()), "bundle": asdict(stainer.manifest), "intensities": way})
     result = StainedPlate([], [], list(scanned.problems), {})
     for field in tqdm(scanned.fields, desc="stain", unit="field"):
         paths = {target: stained_path(out, field, target) for target in stainer.manifest.targets}
@@ -43,16 +46,16 @@ def stain_plate(stainer: Stainer, plate: Path, out: Path, *, histogram_matching:
             result.skipped.append(field.key)
             continue
         try:
-            result.warnings[field.key] = _stain_field(stainer, field, paths, histogram_matching)
+            result.warnings[field.key] = _stain_field(stainer, field, paths, way)
             result.painted.append(field.key)
         except (ImageError, PlateError) as error:
             result.problems.append(problem_of(field.key, error))
     return result
 
 
-def _stain_field(stainer: Stainer, field: FieldFiles, paths: dict[str, Path], histogram_matching: bool) -> tuple[str, ...]:
+def _stain_field(stainer: Stainer, field: FieldFiles, paths: dict[str, Path], way: str) -> tuple[str, ...]:
     planes = read_field(field, ()).planes
-    stained = stainer.stain(planes, field.key.magnification, histogram_matching=histogram_matching)
+    stained = stainer.stain(planes, field.key.magnification, intensities=way)
     for target, image in stained.images.items():
         write_image(paths[target], image)
     return stained.warnings
@@ -62,6 +65,8 @@ def _claim(out: Path, origin: dict[str, Any]) -> None:
     """Write down what *out* holds, or refuse when it holds something else: plates share their files' names."""
     label, content = out / "stained.json", json.dumps(origin, indent=1, sort_keys=True)
     if label.is_file() and label.read_text() != content:
-        raise PlateError(f"{out} holds images of another plate, model or matching (see {label}): name another folder with -P out=<folder>")
+        raise PlateError(
+            f"{out} holds images of another plate, model or intensities (see {label}): name another folder with -P out=<folder>"
+        )
     out.mkdir(parents=True, exist_ok=True)
     label.write_text(content)

@@ -31,8 +31,11 @@ class StainClient:
     def __init__(self, url: str, timeout_s: float = 600) -> None:
         self._url, self._timeout_s = url.rstrip("/") + "/invocations", timeout_s
 
-    def stain(self, planes: NDArray[np.uint16], magnification: int, *, histogram_matching: bool = True) -> Answer:
+    def stain(self, planes: NDArray[np.uint16], magnification: int, *, histogram_matching: bool | None = None) -> Answer:
         """Paint one field: (Z, Y, X) counts in, (Y, X) counts out for each target.
+
+        *histogram_matching* true gives each image the distribution of the training wells, false leaves it as the networks painted it;
+        None: intensities are set in the way that the model keeps.
 
         Raises ServiceError when the server refuses or is not there.
         """

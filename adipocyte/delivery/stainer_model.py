@@ -14,6 +14,7 @@ from adipocyte.plate.tiff import decode_stack, encode_image
 from adipocyte.staining.stainer import Stainer
 
 PARAMETER = "histogram_matching"
+_WAYS = {None: None, True: "matching", False: "none"}  # of the parameter's values; None: the way that the bundle keeps
 
 
 class StainerModel(mlflow.pyfunc.PythonModel):
@@ -29,19 +30,20 @@ class StainerModel(mlflow.pyfunc.PythonModel):
         """One row is one field of any size.
 
         model_input: `stack`, the bytes of a TIFF with a grey uint16 page for each z-plane, in counts; `magnification`, 20, 40 or
-        60. Parameter `histogram_matching`: give each image the distribution of the training wells. Returns a column for each
+        60. Parameter `histogram_matching`: true gives each image the distribution of the training wells, false leaves it as the
+        networks painted it; without the parameter intensities are set in the way that the bundle keeps. Returns a column for each
         target, the bytes of a one-page uint16 TIFF in counts, and `warnings`.
 
         Raises MlflowException (status 400) naming the row that cannot be painted.
         """
         if model_input.empty:
             raise _refusal("the request holds no row: send at least one, with the columns stack and magnification")
-        matching = bool((params or {}).get(PARAMETER, True))
+        way = _WAYS[(params or {}).get(PARAMETER)]
         rows = []
         for number, (data, magnification) in enumerate(zip(model_input["stack"], model_input["magnification"], strict=True)):
             try:
                 planes = decode_stack(bytes(data), self._stainer.manifest.n_z_planes)
-                stained = self._stainer.stain(planes, int(magnification), histogram_matching=matching)
+                stained = self._stainer.stain(planes, int(magnification), intensities=way)
             except ImageError as error:
                 raise _refusal(f"row {number}: {error}") from error
             images = {target: encode_image(image) for target, image in stained.images.items()}

@@ -35,6 +35,11 @@ class Alignment:
     def is_identity(self) -> bool:
         return (self.dy_px, self.dx_px, self.scale) == (0.0, 0.0, 1.0)
 
+    @property
+    def inverse(self) -> "Alignment":
+        """How brightfield lies against fluorescence: brings an image of brightfield's frame into fluorescence's."""
+        return self if self.is_identity else Alignment(-self.dy_px / self.scale, -self.dx_px / self.scale, 1 / self.scale)
+
     def source(self, window: Window, shape_px: tuple[int, int]) -> Window:
         """The window of the fluorescence image to read, so that `resample` can make *window* of brightfield's frame of it."""
         if self.is_identity:

@@ -43,6 +43,11 @@ def match_histogram(image: NDArray[np.uint16], reference: NDArray[np.int64]) -> 
     reference_ranks = np.cumsum(reference[present]) / reference.sum()
     table = np.zeros(N_COUNTS, dtype=np.uint16)
     table[own] = np.rint(np.interp(ranks, reference_ranks, present))
+    return apply_table(table, image)
+
+
+def apply_table(table: NDArray[np.uint16], image: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """Give each pixel of *image* (any shape) the count that a (65536,) *table* has for its own."""
     return cv2.LUT(_row(image), table).reshape(image.shape)
 
 

@@ -17,7 +17,7 @@ def preview(stainer: Stainer, store: Store, key: FieldKey) -> Figure:
     Truth and painting share one scale of counts, the truth's; the error's goes to half of it.
     """
     planes, valid = store.planes(key), store.valid(key)
-    images = stainer.stain(planes, key.magnification, histogram_matching=False).images
+    images = stainer.stain(planes, key.magnification, intensities="none").images
     figure = Figure(figsize=(14, 3.1 * len(images)), layout="constrained")
     figure.suptitle(f"Field {key}")
     for row, (target, painted) in zip(figure.subplots(len(images), 4, squeeze=False), images.items(), strict=True):

@@ -1,0 +1,114 @@
+"""Fields of a store painted by a stainer and laid down beside their true stains, as anyone's predictions would be."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from adipocyte.errors import StoreError
+from adipocyte.evaluation.figures import FieldPaths
+from adipocyte.imaging.calibration import Calibrator
+from adipocyte.imaging.histograms import apply_table
+from adipocyte.plate.names import magnification_folder, target_name
+from adipocyte.plate.reader import FieldKey
+from adipocyte.plate.tiff import read_image, write_image
+from adipocyte.staining.stainer import Stainer
+from adipocyte.store.reader import WHOLE, Store
+
+TRUTH, NONE, CALIBRATION = "truth", "none", "calibration"
+Tables = dict[str, NDArray[np.uint16]]
+
+
+def paint_fields(stainer: Stainer, store: Store, keys: Sequence[FieldKey], ways: Sequence[str], folder: Path) -> list[FieldPaths]:
+    """Paint the fields *keys* of a store, in each of *ways*, and write them and the true stains into *folder*, uint16 TIFFs.
+
+    The truth is as the microscope took it. Where fluorescence lies beside brightfield, the painted image is brought into its frame, and
+    both are cropped to what brightfield and fluorescence have both seen. True stains that the stainer does not paint are written too.
+
+    Raises StoreError when the store lacks a target of the stainer, or the stainer a magnification or the number of z-planes of the store.
+    """
+    check_fits(stainer, store)
+    fields = []
+    for key in tqdm(keys, desc="paint", unit="field"):
+        shape = store.shape(key)
+        into_stain = store.alignment(key).inverse
+        seen = into_stain.valid(shape)
+        painted = stainer.stain(store.planes(key), key.magnification, intensities=NONE).images
+        moved = {target: into_stain.resample(image[into_stain.source(WHOLE, shape)], WHOLE, shape) for target, image in painted.items()}
+        truth = {target: store.stain(key, target)[seen] for target in store.manifest.targets}
+        images = {way: stainer.rescale(moved, key.magnification, way) for way in ways}
+        fields.append(
+            FieldPaths(
+                key,
+                _write(folder / TRUTH, key, truth),
+                {way: _write(folder / way, key, {target: image[seen] for target, image in found.items()}) for way, found in images.items()},
+            )
+        )
+    return fields
+
+
+def check_fits(stainer: Stainer, store: Store) -> None:
+    """Raise StoreError when *stainer* cannot paint the fields of *store*, or the store lacks the truth of what it paints."""
+    for target in stainer.manifest.targets:
+        store.require_target(target)
+    if store.manifest.n_z_planes != stainer.manifest.n_z_planes:
+        found = f"{store.manifest.n_z_planes} z-planes, the model paints from {stainer.manifest.n_z_planes}"
+        raise StoreError(f"the store has {found}: train and register on this store, or prepare a plate with as many planes")
+    for magnification in store.magnifications:
+        if magnification not in stainer.manifest.magnifications:
+            seen = ", ".join(f"{known}x" for known in stainer.manifest.magnifications)
+            raise StoreError(f"the model has not seen the store's {magnification}x, only {seen}: train and register on this store")
+
+
+def fit_calibrations(fields: Sequence[FieldPaths]) -> Tables:
+    """Calibrations, (65536,) by "20/A1", …, of all *fields* as they were painted in the way "none"."""
+    calibrators: dict[str, Calibrator] = defaultdict(Calibrator)
+    for field in tqdm(fields, desc="calibrate", unit="field"):
+        for target, path in field.painted[NONE].items():
+            calibrators[_name(field.key, target)].note(read_image(path), read_image(field.truth[target]))
+    return {name: calibrator.fit() for name, calibrator in calibrators.items()}
+
+
+def cross_calibrated(fields: Sequence[FieldPaths], folder: Path) -> list[FieldPaths]:
+    """The *fields* with the way "calibration" added, each by maps fitted on the others: on other wells, or in a single well other fields.
+
+    A magnification with a single field has no others: then nothing is added, for a map that has seen the truth cannot be judged by it.
+    """
+    groups = _groups(fields)
+    if any(len({groups[field.key] for field in fields if field.key.magnification == m}) < 2 for m in {f.key.magnification for f in fields}):
+        return list(fields)
+    found = []
+    for group in sorted(set(groups.values())):
+        tables = fit_calibrations([field for field in fields if groups[field.key] != group])
+        for field in (field for field in fields if groups[field.key] == group):
+            images = {
+                target: apply_table(tables[_name(field.key, target)], read_image(path)) for target, path in field.painted[NONE].items()
+            }
+            paths = _write(folder / CALIBRATION, field.key, images)
+            found.append(replace(field, painted={**field.painted, CALIBRATION: paths}))
+    return sorted(found, key=lambda field: field.key)
+
+
+def _groups(fields: Sequence[FieldPaths]) -> dict[FieldKey, tuple]:
+    """What each field is left out together with: its well, or where a magnification has one well, itself."""
+    wells = defaultdict(set)
+    for field in fields:
+        wells[field.key.magnification].add(field.key.well)
+    return {
+        field.key: (field.key.well,) if len(wells[field.key.magnification]) > 1 else (field.key.well, field.key.fov) for field in fields
+    }
+
+
+def _name(key: FieldKey, target: str) -> str:
+    return f"{key.magnification}/{target}"
+
+
+def _write(folder: Path, key: FieldKey, images: dict[str, NDArray[np.uint16]]) -> dict[str, Path]:
+    paths = {target: folder / magnification_folder(key.magnification) / str(target_name(key.well, key.fov, target)) for target in images}
+    for target, path in paths.items():
+        write_image(path, images[target])
+    return paths

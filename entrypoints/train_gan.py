@@ -11,6 +11,7 @@ def train_gan(config: GeneratorConfig) -> None:
     """Train the generator of one target: A1 nuclei (needs a segmenter), A2 lipid droplets, A3 cytoplasm."""
     from adipocyte.delivery.tracking import network_of, newest_run, segmenter_of
     from adipocyte.delivery.trainings import resumed, training_run
+    from adipocyte.evaluation.selection import StoreFeatures
     from adipocyte.store.reader import Store
     from adipocyte.training.generator import train_generator
 
@@ -21,8 +22,9 @@ def train_gan(config: GeneratorConfig) -> None:
         before = segmenter_of(config.resume) if config.resume else ""
         tags["segmenter"] = before or config.segmenter or newest_run("train_segmenter", store.digest)
         segmenter = network_of(tags["segmenter"], "train_segmenter", store.digest)
+    features = None if config.select == "pixels" else StoreFeatures(store, config.target, config.select_fields)
     with training_run("train_gan", config, store, **tags) as training:
-        best = train_generator(store, config, segmenter, training.folder, training.tracker)
+        best = train_generator(store, config, segmenter, training.folder, training.tracker, features)
         training.finish(best)
     if training.run_id is None:  # the other processes of torchrun
         return

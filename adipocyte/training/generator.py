@@ -22,21 +22,32 @@ from adipocyte.training.masks import PredictedMasks, training_masks
 from adipocyte.training.patches import Patches, epoch_steps, patch_loader
 from adipocyte.training.state import starting_weights
 from adipocyte.training.tracker import Tracker
-from adipocyte.training.validation import validate_generator
+from adipocyte.training.validation import FeatureMetric, validate_generator
+
+SELECTED_BY = {"pixels": "val_pixel_metric", "features": "val_feature_metric", "mean": "val_combined_metric"}
 
 
-def train_generator(store: Store, config: GeneratorConfig, segmenter: Path | None, folder: Path, tracker: Tracker) -> dict[str, float]:
-    """Train on *store*; in the end the generator with the best val_pixel_metric goes to *folder*/network. Returns its metrics.
+def train_generator(
+    store: Store,
+    config: GeneratorConfig,
+    segmenter: Path | None,
+    folder: Path,
+    tracker: Tracker,
+    features: FeatureMetric | None = None,
+) -> dict[str, float]:
+    """Train on *store*; in the end the generator that was best by `config.select` goes to *folder*/network. Returns its metrics.
 
-    *segmenter* is the folder of the network whose masks A1's generator sees; A2 and A3 need none. A state in *folder* is taken up where
-    it was left. Raises StoreError when the store has no such target; ConfigError when A1 comes without a segmenter or another target
-    with one, a patch is larger than a field, or the encoder or its weights are not to be had; BundleError when segmenter or state is
-    damaged; DivergedError when a loss or gradient is no longer a number; StoppedError after SIGTERM or Ctrl-C; OSError when the disk is
-    full. *folder* then keeps the last good state.
+    *segmenter* is the folder of the network whose masks A1's generator sees; A2 and A3 need none. *features* measures the feature metric,
+    which all choices but select=pixels need. A state in *folder* is taken up where it was left. Raises StoreError when the store has no
+    such target; ConfigError when A1 comes without a segmenter or another target with one, a patch is larger than a field, or the encoder or
+    its weights are not to be had; BundleError when segmenter or state is damaged; DivergedError when a loss or gradient is no longer a
+    number; StoppedError after SIGTERM or Ctrl-C; OSError when the disk is full. *folder* then keeps the last good state.
     """
     store.require_target(config.target)
     if (config.target == "A1") != (segmenter is not None):
         raise ConfigError(f"A1 needs the folder of a segmenter and no other target does; got {segmenter} for {config.target}")
+    if (config.select != "pixels") != (features is not None):
+        raise ConfigError(f"select={config.select} {'takes no' if features else 'needs a'} feature metric: give one for features and mean")
     fabric = make_fabric(config.precision)
     validation_masks = PredictedMasks(segmenter, store, "validation", fabric.device) if segmenter else None
     masks = training_masks(store, config.mask_source, segmenter, fabric.device)
@@ -59,7 +70,7 @@ def train_generator(store: Store, config: GeneratorConfig, segmenter: Path | Non
         tracker,
         parts=parts | ({"average": average} if average else {}),
         shown=shown,
-        score=lambda metrics: -metrics["val_pixel_metric"],
+        score=lambda metrics: -metrics[SELECTED_BY[config.select]],
         n_steps=config.epoch_steps or epoch_steps(store, config.patch_px, config.batch),
     )
     generator, g_optimizer = fabric.setup(painter, g_optimizer)
@@ -99,7 +110,7 @@ def train_generator(store: Store, config: GeneratorConfig, segmenter: Path | Non
 
         shown.eval()
         with fabric.autocast():
-            metrics, picture = validate_generator(shown, store, config.target, validation_masks)
+            metrics, picture = validate_generator(shown, store, config.target, validation_masks, features)
         means = course.end_epoch(metrics, picture)
         if warning := collapse_warning(means, epoch + 1):
             tracker.warning(warning)

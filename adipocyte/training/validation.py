@@ -1,6 +1,8 @@
 """Whole validation fields through a network in training: the numbers that choose the best one, and a picture."""
 
 from collections import defaultdict
+from collections.abc import Mapping
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,19 +17,32 @@ from adipocyte.training.patches import Masks
 _PREVIEW_PX = 384
 
 
+class FeatureMetric(Protocol):
+    """Measures painted validation fields by CellProfiler's features (see `evaluation.selection`, which stands above this floor)."""
+
+    keys: frozenset[FieldKey]
+
+    def __call__(self, painted: Mapping[FieldKey, NDArray[np.uint16]]) -> float:
+        """The feature metric of the fields `keys`, painted (Y, X) in counts."""
+
+
 def source_of(store: Store, key: FieldKey, masks: Masks | None) -> NDArray[np.float32]:
     """What a network sees of a field: normalised planes (Z, Y, X), and the nuclei mask as one more channel where *masks* is given."""
     planes = store.scaling(key.magnification, BRIGHTFIELD).normalise(store.planes(key))
     return planes if masks is None else np.concatenate([planes, masks(key, WHOLE)[None].astype(np.float32)])
 
 
-def validate_generator(generator: nn.Module, store: Store, target: str, masks: Masks | None) -> tuple[dict[str, float], NDArray[np.uint8]]:
+def validate_generator(
+    generator: nn.Module, store: Store, target: str, masks: Masks | None, features: FeatureMetric | None = None
+) -> tuple[dict[str, float], NDArray[np.uint8]]:
     """Paint every validation field.
 
     Returns metrics: val_mae in counts and val_pixel_metric (MAE / median of the target, the challenge's), over all fields and
-    for each magnification ("val_mae_20x"); and a picture of the first field: brightfield, truth, prediction, error.
+    for each magnification ("val_mae_20x"), and with *features* val_feature_metric and its mean with the pixel metric,
+    val_combined_metric; and a picture of the first field: brightfield, truth, prediction, error.
     """
     errors: dict[str, list[float]] = defaultdict(list)
+    measured = {}
     picture = None
     for key in store.keys("validation"):
         prediction = store.scaling(key.magnification, target).denormalise(predict_field(generator, source_of(store, key, masks)))
@@ -35,10 +50,16 @@ def validate_generator(generator: nn.Module, store: Store, target: str, masks: M
         mae = float(np.abs(prediction[valid].astype(np.int32) - truth[valid]).mean())
         _note(errors, "val_mae", key, mae)
         _note(errors, "val_pixel_metric", key, mae / store.median(key.magnification, target))
+        if features and key in features.keys:
+            measured[key] = prediction
         if picture is None:
             window = _centre(truth.shape)
             picture = comparison(store.planes(key)[(store.manifest.n_z_planes // 2, *window)], truth[window], prediction[window])
-    return {name: float(np.mean(values)) for name, values in errors.items()}, picture
+    metrics = {name: float(np.mean(values)) for name, values in errors.items()}
+    if features:
+        metrics["val_feature_metric"] = features(measured)
+        metrics["val_combined_metric"] = (metrics["val_pixel_metric"] + metrics["val_feature_metric"]) / 2
+    return metrics, picture
 
 
 def validate_segmenter(segmenter: nn.Module, store: Store) -> tuple[dict[str, float], NDArray[np.uint8]]:

@@ -16,6 +16,7 @@ TARGET_NAMES = {"A1": "nuclei", "A2": "lipid droplets", "A3": "cytoplasm"}
 MAGNIFICATIONS = (20, 40, 60)
 UM_PER_PX = {20: 0.325, 40: 0.163, 60: 0.108}  # not published; these fit the instrument
 N_Z_PLANES = 7
+WAYS = ("none", "matching", "calibration")  # of setting the intensities of painted images
 
 RECIPES = ("fast", "report", "stable")
 _BUILT_ON = {"stable": "report"}  # where a recipe has no value of its own, it takes this one's
@@ -135,6 +136,12 @@ _workers = partial(option, "Processes that read patches.", 1, low=0, report=8)
 _seed = partial(option, "Seed of every random number.", 0, low=0)
 
 
+_judging_workers = partial(option, "Processes that measure fields side by side; 0: this one alone.", 2, low=0)
+_feature_fields = partial(
+    option, "At most so many fields of each magnification are measured for CellProfiler's 99 features; 0: pixels alone.", low=0
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class SimulateConfig:
     out: str = option("Folder to write the raw plate into.", "simulated")
@@ -242,6 +249,12 @@ class GeneratorConfig:
     mae_weight: float = option("Weight of the mean absolute error in the generator's loss.", 1.0, low=0)
     spectral_weight: float = option("Weight of the spectral loss.", 0.1, low=0, search=(0.01, 1.0), report=1.0)
     adversarial_weight: float = option("Weight of the adversarial loss.", 0.01, low=0, search=(0.001, 1.0), report=1.0)
+    select: str = option(
+        "What chooses the best epoch on the validation wells: the pixel metric, the feature metric (CellProfiler's), or their mean.",
+        "pixels",
+        choices=("pixels", "features", "mean"),
+    )
+    select_fields: int = option("Validation fields of each magnification that select=features and select=mean measure.", 2, low=1)
     ema: float = option(
         "Validate and keep the generator's moving average, with this decay; 0: the generator as it is.",
         0.0,
@@ -292,13 +305,31 @@ class RegisterConfig:
     a2: str = option("Run id of the A2 generator; empty: the newest finished one of this store.", "")
     a3: str = option("Run id of the A3 generator; empty: the newest finished one of this store.", "")
     name: str = option("Name of the registered model.", MODEL_NAME, without="/:")
+    tolerance: float = option(
+        "By what share a new champion may be worse than the old one on a single target's MAE / median.", 0.05, low=0, high=1
+    )
+    feature_fields: int = _feature_fields(4)
+    workers: int = _judging_workers()
+    seed: int = _seed()
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     model: str = option("Address of a registered model.", f"models:/{MODEL_NAME}@champion")
+    runs: str = option("Judge these training runs instead, comma-separated, without registering them: ids of train_gan.", "")
     store: str = _store()
     wells: str = option("Part of the split to judge on.", "test", choices=("test", "validation", "train"))
+    truth: str = option("Judge two folders of TIFFs instead: the true stains, under the challenge's names.", "")
+    prediction: str = option("Judge two folders of TIFFs instead: the predictions of them, by anyone.", "")
+    magnification: int = option("Magnification of the two folders, where their names do not tell it.", 0, choices=(0, *MAGNIFICATIONS))
+    on_error: str = option(
+        "Where the two folders do not pair up: stop, with a table of all that is wrong, or go on without those fields.",
+        "stop",
+        choices=("stop", "skip"),
+    )
+    feature_fields: int = _feature_fields(999)
+    workers: int = _judging_workers()
+    seed: int = _seed()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,7 +337,11 @@ class StainConfig:
     plate: str = option("Folder of the raw plate; brightfield planes are enough.")
     model: str = option("Address of a registered model.", f"models:/{MODEL_NAME}@champion")
     out: str = option("Folder for the stained TIFFs.", "stained")
-    histogram_matching: str = option("Match each image's histogram to the training wells'.", "true", choices=("true", "false"))
+    intensities: str = option(
+        "How the intensities are set: as the model keeps it, none, matching each image's histogram, or one fixed calibration.",
+        "kept",
+        choices=("kept", *WAYS),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

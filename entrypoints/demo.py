@@ -13,9 +13,9 @@ def demo(config: DemoConfig) -> None:
     """Simulate a small plate, run `main` on it with recipe=fast, stain a held-out field and show what came out."""
     import mlflow
 
+    from adipocyte.delivery.evaluations import REPORT, TABLE
     from adipocyte.delivery.registry import load_stainer
     from adipocyte.delivery.tracking import VERSION, newest_run, step_run, write_json
-    from adipocyte.evaluation.fields import table
     from adipocyte.evaluation.pictures import preview
     from adipocyte.store.reader import Store
 
@@ -26,7 +26,10 @@ def demo(config: DemoConfig) -> None:
         run_step("main", {"plate": plate, "store": folder, "recipe": "fast", "seed": config.seed})
         store = Store(folder)
         version = mlflow.get_run(newest_run("register", store.digest)).data.tags[VERSION]
-        figures = mlflow.get_run(newest_run("evaluate", store.digest)).data.metrics
+        judged = mlflow.get_run(newest_run("evaluate", store.digest))
+        figures = judged.data.metrics
+        table = mlflow.artifacts.load_text(f"{judged.info.artifact_uri}/{TABLE}")
+        (out / REPORT).write_text(mlflow.artifacts.load_text(f"{judged.info.artifact_uri}/{REPORT}"))
         model = f"models:/adipocyte/{version}"
         stainer = load_stainer(model)
         figure = preview(stainer, store, store.keys("test")[0])
@@ -41,12 +44,13 @@ def demo(config: DemoConfig) -> None:
             "version": version,
             "mae": {target: figures[f"mae_{target}"] for target in targets},
             "pearson": {target: figures[f"pearson_{target}"] for target in targets},
+            "combined_metric": figures["combined_metric"],
             "seconds": seconds,
         },
     )
     print(f"\n{model}, judged on the held-out wells {', '.join(store.manifest.split['test'])} after {seconds} s:\n")
-    print(table(targets, figures))
-    print(f"\nThe picture of a held-out field: {out / 'preview.png'}")
+    print(table)
+    print(f"\nThe picture of a held-out field: {out / 'preview.png'}; all of them: {out / REPORT}")
     print(f"Next: make ui, or mlflow models serve -m {model} --env-manager local (in .venv: source .venv/bin/activate)")
 
 

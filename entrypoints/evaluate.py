@@ -1,34 +1,26 @@
-"""`mlflow run . -e evaluate`: a registered model on the held-out wells."""
-
-from pathlib import Path
+"""`mlflow run . -e evaluate`: a registered model, training runs, or two folders of images against the true stains."""
 
 from adipocyte.config import EvaluateConfig
+from adipocyte.errors import ConfigError
 from entrypoints.command import command
 
 
 @command(EvaluateConfig)
 def evaluate(config: EvaluateConfig) -> None:
-    """Judge a registered model on the held-out wells: MAE, pixel metric, PSNR, SSIM, Pearson r, with and without histogram matching."""
-    from adipocyte.store.reader import Store
+    """Judge as the challenge judged: pixels, CellProfiler's 99 features and their mean, with a report to look at.
 
-    store = Store(Path(config.store))
+    A registered model (-P model) or training runs (-P runs) paint the held-out wells of a store; or two folders of images are compared
+    (-P truth and -P prediction).
+    """
+    if bool(config.truth) != bool(config.prediction) or (config.truth and config.runs):
+        raise ConfigError("judge one thing: -P model=<address>, or -P runs=<ids>, or -P truth=<folder> and -P prediction=<folder>")
 
-    import mlflow
+    from adipocyte.delivery.evaluations import REPORT, evaluate_folders, evaluate_model, evaluate_runs
+    from adipocyte.evaluation.judgement import table
 
-    from adipocyte.delivery.registry import load_stainer
-    from adipocyte.delivery.tracking import log_table, step_run
-    from adipocyte.evaluation.fields import judge, summary, table
-    from adipocyte.evaluation.pictures import preview
-
-    stainer = load_stainer(config.model)
-    with step_run("evaluate", config, store=store.digest):
-        rows = judge(stainer, store, config.wells)
-        figures = summary(rows)
-        mlflow.log_metrics(figures)
-        log_table([row.flat() for row in rows], "fields")
-        for key in store.keys(config.wells)[:8]:
-            mlflow.log_figure(preview(stainer, store, key), f"fields/{str(key).replace(' ', '_')}.png")
-    print(table(stainer.manifest.targets, figures))
+    judged = evaluate_folders if config.truth else evaluate_runs if config.runs else evaluate_model
+    print(table(judged(config)))
+    print(f"\nThe fields as pictures, and every figure: {REPORT} in the run, see mlflow ui")
 
 
 if __name__ == "__main__":

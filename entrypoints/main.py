@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from adipocyte.config import GeneratorConfig, MainConfig, PreprocessConfig, RegisterConfig, SegmenterConfig
+from adipocyte.config import EvaluateConfig, GeneratorConfig, MainConfig, PreprocessConfig, RegisterConfig, SegmenterConfig
 from adipocyte.errors import RunError
 from entrypoints.command import command, only
 
@@ -39,9 +39,9 @@ def main(config: MainConfig, extra: dict[str, Any]) -> None:
         for target in store.manifest.targets:
             settings = only(GeneratorConfig, given | {"target": target, "segmenter": segmenter})
             runs[target.lower()] = train(store, "train_gan", settings)
-        registered = run_step("register", only(RegisterConfig, runs | {"store": config.store, "name": config.name}))
+        registered = run_step("register", only(RegisterConfig, {**given, **runs, "name": config.name}))
         model = f"models:/{config.name}/{registered.data.tags[VERSION]}"
-        run_step("evaluate", {"model": model, "store": config.store})
+        run_step("evaluate", only(EvaluateConfig, given | {"model": model}))
     print(f"{model} is registered as {registered.data.tags['adipocyte.alias']}. Next: mlflow ui")
 
 

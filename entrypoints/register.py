@@ -23,9 +23,10 @@ def register(config: RegisterConfig) -> None:
     runs = {target: given[target] or newest_run("train_gan", store.digest, target) for target in store.manifest.targets}
     runs[SEGMENTER] = config.segmenter or segmenter_of(runs["A1"])
     with step_run("register", config, store=store.digest):
-        registered = registry.register(store, runs, config.name)
+        registered = registry.register(store, runs, config)
         mlflow.set_tags({VERSION: registered.version, "adipocyte.alias": registered.alias, "adipocyte.reason": registered.reason})
     print(f"{registered.uri} is {registered.alias}: {registered.reason}.")
+    print(f"Intensities: {registered.intensities}, as the validation wells prefer.")
     print(f"Next: mlflow models serve -m models:/{config.name}@{registered.alias} --env-manager local")
 
 

@@ -20,12 +20,19 @@ import pytest
 import requests
 import tifffile
 from mlflow.exceptions import MlflowException
+from safetensors.numpy import load_file, save_file
 from skimage.exposure import match_histograms
 
+from adipocyte.config import TARGETS, WAYS
+from adipocyte.delivery.batch import stain_plate
 from adipocyte.delivery.client import ServiceError, StainClient
-from adipocyte.delivery.registry import SERVING_PACKAGES
+from adipocyte.delivery.registry import SERVING_PACKAGES, load_stainer, signature
+from adipocyte.errors import BundleError, ConfigError
+from adipocyte.evaluation.pixels import FIGURES
 from adipocyte.plate.scan import scan_plate
 from adipocyte.plate.tiff import decode_stack, encode_stack, read_image
+from adipocyte.staining.bundle import calibrate_bundle, read_calibrations, read_manifest
+from adipocyte.staining.stainer import Stainer
 from adipocyte.store.reader import Store
 
 ROOT = Path(__file__).parent.parent
@@ -74,6 +81,33 @@ def planes(workplace: Workplace) -> np.ndarray:
     return workplace.store.planes(workplace.store.keys("test")[0])
 
 
+@pytest.fixture(scope="module")
+def bundle(workplace: Workplace) -> Path:
+    """The bundle inside the registered model, calibrated on the validation wells."""
+    return Path(mlflow.artifacts.download_artifacts(MODEL)) / "artifacts" / "bundle"
+
+
+@pytest.fixture(scope="module")
+def calibrations(bundle: Path) -> dict[str, np.ndarray]:
+    return read_calibrations(bundle, read_manifest(bundle))
+
+
+@pytest.fixture
+def uncalibrated(bundle: Path, tmp_path: Path) -> Path:
+    """A copy of the bundle as it was before it was calibrated."""
+    folder = shutil.copytree(bundle, tmp_path / "uncalibrated")
+    calibrate_bundle(folder, {}, "none")
+    return folder
+
+
+@pytest.fixture
+def calibrated(bundle: Path, calibrations: dict[str, np.ndarray], tmp_path: Path) -> Path:
+    """A copy of the bundle that keeps the way calibration."""
+    folder = shutil.copytree(bundle, tmp_path / "calibrated")
+    calibrate_bundle(folder, calibrations, "calibration")
+    return folder
+
+
 def request(stack: bytes, magnification: int = 20) -> pd.DataFrame:
     return pd.DataFrame({"stack": [stack], "magnification": [magnification]})
 
@@ -113,12 +147,47 @@ def test_a_generator_run_has_the_metrics_that_the_ui_compares(workplace, target)
     assert json.loads(mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/config.json"))["target"] == target
 
 
-def test_evaluate_logs_every_figure_with_and_without_matching(workplace):
-    [run] = mlflow.search_runs(search_all_experiments=True, filter_string="tags.`adipocyte.step` = 'evaluate'", output_format="list")
-    for target in ("A1", "A2", "A3"):
-        for metric in ("mae", "pixel_metric", "psnr", "ssim", "pearson"):
-            assert f"{metric}_{target}_20x" in run.data.metrics
-            assert f"matched_{metric}_{target}" in run.data.metrics
+def load_table(run: mlflow.entities.Run, name: str) -> pd.DataFrame:
+    return mlflow.MlflowClient().load_table(run.info.experiment_id, name, [run.info.run_id])
+
+
+def evaluations() -> list[mlflow.entities.Run]:
+    """The newest first."""
+    return mlflow.search_runs(search_all_experiments=True, filter_string="tags.`adipocyte.step` = 'evaluate'", output_format="list")
+
+
+def test_evaluate_logs_every_figure_in_every_way_with_the_model_and_its_data(workplace):
+    [run] = evaluations()
+    ways = ("", "none_", "matching_", "calibration_")
+    names = {f"{way}{figure}_{target}_20x" for way in ways for figure in FIGURES for target in TARGETS}
+    assert names | {"pixel_metric", "matching_pixel_metric_40x"} <= run.data.metrics.keys()
+    logged = mlflow.get_logged_model(mlflow.models.get_model_info("models:/adipocyte/1").model_id)
+    on_page = {metric.key: metric for metric in logged.metrics}
+    assert names <= on_page.keys()
+    assert on_page["mae_A2_20x"].value == run.data.metrics["mae_A2_20x"]
+    assert on_page["mae_A2_20x"].dataset_digest == workplace.store.digest
+
+
+def test_evaluate_keeps_tables_and_a_report_with_its_run(workplace):
+    [run] = evaluations()
+    assert {"report.html", "fields.json", "score.json"} <= {file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id)}
+    table = load_table(run, "fields.json")
+    assert len(table) == 2 * len(TARGETS) * len(WAYS)  # the test well has one field at each magnification
+    kept = load_stainer(MODEL).manifest.intensities
+    assert run.data.metrics["mae_A2"] == pytest.approx(table.query(f"target == 'A2' and intensities == '{kept}'")["mae"].mean())
+    page = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/report.html")
+    assert workplace.store.digest in page
+    assert run.info.run_id in page
+
+
+def test_runs_are_judged_without_registering_them(workplace):
+    [run] = mlflow.search_runs(search_all_experiments=True, filter_string="tags.`adipocyte.target` = 'A2'", output_format="list")
+    settings = ("-P", f"store={workplace.store.folder}", "-P", f"runs={run.info.run_id}", "-P", "workers=0")
+    result = workplace.mlflow_run("-e", "evaluate", *settings)
+    assert result.returncode == 0, result.stderr
+    newest = evaluations()[0]
+    assert newest.data.metrics["none_mae_A2"] == evaluations()[1].data.metrics["none_mae_A2"]
+    assert "none_mae_A1" not in newest.data.metrics
 
 
 # The model as a function.
@@ -138,16 +207,116 @@ def test_any_size_goes(model):
     assert image(model.predict(request(encode_stack(stack))).loc[0, "A2"]).shape == (65, 101)
 
 
-def test_histogram_matching_is_on_unless_switched_off(model, planes, workplace):
+def test_histogram_matching_gives_the_distribution_of_the_training_wells(model, planes, workplace):
     stack = request(encode_stack(planes))
-    default = model.predict(stack).loc[0, "A2"]
-    assert model.predict(stack, params={"histogram_matching": True}).loc[0, "A2"] == default
-    plain = model.predict(stack, params={"histogram_matching": False}).loc[0, "A2"]
-    assert plain != default
+    plain = image(model.predict(stack, params={"histogram_matching": False}).loc[0, "A2"])
+    matched = image(model.predict(stack, params={"histogram_matching": True}).loc[0, "A2"])
     store = workplace.store
     training = np.concatenate([store.target(key, "A2").ravel() for key in store.keys("train") if key.magnification == 20])
-    expected = match_histograms(image(plain).ravel(), training).reshape(planes.shape[1:])
-    np.testing.assert_allclose(image(default), expected, atol=1)
+    np.testing.assert_allclose(matched, match_histograms(plain.ravel(), training).reshape(planes.shape[1:]), atol=1)
+
+
+def test_without_the_parameter_the_model_does_as_its_bundle_keeps(calibrated, planes, tmp_path):
+    code = ROOT / "adipocyte" / "delivery" / "stainer_model.py"
+    mlflow.pyfunc.save_model(
+        tmp_path / "model",
+        python_model=str(code),
+        artifacts={"bundle": str(calibrated)},
+        signature=signature(("A1", "A2", "A3")),
+        pip_requirements=[],
+    )
+    model, stack, stainer = mlflow.pyfunc.load_model(str(tmp_path / "model")), request(encode_stack(planes)), Stainer(calibrated)
+    for params, way in ((None, "calibration"), ({"histogram_matching": True}, "matching"), ({"histogram_matching": False}, "none")):
+        painted = image(model.predict(stack, params=params).loc[0, "A2"])
+        np.testing.assert_array_equal(painted, stainer.stain(planes, 20, intensities=way).images["A2"])
+
+
+# The ways of setting intensities, and the bundle that keeps one.
+
+
+def test_every_way_gives_what_it_says(calibrated, calibrations, planes):
+    stainer = Stainer(calibrated)
+    painted = {way: stainer.stain(planes, 20, intensities=way).images for way in WAYS}
+    for target in ("A1", "A2", "A3"):
+        plain = painted["none"][target]
+        np.testing.assert_array_equal(painted["calibration"][target], calibrations[f"20/{target}"][plain])
+        for one, other in (("none", "matching"), ("none", "calibration"), ("matching", "calibration")):
+            assert (painted[one][target] != painted[other][target]).any()
+    for way in WAYS:
+        rescaled = stainer.rescale(painted["none"], 20, way)
+        assert all((rescaled[target] == painted[way][target]).all() for target in rescaled)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_way_that_the_bundle_keeps_is_taken_unless_another_is_asked_for(calibrated, calibrations, planes, way):
+    calibrate_bundle(calibrated, calibrations, way)
+    stainer = Stainer(calibrated)
+    assert stainer.manifest.intensities == way
+    np.testing.assert_array_equal(stainer.stain(planes, 20).images["A3"], stainer.stain(planes, 20, intensities=way).images["A3"])
+
+
+def test_an_unknown_way_is_answered_with_the_three(bundle, planes):
+    with pytest.raises(ConfigError, match="one of none, matching, calibration, got 'both'"):
+        Stainer(bundle).stain(planes, 20, intensities="both")
+
+
+def test_a_bundle_without_calibrations_refuses_that_way(uncalibrated, planes):
+    stainer = Stainer(uncalibrated)
+    assert stainer.ways == ("none", "matching")
+    with pytest.raises(ConfigError, match="the model has not been calibrated: take the intensities none or matching"):
+        stainer.stain(planes, 20, intensities="calibration")
+
+
+def test_calibrations_come_back_as_they_were_written_and_nothing_else_changes(uncalibrated, calibrated, calibrations):
+    before, after = read_manifest(uncalibrated), read_manifest(calibrated)
+    assert read_calibrations(uncalibrated, before) == {}
+    found = read_calibrations(calibrated, after)
+    assert set(found) == set(calibrations) == {f"{magnification}/{target}" for magnification in (20, 40) for target in ("A1", "A2", "A3")}
+    assert all((found[name] == table).all() for name, table in calibrations.items())
+    assert vars(after) == vars(before) | {"intensities": "calibration"}
+
+
+def _changed(path: Path, **entries: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+
+def _without_one(path: Path) -> None:
+    tables = load_file(path)
+    del tables["20/A2"]
+    save_file(tables, path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda folder: _changed(folder / "bundle.json", format=2), "has format 2, this code reads 3"),
+        (lambda folder: _changed(folder / "bundle.json", intensities="best"), "keeps the intensities 'best', not one of none, matching"),
+        (lambda folder: (folder / "calibrations.safetensors").unlink(), "calibrations.safetensors cannot be read"),
+        (lambda folder: (folder / "calibrations.safetensors").write_bytes(b"damage"), "calibrations.safetensors cannot be read"),
+        (lambda folder: save_file({}, folder / "calibrations.safetensors"), "no calibration for 20/A1, 20/A2, 20/A3, 40/A1"),
+        (lambda folder: _without_one(folder / "calibrations.safetensors"), "no calibration for 20/A2:"),
+        (
+            lambda folder: save_file({"20/A1": np.zeros(10, np.uint16)}, folder / "calibrations.safetensors"),
+            r"is uint16 of shape \(10,\), not uint16 of \(65536,\)",
+        ),
+    ],
+    ids=["format", "way", "no file", "damaged file", "no tables", "a table missing", "a short table"],
+)
+def test_a_damaged_bundle_is_refused(calibrated, damage, sentence):
+    damage(calibrated)
+    with pytest.raises(BundleError, match=sentence):
+        Stainer(calibrated)
+
+
+@pytest.mark.parametrize("intensities", ["calibration", "none"])
+def test_a_bundle_is_not_calibrated_by_halves(bundle, calibrations, tmp_path, intensities):
+    folder = shutil.copytree(bundle, tmp_path / "bundle")
+    before = {path.name: path.read_bytes() for path in folder.glob("*.*")}
+    with pytest.raises(BundleError, match="no calibration for 40/A3"):
+        calibrate_bundle(folder, {name: table for name, table in calibrations.items() if name != "40/A3"}, intensities)
+    with pytest.raises(BundleError, match="'best'"):
+        calibrate_bundle(folder, calibrations, "best")
+    assert {path.name: path.read_bytes() for path in folder.glob("*.*")} == before
 
 
 def test_several_rows_are_several_fields(model, planes):
@@ -181,6 +350,12 @@ def test_the_first_version_is_champion_and_a_worse_one_is_candidate(workplace):
     assert {alias: str(version) for alias, version in registered.aliases.items()} == {"champion": "1", "candidate": "2"}
     assert "no better" in again.stdout
     assert "of version 1 on the same wells" in again.stdout
+    second = mlflow.MlflowClient().get_model_version("adipocyte", "2")
+    assert second.description.startswith("No better: pixel_metric")
+    assert "| validation wells | this version | version 1 |" in second.description
+    assert second.tags["intensities"] == load_stainer("models:/adipocyte/2").manifest.intensities
+    comparison = load_table(mlflow.get_run(second.run_id), "comparison.json")
+    assert list(comparison["new"]) == list(comparison["champion"])
 
 
 @pytest.mark.parametrize(("setting", "target"), [("a2", "A3"), ("segmenter", "A2"), ("a1", "A2")])
@@ -212,9 +387,14 @@ def test_a_plate_is_stained_once_and_the_same_command_goes_on(workplace, tmp_pat
     assert kept.stat().st_mtime_ns == time_of_kept
     assert lost.is_file()
 
-    other = workplace.mlflow_run(*args, "-P", "histogram_matching=false")
+    kept_way = load_stainer(MODEL).manifest.intensities
+    assert json.loads((out / "stained.json").read_text())["intensities"] == kept_way
+    named = stain_plate(load_stainer(MODEL), workplace.plate, out, intensities=kept_way)
+    assert (len(named.skipped), named.painted, named.problems) == (len(fields), [], [])
+    another_way = next(way for way in WAYS if way != kept_way)
+    other = workplace.mlflow_run(*args, "-P", f"intensities={another_way}")
     assert other.returncode == 1
-    assert "holds images of another plate, model or matching" in other.stderr
+    assert "holds images of another plate, model or intensities" in other.stderr
 
 
 def test_a_bad_field_is_named_and_does_not_stop_the_plate(workplace, tmp_path):
@@ -292,10 +472,11 @@ def test_the_server_paints_what_the_model_paints(server, model, planes):
         np.testing.assert_array_equal(painted, image(expected.loc[0, target]))
 
 
-def test_the_client_can_switch_matching_off(server, model, planes):
-    answer = StainClient(server).stain(planes, 20, histogram_matching=False)
-    expected = model.predict(request(encode_stack(planes)), params={"histogram_matching": False})
-    np.testing.assert_array_equal(answer.images["A3"], image(expected.loc[0, "A3"]))
+@pytest.mark.parametrize("matching", [None, True, False])
+def test_the_client_can_switch_matching_on_and_off_and_leave_it_to_the_model(server, model, planes, matching):
+    answer = StainClient(server).stain(planes, 20, histogram_matching=matching)
+    expected = load_stainer(MODEL).stain(planes, 20, intensities={None: None, True: "matching", False: "none"}[matching])
+    np.testing.assert_array_equal(answer.images["A3"], expected.images["A3"])
 
 
 def tiff(array: np.ndarray, **options: str) -> bytes:

@@ -2,7 +2,8 @@
 
 import importlib.metadata
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mlflow
@@ -13,11 +14,16 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
 import adipocyte
-from adipocyte.delivery.tracking import commit, network_of
+from adipocyte.config import RegisterConfig
+from adipocyte.delivery.assembly import assemble
+from adipocyte.delivery.tracking import log_table, store_dataset
 from adipocyte.errors import BundleError, RunError, StoreError
-from adipocyte.evaluation.fields import judge, summary
+from adipocyte.evaluation.figures import FieldPaths
+from adipocyte.evaluation.gate import Verdict, compare
+from adipocyte.evaluation.judgement import judge, metrics, table
+from adipocyte.evaluation.metric import Score
+from adipocyte.evaluation.painting import NONE, paint_fields
 from adipocyte.plate.tiff import encode_stack
-from adipocyte.staining.bundle import SEGMENTER, BundleManifest, write_bundle
 from adipocyte.staining.stainer import Stainer
 from adipocyte.store.reader import Store
 
@@ -36,74 +42,61 @@ SERVING_PACKAGES = (
     "torchvision",
 )
 _EXAMPLE_PX = 64
-_METRIC = "validation_pixel_metric"
 
 
 @dataclass(frozen=True)
 class Registered:
-    """A new version: its number, the alias it was given, and why."""
+    """A new version: its number, the alias it was given, and why; the way of intensities that its bundle keeps."""
 
     name: str
     version: str
     alias: str
     reason: str
+    intensities: str
 
     @property
     def uri(self) -> str:
         return f"models:/{self.name}/{self.version}"
 
 
-def register(store: Store, runs: dict[str, str], name: str) -> Registered:
-    """Bundle the networks of *runs* ("segmenter" and each target to a run id), log them as a model and register it as *name*.
+def register(store: Store, runs: dict[str, str], config: RegisterConfig) -> Registered:
+    """Bundle the networks of *runs* ("segmenter" and each target to a run id), log them as a model and register it.
 
-    The new version and the champion paint the store's validation wells, before matching; the better one is the champion
-    afterwards (lower mean over targets of MAE / median). Must be called inside an active run.
+    The new version paints the store's validation wells in every way of intensities; its bundle keeps the way that scores best. The
+    champion, if there is one, paints the same fields, and the better one is champion afterwards (see `evaluation.gate.compare`). Must be
+    called inside an active run.
 
     Raises RunError when a run is not what its network takes, BundleError when a network is damaged.
     """
+    held = _champion(config.name)
     with tempfile.TemporaryDirectory() as scratch:
-        bundle = gather(store, runs, Path(scratch) / "bundle")
-        stainer = Stainer(bundle)
-        metrics = validation_metrics(stainer, store)
-        mlflow.log_metrics({f"validation_{metric}": value for metric, value in metrics.items()})
+        assembled = assemble(store, runs, Path(scratch))
+        fields, obstacle = assembled.fields, ""
+        if held:
+            fields, obstacle = _beside(assembled.fields, held, store, Path(scratch) / CHAMPION)
+        judgement = judge(fields, NONE, feature_fields=config.feature_fields, workers=config.workers, seed=config.seed)
+        judgement = replace(judgement, kept=assembled.finish(judgement.scores))
+        targets = Stainer(assembled.folder).manifest.targets
         info = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(Path(__file__).with_name("stainer_model.py")),
-            artifacts={"bundle": str(bundle)},
+            artifacts={"bundle": str(assembled.folder)},
             code_paths=[str(Path(adipocyte.__file__).parent)],
-            signature=signature(stainer.manifest.targets),
+            signature=signature(targets),
             input_example=_example(store),
             pip_requirements=requirements(),
         )
-    alias, reason = _rank(stainer, metrics["pixel_metric"], _champion(name), store)
-    tags = {_METRIC: f"{metrics['pixel_metric']:.6f}", "store": store.digest, **{f"run.{network}": run for network, run in runs.items()}}
-    version = mlflow.register_model(info.model_uri, name, tags=tags)
-    mlflow.MlflowClient().set_registered_model_alias(name, alias, version.version)
-    return Registered(name, version.version, alias, reason)
-
-
-def gather(store: Store, runs: dict[str, str], folder: Path) -> Path:
-    """Write the bundle of *runs* into *folder* and return it. Raises RunError when a run is not what its network takes."""
-    targets = store.manifest.targets
-    manifest = BundleManifest(
-        targets=targets,
-        n_z_planes=store.manifest.n_z_planes,
-        scalings=store.manifest.scalings,
-        limits=store.manifest.limits,
-        runs=runs,
-        store_digest=store.digest,
-        commit=commit(),
-    )
-    histograms = {f"{m}/{target}": store.histogram(m, target) for m in store.magnifications for target in targets}
-    networks = {target: network_of(runs[target], "train_gan", store.digest, target) for target in targets}
-    networks[SEGMENTER] = network_of(runs[SEGMENTER], "train_segmenter", store.digest)
-    write_bundle(folder, manifest, networks, histograms)
-    return folder
-
-
-def validation_metrics(stainer: Stainer, store: Store) -> dict[str, float]:
-    """The summary of the validation wells (see `evaluation.fields.summary`)."""
-    return summary(judge(stainer, store, "validation"))
+    found = {f"validation_{name}": value for name, value in metrics(judgement).items()}
+    mlflow.log_metrics(found, dataset=store_dataset(store), model_id=info.model_id)
+    verdict = _verdict(judgement.scores, judgement.kept, held, obstacle, config.tolerance)
+    log_table([{"figure": figure, "new": new, "champion": old} for figure, new, old in verdict.table], "comparison")
+    tags = {"store": store.digest, "intensities": judgement.kept, **{f"run.{network}": run for network, run in runs.items()}}
+    version = mlflow.register_model(info.model_uri, config.name, tags=tags)
+    client = mlflow.MlflowClient()
+    client.update_model_version(config.name, version.version, _description(verdict, judgement.kept, held, table(judgement)))
+    alias = CHAMPION if verdict.wins else CANDIDATE
+    client.set_registered_model_alias(config.name, alias, version.version)
+    return Registered(config.name, version.version, alias, verdict.reason, judgement.kept)
 
 
 def load_stainer(uri: str) -> Stainer:
@@ -117,12 +110,17 @@ def load_stainer(uri: str) -> Stainer:
     return Stainer(Path(folder) / "artifacts" / "bundle")
 
 
+def model_id_of(uri: str) -> str | None:
+    """The id of the logged model behind *uri*, on whose page MLflow shows metrics; None for a bare folder."""
+    return mlflow.models.get_model_info(uri).model_id
+
+
 def signature(targets: tuple[str, ...]) -> ModelSignature:
     """The columns and parameters of a served model."""
     return ModelSignature(
         inputs=Schema([ColSpec("binary", "stack"), ColSpec("long", "magnification")]),
         outputs=Schema([ColSpec("binary", target) for target in targets] + [ColSpec("string", "warnings")]),
-        params=ParamSchema([ParamSpec("histogram_matching", "boolean", True)]),
+        params=ParamSchema([ParamSpec("histogram_matching", "boolean", None)]),
     )
 
 
@@ -147,19 +145,36 @@ def _champion(name: str) -> ModelVersion | None:
         return None
 
 
-def _rank(stainer: Stainer, metric: float, champion: ModelVersion | None, store: Store) -> tuple[str, str]:
-    """Which alias a new version deserves on the same validation wells as the champion, and why."""
-    if champion is None:
-        return CHAMPION, f"the first version ({_METRIC} {metric:.4f})"
-    stays = f"version {champion.version} stays champion, for it cannot be compared on this store"
+def _beside(fields: Sequence[FieldPaths], held: ModelVersion, store: Store, folder: Path) -> tuple[list[FieldPaths], str]:
+    """The *fields* with the champion's images beside the new version's, in the way it keeps; or without, and what is in the way."""
     try:
-        held = load_stainer(f"models:/{champion.name}/{champion.version}")
-        if held.manifest.targets != stainer.manifest.targets:
-            return CANDIDATE, f"{stays}: it paints {', '.join(held.manifest.targets)}, not {', '.join(stainer.manifest.targets)}"
-        to_beat = validation_metrics(held, store)["pixel_metric"]
+        stainer = load_stainer(f"models:/{held.name}/{held.version}")
+        if stainer.manifest.targets != store.manifest.targets:
+            return list(fields), f"it paints {', '.join(stainer.manifest.targets)}, not {', '.join(store.manifest.targets)}"
+        kept = stainer.manifest.intensities
+        painted = paint_fields(stainer, store, [field.key for field in fields], [kept], folder)
     except (StoreError, RunError, BundleError) as error:
-        return CANDIDATE, f"{stays}: {error}"
-    comparison = f"{_METRIC} {metric:.4f} against {to_beat:.4f} of version {champion.version} on the same wells"
-    if metric < to_beat:
-        return CHAMPION, f"better: {comparison}"
-    return CANDIDATE, f"no better: {comparison}, which stays champion"
+        return list(fields), str(error)
+    pairs = zip(fields, painted, strict=True)
+    return [replace(field, painted={**field.painted, CHAMPION: one.painted[kept]}) for field, one in pairs], ""
+
+
+def _verdict(scores: dict[str, Score], kept: str, held: ModelVersion | None, obstacle: str, tolerance: float) -> Verdict:
+    """Whether the new version is to be champion after the version *held*, if there is one."""
+    if held is None:
+        first = compare(scores[kept], scores[kept], tolerance).table
+        return Verdict(True, f"the first version ({first[0][0]} {first[0][1]:.4f})", [(figure, new, None) for figure, new, _ in first])
+    if CHAMPION not in scores:
+        return Verdict(False, f"version {held.version} stays champion, for it cannot be compared on this store: {obstacle}", [])
+    verdict = compare(scores[kept], scores[CHAMPION], tolerance)
+    end = f"of version {held.version} on the same wells" + ("" if verdict.wins else ", which stays champion")
+    return replace(verdict, reason=f"{verdict.reason} {end}")
+
+
+def _description(verdict: Verdict, kept: str, held: ModelVersion | None, figures: str) -> str:
+    """What the registry's page says of a version, in Markdown."""
+    other = f"version {held.version}" if held else "champion"
+    lines = [verdict.reason[0].upper() + verdict.reason[1:] + ".", "", f"Intensities: {kept}, as the validation wells prefer.", ""]
+    lines += [f"| validation wells | this version | {other} |", "|---|---|---|"]
+    lines += [f"| {figure} | {new:.4f} | {'–' if old is None else f'{old:.4f}'} |" for figure, new, old in verdict.table]
+    return "\n".join([*lines, "", "```", figures, "```"])

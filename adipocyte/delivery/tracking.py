@@ -4,16 +4,20 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import mlflow
+from mlflow.data.dataset_source_registry import resolve_dataset_source
+from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from adipocyte.errors import RunError, StoppedError
+from adipocyte.store.reader import Store
 
 STEP, STORE, TARGET = "adipocyte.step", "adipocyte.store", "adipocyte.target"
 SEGMENTER, VERSION = "adipocyte.segmenter", "adipocyte.version"
@@ -112,10 +116,32 @@ def network_of(run_id: str, step: str, store_digest: str, target: str = "") -> P
 
 def segmenter_of(run_id: str) -> str:
     """The run of the segmenter whose masks the A1 generator of *run_id* trained with. Raises RunError when there is no such run."""
+    return _tag_of(run_id, SEGMENTER, "A1")
+
+
+def target_of(run_id: str) -> str:
+    """The target that the generator of *run_id* paints. Raises RunError when there is no such run."""
+    return _tag_of(run_id, TARGET, "a target")
+
+
+def _tag_of(run_id: str, tag: str, what: str) -> str:
     try:
-        return mlflow.get_run(run_id).data.tags[SEGMENTER]
+        return mlflow.get_run(run_id).data.tags[tag]
     except (MlflowException, KeyError) as error:
-        raise RunError(f"run {run_id!r} is no run of train_gan of A1 ({error}): give the id of one, as mlflow ui shows it") from error
+        raise RunError(f"run {run_id!r} is no run of train_gan of {what} ({error}): give the id of one, as mlflow ui shows it") from error
+
+
+def store_dataset(store: Store) -> MetaDataset:
+    """A prepared store as MLflow shows which data a run or a metric is of."""
+    return folder_dataset(store.folder, store.digest)
+
+
+def folder_dataset(folder: Path, digest: str) -> MetaDataset:
+    """A folder whose content *digest* stands for."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow knows several words for a local folder, and says so
+        source = resolve_dataset_source(str(folder.resolve()))
+    return MetaDataset(source, name=folder.name, digest=digest)
 
 
 def log_table(rows: list[dict[str, Any]], name: str) -> None:

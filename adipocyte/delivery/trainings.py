@@ -8,7 +8,6 @@ import shutil
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,15 +18,13 @@ from urllib.parse import urlparse
 import mlflow
 import numpy as np
 from mlflow import MlflowClient
-from mlflow.data.dataset_source_registry import resolve_dataset_source
-from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import Metric, Run
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from numpy.typing import NDArray
 
 from adipocyte.config import build
-from adipocyte.delivery.tracking import NETWORK, SETTINGS, STEP, STORE, TARGET, step_run
+from adipocyte.delivery.tracking import NETWORK, SETTINGS, STEP, STORE, TARGET, step_run, store_dataset
 from adipocyte.errors import AdipocyteError, ConfigError, DivergedError, RunError
 from adipocyte.store.reader import Store
 from adipocyte.training.course import NETWORK as NETWORK_FOLDER
@@ -130,7 +127,7 @@ def training_run(step: str, config: Any, store: Store, **tags: str) -> Iterator[
             if not config.resume:
                 stack.enter_context(_held(store, run_id))
             stack.enter_context(_saying_how_to_go_on(step, tags.get("target", ""), store, run_id))
-            _log_store(store)
+            mlflow.log_input(store_dataset(store), context="training")
             training = Training(_folder(store, run_id), MlflowTracker(run), run_id)
             yield training
     finally:
@@ -256,11 +253,3 @@ def _saying_how_to_go_on(step: str, target: str, store: Store, run_id: str) -> I
         command = " ".join([f"mlflow run . -e {step}", *(f"-P {name}={value}" for name, value in settings.items() if value)])
         kind = type(error) if isinstance(error, AdipocyteError) else RunError
         raise kind(f"{error}. The state of step {kept} is kept; to go on from it: {command}") from error
-
-
-def _log_store(store: Store) -> None:
-    """Let MLflow show which data the active run saw."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MLflow knows several words for a local folder, and says so
-        source = resolve_dataset_source(str(store.folder.resolve()))
-    mlflow.log_input(MetaDataset(source, name=store.folder.name, digest=store.digest), context="training")

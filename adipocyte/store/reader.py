@@ -74,6 +74,10 @@ class Store:
         part = self._array(field_path(self.folder, key))[(self._channels.index(target), *alignment.source(window, shape))]
         return alignment.resample(part, window, shape)
 
+    def stain(self, key: FieldKey, target: str) -> NDArray[np.uint16]:
+        """A stain of a field as the microscope took it, in its own frame: (Y, X) in counts."""
+        return self._array(field_path(self.folder, key))[self._channels.index(target)]
+
     def planes_and_target(self, key: FieldKey, target: str, window: Window = WHOLE) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
         """`planes` and `target`, in one reading where they lie on top of each other."""
         if not self.alignment(key).is_identity:

@@ -1,4 +1,4 @@
-"""Work shared out to processes, which end when the one that asked for it does."""
+"""Work shared out to processes of one thread each, which end when the one that asked for it does."""
 
 import multiprocessing
 import os
@@ -29,14 +29,18 @@ def each(function: Callable[[Item], Result], items: Iterable[Item], workers: int
             for future in as_completed([pool.submit(function, item) for item in items]):
                 yield future.result()
         except BrokenProcessPool as error:
-            advice = "give it fewer, -P workers=1, or more memory, and run the same command again: finished fields are kept"
+            advice = "give it fewer, -P workers=1, or more memory, and run the same command again"
             raise StoreError(f"one of {workers} workers was killed, which is what happens when memory runs out: {advice}") from error
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 def _serve() -> None:
-    """Leave Ctrl-C to the process that gave the work, and do not outlive it: nobody would tell a worker that it was killed."""
+    """Leave Ctrl-C to the process that gave the work, and do not outlive it: nobody would tell a worker that it was killed.
+
+    One thread each, set before the libraries that read it are imported: more would fight over the cores.
+    """
+    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_follow, args=(multiprocessing.parent_process().sentinel,), daemon=True).start()
 

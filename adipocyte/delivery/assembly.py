@@ -1,0 +1,78 @@
+"""From finished runs to a whole bundle: networks, calibrations, and the way of intensities that the validation wells prefer."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from adipocyte.config import WAYS
+from adipocyte.delivery.tracking import commit, network_of, segmenter_of, target_of
+from adipocyte.evaluation.figures import FieldPaths
+from adipocyte.evaluation.metric import Score
+from adipocyte.evaluation.painting import NONE, Tables, cross_calibrated, fit_calibrations, paint_fields
+from adipocyte.staining.bundle import SEGMENTER, BundleManifest, calibrate_bundle, write_bundle
+from adipocyte.staining.stainer import Stainer
+from adipocyte.store.reader import Store
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A bundle under way: its *folder*, the validation *fields* as it paints them in every way that can be judged by them, and the
+    *calibrations* fitted on all of these.
+    """
+
+    folder: Path
+    fields: list[FieldPaths]
+    calibrations: Tables
+
+    def finish(self, scores: dict[str, Score]) -> str:
+        """Let the bundle keep the way that scored best, and return it: the one that loses the fewest features, then that with the lowest
+        combined metric, or, where no feature was measured, pixel metric.
+        """
+        kept = min((way for way in WAYS if way in scores), key=lambda way: (scores[way].n_left_out, _metric(scores[way])))
+        calibrate_bundle(self.folder, self.calibrations, kept)
+        return kept
+
+
+def assemble(store: Store, runs: dict[str, str], folder: Path) -> Assembled:
+    """Write the networks of *runs* (targets, and "segmenter" where A1 is one, to run ids) into *folder* and paint the validation wells.
+
+    The calibrations that the fields are painted with, to be judged, are fitted on others of them (see `cross_calibrated`). Raises RunError
+    when a run is not what its network takes, BundleError when a network is damaged.
+    """
+    bundle = gather(store, runs, folder / "bundle")
+    stainer = Stainer(bundle)
+    fields = paint_fields(stainer, store, store.keys("validation"), stainer.ways, folder)
+    calibrations = fit_calibrations(fields)
+    if calibrations.keys() != set(stainer.manifest.paintings):  # a magnification without a validation field
+        return Assembled(bundle, fields, {})
+    return Assembled(bundle, cross_calibrated(fields, folder), calibrations)
+
+
+def gather(store: Store, runs: dict[str, str], folder: Path) -> Path:
+    """Write the bundle of *runs* into *folder* and return it. Raises RunError when a run is not what its network takes."""
+    targets = tuple(target for target in store.manifest.targets if target in runs)
+    manifest = BundleManifest(
+        targets=targets,
+        n_z_planes=store.manifest.n_z_planes,
+        scalings=store.manifest.scalings,
+        limits=store.manifest.limits,
+        runs=runs,
+        store_digest=store.digest,
+        commit=commit(),
+        intensities=NONE,
+    )
+    histograms = {f"{m}/{target}": store.histogram(m, target) for m in store.magnifications for target in targets}
+    networks = {target: network_of(runs[target], "train_gan", store.digest, target) for target in targets}
+    if SEGMENTER in runs:
+        networks[SEGMENTER] = network_of(runs[SEGMENTER], "train_segmenter", store.digest)
+    write_bundle(folder, manifest, networks, histograms)
+    return folder
+
+
+def runs_by_network(run_ids: tuple[str, ...]) -> dict[str, str]:
+    """Training runs by target, with the segmenter whose masks A1 trained with. Raises RunError when one is no run of train_gan."""
+    runs = {target_of(run_id): run_id for run_id in run_ids}
+    return runs | {SEGMENTER: segmenter_of(runs["A1"])} if "A1" in runs else runs
+
+
+def _metric(score: Score) -> float:
+    return score.pixel_metric if score.combined_metric is None else score.combined_metric

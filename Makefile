@@ -20,8 +20,9 @@ $(VENV)/ready: conda.yaml pyproject.toml
 demo: setup
 	mlflow run . -e demo --env-manager local
 
+# A process for each of two cores, one thread each: more threads would wait for each other.
 test: setup
-	pytest
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
 
 ui: setup
 	mlflow ui

@@ -6,37 +6,57 @@ from skimage import morphology
 
 CROSS = morphology.disk(1)
 TILE_PX = 256
+N_BANDS = 512
 
 
 def reconstruct(seed: NDArray[np.floating], ceiling: NDArray[np.floating]) -> NDArray[np.floating]:
     """Let the bright of *seed* spread over 4-neighbours, under *ceiling*, as far as it goes. All (Y, X), of one dtype.
 
-    What `skimage.morphology.reconstruction` gives, three times sooner: that sorts all pixels, for which tiles fit the processor's cache
-    and whole fields do not. What still spreads from tile to tile is then followed pixel by pixel (Vincent 1993, section 4.3).
+    What `skimage.morphology.reconstruction` gives, two to four times sooner: that sorts all pixels, for which tiles fit the processor's
+    cache and whole fields do not. What then spreads from tile to tile is followed pixel by pixel (Vincent 1993, section 4.3), in bands
+    of brightness from the brightest down, so that few pixels are raised twice.
     """
     grown = np.empty_like(seed)
-    frontier = np.zeros(seed.shape, dtype=bool)
+    edges = np.zeros(seed.shape, dtype=bool)
     for y in range(0, seed.shape[0], TILE_PX):
         for x in range(0, seed.shape[1], TILE_PX):
             tile = np.s_[y : y + TILE_PX, x : x + TILE_PX]
             grown[tile] = morphology.reconstruction(seed[tile], ceiling[tile], footprint=CROSS)
             for edge in (0, -1):
-                frontier[tile][edge] = frontier[tile][:, edge] = True
+                edges[tile][edge] = edges[tile][:, edge] = True
+    return _spread(grown, ceiling, edges)
 
-    # A rim of zeros: nothing can be lower, so nothing spreads into it that would come back.
-    light, limit = np.pad(grown, 1).ravel(), np.pad(ceiling, 1).ravel()
-    width = seed.shape[1] + 2
-    spreading = np.flatnonzero(np.pad(frontier, 1))
-    while spreading.size:
-        raised = [_raise(light, limit, spreading, step) for step in (1, -1, width, -width)]
-        spreading = np.unique(np.concatenate(raised))
+
+def _spread(grown: NDArray[np.floating], ceiling: NDArray[np.floating], edges: NDArray[np.bool_]) -> NDArray[np.floating]:
+    """Follow what can still be raised, from the pixels on *edges*. All (Y, X)."""
+    # Under a rim of the least there is, nothing spreads into the rim that could come back.
+    least, width = grown.min(), grown.shape[1] + 2
+    light, limit = (np.pad(image, 1, constant_values=least).ravel() for image in (grown, ceiling))
+    steps = (1, -1, width, -width)
+    waiting = np.pad(edges, 1).ravel()
+    front = np.flatnonzero(waiting)
+    for band in [*np.quantile(grown, np.linspace(1, 0, N_BANDS)), -np.inf]:
+        bright = light[front] >= band
+        active, later = front[bright], [front[~bright]]
+        while active.size:
+            waiting[active] = False
+            raised = np.concatenate([_raise(light, limit, waiting, active, step) for step in steps])
+            bright = light[raised] >= band
+            active = raised[bright]
+            later.append(raised[~bright])
+        front = np.concatenate(later)
     return light.reshape(-1, width)[1:-1, 1:-1]
 
 
-def _raise(light: NDArray[np.floating], limit: NDArray[np.floating], places: NDArray[np.intp], step: int) -> NDArray[np.intp]:
-    """Lift the pixels a *step* beside *places* as far as their limits let them. Returns those that were lifted."""
+def _raise(
+    light: NDArray[np.floating], limit: NDArray[np.floating], waiting: NDArray[np.bool_], places: NDArray[np.intp], step: int
+) -> NDArray[np.intp]:
+    """Raise the pixels a *step* beside *places* as far as their limits let them. Returns, and marks, those that were not waiting yet."""
     beside = places + step
-    lifted = np.minimum(light[places], limit[beside])
-    higher = lifted > light[beside]
-    light[beside[higher]] = lifted[higher]
-    return beside[higher]
+    raised = np.minimum(light[places], limit[beside])
+    higher = raised > light[beside]
+    beside = beside[higher]
+    light[beside] = raised[higher]
+    fresh = beside[~waiting[beside]]
+    waiting[fresh] = True
+    return fresh

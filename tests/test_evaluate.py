@@ -14,6 +14,7 @@ from adipocyte.config import TARGETS, PreprocessConfig
 from adipocyte.errors import StoreError
 from adipocyte.evaluation.judgement import judge
 from adipocyte.evaluation.painting import cross_calibrated, fit_calibrations, paint_fields
+from adipocyte.evaluation.pictures import preview
 from adipocyte.networks.files import save_network
 from adipocyte.networks.unet import UNetSpec, build_unet
 from adipocyte.plate.reader import FieldKey, RawField, write_field
@@ -99,6 +100,15 @@ def test_each_way_is_that_of_the_stainer(shifted_store, stainer, painted):
     assert (matched != plain).any()
     ranks = np.argsort(plain, axis=None, kind="stable")
     assert (np.diff(matched.ravel()[ranks].astype(int)) >= 0).all()
+
+
+def test_the_preview_shows_each_target_with_its_error_where_both_were_seen(shifted_store, stainer):
+    [key] = shifted_store.keys("test")
+    titles = [panel.get_title() for panel in preview(stainer, shifted_store, key).axes]
+    images, valid = stainer.stain(shifted_store.planes(key), 20, intensities="none").images, shifted_store.valid(key)
+    for target in TARGETS:
+        error = np.abs(shifted_store.target(key, target)[valid].astype(float) - images[target][valid]).mean()
+        assert f"error (MAE {error:.0f} counts)" in titles
 
 
 def test_a_model_of_one_target_leaves_the_others_to_the_truth(shifted_store, tmp_path):

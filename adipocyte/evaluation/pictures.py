@@ -22,7 +22,7 @@ def preview(stainer: Stainer, store: Store, key: FieldKey) -> Figure:
     figure.suptitle(f"Field {key}")
     for row, (target, painted) in zip(figure.subplots(len(images), 4, squeeze=False), images.items(), strict=True):
         truth = store.target(key, target)
-        figures = pixel_figures(truth[valid], painted[valid], store.median(key.magnification, target))
+        figures = pixel_figures(truth[valid], painted[valid])
         low, high = display_range(truth)
         middle, error = planes[len(planes) // 2], np.abs(truth.astype(np.int32) - painted)
         panels = [

@@ -308,6 +308,9 @@ class RegisterConfig:
     tolerance: float = option(
         "By what share a new champion may be worse than the old one on a single target's MAE / median.", 0.05, low=0, high=1
     )
+    storage: str = option(
+        "How the weights are kept on disk: as they are, or as bfloat16 at half the size.", "float32", choices=("float32", "bfloat16")
+    )
     feature_fields: int = _feature_fields(4)
     workers: int = _judging_workers()
     seed: int = _seed()
@@ -342,6 +345,15 @@ class StainConfig:
         "kept",
         choices=("kept", *WAYS),
     )
+    tile_px: int = option(
+        "Side of the tiles that a field is painted in, in pixels; 0: in one piece, or as large as memory allows.",
+        0,
+        low=0,
+        high=10016,
+        multiple=32,
+    )
+    tta: str = option("Average the paintings of a field turned and mirrored in all eight ways: off, or on.", "off", choices=("off", "on"))
+    memory_mb: int = option("Memory that painting a field may take, in MB; 0: three quarters of what is free.", 0, low=0, high=10_000_000)
 
 
 @dataclass(frozen=True, kw_only=True)

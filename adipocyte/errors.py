@@ -13,6 +13,10 @@ class ImageError(AdipocyteError, ValueError):
     """One image or stack cannot be used: wrong dtype, number of planes, size or bytes."""
 
 
+class MemoryLimitError(ImageError):
+    """A field would take more memory than is allowed."""
+
+
 class PlateError(AdipocyteError, ValueError):
     """A raw plate cannot be used: files missing, doubled or unreadable."""
 

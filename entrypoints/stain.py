@@ -18,10 +18,11 @@ def stain(config: StainConfig) -> None:
     from adipocyte.plate.scan import problem_table, scan_plate
 
     scan_plate(Path(config.plate), targets=())  # a wrong folder should be told before a model is fetched
-    stainer = load_stainer(config.model)
+    stainer = load_stainer(config.model, config.memory_mb or None)
     with step_run("stain", config):
         intensities = None if config.intensities == "kept" else config.intensities
-        result = stain_plate(stainer, Path(config.plate), Path(config.out), intensities=intensities)
+        ways = {"intensities": intensities, "tile_px": config.tile_px or None, "tta": config.tta == "on"}
+        result = stain_plate(stainer, Path(config.plate), Path(config.out), **ways)
         mlflow.log_metrics({"painted": len(result.painted), "skipped": len(result.skipped), "problems": len(result.problems)})
         mlflow.log_dict({str(key): list(sentences) for key, sentences in result.warnings.items()}, "warnings.json")
         for key, sentences in result.warnings.items():

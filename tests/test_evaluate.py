@@ -45,6 +45,8 @@ def bundle_of(store: Store, folder: Path, targets: tuple[str, ...]) -> Stainer:
         runs={},
         store_digest=store.digest,
         commit="none",
+        version="none",
+        licences={},
         intensities="none",
     )
     histograms = {f"{m}/{target}": store.histogram(m, target) for m in store.magnifications for target in targets}

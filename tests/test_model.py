@@ -20,14 +20,13 @@ import pytest
 import requests
 import tifffile
 from mlflow.exceptions import MlflowException
-from safetensors.numpy import load_file, save_file
 from skimage.exposure import match_histograms
 
 from adipocyte.config import TARGETS, WAYS
 from adipocyte.delivery.batch import stain_plate
 from adipocyte.delivery.client import ServiceError, StainClient
 from adipocyte.delivery.registry import SERVING_PACKAGES, load_stainer, signature
-from adipocyte.errors import BundleError, ConfigError
+from adipocyte.errors import ConfigError
 from adipocyte.evaluation.pixels import FIGURES
 from adipocyte.plate.scan import scan_plate
 from adipocyte.plate.tiff import decode_stack, encode_stack, read_image
@@ -265,58 +264,6 @@ def test_a_bundle_without_calibrations_refuses_that_way(uncalibrated, planes):
     assert stainer.ways == ("none", "matching")
     with pytest.raises(ConfigError, match="the model has not been calibrated: take the intensities none or matching"):
         stainer.stain(planes, 20, intensities="calibration")
-
-
-def test_calibrations_come_back_as_they_were_written_and_nothing_else_changes(uncalibrated, calibrated, calibrations):
-    before, after = read_manifest(uncalibrated), read_manifest(calibrated)
-    assert read_calibrations(uncalibrated, before) == {}
-    found = read_calibrations(calibrated, after)
-    assert set(found) == set(calibrations) == {f"{magnification}/{target}" for magnification in (20, 40) for target in ("A1", "A2", "A3")}
-    assert all((found[name] == table).all() for name, table in calibrations.items())
-    assert vars(after) == vars(before) | {"intensities": "calibration"}
-
-
-def _changed(path: Path, **entries: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
-
-
-def _without_one(path: Path) -> None:
-    tables = load_file(path)
-    del tables["20/A2"]
-    save_file(tables, path)
-
-
-@pytest.mark.parametrize(
-    ("damage", "sentence"),
-    [
-        (lambda folder: _changed(folder / "bundle.json", format=2), "has format 2, this code reads 3"),
-        (lambda folder: _changed(folder / "bundle.json", intensities="best"), "keeps the intensities 'best', not one of none, matching"),
-        (lambda folder: (folder / "calibrations.safetensors").unlink(), "calibrations.safetensors cannot be read"),
-        (lambda folder: (folder / "calibrations.safetensors").write_bytes(b"damage"), "calibrations.safetensors cannot be read"),
-        (lambda folder: save_file({}, folder / "calibrations.safetensors"), "no calibration for 20/A1, 20/A2, 20/A3, 40/A1"),
-        (lambda folder: _without_one(folder / "calibrations.safetensors"), "no calibration for 20/A2:"),
-        (
-            lambda folder: save_file({"20/A1": np.zeros(10, np.uint16)}, folder / "calibrations.safetensors"),
-            r"is uint16 of shape \(10,\), not uint16 of \(65536,\)",
-        ),
-    ],
-    ids=["format", "way", "no file", "damaged file", "no tables", "a table missing", "a short table"],
-)
-def test_a_damaged_bundle_is_refused(calibrated, damage, sentence):
-    damage(calibrated)
-    with pytest.raises(BundleError, match=sentence):
-        Stainer(calibrated)
-
-
-@pytest.mark.parametrize("intensities", ["calibration", "none"])
-def test_a_bundle_is_not_calibrated_by_halves(bundle, calibrations, tmp_path, intensities):
-    folder = shutil.copytree(bundle, tmp_path / "bundle")
-    before = {path.name: path.read_bytes() for path in folder.glob("*.*")}
-    with pytest.raises(BundleError, match="no calibration for 40/A3"):
-        calibrate_bundle(folder, {name: table for name, table in calibrations.items() if name != "40/A3"}, intensities)
-    with pytest.raises(BundleError, match="'best'"):
-        calibrate_bundle(folder, calibrations, "best")
-    assert {path.name: path.read_bytes() for path in folder.glob("*.*")} == before
 
 
 def test_several_rows_are_several_fields(model, planes):

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import adipocyte
 from adipocyte.config import WAYS
-from adipocyte.delivery.tracking import commit, network_of, segmenter_of, target_of
+from adipocyte.delivery.tracking import commit, encoder_weights_of, network_of, segmenter_of, target_of
 from adipocyte.evaluation.figures import FieldPaths
 from adipocyte.evaluation.metric import Score
 from adipocyte.evaluation.painting import NONE, Tables, cross_calibrated, fit_calibrations, paint_fields
@@ -32,13 +33,14 @@ class Assembled:
         return kept
 
 
-def assemble(store: Store, runs: dict[str, str], folder: Path) -> Assembled:
+def assemble(store: Store, runs: dict[str, str], folder: Path, storage: str = "float32") -> Assembled:
     """Write the networks of *runs* (targets, and "segmenter" where A1 is one, to run ids) into *folder* and paint the validation wells.
 
+    *storage* is the precision that the bundle keeps weights in.
     The calibrations that the fields are painted with, to be judged, are fitted on others of them (see `cross_calibrated`). Raises RunError
     when a run is not what its network takes, BundleError when a network is damaged.
     """
-    bundle = gather(store, runs, folder / "bundle")
+    bundle = gather(store, runs, folder / "bundle", storage)
     stainer = Stainer(bundle)
     fields = paint_fields(stainer, store, store.keys("validation"), stainer.ways, folder)
     calibrations = fit_calibrations(fields)
@@ -47,7 +49,7 @@ def assemble(store: Store, runs: dict[str, str], folder: Path) -> Assembled:
     return Assembled(bundle, cross_calibrated(fields, folder), calibrations)
 
 
-def gather(store: Store, runs: dict[str, str], folder: Path) -> Path:
+def gather(store: Store, runs: dict[str, str], folder: Path, storage: str) -> Path:
     """Write the bundle of *runs* into *folder* and return it. Raises RunError when a run is not what its network takes."""
     targets = tuple(target for target in store.manifest.targets if target in runs)
     manifest = BundleManifest(
@@ -58,7 +60,10 @@ def gather(store: Store, runs: dict[str, str], folder: Path) -> Path:
         runs=runs,
         store_digest=store.digest,
         commit=commit(),
+        version=adipocyte.__version__,
+        licences={"code": "MIT", **{network: _licence(encoder_weights_of(run)) for network, run in runs.items()}},
         intensities=NONE,
+        storage=storage,
     )
     histograms = {f"{m}/{target}": store.histogram(m, target) for m in store.magnifications for target in targets}
     networks = {target: network_of(runs[target], "train_gan", store.digest, target) for target in targets}
@@ -72,6 +77,14 @@ def runs_by_network(run_ids: tuple[str, ...]) -> dict[str, str]:
     """Training runs by target, with the segmenter whose masks A1 trained with. Raises RunError when one is no run of train_gan."""
     runs = {target_of(run_id): run_id for run_id in run_ids}
     return runs | {SEGMENTER: segmenter_of(runs["A1"])} if "A1" in runs else runs
+
+
+def _licence(encoder_weights: str) -> str:
+    """The terms of the weights that a network started from."""
+    return {
+        "none": "trained from random weights",
+        "imagenet": "started from the ImageNet weights that segmentation-models-pytorch fetches; the terms of ImageNet apply",
+    }.get(encoder_weights, f"started from the weights of {encoder_weights}, under their owner's terms")
 
 
 def _metric(score: Score) -> float:

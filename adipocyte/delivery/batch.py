@@ -24,12 +24,14 @@ class StainedPlate:
     warnings: dict[FieldKey, tuple[str, ...]]
 
 
-def stain_plate(stainer: Stainer, plate: Path, out: Path, *, intensities: str | None = None) -> StainedPlate:
+def stain_plate(
+    stainer: Stainer, plate: Path, out: Path, *, intensities: str | None = None, tile_px: int | None = None, tta: bool = False
+) -> StainedPlate:
     """Paint every field of a raw *plate* into *out*, uint16 TIFFs under the challenge's names.
 
     A field whose images are all there is skipped, so the same command continues an interrupted one; a field that is not whole or
     cannot be read is recorded and does not stop the plate. `stained.json` in *out* says what painted which plate, and how.
-    *intensities* is a way for `Stainer.rescale`; None: the one that the bundle keeps.
+    *intensities* (None: as the bundle keeps), *tile_px* and *tta* are those of `Stainer.stain`.
 
     Raises PlateError when there is no plate, *out* lies in the plate or holds images of another plate, model or way; ConfigError when
     the bundle does not know the way.
@@ -38,7 +40,7 @@ def stain_plate(stainer: Stainer, plate: Path, out: Path, *, intensities: str | 
     scanned = scan_plate(plate, targets=())
     if out.resolve().is_relative_to(plate.resolve()):
         raise PlateError(f"{out} lies in the raw plate, which is never written to: name another folder with -P out=<folder>")
-    _claim(out, {"plate": str(plate.resolve()), "bundle": asdict(stainer.manifest), "intensities": way})
+    _claim(out, {"plate": str(plate.resolve()), "bundle": asdict(stainer.manifest), "intensities": way, "tta": tta})
     result = StainedPlate([], [], list(scanned.problems), {})
     for field in tqdm(scanned.fields, desc="stain", unit="field"):
         paths = {target: stained_path(out, field, target) for target in stainer.manifest.targets}
@@ -46,16 +48,16 @@ def stain_plate(stainer: Stainer, plate: Path, out: Path, *, intensities: str | 
             result.skipped.append(field.key)
             continue
         try:
-            result.warnings[field.key] = _stain_field(stainer, field, paths, way)
+            result.warnings[field.key] = _stain_field(stainer, field, paths, way, tile_px, tta)
             result.painted.append(field.key)
         except (ImageError, PlateError) as error:
             result.problems.append(problem_of(field.key, error))
     return result
 
 
-def _stain_field(stainer: Stainer, field: FieldFiles, paths: dict[str, Path], way: str) -> tuple[str, ...]:
+def _stain_field(stainer: Stainer, field: FieldFiles, paths: dict[str, Path], way: str, tile_px: int | None, tta: bool) -> tuple[str, ...]:
     planes = read_field(field, ()).planes
-    stained = stainer.stain(planes, field.key.magnification, intensities=way)
+    stained = stainer.stain(planes, field.key.magnification, intensities=way, tile_px=tile_px, tta=tta)
     for target, image in stained.images.items():
         write_image(paths[target], image)
     return stained.warnings

@@ -34,6 +34,7 @@ SERVING_PACKAGES = (
     "mlflow",
     "numpy",
     "opencv-python-headless",
+    "psutil",
     "safetensors",
     "scipy",
     "segmentation-models-pytorch",
@@ -70,7 +71,7 @@ def register(store: Store, runs: dict[str, str], config: RegisterConfig) -> Regi
     """
     held = _champion(config.name)
     with tempfile.TemporaryDirectory() as scratch:
-        assembled = assemble(store, runs, Path(scratch))
+        assembled = assemble(store, runs, Path(scratch), config.storage)
         fields, obstacle = assembled.fields, ""
         if held:
             fields, obstacle = _beside(assembled.fields, held, store, Path(scratch) / CHAMPION)
@@ -99,15 +100,18 @@ def register(store: Store, runs: dict[str, str], config: RegisterConfig) -> Regi
     return Registered(config.name, version.version, alias, verdict.reason, judgement.kept)
 
 
-def load_stainer(uri: str) -> Stainer:
-    """The stainer inside a registered model ("models:/adipocyte@champion"). Raises RunError when there is no such model."""
+def load_stainer(uri: str, memory_mb: float | None = None) -> Stainer:
+    """The stainer inside a registered model ("models:/adipocyte@champion"), bounded to *memory_mb* (see `Stainer`).
+
+    Raises RunError when there is no such model.
+    """
     try:
         folder = mlflow.artifacts.download_artifacts(uri)
     except (MlflowException, OSError) as error:
         raise RunError(
             f"there is no registered model at {uri} ({error}): make one with mlflow run . -e register, or name another"
         ) from error
-    return Stainer(Path(folder) / "artifacts" / "bundle")
+    return Stainer(Path(folder) / "artifacts" / "bundle", memory_mb)
 
 
 def model_id_of(uri: str) -> str | None:

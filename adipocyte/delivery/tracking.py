@@ -124,6 +124,11 @@ def target_of(run_id: str) -> str:
     return _tag_of(run_id, TARGET, "a target")
 
 
+def encoder_weights_of(run_id: str) -> str:
+    """What the encoder of a training run's network started from: "none", "imagenet" or a file."""
+    return mlflow.get_run(run_id).data.params.get("config.encoder_weights", "none")
+
+
 def _tag_of(run_id: str, tag: str, what: str) -> str:
     try:
         return mlflow.get_run(run_id).data.tags[tag]

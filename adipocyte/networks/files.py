@@ -1,6 +1,7 @@
 """One network on disk: `network.json` (how to build it) and `weights.safetensors`. Nothing is unpickled."""
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import nn
 from adipocyte.errors import BundleError
 from adipocyte.networks.unet import UNetSpec, build_unet
 
-_SPEC, _WEIGHTS = "network.json", "weights.safetensors"
+NETWORK_FILES = _SPEC, _WEIGHTS = "network.json", "weights.safetensors"
 
 
 def save_network(folder: Path, spec: UNetSpec, network: nn.Module) -> None:
@@ -31,8 +32,29 @@ def save_network(folder: Path, spec: UNetSpec, network: nn.Module) -> None:
     (folder / f".{_SPEC}.partial").replace(folder / _SPEC)
 
 
+def copy_network(source: Path, folder: Path, storage: str) -> None:
+    """Copy the network in *source* into *folder*, its weights in *storage*: "float32" as they are, "bfloat16" at half the size.
+
+    Biases and the statistics of normalisations, which weigh little, stay float32. Raises BundleError when the network is damaged.
+    """
+    folder.mkdir(parents=True)
+    shutil.copyfile(source / _SPEC, folder / _SPEC)
+    if storage == "float32":
+        shutil.copyfile(source / _WEIGHTS, folder / _WEIGHTS)
+        return
+    try:
+        state = load_file(source / _WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise BundleError(f"the weights in {source} cannot be read ({error}): train the network again") from error
+    halved = {name: tensor.bfloat16() if tensor.ndim > 1 and tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    save_file(halved, folder / _WEIGHTS)
+
+
 def load_network(folder: Path, device: torch.device | str = "cpu") -> tuple[UNetSpec, nn.Module]:
-    """Build the network in *folder* and give it its weights, ready to predict. Raises BundleError when it is damaged or not there."""
+    """Build the network in *folder* and give it its weights, ready to predict in float32 on *device*.
+
+    Raises BundleError when it is damaged or not there.
+    """
     try:
         spec = UNetSpec(**json.loads((folder / _SPEC).read_text()))
         network = build_unet(spec)

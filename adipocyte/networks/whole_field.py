@@ -1,23 +1,125 @@
-"""A network on a whole field of any size."""
+"""A network on a field of any size: in one piece, or in tiles that overlap and leave no seam."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from adipocyte.errors import ConfigError
 from adipocyte.imaging.padding import pad_to_multiple
 from adipocyte.networks.unet import DIVISOR
 
+# Nearer to a cut than this, a network may see that something is missing. Measured: docs/serving.md.
+HALO_PX = 256
+_BLEND_PX = 64
+SMALLEST_TILE_PX = 768
 
-@torch.inference_mode()
+Window = tuple[slice, slice]
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Square tiles of `side_px`, all that a network sees at once; what lies within `halo_px` of a cut is thrown away.
+
+    Neighbours overlap by twice the halo and a ramp of 64 pixels, over which one fades into the other. Both are multiples of 32 pixels, so
+    that tiles lie on the grid of the network's halvings. Raises ConfigError when they are not, or nothing would be left of a tile.
+    """
+
+    side_px: int
+    halo_px: int = HALO_PX
+
+    def __post_init__(self) -> None:
+        if self.side_px % DIVISOR or self.halo_px % DIVISOR or self.step_px < DIVISOR:
+            least = 2 * self.halo_px + _BLEND_PX + DIVISOR
+            raise ConfigError(
+                f"tiles of {self.side_px} pixels with a halo of {self.halo_px} cannot be laid: both must be multiples of {DIVISOR}, "
+                f"the side at least {least}"
+            )
+
+    @property
+    def step_px(self) -> int:
+        """From one tile to the next."""
+        return self.side_px - 2 * self.halo_px - _BLEND_PX
+
+
 def predict_field(network: nn.Module, source: NDArray[np.float32]) -> NDArray[np.float32]:
     """Run *network*, in evaluation mode, on a (C, Y, X) field of any size in network units. Returns its (Y, X) output."""
-    height, width = source.shape[-2:]
-    device = next(network.parameters()).device
-    padded = torch.from_numpy(pad_to_multiple(source, DIVISOR))[None].to(device)
-    return network(padded)[0, 0, :height, :width].float().cpu().numpy()
+    return predict_windows(network, lambda window: source[(slice(None), *window)], source.shape[-2:])
 
 
 def segment_field(segmenter: nn.Module, planes: NDArray[np.float32]) -> NDArray[np.bool_]:
     """The nuclei mask that *segmenter* sees in normalised (Z, Y, X) planes: probability above one half. Returns (Y, X)."""
     return predict_field(segmenter, planes) > 0  # a logit of 0 is a probability of one half
+
+
+@torch.inference_mode()
+def predict_windows(
+    network: nn.Module,
+    read: Callable[[Window], NDArray[np.float32]],
+    shape_px: tuple[int, int],
+    tiling: Tiling | None = None,
+    *,
+    tta: bool = False,
+) -> NDArray[np.float32]:
+    """Run *network* on a field that is never wholly in memory in network units. Returns its (Y, X) output.
+
+    *read* gives a window of the field, (C, Y, X) in network units; *shape_px* is the field's (Y, X). Without *tiling* the field goes
+    through in one piece. *tta* (test-time augmentation) averages the outputs for the field turned and mirrored in all eight ways.
+    """
+    height, width = shape_px
+    columns = list(_spans(width, tiling))
+    painted = np.zeros(shape_px, dtype=np.float32)
+    for rows, row_weights in _spans(height, tiling):
+        for across, column_weights in columns:
+            tile = _predict(network, read((rows, across)), tta)
+            tile *= np.outer(row_weights, column_weights)
+            painted[rows, across] += tile
+    return painted
+
+
+def _predict(network: nn.Module, source: NDArray[np.float32], tta: bool) -> NDArray[np.float32]:
+    """The output (Y, X) of *network* for a (C, Y, X) *source* of any size."""
+    height, width = source.shape[-2:]
+    padded = torch.from_numpy(pad_to_multiple(source, DIVISOR)).to(next(network.parameters()).device)
+    output = _average(network, padded) if tta else network(padded[None])[0, 0]
+    return output[:height, :width].float().cpu().numpy()
+
+
+def _average(network: nn.Module, source: torch.Tensor) -> torch.Tensor:
+    """The mean output (Y, X) for a (C, Y, X) *source* in the eight ways a square can lie."""
+    total = torch.zeros(source.shape[1:], device=source.device)
+    for quarters in range(4):
+        turned = torch.rot90(source, quarters, (1, 2))
+        total += torch.rot90(network(turned[None])[0, 0], -quarters, (0, 1))
+        total += torch.rot90(network(turned.flip(2)[None])[0, 0].flip(1), -quarters, (0, 1))
+    return total / 8
+
+
+def _spans(length: int, tiling: Tiling | None) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """Where the tiles lie along a side of *length* pixels, and the weight of each of their pixels; at every place weights add up to 1."""
+    padded = length + -length % DIVISOR
+    if tiling is None or padded <= tiling.side_px:
+        yield slice(0, length), np.ones(length, dtype=np.float32)
+        return
+    last = padded - tiling.side_px
+    starts = [*range(0, last, tiling.step_px), last]
+    ramps = [_ramp(tiling, start > 0, start < last) for start in starts]
+    total = np.zeros(padded)
+    for start, ramp in zip(starts, ramps, strict=True):
+        total[start : start + tiling.side_px] += ramp
+    for start, ramp in zip(starts, ramps, strict=True):
+        span = slice(start, min(start + tiling.side_px, length))
+        yield span, (ramp[: span.stop - start] / total[span]).astype(np.float32)
+
+
+def _ramp(tiling: Tiling, cut_before: bool, cut_after: bool) -> NDArray[np.float64]:
+    """The weight of a tile's pixels along one side: 0 in the halo of a cut, rising to 1 over the ramp."""
+    from_start = np.arange(tiling.side_px) + 0.5
+    weights = np.ones(tiling.side_px)
+    for is_cut, distance in ((cut_before, from_start), (cut_after, from_start[::-1])):
+        if is_cut:
+            weights = np.minimum(weights, np.clip((distance - tiling.halo_px) / _BLEND_PX, 0, 1))
+    return weights

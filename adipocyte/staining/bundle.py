@@ -1,9 +1,9 @@
 """A bundle: one folder with a network for each target, the segmenter, histograms, calibrations and `bundle.json`. No pickle anywhere."""
 
+import hashlib
 import json
-import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from adipocyte.config import WAYS
+from adipocyte.config import TARGETS, WAYS
 from adipocyte.errors import BundleError
 from adipocyte.imaging.histograms import N_COUNTS
 from adipocyte.imaging.quality import Limits
+from adipocyte.networks.files import NETWORK_FILES, copy_network
 
-FORMAT = 3
+FORMAT = 4
 SEGMENTER = "segmenter"
-_MANIFEST, _HISTOGRAMS, _CALIBRATIONS = "bundle.json", "histograms.safetensors", "calibrations.safetensors"
+_MANIFEST, _HISTOGRAMS = "bundle.json", "histograms.safetensors"
 _AGAIN = "register the model again with mlflow run . -e register"
 
 
@@ -28,8 +29,12 @@ class BundleManifest:
 
     `scalings` maps magnification ("20") and channel ("brightfield", "A1", …) to [mean, std] in counts, `limits` maps magnification and
     figure of quality (see `imaging.quality`) to the [low, high] of the training wells. `runs` maps "segmenter" and each target to the run
-    that trained it; `store_digest` names the data, `commit` the code. `intensities` is the way (see `config.WAYS`) in which painted
-    images get their intensities unless another is asked for. Raises BundleError when that is none of them.
+    that trained it; `store_digest` names the data, `commit` and `version` the code. `licences` maps "code" and each network to the terms
+    that it, or the weights it started from, stands under. `intensities` is the way (see `config.WAYS`) in which painted images get their
+    intensities unless another is asked for. `storage` is the precision of the weights on disk (see `networks.files.copy_network`).
+    `checksums` maps each file of the bundle to its SHA-256; `calibrations` names one of them, "" before `calibrate_bundle`.
+
+    Raises BundleError when `intensities` is none of the ways or a target none of the three.
     """
 
     targets: tuple[str, ...]
@@ -39,10 +44,17 @@ class BundleManifest:
     runs: dict[str, str]
     store_digest: str
     commit: str
+    version: str
+    licences: dict[str, str]
     intensities: str
+    storage: str = "float32"
+    calibrations: str = ""
+    checksums: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
     def __post_init__(self) -> None:
+        if not set(self.targets) <= set(TARGETS):
+            raise BundleError(f"the bundle paints {', '.join(self.targets)}, of which only {', '.join(TARGETS)} are known: {_AGAIN}")
         if self.intensities not in WAYS:
             raise BundleError(f"the bundle keeps the intensities {self.intensities!r}, not one of {', '.join(WAYS)}: {_AGAIN}")
 
@@ -59,14 +71,15 @@ class BundleManifest:
 def write_bundle(folder: Path, manifest: BundleManifest, networks: Mapping[str, Path], histograms: Mapping[str, NDArray[np.int64]]) -> None:
     """Gather a bundle in *folder*, which must not be there. It has no calibrations before `calibrate_bundle`.
 
-    *networks* maps "segmenter" and each target to the folder of its network; *histograms* maps "20/A1", … to (65536,) counts.
+    *networks* maps "segmenter" and each target to the folder of its network; *histograms* maps "20/A1", … to (65536,) counts. Weights are
+    kept in the *manifest*'s storage; its checksums are filled in.
     """
     folder.mkdir(parents=True)
     for name in names(manifest.targets):
-        shutil.copytree(networks[name], folder / name)
+        copy_network(networks[name], folder / name, manifest.storage)
     save_file(dict(histograms), folder / _HISTOGRAMS)
-    save_file({}, folder / _CALIBRATIONS)
-    _write_manifest(folder, manifest)
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    _write_manifest(folder, replace(manifest, checksums={name: _digest(folder / name) for name in files}))
 
 
 def calibrate_bundle(folder: Path, calibrations: Mapping[str, NDArray[np.uint16]], intensities: str) -> None:
@@ -76,13 +89,16 @@ def calibrate_bundle(folder: Path, calibrations: Mapping[str, NDArray[np.uint16]
 
     Raises BundleError when there is no bundle, a table is missing or *intensities* is none of `config.WAYS`.
     """
-    manifest = replace(read_manifest(folder), intensities=intensities)
+    manifest = read_manifest(folder)
+    checksums = {name: digest for name, digest in manifest.checksums.items() if name != manifest.calibrations}
+    changed = replace(manifest, intensities=intensities, calibrations="", checksums=checksums)
     if calibrations or intensities == "calibration":
         _require_all(manifest, calibrations)
-    partial = folder / f".{_CALIBRATIONS}.partial"
-    save_file(dict(calibrations), partial)
-    partial.replace(folder / _CALIBRATIONS)
-    _write_manifest(folder, manifest)  # last, for it may now ask for the tables
+    if calibrations:
+        changed = _with_calibrations(folder, changed, calibrations)
+    _write_manifest(folder, changed)
+    if manifest.calibrations and manifest.calibrations != changed.calibrations:
+        (folder / manifest.calibrations).unlink()  # last: until then a manifest names it
 
 
 def read_manifest(folder: Path) -> BundleManifest:
@@ -90,14 +106,26 @@ def read_manifest(folder: Path) -> BundleManifest:
     try:
         content = json.loads((folder / _MANIFEST).read_text())
         if content["format"] != FORMAT:
-            raise BundleError(
-                f"the bundle {folder} has format {content['format']}, this code reads {FORMAT}: update the code, or register anew"
-            )
+            raise BundleError(_of_another_format(folder, content["format"]))
         return BundleManifest(**content | {"targets": tuple(content["targets"])})
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, BundleError):
             raise
         raise BundleError(f"{folder} holds no whole bundle ({error}): {_AGAIN}") from error
+
+
+def check_files(folder: Path, manifest: BundleManifest) -> None:
+    """Read every file of the bundle once. Raises BundleError, naming the file, when one is missing or not as it was written."""
+    needed = [f"{name}/{file}" for name in names(manifest.targets) for file in NETWORK_FILES]
+    if unlisted := [name for name in (*needed, _HISTOGRAMS) if name not in manifest.checksums]:
+        raise BundleError(f"{folder / _MANIFEST} has no checksum of {unlisted[0]}: {_AGAIN}")
+    for name, digest in manifest.checksums.items():
+        try:
+            found = _digest(folder / name)
+        except OSError as error:
+            raise BundleError(f"the bundle is not whole: {folder / name} cannot be read ({error.strerror}): {_AGAIN}") from error
+        if found != digest:
+            raise BundleError(f"the bundle is damaged: {folder / name} is not as it was written: copy it again, or {_AGAIN}")
 
 
 def read_histograms(folder: Path) -> dict[str, NDArray[np.int64]]:
@@ -110,7 +138,7 @@ def read_calibrations(folder: Path, manifest: BundleManifest) -> dict[str, NDArr
 
     Raises BundleError when they are damaged, incomplete, or missing though *manifest* keeps them as its way.
     """
-    calibrations = _read_tables(folder / _CALIBRATIONS, np.uint16)
+    calibrations = _read_tables(folder / manifest.calibrations, np.uint16) if manifest.calibrations else {}
     if calibrations or manifest.intensities == "calibration":
         _require_all(manifest, calibrations)
     return calibrations
@@ -119,6 +147,27 @@ def read_calibrations(folder: Path, manifest: BundleManifest) -> dict[str, NDArr
 def names(targets: Iterable[str]) -> list[str]:
     """The networks that painting *targets* takes: A1 needs the segmenter."""
     return [SEGMENTER, *targets] if "A1" in targets else list(targets)
+
+
+def _with_calibrations(folder: Path, manifest: BundleManifest, calibrations: Mapping[str, NDArray[np.uint16]]) -> BundleManifest:
+    """Write the tables under a name of their own content, beside those that the manifest on disk still names."""
+    partial = folder / ".calibrations.partial"
+    save_file(dict(calibrations), partial)
+    digest = _digest(partial)
+    name = f"calibrations-{digest[:8]}.safetensors"
+    partial.replace(folder / name)
+    return replace(manifest, calibrations=name, checksums=manifest.checksums | {name: digest})
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _of_another_format(folder: Path, found: int) -> str:
+    newer = isinstance(found, int) and found > FORMAT
+    advice = "update the code" if newer else _AGAIN
+    return f"the bundle {folder} has format {found}, {'newer' if newer else 'older'} than the {FORMAT} that this code reads: {advice}"
 
 
 def _write_manifest(folder: Path, manifest: BundleManifest) -> None:

@@ -1,6 +1,8 @@
 """The chain: segmenter → mask → A1; A2, A3; counts; intensities (report, Figure 1.1 and section 6.1)."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -8,15 +10,25 @@ import torch
 from numpy.typing import NDArray
 
 from adipocyte.config import WAYS
-from adipocyte.errors import ConfigError, ImageError
+from adipocyte.errors import ConfigError, ImageError, MemoryLimitError
 from adipocyte.imaging import quality
 from adipocyte.imaging.histograms import apply_table, match_histogram
 from adipocyte.imaging.normalisation import Scaling
 from adipocyte.networks.files import load_network
-from adipocyte.networks.whole_field import predict_field, segment_field
-from adipocyte.staining.bundle import SEGMENTER, names, read_calibrations, read_histograms, read_manifest
+from adipocyte.networks.memory import bytes_per_px
+from adipocyte.networks.whole_field import SMALLEST_TILE_PX, Tiling, Window, predict_windows
+from adipocyte.staining.bundle import SEGMENTER, check_files, names, read_calibrations, read_histograms, read_manifest
+from adipocyte.staining.memory import free_bytes
 
 _SMALLEST_PX = 64
+_TILES_PX = (6144, 4096, 3072, 2048, 1536, 1024, SMALLEST_TILE_PX)
+_MB = 10**6
+_SHARE = 0.75  # of the free memory that painting may take
+_FIELD_BYTES = 16  # of each pixel of the field: the output, its counts, and what setting the intensities takes
+_TILE_BYTES = 8  # of each pixel and channel of a tile: the source in network units, and its padded or turned copy
+_FIXED_MB = 100  # the layouts that convolutions keep of their weights
+
+Read = Callable[[Window], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -28,32 +40,68 @@ class Stained:
 
 
 class Stainer:
-    """A bundle, loaded: paints fields of any size. Raises BundleError when *folder* holds no whole bundle."""
+    """A bundle, loaded: paints fields of any size.
 
-    def __init__(self, folder: Path) -> None:
+    *memory_mb* bounds, in MB of 10^6 bytes, what painting a field may take beside the loaded networks; None: three quarters of what is free
+    once they are loaded. Raises BundleError when *folder* holds no whole bundle.
+    """
+
+    def __init__(self, folder: Path, memory_mb: float | None = None) -> None:
         self.manifest = read_manifest(folder)
+        check_files(folder, self.manifest)
         self._histograms = read_histograms(folder)
         self._calibrations = read_calibrations(folder, self.manifest)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._networks = {name: load_network(folder / name, device)[1] for name in names(self.manifest.targets)}
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        loaded = {name: load_network(folder / name, device) for name in names(self.manifest.targets)}
+        self._networks = {name: network for name, (_, network) in loaded.items()}
+        self._channels = {name: spec.in_channels for name, (spec, _) in loaded.items()}
+        self.memory_mb = _SHARE * free_bytes(device) / _MB if memory_mb is None else memory_mb
 
-    def stain(self, planes: NDArray[np.uint16], magnification: int, *, intensities: str | None = None) -> Stained:
-        """Paint every target of a field.
+    def stain(
+        self,
+        planes: NDArray[np.uint16],
+        magnification: int,
+        *,
+        intensities: str | None = None,
+        targets: Sequence[str] | None = None,
+        tile_px: int | None = None,
+        tta: bool = False,
+    ) -> Stained:
+        """Paint *targets* of a field; None: all that the bundle has.
 
         planes: (Z, Y, X) brightfield in counts, sides of 64 pixels or more. *intensities* is a way for `rescale`; None: the one that
-        the bundle keeps. Returns images of the same (Y, X).
+        the bundle keeps. *tile_px* is the side of the tiles that the field goes through the networks in, in pixels; None: in one piece,
+        or where that would take too much memory in the largest tiles that do not. *tta* paints the field in the eight ways it can
+        lie, takes the mean, and eight times as long. Returns images of the same (Y, X).
 
-        Raises ImageError for a stack of another kind or a magnification that the bundle has not seen, ConfigError as `way` does.
+        Raises ImageError for a stack of another kind or a magnification that the bundle has not seen, MemoryLimitError before it would
+        take more memory than `memory_mb`, ConfigError for an unknown way or target or tiles that cannot be laid.
         """
-        way = self.way(intensities)
+        way, targets = self.way(intensities), self._targets(targets)
         self._check(planes, magnification)
-        source = self._scaling(magnification, "brightfield").normalise(planes)
-        images = {}
-        for target in self.manifest.targets:
-            painted = predict_field(self._networks[target], self._condition(source) if target == "A1" else source)
+        tiling = self._tiling(planes.shape[1:], targets, tile_px, tta)
+        light = self._scaling(magnification, "brightfield")
+        images: dict[str, NDArray[np.uint16]] = {}
+
+        def source(window: Window) -> NDArray[np.float32]:
+            return light.normalise(planes[(slice(None), *window)])
+
+        for target in targets:
+            read = self._conditioned(source, planes.shape[1:], tiling, tta) if target == "A1" else source
+            painted = predict_windows(self._networks[target], read, planes.shape[1:], tiling, tta=tta)
             images[target] = self._scaling(magnification, target).denormalise(painted)
         images = self.rescale(images, magnification, way)
         return Stained(images, quality.flags(quality.field_figures(planes), self.manifest.limits[str(magnification)]))
+
+    def memory_needed_mb(
+        self, shape_px: tuple[int, int], *, targets: Sequence[str] | None = None, tile_px: int | None = None, tta: bool = False
+    ) -> float:
+        """What painting a field of *shape_px*, (Y, X), will take beside networks and planes, in MB; without *tile_px* in one piece."""
+        targets = self._targets(targets)
+        height, width = (side if tile_px is None else min(side, tile_px) for side in shape_px)
+        tile_bytes = max(self._px_bytes[name] + _TILE_BYTES * (1 + tta) * self._channels[name] for name in names(targets))
+        field_bytes = _FIELD_BYTES + 4 * len(targets)
+        return (tile_bytes * height * width + field_bytes * shape_px[0] * shape_px[1]) / _MB + _FIXED_MB
 
     def rescale(self, images: dict[str, NDArray[np.uint16]], magnification: int, way: str) -> dict[str, NDArray[np.uint16]]:
         """Set the intensities of *images*, (Y, X) by target in counts as the networks paint them, at *magnification*.
@@ -84,10 +132,38 @@ class Stainer:
             raise ConfigError("the model has not been calibrated: take the intensities none or matching, or register it anew")
         return way
 
-    def _condition(self, source: NDArray[np.float32]) -> NDArray[np.float32]:
+    @cached_property
+    def _px_bytes(self) -> dict[str, float]:
+        """Bytes of memory by network for each pixel of a tile."""
+        return {name: bytes_per_px(network, self._channels[name]) for name, network in self._networks.items()}
+
+    def _targets(self, targets: Sequence[str] | None) -> tuple[str, ...]:
+        if targets is None:
+            return self.manifest.targets
+        if not targets or (unknown := [target for target in targets if target not in self.manifest.targets]):
+            found = f"no target is {unknown[0]!r}" if targets else "no target is named"
+            raise ConfigError(f"{found}: the model paints {', '.join(self.manifest.targets)}; name some of these")
+        return tuple(target for target in self.manifest.targets if target in targets)
+
+    def _tiling(self, shape_px: tuple[int, int], targets: Sequence[str], tile_px: int | None, tta: bool) -> Tiling | None:
+        """How a field of *shape_px* goes through the networks. Raises MemoryLimitError where it would take too much memory."""
+        choices = [tile_px] if tile_px else [None, *(side for side in _TILES_PX if side < max(shape_px))]
+        for choice in choices:
+            needed = self.memory_needed_mb(shape_px, targets=targets, tile_px=choice, tta=tta)
+            if needed <= self.memory_mb:
+                return Tiling(choice) if choice else None
+        raise MemoryLimitError(
+            f"a field of {shape_px[0]} x {shape_px[1]} pixels takes {needed:.0f} MB of memory"
+            + (f" in tiles of {choices[-1]}" if choices[-1] else "")
+            + f", {self.memory_mb:.0f} are allowed: "
+            + ("take smaller tiles (tile_px), " if tile_px and tile_px > SMALLEST_TILE_PX else "send a smaller field, ")
+            + "or allow more (memory_mb; for a served model the environment variable ADIPOCYTE_MEMORY_MB)"
+        )
+
+    def _conditioned(self, source: Read, shape_px: tuple[int, int], tiling: Tiling | None, tta: bool) -> Read:
         """The planes and, as one channel more, the mask that the segmenter sees in them."""
-        mask = segment_field(self._networks[SEGMENTER], source)
-        return np.concatenate([source, mask[None].astype(np.float32)])
+        mask = predict_windows(self._networks[SEGMENTER], source, shape_px, tiling, tta=tta) > 0  # see `segment_field`
+        return lambda window: np.concatenate([source(window), mask[window][None].astype(np.float32)])
 
     def _scaling(self, magnification: int, channel: str) -> Scaling:
         return Scaling(*self.manifest.scalings[str(magnification)][channel])

@@ -1,0 +1,48 @@
+"""How much memory a network will take, told before it is taken."""
+
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+_PROBE_PX = 512
+
+
+def bytes_per_px(network: nn.Module, in_channels: int) -> float:
+    """Bytes that *network* needs at its fullest for each pixel of its input, without weights; a probe of shapes alone computes nothing.
+
+    All that lives at the same time counts, and beside it, while a convolution runs, its input and output once more: libraries lay both
+    out anew for themselves.
+    """
+    weights = {name: tensor.to("meta") for name, tensor in network.state_dict().items()}
+    probe = torch.empty((1, in_channels, _PROBE_PX, _PROBE_PX), device="meta")
+    tally = _Tally()
+    with torch.inference_mode(), tally:
+        torch.func.functional_call(network, weights, (probe,))
+    return tally.most / _PROBE_PX**2
+
+
+class _Tally(TorchFunctionMode):
+    """Adds up the tensors that are alive (`now`), and keeps the most that ever were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self._known: set[int] = set()
+
+    def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: Mapping | None = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and id(result) not in self._known:  # what works in place returns what it was given
+            self._known.add(id(result))
+            self.now += result.nbytes
+            weakref.finalize(result, self._forget, id(result), result.nbytes)
+        is_convolution = function in (torch.conv2d, torch.nn.functional.conv2d)
+        self.most = max(self.most, self.now + (args[0].nbytes + result.nbytes if is_convolution else 0))
+        return result
+
+    def _forget(self, known: int, n_bytes: int) -> None:
+        self._known.discard(known)
+        self.now -= n_bytes

@@ -14,7 +14,7 @@ from adipocyte.plate import tiff
 from adipocyte.plate.names import ImageName, magnification_folder, parse_magnification, parse_name
 from adipocyte.plate.reader import FieldKey, RawField, read_field, stained_path, write_field
 from adipocyte.plate.scan import scan_plate
-from adipocyte.plate.tiff import decode_stack, encode_image, encode_stack, read_image, write_image
+from adipocyte.plate.tiff import decode_stack, encode_image, encode_stack, read_image, stack_shape, write_image
 
 KEY = FieldKey(20, "B03", 1)
 TARGETS = ("A1", "A2", "A3")
@@ -254,6 +254,52 @@ def test_an_image_that_says_it_is_huge_is_refused_before_anything_is_allocated(d
         assert tracemalloc.get_traced_memory()[1] < 1e6  # the image would take 7.2e9 bytes
     finally:
         tracemalloc.stop()
+
+
+def shared(data: bytes) -> bytes:
+    """A TIFF in strips, each of which says that its bytes are those of the whole file."""
+    buffer = io.BytesIO(data)
+    with tifffile.TiffFile(buffer, mode="r+b") as file:
+        tags = file.pages.first.tags
+        tags["StripOffsets"].overwrite([8] * tags["StripOffsets"].count)
+        tags["StripByteCounts"].overwrite([len(data) - 8] * tags["StripByteCounts"].count)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (tiff_of(np.zeros((9000, 9000), np.uint16), compression="zlib"), "would swell from .* bytes to 162036000: "),
+        (tiff_of(np.zeros((9000, 9000), np.uint16), compression="zstd"), "would swell from "),
+        (
+            retagged(tiff_of(noise(64, 64), tile=(16, 16)), ImageWidth=9999, ImageLength=9999),
+            "in 390625 strips or tiles: it may have 40000",
+        ),
+        (retagged(tiff_of(noise(64, 64), tile=(64, 64)), TileWidth=9984, TileLength=9984), "would swell from "),
+        (shared(tiff_of(noise(64, 64), compression="zlib", rowsperstrip=2)), "strips that share bytes"),
+        (tiff_of(noise(64, 64), compression="lzma"), "is compressed with LZMA: save it uncompressed, or with LZW, deflate"),
+        (tiff_of(noise(64, 64).astype(np.uint8), compression="jpeg"), "is compressed with JPEG"),
+        (tiff_of(noise(64, 64), compression="jpeg2000"), "is compressed with .*JPEG_?2000"),
+    ],
+    ids=["deflate bomb", "zstd bomb", "many tiles", "large tile", "shared bytes", "LZMA", "JPEG", "JPEG 2000"],
+)
+def test_what_costs_more_than_it_holds_is_refused_before_a_pixel_is_decoded(data, message):
+    tracemalloc.start()
+    try:
+        for refuse in (decode_stack, stack_shape):
+            with pytest.raises(ImageError, match=message):
+                refuse(data, 1)
+        assert tracemalloc.get_traced_memory()[1] < 4e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_black_field_is_no_bomb():
+    assert not decode_stack(tiff_of(np.zeros((7, 2154, 2554), np.uint16), compression="zlib", photometric="minisblack"), 7).any()
+
+
+def test_a_stacks_shape_is_known_before_it_is_decoded():
+    assert stack_shape(tiff_of(noise(7, 40, 33), compression="zlib", photometric="minisblack"), 7) == (40, 33)
 
 
 @given(

@@ -3,6 +3,7 @@
 import io
 import itertools
 import logging
+import math
 import os
 import struct
 import tempfile
@@ -20,7 +21,15 @@ from adipocyte.errors import ImageError
 
 MAX_SIDE_PX = 10_000
 MAX_PLANES = 99  # a file's name has two digits for the z-plane
+MAX_CHUNKS = 40_000  # strips or tiles of a page: each costs some microseconds, however small
+MAX_EXPANSION = 200  # decoded bytes for one of the TIFF's: noise lets no camera's image shrink by more than ten or so
+HARMLESS_BYTES = 100_000_000  # decoded; a shutter left closed shrinks to nothing, and fields of this size cost nobody much
 DTYPES = (np.uint8, np.uint16)
+# Codecs that are told how much to write. Those of whole pictures (JPEG, PNG, WebP, …) allocate what the bytes inside say.
+CODECS = {1, 5, 8, 32946, 32773, 50000}  # none, LZW, deflate under its two numbers, PackBits, zstd
+_VENDORS = dict.fromkeys(("is_lsm", "is_ndpi", "is_scanimage"), False)  # whose files tifffile reads page by guessed page
+
+_STACK = "the stack"  # what has no file's name
 
 tifffile.logger().setLevel(logging.CRITICAL)  # what it mutters about damaged bytes comes again, in full sentences, from here
 
@@ -72,10 +81,22 @@ def read_stack(path: Path, n_planes: int) -> NDArray[np.uint16]:
 def decode_stack(data: bytes, n_planes: int) -> NDArray[np.uint16]:
     """Decode a TIFF or OME-TIFF of *n_planes* pages, z in page order. Returns (Z, Y, X) in counts.
 
-    Raises ImageError when the bytes are no TIFF, are cut short, or hold anything but *n_planes* grey pages, uint8 or uint16, of one size,
-    each side at most MAX_SIDE_PX.
+    Nothing but these bytes is read: an OME-TIFF's XML, which may name other files, is left alone.
+
+    Raises ImageError as `stack_shape` does, and when a page cannot be decoded.
     """
-    return _decode(io.BytesIO(data), len(data), n_planes, "the stack")
+    return _decode(io.BytesIO(data), len(data), n_planes, _STACK)
+
+
+def stack_shape(data: bytes, n_planes: int) -> tuple[int, int]:
+    """The (Y, X) in pixels of a stack, by its headers alone: no pixel is decoded.
+
+    Raises ImageError when the bytes are no TIFF, are cut short, or hold anything but *n_planes* grey pages, uint8 or uint16, of one size,
+    each side at most MAX_SIDE_PX; when a page has more than MAX_CHUNKS strips or tiles, its codec is none of CODECS, bytes are shared by
+    several strips, or they swell to more than MAX_EXPANSION times as many, and more than HARMLESS_BYTES.
+    """
+    with _pages(io.BytesIO(data), len(data), n_planes, _STACK) as pages:
+        return pages[0].shape
 
 
 def encode_image(image: NDArray[np.uint16]) -> bytes:
@@ -116,15 +137,22 @@ def _size(path: Path) -> int:
 
 
 def _decode(source: Path | BinaryIO, size: int, n_planes: int, name: str) -> NDArray[np.uint16]:
+    with _pages(source, size, n_planes, name) as pages:
+        stack = np.empty((n_planes, *pages[0].shape), dtype=np.uint16)
+        for plane, page in zip(stack, pages, strict=True):
+            plane[...] = page.asarray()
+        return stack
+
+
+@contextmanager
+def _pages(source: Path | BinaryIO, size: int, n_planes: int, name: str) -> Iterator[list[tifffile.TiffPage]]:
+    """The pages of a stack, checked, to decode."""
     needed = f"{n_planes} grey page{'s' if n_planes > 1 else ''}"
     with _tiff(source, size, name, needed) as tiff:
         pages = list(itertools.islice(tiff.pages, n_planes + 1))
         _check_number(len(pages), n_planes, name, needed)
         _check_pages(pages, size, name, needed)
-        stack = np.empty((n_planes, *pages[0].shape), dtype=np.uint16)
-        for plane, page in zip(stack, pages, strict=True):
-            plane[...] = page.asarray()
-        return stack
+        yield pages
 
 
 @contextmanager
@@ -133,7 +161,7 @@ def _tiff(source: Path | BinaryIO, size: int, name: str, needed: str) -> Iterato
     if not size:
         raise ImageError(f"{name} is empty (0 bytes): it must be a TIFF of {needed} of one size, uint8 or uint16")
     try:
-        with tifffile.TiffFile(source) as tiff:
+        with tifffile.TiffFile(source, **_VENDORS) as tiff:
             yield tiff
     except ImageError:
         raise
@@ -171,8 +199,27 @@ def _check_pages(pages: list[tifffile.TiffPage], size: int, name: str, needed: s
             raise ImageError(
                 f"{name} has tiles of {page.chunks} pixels: a side may be at most {MAX_SIDE_PX}; save it again in smaller tiles"
             )
+        if page.compression not in CODECS:
+            known = "uncompressed, or with LZW, deflate, zstd or PackBits"
+            raise ImageError(f"{name} is compressed with {_codec(page)}: save it {known}")
+        if math.prod(page.chunked) > MAX_CHUNKS:
+            raise ImageError(
+                f"{name} has pages in {math.prod(page.chunked)} strips or tiles: it may have {MAX_CHUNKS}; save it again in larger ones"
+            )
         if any(offset + n_bytes > size for offset, n_bytes in zip(page.dataoffsets, page.databytecounts, strict=True)):
             raise ImageError(f"{name} is cut short: its pages point past its end at {size} bytes; copy it again, whole")
+    if sum(sum(page.databytecounts) for page in pages) > size:
+        raise ImageError(f"{name} has strips that share bytes with each other: save it again, each with its own")
+    decoded = sum(math.prod(page.chunked) * math.prod(page.chunks) * page.dtype.itemsize for page in pages)
+    if decoded > max(HARMLESS_BYTES, MAX_EXPANSION * size):
+        raise ImageError(
+            f"{name} would swell from {size} bytes to {decoded}: a camera's image gives up to {MAX_EXPANSION} for one; save it plain"
+        )
+
+
+def _codec(page: tifffile.TiffPage) -> str:
+    """The name of a page's compression, or its number where it has none."""
+    return getattr(page.compression, "name", str(page.compression))
 
 
 def _check_axes(tiff: tifffile.TiffFile, n_pages: int, name: str) -> None:

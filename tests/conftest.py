@@ -1,6 +1,8 @@
 """A simulated plate and its prepared store, small enough for every test that needs one, made once."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
@@ -10,6 +12,9 @@ from adipocyte.plate.reader import FieldKey, RawField, write_field
 from adipocyte.simulation import simulate_field
 from adipocyte.store.prepare import prepare
 from adipocyte.store.reader import Store
+
+if TYPE_CHECKING:
+    from served import Server
 
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
@@ -42,3 +47,28 @@ def small_store(small_plate: Path, tmp_path_factory: pytest.TempPathFactory) -> 
             workers=0,
         )
     )
+
+
+@pytest.fixture(scope="session")
+def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle for 20x whose small networks nobody trained."""
+    from served import make_bundle  # imports MLflow and PyTorch, which most tests do without
+
+    return make_bundle(tmp_path_factory.mktemp("bundle") / "bundle")
+
+
+@pytest.fixture(scope="session")
+def small_model(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a model of `small_bundle`."""
+    from served import make_model
+
+    return make_model(tmp_path_factory.mktemp("model") / "model", small_bundle)
+
+
+@pytest.fixture(scope="session")
+def small_server(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator["Server"]:
+    """`mlflow models serve` over `small_model`."""
+    from served import serve
+
+    with serve(small_model, tmp_path_factory.mktemp("server") / "log") as server:
+        yield server

@@ -1,14 +1,11 @@
 """The whole way through once, on a tiny plate, and then the registered model in every way that people use it."""
 
 import base64
-import io
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +14,10 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-import requests
-import tifffile
-from mlflow.exceptions import MlflowException
 from skimage.exposure import match_histograms
 
 from adipocyte.config import TARGETS, WAYS
 from adipocyte.delivery.batch import stain_plate
-from adipocyte.delivery.client import ServiceError, StainClient
 from adipocyte.delivery.registry import SERVING_PACKAGES, load_stainer, signature
 from adipocyte.errors import ConfigError
 from adipocyte.evaluation.pixels import FIGURES
@@ -365,156 +358,12 @@ def test_a_magnification_that_the_model_has_not_seen_is_refused(workplace, tmp_p
     assert not list(tmp_path.glob("out/**/*.tif"))
 
 
-# The server.
-
-
-@pytest.fixture(scope="module")
-def server(workplace: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`mlflow models serve`, real, on a free port of this machine."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", MODEL, "--env-manager", "local", "--port", str(port)]
-    log = tmp_path_factory.mktemp("server") / "log"
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=workplace.environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        _wait(url, process, log)
-        yield url
-    finally:
-        os.killpg(process.pid, 15)
-        process.wait(30)
-
-
-def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 180
-    while time.monotonic() < deadline:
-        assert process.poll() is None, log.read_text()
-        try:
-            if requests.get(f"{url}/ping", timeout=5).ok:
-                return
-        except requests.ConnectionError:
-            time.sleep(0.3)
-    raise AssertionError(f"no answer from {url}: {log.read_text()}")
-
-
-def post(server: str, body: dict | str) -> requests.Response:
-    data = body if isinstance(body, str) else json.dumps(body)
-    return requests.post(f"{server}/invocations", data=data, headers={"Content-Type": "application/json"}, timeout=300)
-
-
-def row(stack: bytes, magnification: object = 20) -> dict:
-    return {"dataframe_records": [{"stack": base64.b64encode(stack).decode(), "magnification": magnification}]}
-
-
-def test_the_server_paints_what_the_model_paints(server, model, planes):
-    answer = StainClient(server).stain(planes, 20)
-    expected = model.predict(request(encode_stack(planes)))
-    assert answer.warnings == ""
-    assert set(answer.images) == {"A1", "A2", "A3"}
-    for target, painted in answer.images.items():
-        np.testing.assert_array_equal(painted, image(expected.loc[0, target]))
-
-
-@pytest.mark.parametrize("matching", [None, True, False])
-def test_the_client_can_switch_matching_on_and_off_and_leave_it_to_the_model(server, model, planes, matching):
-    answer = StainClient(server).stain(planes, 20, histogram_matching=matching)
-    expected = load_stainer(MODEL).stain(planes, 20, intensities={None: None, True: "matching", False: "none"}[matching])
-    np.testing.assert_array_equal(answer.images["A3"], expected.images["A3"])
-
-
-def tiff(array: np.ndarray, **options: str) -> bytes:
-    buffer = io.BytesIO()
-    tifffile.imwrite(buffer, array, **options)
-    return buffer.getvalue()
-
-
-GREY = np.random.default_rng(0).integers(500, 4000, (7, 64, 64), dtype=np.uint16)
-
-
-@pytest.mark.parametrize(
-    ("stack", "magnification", "sentence"),
-    [
-        (encode_stack(GREY[:6]), 20, "the stack has 6 of 7 pages: it must have 7 grey pages"),
-        (tiff(GREY.astype(np.float32), photometric="minisblack"), 20, "pixels of type float32"),
-        (tiff(np.ones((7, 64, 64, 3), np.uint16), photometric="rgb"), 20, "(64, 64, 3) (colour?)"),
-        (encode_stack(GREY)[:20000], 20, "cut short"),
-        (encode_stack(GREY)[:-5000], 20, "cut short"),
-        (b"", 20, "is empty (0 bytes)"),
-        (b"not a picture", 20, "cannot be read as TIFF"),
-        (encode_stack(GREY[:, :40]), 20, "a side must be at least 64"),
-        (encode_stack(GREY), 60, "has not seen 60x, only 20x"),
-    ],
-    ids=["six planes", "float", "colour", "truncated", "end missing", "no bytes", "no TIFF", "too small", "magnification"],
-)
-def test_a_bad_row_is_answered_with_status_400_and_the_sentence(server, stack, magnification, sentence):
-    response = post(server, row(stack, magnification))
-    assert response.status_code == 400
-    message = response.json()["message"]
-    assert "row 0" in message
-    assert sentence in message
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        "",
-        "{}",
-        {"dataframe_records": []},
-        {"dataframe_split": {"columns": ["stack", "magnification"], "data": []}},
-        {"dataframe_records": [{"stak": "", "magnification": 20}]},
-        {"dataframe_records": [{"stack": "AAAA"}]},
-        {"dataframe_records": [{"stack": "AAAA", "magnification": "twenty"}]},
-        {**row(encode_stack(GREY)), "params": {"histogram_matching": "perhaps"}},
-    ],
-    ids=[
-        "nothing",
-        "no rows at all",
-        "no record",
-        "no row",
-        "misspelt column",
-        "missing column",
-        "words for numbers",
-        "wrong parameter",
-    ],
-)
-def test_a_request_that_makes_no_sense_is_the_callers_fault(server, body):
-    response = post(server, body)
-    assert 400 <= response.status_code < 500, response.text
-
-
-def test_the_client_says_when_nobody_answers():
-    with pytest.raises(ServiceError, match="is mlflow models serve running there"):
-        StainClient("http://127.0.0.1:9").stain(GREY, 20)
-
-
-def test_the_client_repeats_the_servers_sentence(server):
-    with pytest.raises(ServiceError, match="the stack has 6 of 7 pages"):
-        StainClient(server).stain(GREY[:6], 20)
-
-
 def test_predict_from_the_command_line_gives_the_same_images(workplace, model, planes, tmp_path):
-    (tmp_path / "request.json").write_text(json.dumps(row(encode_stack(planes))))
+    row = {"stack": base64.b64encode(encode_stack(planes)).decode(), "magnification": 20}
+    (tmp_path / "request.json").write_text(json.dumps({"dataframe_records": [row]}))
     files = ["-i", str(tmp_path / "request.json"), "-o", str(tmp_path / "answer.json"), "-t", "json"]
     command = [sys.executable, "-m", "mlflow", "models", "predict", "-m", MODEL, "--env-manager", "local", *files]
     subprocess.run(command, cwd=ROOT, env=workplace.environment, check=True, capture_output=True)
     answer = json.loads((tmp_path / "answer.json").read_text())["predictions"][0]
     expected = model.predict(request(encode_stack(planes)))
     assert base64.b64decode(answer["A1"]) == expected.loc[0, "A1"]
-
-
-def test_a_misspelt_parameter_is_refused_and_not_ignored(server, model):
-    sentence = "there is no parameter ['histogram_macthing']: the only one is 'histogram_matching'"
-    response = post(server, {**row(encode_stack(GREY)), "params": {"histogram_macthing": False}})
-    assert response.status_code == 400
-    assert sentence in response.json()["message"]
-    with pytest.raises(MlflowException, match="there is no parameter"):
-        model.predict(request(encode_stack(GREY)), params={"histogram_macthing": False})
-
-
-def test_a_refusal_in_python_is_an_mlflow_exception(model):
-    with pytest.raises(MlflowException, match="row 0: the stack has 6 of 7 pages"):
-        model.predict(request(encode_stack(GREY[:6])))

@@ -5,17 +5,19 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pandas as pd
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+from mlflow.types import ColSpec, Schema
 
 import adipocyte
 from adipocyte.config import RegisterConfig
 from adipocyte.delivery.assembly import assemble
+from adipocyte.delivery.parameters import PARAMETERS
 from adipocyte.delivery.tracking import log_table, store_dataset
 from adipocyte.errors import BundleError, RunError, StoreError
 from adipocyte.evaluation.figures import FieldPaths
@@ -24,6 +26,7 @@ from adipocyte.evaluation.judgement import judge, metrics, table
 from adipocyte.evaluation.metric import Score
 from adipocyte.evaluation.painting import NONE, paint_fields
 from adipocyte.plate.tiff import encode_stack
+from adipocyte.staining.bundle import read_manifest
 from adipocyte.staining.stainer import Stainer
 from adipocyte.store.reader import Store
 
@@ -77,16 +80,7 @@ def register(store: Store, runs: dict[str, str], config: RegisterConfig) -> Regi
             fields, obstacle = _beside(assembled.fields, held, store, Path(scratch) / CHAMPION)
         judgement = judge(fields, NONE, feature_fields=config.feature_fields, workers=config.workers, seed=config.seed)
         judgement = replace(judgement, kept=assembled.finish(judgement.scores))
-        targets = Stainer(assembled.folder).manifest.targets
-        info = mlflow.pyfunc.log_model(
-            name="model",
-            python_model=str(Path(__file__).with_name("stainer_model.py")),
-            artifacts={"bundle": str(assembled.folder)},
-            code_paths=[str(Path(adipocyte.__file__).parent)],
-            signature=signature(targets),
-            input_example=_example(store),
-            pip_requirements=requirements(),
-        )
+        info = mlflow.pyfunc.log_model(name="model", **as_model(assembled.folder, _example(store)))
     found = {f"validation_{name}": value for name, value in metrics(judgement).items()}
     mlflow.log_metrics(found, dataset=store_dataset(store), model_id=info.model_id)
     verdict = _verdict(judgement.scores, judgement.kept, held, obstacle, config.tolerance)
@@ -119,12 +113,24 @@ def model_id_of(uri: str) -> str | None:
     return mlflow.models.get_model_info(uri).model_id
 
 
+def as_model(bundle: Path, example: pd.DataFrame) -> dict[str, Any]:
+    """What `mlflow.pyfunc.log_model` and `save_model` take to make a model of a *bundle*, with an *example* of a request."""
+    return {
+        "python_model": str(Path(__file__).with_name("stainer_model.py")),
+        "artifacts": {"bundle": str(bundle)},
+        "code_paths": [str(Path(adipocyte.__file__).parent)],
+        "signature": signature(read_manifest(bundle).targets),
+        "input_example": example,
+        "pip_requirements": requirements(),
+    }
+
+
 def signature(targets: tuple[str, ...]) -> ModelSignature:
     """The columns and parameters of a served model."""
     return ModelSignature(
         inputs=Schema([ColSpec("binary", "stack"), ColSpec("long", "magnification")]),
         outputs=Schema([ColSpec("binary", target) for target in targets] + [ColSpec("string", "warnings")]),
-        params=ParamSchema([ParamSpec("histogram_matching", "boolean", None)]),
+        params=PARAMETERS,
     )
 
 

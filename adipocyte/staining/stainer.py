@@ -103,6 +103,12 @@ class Stainer:
         field_bytes = _FIELD_BYTES + 4 * len(targets)
         return (tile_bytes * height * width + field_bytes * shape_px[0] * shape_px[1]) / _MB + _FIXED_MB
 
+    def check_memory(
+        self, shape_px: tuple[int, int], *, targets: Sequence[str] | None = None, tile_px: int | None = None, tta: bool = False
+    ) -> None:
+        """Raises for a field of *shape_px*, (Y, X), what `stain` would raise for its size: MemoryLimitError, or ConfigError."""
+        self._tiling(shape_px, self._targets(targets), tile_px, tta)
+
     def rescale(self, images: dict[str, NDArray[np.uint16]], magnification: int, way: str) -> dict[str, NDArray[np.uint16]]:
         """Set the intensities of *images*, (Y, X) by target in counts as the networks paint them, at *magnification*.
 

@@ -25,9 +25,13 @@ def register(config: RegisterConfig) -> None:
     with step_run("register", config, store=store.digest):
         registered = registry.register(store, runs, config)
         mlflow.set_tags({VERSION: registered.version, "adipocyte.alias": registered.alias, "adipocyte.reason": registered.reason})
-    print(f"{registered.uri} is {registered.alias}: {registered.reason}.")
+    known = "" if registered.is_new else ", registered before from the same runs, store and settings with the same code"
+    print(f"{registered.uri} is {registered.alias or 'a version without alias'}{known}: {registered.reason}.")
     print(f"Intensities: {registered.intensities}, as the validation wells prefer.")
-    print(f"Next: mlflow models serve -m models:/{config.name}@{registered.alias} --env-manager local")
+    for model_id in registered.left_over:
+        remedy = f"""python -c "import mlflow; mlflow.MlflowClient().delete_logged_model('{model_id}')\""""
+        print(f"The logged model {model_id} is left over from a registration that was interrupted; to remove it: {remedy}")
+    print(f"Next: mlflow models serve -m {registered.address} --env-manager local")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """`mlflow run . -e train_gan -P target=A2`: one generator."""
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from adipocyte.config import GeneratorConfig
@@ -17,13 +18,14 @@ def train_gan(config: GeneratorConfig) -> None:
 
     config = resumed(config, "train_gan")
     store = Store(Path(config.store))
-    segmenter, tags = None, {"target": config.target}
+    network: AbstractContextManager[Path | None] = nullcontext()
+    tags = {"target": config.target}
     if config.target == "A1":
         before = segmenter_of(config.resume) if config.resume else ""
         tags["segmenter"] = before or config.segmenter or newest_run("train_segmenter", store.digest)
-        segmenter = network_of(tags["segmenter"], "train_segmenter", store.digest)
+        network = network_of(tags["segmenter"], "train_segmenter", store.digest)
     features = None if config.select == "pixels" else StoreFeatures(store, config.target, config.select_fields)
-    with training_run("train_gan", config, store, **tags) as training:
+    with network as segmenter, training_run("train_gan", config, store, **tags) as training:
         best = train_generator(store, config, segmenter, training.folder, training.tracker, features)
         training.finish(best)
     if training.run_id is None:  # the other processes of torchrun

@@ -283,8 +283,12 @@ def test_a_served_model_loads_nothing_that_only_training_needs(workplace):
 # The registry.
 
 
-def test_the_first_version_is_champion_and_a_worse_one_is_candidate(workplace):
-    again = workplace.mlflow_run("-e", "register", "-P", f"store={workplace.store.folder}")
+def test_the_first_version_is_champion_and_one_that_is_no_better_is_candidate(workplace):
+    register = ("-e", "register", "-P", f"store={workplace.store.folder}")
+    same = workplace.mlflow_run(*register)
+    assert same.returncode == 0, same.stderr
+    assert "models:/adipocyte/1 is champion, registered before from the same runs, store and settings with the same code" in same.stdout
+    again = workplace.mlflow_run(*register, "-P", "seed=1")
     assert again.returncode == 0, again.stderr
     registered = mlflow.MlflowClient().get_registered_model("adipocyte")
     assert {alias: str(version) for alias, version in registered.aliases.items()} == {"champion": "1", "candidate": "2"}

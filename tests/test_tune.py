@@ -149,9 +149,10 @@ def test_register_takes_the_best_trial_and_no_other(desk: Desk):
 
     _, good, poor = (trial.user_attrs["run"] for trial in desk.trials())
     assert newest_run("train_gan", desk.store.digest, "A2") == good
-    assert network_of(good, "train_gan", desk.store.digest, "A2").is_dir()
-    with pytest.raises(RunError, match="one of trial A2"):
-        network_of(poor, "train_gan", desk.store.digest, "A2")
+    with network_of(good, "train_gan", desk.store.digest, "A2") as folder:
+        assert folder.is_dir()
+    with pytest.raises(RunError, match="one of trial A2"), network_of(poor, "train_gan", desk.store.digest, "A2"):
+        pass
 
 
 def test_a_poor_trial_stops_early_and_is_no_network_to_register(desk: Desk, monkeypatch: pytest.MonkeyPatch):

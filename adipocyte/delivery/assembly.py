@@ -1,5 +1,6 @@
 """From finished runs to a whole bundle: networks, calibrations, and the way of intensities that the validation wells prefer."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,10 +67,11 @@ def gather(store: Store, runs: dict[str, str], folder: Path, storage: str) -> Pa
         storage=storage,
     )
     histograms = {f"{m}/{target}": store.histogram(m, target) for m in store.magnifications for target in targets}
-    networks = {target: network_of(runs[target], "train_gan", store.digest, target) for target in targets}
-    if SEGMENTER in runs:
-        networks[SEGMENTER] = network_of(runs[SEGMENTER], "train_segmenter", store.digest)
-    write_bundle(folder, manifest, networks, histograms)
+    with ExitStack() as stack:
+        kept = {target: network_of(runs[target], "train_gan", store.digest, target) for target in targets}
+        if SEGMENTER in runs:
+            kept[SEGMENTER] = network_of(runs[SEGMENTER], "train_segmenter", store.digest)
+        write_bundle(folder, manifest, {name: stack.enter_context(network) for name, network in kept.items()}, histograms)
     return folder
 
 

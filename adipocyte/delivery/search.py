@@ -79,12 +79,14 @@ def search(store: Store, config: TuneConfig, given: dict[str, Any]) -> Best:
         raise ConfigError("every setting that tune looks for was given, so nothing is left to search: leave one out")
     store.require_target(config.target)
     study = _open_study(config, config.study or f"{config.target}-{store.digest}", shared.epochs)
-    tags, segmenter = {"target": config.target}, None
+    network: contextlib.AbstractContextManager[Path | None] = contextlib.nullcontext()
+    tags = {"target": config.target}
     if config.target == "A1":
         tags["segmenter"] = _segmenter(study, store)
-        segmenter = network_of(tags["segmenter"], "train_segmenter", store.digest)
+        network = network_of(tags["segmenter"], "train_segmenter", store.digest)
     _agree(study, {**_comparable(shared, given), **tags, "store": store.digest})
     with (
+        network as segmenter,
         step_run("tune", config, store=store.digest, study=study.study_name, target=config.target) as run,
         _reaching_database(config.storage),
     ):

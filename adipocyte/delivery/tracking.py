@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,9 @@ from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+from mlflow.store.artifact.models_artifact_repo import ModelsArtifactRepository
 
 from adipocyte.errors import RunError, StoppedError
 from adipocyte.store.reader import Store
@@ -96,22 +100,41 @@ def _newest(query: str) -> list[Run]:
     )
 
 
-def network_of(run_id: str, step: str, store_digest: str, target: str = "") -> Path:
-    """Fetch the network that a run kept.
+@contextmanager
+def fetched(uri: str, path: str) -> Iterator[Path]:
+    """What lies at *path* among the artifacts of *uri* ("models:/…", or where a run keeps its own), on this disk while the block lasts.
+
+    Artifacts that are on this disk anyway are used where they lie; others are copied, and the copy is removed. Raises MlflowException or
+    OSError when there is nothing.
+    """
+    repository = get_artifact_repository(uri)
+    if isinstance(repository, ModelsArtifactRepository):
+        repository = repository.repo  # the place it stands for: by its name MLflow would write a file of its own beside the model
+    is_here = isinstance(repository, LocalArtifactRepository)
+    with tempfile.TemporaryDirectory() as scratch:
+        yield Path(repository.download_artifacts(path, None if is_here else scratch))
+
+
+@contextmanager
+def network_of(run_id: str, step: str, store_digest: str, target: str = "") -> Iterator[Path]:
+    """The folder of the network that a run kept, while the block lasts.
 
     Raises RunError when there is no such run, it kept none, or it is not a run of *step* (and *target*) on that store.
     """
-    try:
-        tags = mlflow.get_run(run_id).data.tags
-        found = (tags.get(STEP, ""), tags.get(STORE, ""), tags.get(TARGET, ""))
-        if found != (step, store_digest, target):
-            needed = f"a run of {step} {target} on the store {store_digest}"
-            raise RunError(f"run {run_id} is one of {found[0]} {found[2]} on the store {found[1]}: needed {needed}; see mlflow ui")
-        return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=NETWORK))
-    except (MlflowException, OSError) as error:
-        raise RunError(
-            f"run {run_id!r} has no network to load ({error}): give the id of a finished training run, as mlflow ui shows it"
-        ) from error
+    with contextlib.ExitStack() as stack:
+        try:
+            run = mlflow.get_run(run_id)
+            tags = run.data.tags
+            found = (tags.get(STEP, ""), tags.get(STORE, ""), tags.get(TARGET, ""))
+            if found != (step, store_digest, target):
+                needed = f"a run of {step} {target} on the store {store_digest}"
+                raise RunError(f"run {run_id} is one of {found[0]} {found[2]} on the store {found[1]}: needed {needed}; see mlflow ui")
+            folder = stack.enter_context(fetched(run.info.artifact_uri, NETWORK))
+        except (MlflowException, OSError) as error:
+            raise RunError(
+                f"run {run_id!r} has no network to load ({error}): give the id of a finished training run, as mlflow ui shows it"
+            ) from error
+        yield folder
 
 
 def segmenter_of(run_id: str) -> str:

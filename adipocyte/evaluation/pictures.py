@@ -1,12 +1,16 @@
 """Painted fields for people to look at."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.figure import Figure
 
 from adipocyte.config import TARGET_NAMES
+from adipocyte.evaluation.figures import FieldPaths
 from adipocyte.evaluation.pixels import pixel_figures
 from adipocyte.imaging.pictures import display_range
 from adipocyte.plate.reader import FieldKey
+from adipocyte.plate.tiff import read_image
 from adipocyte.staining.stainer import Stainer
 from adipocyte.store.reader import Store
 
@@ -37,4 +41,26 @@ def preview(stainer: Stainer, store: Store, key: FieldKey) -> Figure:
             panel.axis("off")
             if panel is not row[0]:
                 figure.colorbar(drawn, ax=panel, shrink=0.8, label="counts")
+    return figure
+
+
+def judged(fields: Sequence[FieldPaths], way: str) -> Figure:
+    """Judged *fields*, for each a row of true stains above a row of those painted in a *way*; a column for every target that was painted.
+
+    Truth and painting share one scale of counts, the truth's. At 100 dots an inch three targets are 690 pixels wide: the registry's page
+    has room for no more.
+    """
+    targets = sorted(fields[0].painted[way])
+    figure = Figure(figsize=(2.3 * len(targets), 4.6 * len(fields)), layout="constrained")
+    rows = iter(figure.subplots(2 * len(fields), len(targets), squeeze=False))
+    for field, true_row, painted_row in zip(fields, rows, rows, strict=True):
+        for target, true_panel, painted_panel in zip(targets, true_row, painted_row, strict=True):
+            truth = read_image(field.truth[target])
+            low, high = display_range(truth)
+            painted = read_image(field.painted[way][target])
+            titled = {f"{field.key}: {target} {TARGET_NAMES[target]}": (true_panel, truth), f"painted ({way})": (painted_panel, painted)}
+            for title, (panel, image) in titled.items():
+                panel.imshow(image, cmap="gray", vmin=low, vmax=high)
+                panel.set_title(title, fontsize=8)
+                panel.axis("off")
     return figure

@@ -1,5 +1,6 @@
 """Bundles of networks that have learnt nothing, made in a second."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,18 @@ from adipocyte.networks.files import save_network
 from adipocyte.networks.unet import UNetSpec, build_unet
 from adipocyte.staining.bundle import SEGMENTER, BundleManifest, names, write_bundle
 
+NARROW = {SEGMENTER: "none"} | dict.fromkeys(TARGETS, "last")
 
-def write_networks(folder: Path, targets: tuple[str, ...], encoder: str) -> dict[str, Path]:
-    """Random networks whose normalisations have seen noise, so that their outputs are neither flat nor huge."""
+
+def write_networks(folder: Path, targets: tuple[str, ...], encoder: str, wide: Mapping[str, str]) -> dict[str, Path]:
+    """Random networks whose normalisations have seen noise, so that their outputs are neither flat nor huge.
+
+    *wide* maps each network to its 5x5 convolutions (see `UNetSpec`).
+    """
     torch.manual_seed(0)
     networks = {}
     for name in names(targets):
-        spec = UNetSpec(encoder=encoder, in_channels=8 if name == "A1" else 7, wide_convolutions="none" if name == SEGMENTER else "last")
+        spec = UNetSpec(encoder=encoder, in_channels=8 if name == "A1" else 7, wide_convolutions=wide[name])
         network = build_unet(spec).train()
         with torch.no_grad():
             for _ in range(20):
@@ -27,7 +33,14 @@ def write_networks(folder: Path, targets: tuple[str, ...], encoder: str) -> dict
     return networks
 
 
-def write_random_bundle(folder: Path, targets: tuple[str, ...] = TARGETS, *, encoder: str = "resnet18", storage: str = "float32") -> Path:
+def write_random_bundle(
+    folder: Path,
+    targets: tuple[str, ...] = TARGETS,
+    *,
+    encoder: str = "resnet18",
+    wide: Mapping[str, str] = NARROW,
+    storage: str = "float32",
+) -> Path:
     """A bundle for 20x in *folder*/bundle."""
     scaling = {"brightfield": (2000.0, 500.0)} | {target: (1000.0, 300.0) for target in targets}
     manifest = BundleManifest(
@@ -45,5 +58,5 @@ def write_random_bundle(folder: Path, targets: tuple[str, ...] = TARGETS, *, enc
     )
     counts = np.bincount(np.random.default_rng(0).integers(200, 4000, 10_000), minlength=65536)
     histograms = {name: counts.astype(np.int64) for name in manifest.paintings}
-    write_bundle(folder / "bundle", manifest, write_networks(folder / "networks", targets, encoder), histograms)
+    write_bundle(folder / "bundle", manifest, write_networks(folder / "networks", targets, encoder, wide), histograms)
     return folder / "bundle"

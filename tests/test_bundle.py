@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bundles import write_random_bundle
 from safetensors.numpy import load_file, save_file
 
 import adipocyte
@@ -17,7 +18,6 @@ from adipocyte.networks.files import load_network
 from adipocyte.staining import bundle as bundles
 from adipocyte.staining.bundle import calibrate_bundle, read_calibrations, read_manifest
 from adipocyte.staining.stainer import Stainer
-from tests.bundles import write_random_bundle
 
 TABLES = {f"20/{target}": np.roll(np.arange(65536, dtype=np.uint16), 1) for target in ("A1", "A2", "A3")}
 PLANES = np.random.default_rng(0).integers(1000, 3000, (7, 64, 64), dtype=np.uint16)
@@ -129,6 +129,10 @@ def _changed(folder: Path, **entries: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | entries))
 
 
+def _without_checksum(folder: Path, name: str) -> None:
+    _changed(folder, checksums={other: digest for other, digest in read_manifest(folder).checksums.items() if other != name})
+
+
 def _calibrations(folder: Path) -> Path:
     [path] = folder.glob("calibrations-*")
     return path
@@ -155,6 +159,7 @@ def _one_byte_changed(path: Path) -> None:
         (lambda folder: _changed(folder, intensities="best"), "keeps the intensities 'best', not one of none, matching"),
         (lambda folder: _changed(folder, targets=["A2", "../A3"]), "paints A2, ../A3, of which only A1, A2, A3 are known"),
         (lambda folder: _changed(folder, checksums={}), "has no checksum of segmenter/network.json"),
+        (lambda folder: _without_checksum(folder, read_manifest(folder).calibrations), "has no checksum of calibrations-"),
         (lambda folder: (folder / "bundle.json").write_text("{"), "holds no whole bundle"),
         (lambda folder: (folder / "bundle.json").unlink(), "holds no whole bundle"),
         (lambda folder: shutil.rmtree(folder / "A3"), "not whole: .*A3/network.json cannot be read"),
@@ -172,6 +177,7 @@ def _one_byte_changed(path: Path) -> None:
         "way",
         "target",
         "no checksums",
+        "no checksum of the calibrations",
         "half a manifest",
         "no manifest",
         "no network",

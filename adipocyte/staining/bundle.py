@@ -117,7 +117,8 @@ def read_manifest(folder: Path) -> BundleManifest:
 def check_files(folder: Path, manifest: BundleManifest) -> None:
     """Read every file of the bundle once. Raises BundleError, naming the file, when one is missing or not as it was written."""
     needed = [f"{name}/{file}" for name in names(manifest.targets) for file in NETWORK_FILES]
-    if unlisted := [name for name in (*needed, _HISTOGRAMS) if name not in manifest.checksums]:
+    needed += [_HISTOGRAMS, *filter(None, [manifest.calibrations])]
+    if unlisted := [name for name in needed if name not in manifest.checksums]:
         raise BundleError(f"{folder / _MANIFEST} has no checksum of {unlisted[0]}: {_AGAIN}")
     for name, digest in manifest.checksums.items():
         try:

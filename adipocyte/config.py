@@ -369,3 +369,9 @@ class MainConfig:
 class DemoConfig:
     out: str = option("Folder for the simulated plate, its store, summary.json and preview.png.", "demo")
     seed: int = _seed()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoAppConfig:
+    server: str = option("Address of the served model.", "http://127.0.0.1:5001")
+    port: int = option("Port of this machine to open the page at.", 7860, low=1, high=65535)

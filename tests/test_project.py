@@ -25,6 +25,7 @@ CONFIGS = {
     "stain": config.StainConfig,
     "simulate": config.SimulateConfig,
     "demo": config.DemoConfig,
+    "demo_app": config.DemoAppConfig,
 }
 ENTRY_POINTS = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
 

@@ -1,16 +1,23 @@
-"""Arrays to a served model and back: `StainClient("http://127.0.0.1:5000").stain(planes, magnification=20)`."""
+"""Arrays to a served model and back: `StainClient("http://127.0.0.1:5000").stain(planes, magnification=20)`. It needs no torch."""
 
 import base64
-import io
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import requests
-import tifffile
 from numpy.typing import NDArray
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
-from adipocyte.errors import AdipocyteError
-from adipocyte.plate.tiff import encode_stack
+from adipocyte.errors import AdipocyteError, ImageError
+from adipocyte.plate.tiff import decode_stack, encode_stack
+
+_CHUNK_BYTES = 1 << 20
+_MOST_BYTES_PER_PX = 3 * 3  # of an answer: three images of 2 bytes, in base64, rounded up
+_ROOM_BYTES = 1 << 20  # for headers, names and warnings in an answer
 
 
 class ServiceError(AdipocyteError):
@@ -26,34 +33,76 @@ class Answer:
 
 
 class StainClient:
-    """A client of `mlflow models serve`. *url* is the server's address; *timeout_s* the patience with one answer, in seconds."""
+    """A client of `mlflow models serve`.
 
-    def __init__(self, url: str, timeout_s: float = 600) -> None:
+    *url* is the server's address, "https://name:password@host" behind a proxy that asks for them; *timeout_s* the patience with one
+    answer, in seconds. A connection that cannot be made is tried *attempts* times, with pauses of .5, 1, 2, … seconds; a request that has
+    reached the server is never sent again.
+    """
+
+    def __init__(self, url: str, timeout_s: float = 600, attempts: int = 5) -> None:
         self._url, self._timeout_s = url.rstrip("/") + "/invocations", timeout_s
+        retry = Retry(connect=attempts - 1, read=0, redirect=0, status=0, other=0, backoff_factor=0.5, allowed_methods=None)
+        self._session = requests.Session()
+        self._session.mount("http://", HTTPAdapter(max_retries=retry))
+        self._session.mount("https://", HTTPAdapter(max_retries=retry))
 
-    def stain(self, planes: NDArray[np.uint16], magnification: int, *, histogram_matching: bool | None = None) -> Answer:
-        """Paint one field: (Z, Y, X) counts in, (Y, X) counts out for each target.
+    def stain(
+        self,
+        planes: NDArray[np.uint16],
+        magnification: int,
+        *,
+        histogram_matching: bool | None = None,
+        targets: Sequence[str] = (),
+        tile_px: int | None = None,
+        tta: bool = False,
+    ) -> Answer:
+        """Paint one field: (Z, Y, X) counts in, (Y, X) counts out for each of *targets* (none named: all that the model paints).
 
         *histogram_matching* true gives each image the distribution of the training wells, false leaves it as the networks painted it;
-        None: intensities are set in the way that the model keeps.
+        None: intensities are set in the way that the model keeps. *tile_px* is the side of the tiles the field is painted in, in pixels
+        (None: as memory allows); *tta* averages the field painted in the eight ways it can lie.
 
-        Raises ServiceError when the server refuses or is not there.
+        Raises ServiceError when the server refuses, is not there or answers with something else.
         """
-        row = {"stack": base64.b64encode(encode_stack(planes)).decode(), "magnification": magnification}
-        request = {"dataframe_records": [row], "params": {"histogram_matching": histogram_matching}}
+        given = {"histogram_matching": histogram_matching, "targets": ",".join(targets), "tile_px": tile_px, "tta": tta}
+        params = {name: value for name, value in given.items() if value or (name == "histogram_matching" and value is not None)}
+        answer = self._ask(_request(planes, magnification, params), most_bytes=_MOST_BYTES_PER_PX * planes[0].size + _ROOM_BYTES)
         try:
-            response = requests.post(self._url, json=request, timeout=self._timeout_s)
+            [painted] = json.loads(answer)["predictions"]
+            warnings = painted.pop("warnings")
+            images = {target: decode_stack(base64.b64decode(painted.pop(target)), 1)[0] for target in list(painted)}
+        except (ValueError, TypeError, LookupError, ImageError) as error:
+            raise ServiceError(f"{self._url} answered something else than painted images ({error!r}): is it an adipocyte model?") from error
+        return Answer(images, warnings)
+
+    def _ask(self, request: bytes, most_bytes: int) -> bytearray:
+        """Send a request and read its answer piece by piece, at most *most_bytes* of it."""
+        answer = bytearray()
+        try:
+            with self._session.post(
+                self._url, data=request, headers={"Content-Type": "application/json"}, timeout=self._timeout_s, stream=True
+            ) as response:
+                for chunk in response.iter_content(_CHUNK_BYTES):
+                    answer += chunk
+                    if len(answer) > most_bytes:
+                        raise ServiceError(f"{self._url} answers with more than {most_bytes} bytes: is it an adipocyte model?")
         except requests.RequestException as error:
             raise ServiceError(f"no answer from {self._url} ({error}): is mlflow models serve running there?") from error
         if not response.ok:
-            raise ServiceError(_sentence(response))
-        painted = response.json()["predictions"][0]
-        warnings = painted.pop("warnings")
-        return Answer({target: tifffile.imread(io.BytesIO(base64.b64decode(data))) for target, data in painted.items()}, warnings)
+            raise ServiceError(_sentence(response.status_code, answer))
+        return answer
 
 
-def _sentence(response: requests.Response) -> str:
+def _request(planes: NDArray[np.uint16], magnification: int, params: dict[str, Any]) -> bytes:
+    """The body, put together in bytes: a full field is 100 MB of base64, which JSON libraries would copy twice."""
+    head = b'{"dataframe_records": [{"magnification": %d, "stack": "' % magnification
+    tail = b'"}], "params": %s}' % json.dumps(params).encode()
+    return b"".join([head, base64.b64encode(encode_stack(planes)), tail])
+
+
+def _sentence(status: int, answer: bytes) -> str:
     try:
-        return response.json()["message"]
-    except (ValueError, KeyError):
-        return f"the server answered {response.status_code}: {response.text[:500]}"
+        return json.loads(answer)["message"]
+    except (ValueError, LookupError, TypeError):
+        return f"the server answered {status}: {answer[:500].decode(errors='replace')}"

@@ -1,0 +1,218 @@
+"""The client: arrays through a real server, connections tried again, answers held to limits; and all of it without torch."""
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from served import ROOT, free_port, planes
+
+from adipocyte.delivery.client import ServiceError, StainClient
+from adipocyte.staining.stainer import Stainer
+
+GREY = planes(0, (64, 64))
+
+
+@pytest.fixture(scope="module")
+def server(small_server) -> str:
+    return small_server.url
+
+
+@pytest.fixture(scope="module")
+def stainer(small_model: Path) -> Stainer:
+    return Stainer(small_model / "artifacts" / "bundle")
+
+
+@contextmanager
+def answering(answer: Callable[[BaseHTTPRequestHandler], None], port: int = 0) -> Iterator[tuple[str, list[bytes]]]:
+    """A server that reads each request and lets *answer* reply; its address, and the bodies it was sent."""
+    bodies: list[bytes] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+            answer(self)
+
+        def log_message(self, *args: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", bodies
+        server.shutdown()
+
+
+def reply(status: int, body: bytes) -> Callable[[BaseHTTPRequestHandler], None]:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(status)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    return answer
+
+
+# Against the real server.
+
+
+@pytest.mark.parametrize(
+    ("asked", "keywords"),
+    [
+        ({}, {}),
+        ({"histogram_matching": True}, {"intensities": "matching"}),
+        ({"histogram_matching": False}, {"intensities": "none"}),
+        ({"targets": ["A3", "A2"]}, {"targets": ["A2", "A3"]}),
+        ({"tile_px": 608, "tta": True}, {"tile_px": 608, "tta": True}),
+    ],
+    ids=str,
+)
+def test_arrays_come_back_as_the_chain_paints_them(server, stainer, asked, keywords):
+    answer, expected = StainClient(server).stain(GREY, 20, **asked), stainer.stain(GREY, 20, **keywords)
+    assert set(answer.images) == set(expected.images)
+    for target, image in expected.images.items():
+        np.testing.assert_array_equal(answer.images[target], image)
+        assert answer.images[target].dtype == np.uint16
+    assert answer.warnings == "; ".join(expected.warnings)
+
+
+def test_it_repeats_the_servers_sentence(server):
+    with pytest.raises(ServiceError, match="row 0: the stack has 6 of 7 pages"):
+        StainClient(server).stain(GREY[:6], 20)
+    with pytest.raises(ServiceError, match="A9"):
+        StainClient(server).stain(GREY, 20, targets=["A9"])
+
+
+# Connections, and answers of every kind.
+
+
+def test_a_server_that_is_not_there_is_said_with_what_to_do():
+    with pytest.raises(ServiceError, match=r"no answer from .* is mlflow models serve running there"):
+        StainClient(f"http://127.0.0.1:{free_port()}", attempts=1).stain(GREY, 20)
+
+
+def test_a_connection_is_tried_again_until_the_server_is_there():
+    port, refusal = free_port(), json.dumps({"message": "here at last"}).encode()
+    said: list[str] = []
+
+    def ask() -> None:
+        try:
+            StainClient(f"http://127.0.0.1:{port}", attempts=8).stain(GREY, 20)
+        except ServiceError as error:
+            said.append(str(error))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    time.sleep(0.7)  # the first attempts find nobody
+    with answering(reply(400, refusal), port) as (_, bodies):
+        asking.join(60)
+    assert said == ["here at last"]
+    assert len(bodies) == 1
+
+
+@pytest.mark.parametrize("status", [400, 413, 429, 500, 503, 504])
+def test_what_has_reached_the_server_is_never_sent_again(status):
+    with answering(reply(status, b"<html>busy</html>")) as (url, bodies):
+        with pytest.raises(ServiceError, match=f"the server answered {status}: <html>busy"):
+            StainClient(url).stain(GREY, 20)
+        assert len(bodies) == 1
+
+
+def test_a_connection_that_breaks_after_the_request_is_not_tried_again():
+    def hang_up(handler: BaseHTTPRequestHandler) -> None:
+        handler.connection.close()
+
+    with answering(hang_up) as (url, bodies):
+        with pytest.raises(ServiceError, match="no answer from"):
+            StainClient(url).stain(GREY, 20)
+        assert len(bodies) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        (b"hello", "something else than painted images"),
+        (b'{"predictions": []}', "something else than painted images"),
+        (b'{"predictions": [{"A1": "aGVsbG8=", "warnings": ""}]}', "something else than painted images"),
+        (b'{"predictions": [{"A1": null, "warnings": ""}]}', "something else than painted images"),
+        (b"9" * 3_000_000, "answers with more than"),
+    ],
+    ids=["no JSON", "no row", "no image", "nothing", "too much"],
+)
+def test_an_answer_that_is_none_is_refused(body, sentence):
+    with answering(reply(200, body)) as (url, _), pytest.raises(ServiceError, match=sentence):
+        StainClient(url).stain(GREY, 20)
+
+
+def test_only_what_was_asked_for_is_sent():
+    with answering(reply(400, b"{}")) as (url, bodies):
+        for asked in ({}, {"histogram_matching": False, "targets": ["A1", "A2"], "tile_px": 640, "tta": True}):
+            with pytest.raises(ServiceError):
+                StainClient(url).stain(GREY, 20, **asked)
+    first, second = (json.loads(body) for body in bodies)
+    assert first["params"] == {}
+    assert second["params"] == {"histogram_matching": False, "targets": "A1,A2", "tile_px": 640, "tta": True}
+    assert first["dataframe_records"][0]["magnification"] == 20
+
+
+# Without torch.
+
+
+@pytest.fixture(scope="module")
+def lone_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh environment with `adipocyte[client]` from this project's wheel, and nothing else."""
+    folder, uv = tmp_path_factory.mktemp("lone"), str(Path(sys.executable).with_name("uv"))
+    source = folder / "source"  # a copy, for building leaves its traces
+    for package in ("adipocyte", "entrypoints"):
+        shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("pyproject.toml", "README.md"):
+        shutil.copyfile(ROOT / file, source / file)
+    try:
+        built = subprocess.run([uv, "build", "--wheel", "--out-dir", folder, source], capture_output=True, text=True)
+    except FileNotFoundError:
+        pytest.skip("no uv beside this Python: make setup installs it")
+    if built.returncode:
+        pytest.skip(f"no package index to fetch the build's needs from: {built.stderr[-300:]}")
+    subprocess.run([uv, "venv", "-q", "--python", sys.executable, folder / "venv"], check=True)
+    python, [wheel] = folder / "venv" / "bin" / "python", folder.glob("*.whl")
+    command = [uv, "pip", "install", "-q", "--python", python, f"adipocyte[client] @ file://{wheel}"]
+    subprocess.run(command, check=True, capture_output=True)
+    return python
+
+
+PROGRAM = """
+import importlib.util, sys
+import numpy as np
+from adipocyte.delivery.client import StainClient
+heavy = [name for name in ("torch", "mlflow", "pandas", "scipy", "gradio") if importlib.util.find_spec(name)]
+assert not heavy, heavy
+planes = np.load(sys.argv[2])
+answer = StainClient(sys.argv[1]).stain(planes, 20)
+np.savez(sys.argv[3], **answer.images)
+"""
+
+
+def test_the_client_needs_no_torch(lone_python, server, stainer, tmp_path):
+    np.save(tmp_path / "planes.npy", GREY)
+    arguments = ["-c", PROGRAM, server, tmp_path / "planes.npy", tmp_path / "stains.npz"]
+    subprocess.run([lone_python, *arguments], cwd=tmp_path, check=True)
+    with np.load(tmp_path / "stains.npz") as stains:
+        for target, image in stainer.stain(GREY, 20).images.items():
+            np.testing.assert_array_equal(stains[target], image)
+
+
+def test_its_annotations_reach_type_checkers(lone_python):
+    found = subprocess.run(
+        [lone_python, "-c", "import adipocyte, pathlib; print((pathlib.Path(adipocyte.__file__).parent / 'py.typed').is_file())"],
+        capture_output=True,
+        text=True,
+        cwd=lone_python.parent,
+        check=True,
+    )
+    assert found.stdout.strip() == "True"

@@ -1,13 +1,19 @@
 """The page to try a model, in a real browser, before the real server."""
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
 import tifffile
-from served import free_port, planes
+from served import ROOT, free_port, planes
 
 from adipocyte.delivery.client import StainClient
 from adipocyte.plate.tiff import encode_stack, read_image
@@ -153,6 +159,49 @@ def test_a_wrong_file_is_answered_in_a_sentence(tab, tmp_path, data, sentence):
 
 
 @needs_chromium
+def test_what_is_unlike_the_training_wells_is_said(tab, tmp_path):
+    (tmp_path / "field.tif").write_bytes(encode_stack(np.full((7, 64, 64), 65535, np.uint16)))
+    drop(tab, tmp_path / "field.tif")
+    tab.locator("#said").get_by_text("⚠️").wait_for()
+
+
+WATCHED = """
+import runpy, sys
+noted = sys.argv[1]
+def watch(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo"):
+        address = arguments[1] if event == "socket.connect" else arguments[0]
+        print(address if isinstance(address, (str, bytes)) else address[0], file=open(noted, "a"))
+sys.addaudithook(watch)
+sys.argv = ["demo_app", *sys.argv[2:]]
+runpy.run_module("entrypoints.demo_app", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_opens_a_page_asks_nobody_else_and_leaves_nothing(server, tmp_path, ending):
+    port, scratch, asked = free_port(), tmp_path / "scratch", tmp_path / "asked"
+    scratch.mkdir()
+    command = [sys.executable, "-c", WATCHED, asked, f"--server={server}", f"--port={port}"]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "TMPDIR": str(scratch)}, stdout=log, stderr=log)
+    try:
+        for _ in range(600):
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            try:
+                assert "Virtual staining" in requests.get(f"http://127.0.0.1:{port}", timeout=5).text
+                break
+            except requests.ConnectionError:
+                time.sleep(0.1)
+        assert len(list(scratch.glob("adipocyte-*"))) == 1
+    finally:
+        process.send_signal(ending)
+        assert process.wait(60) == 0, (tmp_path / "log").read_text()
+    assert list(scratch.glob("adipocyte-*")) == []
+    assert set(asked.read_text().split()) <= {"127.0.0.1", "localhost", "None", "::1"}
+
+
+@needs_chromium
 def test_without_a_server_it_says_how_to_start_one(browser, tmp_path):
     from adipocyte.delivery.app import launch, page
 
@@ -160,6 +209,7 @@ def test_without_a_server_it_says_how_to_start_one(browser, tmp_path):
     launch(blocks, port, wait=False)
     tab = browser.new_page()
     tab.goto(f"http://127.0.0.1:{port}")
+    tab.locator("#said").get_by_text("No model is served there").wait_for()  # before anything is dropped
     tifffile.imwrite(tmp_path / "field.tif", FIELD, photometric="minisblack")
     drop(tab, tmp_path / "field.tif")
     tab.locator("#said").get_by_text("mlflow models serve -m models:/adipocyte@champion").wait_for()

@@ -1,6 +1,8 @@
 """A page to try a served model: drop a stack, see its stains. It talks to the server as anyone's program would, through the client."""
 
+import contextlib
 import os
+import signal
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,10 @@ _SHOWN_PX = 1200  # the longer side of what is shown; what is downloaded is whol
 _MOST_UPLOADED = "500mb"
 _KEPT_S = 3600  # a visitor's field is forgotten after an hour
 _COLOURS = {"A1": (0.25, 0.45, 1.0), "A2": (0.3, 1.0, 0.35), "A3": (1.0, 0.3, 0.25)}  # red, green and blue of each stain in the composite
-_NO_SERVER = "Start one with `mlflow models serve -m models:/adipocyte@champion --env-manager local --port 5001 --timeout 600`."
+_NO_SERVER = (
+    "No model is served there. "
+    "Start one with `mlflow models serve -m models:/adipocyte@champion --env-manager local --port 5001 --timeout 600`."
+)
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,7 @@ def page(client: StainClient, scratch: Path) -> gr.Blocks:
             middle = gr.Slider(1, n_z, value=n_z // 2 + 1) if n_z > 1 else gr.Slider(1, 2, value=1, interactive=False)
             return (_shown(planes, answer), _said(planes, answer), middle, _files(answer, scratch, Path(path).stem))
 
+        blocks.load(lambda: "" if client.answers() else f"⚠️ {_NO_SERVER}", None, said)
         painted = button.click(stain, [stack, magnification, matching], [shown, said, z_plane, files])
         painted.then(_stains, [shown], stains).then(_plane, [shown, z_plane], brightfield).then(_composite, [shown, *gains], composite)
         z_plane.change(_plane, [shown, z_plane], brightfield, show_progress="hidden")
@@ -83,8 +89,9 @@ def page(client: StainClient, scratch: Path) -> gr.Blocks:
 
 
 def open_page(server: str, port: int) -> None:
-    """Serve the page on this machine alone until it is interrupted; nothing that it wrote is left."""
-    with tempfile.TemporaryDirectory(prefix="adipocyte-") as scratch:
+    """Serve the page on this machine alone until it is interrupted or terminated; nothing that it wrote is left."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with tempfile.TemporaryDirectory(prefix="adipocyte-") as scratch, contextlib.suppress(KeyboardInterrupt):
         os.environ["GRADIO_TEMP_DIR"] = scratch  # uploads, too
         launch(page(StainClient(server, attempts=1), Path(scratch)), port)
 

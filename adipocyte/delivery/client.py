@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from adipocyte.errors import AdipocyteError, ImageError
 from adipocyte.plate.tiff import decode_stack, encode_stack
 
 _CHUNK_BYTES = 1 << 20
+_CONNECT_S = 10
 _MOST_BYTES_PER_PX = 3 * 3  # of an answer: three images of 2 bytes, in base64, rounded up
 _ROOM_BYTES = 1 << 20  # for headers, names and warnings in an answer
 
@@ -41,7 +43,8 @@ class StainClient:
     """
 
     def __init__(self, url: str, timeout_s: float = 600, attempts: int = 5) -> None:
-        self._url, self._timeout_s = url.rstrip("/") + "/invocations", timeout_s
+        self._url, self._timeout_s = url.rstrip("/"), timeout_s
+        self._name = re.sub(r"//[^/@]*@", "//", self._url)  # without the password, for people to read
         retry = Retry(connect=attempts - 1, read=0, redirect=0, status=0, other=0, backoff_factor=0.5, allowed_methods=None)
         self._session = requests.Session()
         self._session.mount("http://", HTTPAdapter(max_retries=retry))
@@ -73,25 +76,43 @@ class StainClient:
             warnings = painted.pop("warnings")
             images = {target: decode_stack(base64.b64decode(painted.pop(target)), 1)[0] for target in list(painted)}
         except (ValueError, TypeError, LookupError, ImageError) as error:
-            raise ServiceError(f"{self._url} answered something else than painted images ({error!r}): is it an adipocyte model?") from error
+            raise self._other(repr(error)) from error
+        if sizes := {image.shape for image in images.values()} - {planes.shape[1:]}:
+            raise self._other(f"images of {sizes.pop()} pixels for a stack of {planes.shape[1:]}")
         return Answer(images, warnings)
 
+    def answers(self) -> bool:
+        """Whether a server is there, with its model loaded."""
+        try:
+            return self._session.get(f"{self._url}/ping", timeout=_CONNECT_S, allow_redirects=False).status_code == 200
+        except requests.RequestException:
+            return False
+
     def _ask(self, request: bytes, most_bytes: int) -> bytearray:
-        """Send a request and read its answer piece by piece, at most *most_bytes* of it."""
+        """Send a request and read its answer piece by piece, at most *most_bytes* of it. It is JSON, which can only be read whole."""
         answer = bytearray()
         try:
             with self._session.post(
-                self._url, data=request, headers={"Content-Type": "application/json"}, timeout=self._timeout_s, stream=True
+                f"{self._url}/invocations",
+                data=request,
+                headers={"Content-Type": "application/json"},
+                timeout=(_CONNECT_S, self._timeout_s),
+                stream=True,
+                allow_redirects=False,
             ) as response:
                 for chunk in response.iter_content(_CHUNK_BYTES):
                     answer += chunk
                     if len(answer) > most_bytes:
-                        raise ServiceError(f"{self._url} answers with more than {most_bytes} bytes: is it an adipocyte model?")
+                        raise self._other(f"more than {most_bytes} bytes")
         except requests.RequestException as error:
-            raise ServiceError(f"no answer from {self._url} ({error}): is mlflow models serve running there?") from error
-        if not response.ok:
+            sentence = str(error).replace(self._url, self._name)
+            raise ServiceError(f"no answer from {self._name} ({sentence}): is mlflow models serve running there?") from error
+        if response.status_code != 200:
             raise ServiceError(_sentence(response.status_code, answer))
         return answer
+
+    def _other(self, found: str) -> ServiceError:
+        return ServiceError(f"{self._name} answered something else than painted images ({found}): is it an adipocyte model?")
 
 
 def _request(planes: NDArray[np.uint16], magnification: int, params: dict[str, Any]) -> bytes:

@@ -66,15 +66,18 @@ def predict_windows(
 ) -> NDArray[np.float32]:
     """Run *network* on a field that is never wholly in memory in network units. Returns its (Y, X) output.
 
-    *read* gives a window of the field, (C, Y, X) in network units; *shape_px* is the field's (Y, X). Without *tiling* the field goes
-    through in one piece. *tta* (test-time augmentation) averages the outputs for the field turned and mirrored in all eight ways.
+    *read* gives a window of the field, (C, Y, X) in network units, padded at its lower and right edge or not; *shape_px* is the field's
+    (Y, X). Without *tiling* the field goes through in one piece. *tta* (test-time augmentation) averages the outputs for the field turned
+    and mirrored in all eight ways.
     """
     height, width = shape_px
+    if tiling is None:
+        return _predict(network, read((slice(0, height), slice(0, width))), tta)[:height, :width]
     columns = list(_spans(width, tiling))
     painted = np.zeros(shape_px, dtype=np.float32)
     for rows, row_weights in _spans(height, tiling):
         for across, column_weights in columns:
-            tile = _predict(network, read((rows, across)), tta)
+            tile = _predict(network, read((rows, across)), tta)[: len(row_weights), : len(column_weights)]
             tile *= np.outer(row_weights, column_weights)
             painted[rows, across] += tile
     return painted

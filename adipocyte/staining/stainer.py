@@ -14,8 +14,10 @@ from adipocyte.errors import ConfigError, ImageError, MemoryLimitError
 from adipocyte.imaging import quality
 from adipocyte.imaging.histograms import apply_table, match_histogram
 from adipocyte.imaging.normalisation import Scaling
+from adipocyte.imaging.padding import pad_to_multiple
 from adipocyte.networks.files import load_network
 from adipocyte.networks.memory import bytes_per_px
+from adipocyte.networks.unet import DIVISOR
 from adipocyte.networks.whole_field import SMALLEST_TILE_PX, Tiling, Window, predict_windows
 from adipocyte.staining.bundle import SEGMENTER, check_files, names, read_calibrations, read_histograms, read_manifest
 from adipocyte.staining.memory import free_bytes
@@ -80,12 +82,8 @@ class Stainer:
         way, targets = self.way(intensities), self._targets(targets)
         self._check(planes, magnification)
         tiling = self._tiling(planes.shape[1:], targets, tile_px, tta)
-        light = self._scaling(magnification, "brightfield")
+        source = _reader(planes, self._scaling(magnification, "brightfield"), tiling)
         images: dict[str, NDArray[np.uint16]] = {}
-
-        def source(window: Window) -> NDArray[np.float32]:
-            return light.normalise(planes[(slice(None), *window)])
-
         for target in targets:
             read = self._conditioned(source, planes.shape[1:], tiling, tta) if target == "A1" else source
             painted = predict_windows(self._networks[target], read, planes.shape[1:], tiling, tta=tta)
@@ -169,7 +167,7 @@ class Stainer:
     def _conditioned(self, source: Read, shape_px: tuple[int, int], tiling: Tiling | None, tta: bool) -> Read:
         """The planes and, as one channel more, the mask that the segmenter sees in them."""
         mask = predict_windows(self._networks[SEGMENTER], source, shape_px, tiling, tta=tta) > 0  # see `segment_field`
-        return lambda window: np.concatenate([source(window), mask[window][None].astype(np.float32)])
+        return lambda window: np.concatenate([source(window), pad_to_multiple(mask[window], DIVISOR)[None]], dtype=np.float32)
 
     def _scaling(self, magnification: int, channel: str) -> Scaling:
         return Scaling(*self.manifest.scalings[str(magnification)][channel])
@@ -185,3 +183,15 @@ class Stainer:
             raise ImageError(f"the stack is {planes.dtype} of shape {planes.shape}: it must be uint16 counts of shape ({n_z}, Y, X)")
         if min(planes.shape[1:]) < _SMALLEST_PX:
             raise ImageError(f"the stack is {planes.shape[1]} x {planes.shape[2]} pixels: a side must be at least {_SMALLEST_PX}")
+
+
+def _reader(planes: NDArray[np.uint16], light: Scaling, tiling: Tiling | None) -> Read:
+    """What gives windows of (Z, Y, X) *planes* in network units, padded as the networks need."""
+
+    def read(window: Window) -> NDArray[np.float32]:
+        return light.normalise(pad_to_multiple(planes[(slice(None), *window)], DIVISOR))
+
+    if tiling is not None:
+        return read
+    whole = read((slice(None), slice(None)))  # once for all networks: fresh memory of this size costs more than the arithmetic
+    return lambda _: whole

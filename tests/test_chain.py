@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adipocyte.errors import ConfigError, MemoryLimitError
-from adipocyte.networks.memory import bytes_per_px
+from adipocyte.networks.memory import bytes_per_px, layout_bytes
 from adipocyte.networks.whole_field import SMALLEST_TILE_PX, Tiling, predict_field, predict_windows
 from adipocyte.simulation import simulate_field
 from adipocyte.staining import memory
@@ -215,6 +215,7 @@ def test_what_a_network_takes_is_told_by_shapes_alone():
         torch.nn.ReLU(inplace=True),
     )
     assert bytes_per_px(network, 4) == 4 * (16 + 16) + 4 * (16 + 16)
+    assert layout_bytes(network) == 4 * 16 * 16 * 3 * 3  # the heavier of the two convolutions
 
 
 def test_the_bound_is_a_share_of_what_is_free(tmp_path, stainer):

@@ -25,6 +25,11 @@ def bytes_per_px(network: nn.Module, in_channels: int) -> float:
     return tally.most / _PROBE_PX**2
 
 
+def layout_bytes(network: nn.Module) -> int:
+    """Bytes that *network* needs whatever its input's size: a convolution lays its weights out anew while it runs, one after another."""
+    return max(parameter.nbytes for parameter in network.parameters())
+
+
 class _Tally(TorchFunctionMode):
     """Adds up the tensors that are alive (`now`), and keeps the most that ever were."""
 

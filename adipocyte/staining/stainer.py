@@ -16,7 +16,7 @@ from adipocyte.imaging.histograms import apply_table, match_histogram
 from adipocyte.imaging.normalisation import Scaling
 from adipocyte.imaging.padding import pad_to_multiple
 from adipocyte.networks.files import load_network
-from adipocyte.networks.memory import bytes_per_px
+from adipocyte.networks.memory import bytes_per_px, layout_bytes
 from adipocyte.networks.unet import DIVISOR
 from adipocyte.networks.whole_field import SMALLEST_TILE_PX, Tiling, Window, predict_windows
 from adipocyte.staining.bundle import SEGMENTER, check_files, names, read_calibrations, read_histograms, read_manifest
@@ -28,7 +28,7 @@ _MB = 10**6
 _SHARE = 0.75  # of the free memory that painting may take
 _FIELD_BYTES = 16  # of each pixel of the field: the output, its counts, and what setting the intensities takes
 _TILE_BYTES = 8  # of each pixel and channel of a tile: the source in network units, and its padded or turned copy
-_FIXED_MB = 100  # the layouts that convolutions keep of their weights
+_FIXED_MB = 100  # what the heap keeps in pieces between layers; measured: benchmarks/painting.py
 
 Read = Callable[[Window], NDArray[np.float32]]
 
@@ -97,9 +97,12 @@ class Stainer:
         """What painting a field of *shape_px*, (Y, X), will take beside networks and planes, in MB; without *tile_px* in one piece."""
         targets = self._targets(targets)
         height, width = (side if tile_px is None else min(side, tile_px) for side in shape_px)
-        tile_bytes = max(self._px_bytes[name] + _TILE_BYTES * (1 + tta) * self._channels[name] for name in names(targets))
-        field_bytes = _FIELD_BYTES + 4 * len(targets)
-        return (tile_bytes * height * width + field_bytes * shape_px[0] * shape_px[1]) / _MB + _FIXED_MB
+        tile_bytes = max(
+            layout_bytes(self._networks[name]) + (self._px_bytes[name] + _TILE_BYTES * (1 + tta) * self._channels[name]) * height * width
+            for name in names(targets)
+        )
+        field_bytes = (_FIELD_BYTES + 4 * len(targets)) * shape_px[0] * shape_px[1]
+        return (tile_bytes + field_bytes) / _MB + _FIXED_MB
 
     def check_memory(
         self, shape_px: tuple[int, int], *, targets: Sequence[str] | None = None, tile_px: int | None = None, tta: bool = False

@@ -33,6 +33,10 @@ class BundleError(AdipocyteError, ValueError):
     """A saved network, training state or bundle is damaged, incomplete or of another kind."""
 
 
+class NewerBundleError(BundleError):
+    """A bundle was made by newer code than this."""
+
+
 class DivergedError(AdipocyteError, ArithmeticError):
     """A loss or a gradient of a training is no longer a number."""
 

@@ -11,8 +11,10 @@ import torch
 from click.testing import CliRunner, Result
 
 from adipocyte.config import TARGETS, PreprocessConfig
+from adipocyte.delivery.assembly import Assembled
 from adipocyte.errors import StoreError
 from adipocyte.evaluation.judgement import judge
+from adipocyte.evaluation.metric import Part, Score
 from adipocyte.evaluation.painting import cross_calibrated, fit_calibrations, paint_fields
 from adipocyte.evaluation.pictures import preview
 from adipocyte.networks.files import save_network
@@ -128,6 +130,37 @@ def test_a_calibration_is_judged_by_fields_that_it_was_not_fitted_to(painted, tm
         for target in TARGETS:
             expected = tables[f"20/{target}"][read_image(field.painted["none"][target])]
             np.testing.assert_array_equal(read_image(field.painted["calibration"][target]), expected)
+
+
+def test_a_calibration_is_judged_well_by_well_where_there_are_two(shifted_store, stainer, tmp_path):
+    keys = shifted_store.keys("validation") + shifted_store.keys("test")  # two fields of B03, one of B04
+    fields = paint_fields(stainer, shifted_store, keys, ("none",), tmp_path)
+    of = {well: [field for field in fields if field.key.well == well] for well in ("B03", "B04")}
+    for field in cross_calibrated(fields, tmp_path):
+        tables = fit_calibrations(of["B04" if field.key.well == "B03" else "B03"])
+        for target in TARGETS:
+            expected = tables[f"20/{target}"][read_image(field.painted["none"][target])]
+            np.testing.assert_array_equal(read_image(field.painted["calibration"][target]), expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({"none": (0, 0.9), "matching": (0, 0.5), "calibration": (0, 0.7)}, "matching"),
+        ({"none": (0, 0.9), "matching": (54, 0.5), "calibration": (0, 0.7)}, "calibration"),
+        ({"none": (0, 0.9), "matching": (0, 0.9)}, "none"),
+    ],
+    ids=["the lowest", "not for losing features", "the first of equals"],
+)
+def test_the_bundle_keeps_the_way_that_loses_no_features_and_scores_best(shifted_store, tmp_path, given, kept):
+    bundle_of(shifted_store, tmp_path, ("A2",))
+    tables = {"20/A2": np.arange(65536, dtype=np.uint16)}
+    scores = {
+        way: Score({20: Part(1, 1, {}, {}, {f"f{i}": "" for i in range(n)}, metric, metric, metric)}, metric, metric, metric, {})
+        for way, (n, metric) in given.items()
+    }
+    assert Assembled(tmp_path / "bundle", [], tables).finish(scores) == kept
+    assert Stainer(tmp_path / "bundle").manifest.intensities == kept
 
 
 def test_a_single_field_cannot_judge_a_calibration(painted, tmp_path):

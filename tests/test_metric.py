@@ -171,6 +171,22 @@ def test_a_single_field_has_no_interval_and_a_single_well_none_over_wells():
     assert score(fields[:1], "prediction").intervals["pixel_metric"] == {}
 
 
+def test_an_interval_over_wells_is_wider_where_the_fields_of_a_well_are_alike():
+    """Six wells of ten equal fields, whose errors differ by well: sixty fields tell no more than six wells."""
+    truth = np.full((4, 4), 100, np.uint16)
+    errors = (10, 12, 20, 25, 30, 35)
+    fields = [
+        field_figures(FieldKey(20, f"B{well:02}", fov), {"A1": truth}, {"A1": truth + np.uint16(error)})
+        for well, error in enumerate(errors, 1)
+        for fov in range(1, 11)
+    ]
+    found = score(fields, "prediction", seed=0).intervals["pixel_metric"]
+    width = {drawn: high - low for drawn, (low, high) in found.items()}
+    of_mean = np.std(errors) / 100 / np.sqrt(len(errors))  # standard deviation of the mean of six wells, in units of the metric
+    assert width["wells"] == pytest.approx(2 * 1.96 * of_mean, rel=0.1)
+    assert width["fields"] == pytest.approx(width["wells"] / np.sqrt(10), rel=0.1)
+
+
 def test_fields_to_measure_are_spread_over_the_wells():
     keys = [FieldKey(m, well, fov) for m in (20, 40) for well in ("B03", "C02", "D04") for fov in (1, 2, 3)]
     chosen = spread(keys, 3)

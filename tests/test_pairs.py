@@ -95,6 +95,29 @@ def test_small_images_are_told(tmp_path):
     assert "at least 64" in remedy
 
 
+def test_a_stain_that_a_field_lacks_in_both_folders_does_not_leave_the_score_unsaid(folders):
+    for folder in folders:
+        path_of(folder, KEYS[1]).unlink()
+    pairs = pair(*folders)
+    assert [field.key for field in pairs.fields] == [KEYS[0], KEYS[2]]
+    [(where, found, remedy)] = problems(pairs)
+    assert (where, found) == ("20x C02 F004", "A2 is in neither folder, though other fields of 20x have it")
+    assert "take the field out of both" in remedy
+
+
+def test_damaged_pixels_are_told_before_anything_is_measured(folders):
+    path = path_of(folders[1], KEYS[1])
+    tifffile.imwrite(path, np.random.default_rng(0).integers(0, 999, (64, 70)).astype(np.uint16), compression="zlib")
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as tiff:
+        start, length = tiff.pages[0].dataoffsets[0], tiff.pages[0].databytecounts[0]
+    data[start : start + length] = bytes(length)
+    path.write_bytes(data)
+    [(where, found, _)] = problems(pair(*folders))
+    assert where == "20x C02 F004"
+    assert "cannot be read as TIFF" in found
+
+
 def test_the_magnification_may_be_the_folders_own_name_or_given(folders, tmp_path):
     assert [field.key for field in pair(folders[0] / "20x_images", folders[1] / "20x_images").fields] == list(KEYS[:2])
     plain = [folder / "20x_images" for folder in folders]

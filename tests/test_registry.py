@@ -277,6 +277,23 @@ def test_registering_again_does_not_undo_what_was_decided_by_hand(shelf):
     assert aliases("by_hand")["champion"] == poor.version
 
 
+@pytest.mark.parametrize(
+    ("found", "alias", "reason"),
+    [(3, "champion", "version 1 cannot be read by this code any more"), (99, "candidate", "version 1 stays champion, for it cannot be")],
+    ids=["older", "newer"],
+)
+def test_a_champion_of_an_older_format_gives_way_and_one_of_newer_code_stays(shelf, found, alias, reason):
+    name = f"format{found}"
+    register(shelf.store, shelf.poor, name)
+    location = mlflow.get_logged_model(model_id_of(f"models:/{name}/1")).artifact_location
+    manifest = Path(location.removeprefix("file://")) / "artifacts" / "bundle" / "bundle.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": found}))
+    later = register(shelf.store, shelf.good, name)
+    assert later.alias == alias
+    assert later.reason.startswith(reason)
+    assert aliases(name)[alias] == "2"
+
+
 def test_a_champion_that_does_not_paint_all_of_the_store_stays_and_the_reason_is_told(shelf, small_store, tmp_path):
     runs = keep_networks(small_store, tmp_path)[GOOD]
     register(small_store, runs, "other")

@@ -195,6 +195,9 @@ def test_what_cannot_be_resumed_is_refused_with_the_reason(place):
         resumed(build(GeneratorConfig, {**tiny, "batch": 4, "resume": run_id}), "train_gan")
     with pytest.raises(RunError, match=r"is one of train_gan A2: resume it with mlflow run \. -e train_gan"):
         resumed(build(GeneratorConfig, {**tiny, "target": "A3", "resume": run_id}), "train_gan")
+    settings = mlflow.artifacts.load_dict(f"{mlflow.get_run(run_id).info.artifact_uri}/config.json")
+    older = {name: value for name, value in settings.items() if name not in ("select", "select_fields")}  # as before these settings
+    mlflow.MlflowClient().log_dict(run_id, older, "config.json")
     plain = build(GeneratorConfig, {"target": "A2", "resume": run_id})  # as MLproject's defaults come along
     assert resumed(plain, "train_gan") == build(GeneratorConfig, {**tiny, "resume": run_id})
     with (

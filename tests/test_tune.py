@@ -274,6 +274,10 @@ def test_trials_with_other_settings_are_refused(desk: Desk):
     assert "learning_rate=searched, not 0.001" in desk.refusal(learning_rate=0.001)
 
 
+def test_a_search_by_features_is_refused_before_it_begins(desk: Desk):
+    assert "tune judges its trials by pixels" in desk.refusal(select="mean")
+
+
 def test_a_search_of_nothing_is_refused(desk: Desk):
     assert "nothing is left to search" in desk.refusal(**GOOD)
 

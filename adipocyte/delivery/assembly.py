@@ -7,6 +7,7 @@ from pathlib import Path
 import adipocyte
 from adipocyte.config import WAYS
 from adipocyte.delivery.tracking import commit, encoder_weights_of, network_of, segmenter_of, target_of
+from adipocyte.errors import RunError
 from adipocyte.evaluation.figures import FieldPaths
 from adipocyte.evaluation.metric import Score
 from adipocyte.evaluation.painting import NONE, Tables, cross_calibrated, fit_calibrations, paint_fields
@@ -76,8 +77,15 @@ def gather(store: Store, runs: dict[str, str], folder: Path, storage: str) -> Pa
 
 
 def runs_by_network(run_ids: tuple[str, ...]) -> dict[str, str]:
-    """Training runs by target, with the segmenter whose masks A1 trained with. Raises RunError when one is no run of train_gan."""
-    runs = {target_of(run_id): run_id for run_id in run_ids}
+    """Training runs by target, with the segmenter whose masks A1 trained with.
+
+    Raises RunError when one is no run of train_gan, or two paint the same target.
+    """
+    runs: dict[str, str] = {}
+    for run_id in run_ids:
+        if (target := target_of(run_id)) in runs:
+            raise RunError(f"runs {runs[target]} and {run_id} both paint {target}: judge one after the other, -P runs=<one of them>")
+        runs[target] = run_id
     return runs | {SEGMENTER: segmenter_of(runs["A1"])} if "A1" in runs else runs
 
 

@@ -11,14 +11,14 @@ import mlflow
 from mlflow.data.dataset import Dataset
 
 import adipocyte
-from adipocyte.config import EvaluateConfig, listed
+from adipocyte.config import EvaluateConfig, RegisterConfig, listed
 from adipocyte.delivery.assembly import assemble, runs_by_network
-from adipocyte.delivery.registry import load_stainer, model_id_of
+from adipocyte.delivery.registry import load_stainer, model_id_of, pinned
 from adipocyte.delivery.tracking import commit, folder_dataset, log_table, step_run, store_dataset
 from adipocyte.errors import PlateError
 from adipocyte.evaluation.figures import FieldPaths
 from adipocyte.evaluation.judgement import Judgement, feature_rows, feature_tables, judge, metrics, rows, table
-from adipocyte.evaluation.painting import NONE, check_fits, paint_fields
+from adipocyte.evaluation.painting import CALIBRATION, NONE, check_fits, paint_fields
 from adipocyte.evaluation.pairs import PREDICTION, pair
 from adipocyte.evaluation.report import page
 from adipocyte.plate.scan import problem_table
@@ -30,12 +30,12 @@ REPORT, TABLE = "report.html", "table.txt"
 
 def evaluate_model(config: EvaluateConfig) -> Judgement:
     """Judge a registered model on a part of a store, in all ways it offers. Its metrics are logged on the model's own page too."""
-    store = Store(Path(config.store))
-    stainer = load_stainer(config.model)
+    store, model = Store(Path(config.store)), pinned(config.model)  # the alias may move meanwhile
+    stainer = load_stainer(model)
     check_fits(stainer, store)
     manifest = stainer.manifest
     origin = {
-        "model": config.model,
+        "model": model if model == config.model else f"{model} ({config.model})",
         "networks": _text(manifest.runs),
         "trained on the store": manifest.store_digest,
         "commit of the model": manifest.commit,
@@ -43,12 +43,13 @@ def evaluate_model(config: EvaluateConfig) -> Judgement:
     with step_run("evaluate", config, store=store.digest, model=config.model), tempfile.TemporaryDirectory() as scratch:
         fields = paint_fields(stainer, store, store.keys(config.wells), stainer.ways, Path(scratch))
         judgement = _judge(config, fields, manifest.intensities)
-        log_judgement(judgement, origin | _of_store(store, config), store_dataset(store), model_id=model_id_of(config.model))
+        origin |= _flattered(store, config, fitted=CALIBRATION in stainer.ways and manifest.store_digest == store.digest)
+        log_judgement(judgement, origin | _of_store(store, config), store_dataset(store), model_id=model_id_of(model))
     return judgement
 
 
 def evaluate_runs(config: EvaluateConfig) -> Judgement:
-    """Judge training runs on a part of a store, calibrated as `register` would, by the pixels of the validation wells.
+    """Judge training runs on a part of a store, in the way of intensities that `register` would keep by its default settings.
 
     What they do not paint is taken from the true stains. Raises RunError when one is no finished run of train_gan on this store.
     """
@@ -56,10 +57,12 @@ def evaluate_runs(config: EvaluateConfig) -> Judgement:
     runs = runs_by_network(listed(config.runs))
     with step_run("evaluate", config, store=store.digest, runs=config.runs), tempfile.TemporaryDirectory() as scratch:
         assembled = assemble(store, runs, Path(scratch) / "validation")
-        kept = assembled.finish(judge(assembled.fields, NONE, feature_fields=0, workers=config.workers, seed=config.seed).scores)
+        n_measured = min(config.feature_fields, RegisterConfig.feature_fields)
+        kept = assembled.finish(judge(assembled.fields, NONE, feature_fields=n_measured, workers=config.workers, seed=config.seed).scores)
         stainer = Stainer(assembled.folder)
         judgement = _judge(config, paint_fields(stainer, store, store.keys(config.wells), stainer.ways, Path(scratch)), kept)
-        log_judgement(judgement, {"networks": _text(runs)} | _of_store(store, config), store_dataset(store))
+        origin = {"networks": _text(runs)} | _flattered(store, config, fitted=CALIBRATION in stainer.ways)
+        log_judgement(judgement, origin | _of_store(store, config), store_dataset(store))
     return judgement
 
 
@@ -102,6 +105,12 @@ def log_judgement(judgement: Judgement, origin: dict[str, str], dataset: Dataset
 
 def _judge(config: EvaluateConfig, fields: Sequence[FieldPaths], kept: str) -> Judgement:
     return judge(fields, kept, feature_fields=config.feature_fields, workers=config.workers, seed=config.seed)
+
+
+def _flattered(store: Store, config: EvaluateConfig, *, fitted: bool) -> dict[str, str]:
+    """A warning for the report where the calibration was *fitted* to the validation wells and some of these are judged."""
+    seen = set(store.keys(config.wells)) & set(store.keys("validation")) if fitted else set()
+    return {"calibration": f"fitted to {len(seen)} of the fields judged here, whose figures it flatters"} if seen else {}
 
 
 def _of_store(store: Store, config: EvaluateConfig) -> dict[str, str]:

@@ -24,12 +24,12 @@ from adipocyte.config import RegisterConfig
 from adipocyte.delivery.assembly import assemble
 from adipocyte.delivery.parameters import PARAMETERS
 from adipocyte.delivery.tracking import commit, fetched, log_table, settings_digest, store_dataset
-from adipocyte.errors import BundleError, RunError, StoreError
+from adipocyte.errors import AdipocyteError, BundleError, NewerBundleError, RunError, StoreError
 from adipocyte.evaluation.figures import FieldPaths, spread
 from adipocyte.evaluation.gate import Verdict, compare
 from adipocyte.evaluation.judgement import Judgement, judge, metrics, table
 from adipocyte.evaluation.metric import Score
-from adipocyte.evaluation.painting import NONE, paint_fields
+from adipocyte.evaluation.painting import CALIBRATION, NONE, cross_calibrated, paint_fields
 from adipocyte.evaluation.pictures import judged
 from adipocyte.plate.tiff import encode_stack
 from adipocyte.staining.bundle import read_manifest
@@ -123,6 +123,17 @@ def load_stainer(uri: str, memory_mb: float | None = None) -> Stainer:
         return Stainer(bundle, memory_mb)
 
 
+def pinned(uri: str) -> str:
+    """The address of the version that an alias stands for now, as "models:/adipocyte/3"; any other address as it is."""
+    name, at, alias = uri.removeprefix("models:/").partition("@")
+    if not at:
+        return uri
+    try:
+        return f"models:/{name}/{mlflow.MlflowClient().get_model_version_by_alias(name, alias).version}"
+    except MlflowException:  # loading it will say what is wrong
+        return uri
+
+
 def model_id_of(uri: str) -> str | None:
     """The id of the logged model behind *uri*, on whose page MLflow shows metrics; None for a bare folder."""
     with fetched(uri, MLMODEL_FILE_NAME) as path:
@@ -184,7 +195,7 @@ def _make_version(store: Store, runs: dict[str, str], config: RegisterConfig, di
     held = _champion(config.name)
     with tempfile.TemporaryDirectory() as scratch:
         assembled = assemble(store, runs, Path(scratch), config.storage)
-        fields, obstacle = assembled.fields, ""
+        fields, obstacle = assembled.fields, None
         if held:
             fields, obstacle = _beside(assembled.fields, held, store, Path(scratch) / CHAMPION)
         judgement = judge(fields, NONE, feature_fields=config.feature_fields, workers=config.workers, seed=config.seed)
@@ -279,27 +290,40 @@ def _champion(name: str) -> ModelVersion | None:
         return None
 
 
-def _beside(fields: Sequence[FieldPaths], held: ModelVersion, store: Store, folder: Path) -> tuple[list[FieldPaths], str]:
-    """The *fields* with the champion's images beside the new version's, in the way it keeps; or without, and what is in the way."""
+def _beside(fields: Sequence[FieldPaths], held: ModelVersion, store: Store, folder: Path) -> tuple[list[FieldPaths], AdipocyteError | None]:
+    """The *fields* with the champion's images beside the new version's, in the way it keeps; or without, and what is in the way.
+
+    A champion that was calibrated on these very fields is judged as the new version is: each field by a table fitted to others.
+    """
     try:
         stainer = load_stainer(f"models:/{held.name}/{held.version}")
         if stainer.manifest.targets != store.manifest.targets:
-            return list(fields), f"it paints {', '.join(stainer.manifest.targets)}, not {', '.join(store.manifest.targets)}"
+            found = f"it paints {', '.join(stainer.manifest.targets)}, not {', '.join(store.manifest.targets)}"
+            return list(fields), RunError(found)
         kept = stainer.manifest.intensities
-        painted = paint_fields(stainer, store, [field.key for field in fields], [kept], folder)
+        painted = paint_fields(stainer, store, [field.key for field in fields], list(dict.fromkeys([NONE, kept])), folder)
     except (StoreError, RunError, BundleError) as error:
-        return list(fields), str(error)[:300]
+        return list(fields), error
+    if kept == CALIBRATION and stainer.manifest.store_digest == store.digest:
+        painted = cross_calibrated(painted, folder)
     pairs = zip(fields, painted, strict=True)
-    return [replace(field, painted={**field.painted, CHAMPION: one.painted[kept]}) for field, one in pairs], ""
+    return [replace(field, painted={**field.painted, CHAMPION: one.painted[kept]}) for field, one in pairs], None
 
 
-def _verdict(scores: dict[str, Score], kept: str, held: ModelVersion | None, obstacle: str, tolerance: float) -> Verdict:
-    """Whether the new version is to be champion after the version *held*, if there is one."""
+def _verdict(scores: dict[str, Score], kept: str, held: ModelVersion | None, obstacle: AdipocyteError | None, tolerance: float) -> Verdict:
+    """Whether the new version is to be champion after the version *held*, if there is one.
+
+    One that this code cannot read any more gives way: it could be neither served nor judged. One of newer code stays.
+    """
     alone = [(figure, new, None) for figure, new, _ in compare(scores[kept], scores[kept], tolerance).table]
     if held is None:
         return Verdict(True, f"the first version ({alone[0][0]} {alone[0][1]:.4f})", alone)
+    if isinstance(obstacle, BundleError) and not isinstance(obstacle, NewerBundleError):
+        return Verdict(True, f"version {held.version} cannot be read by this code any more: {str(obstacle)[:300]}", alone)
     if CHAMPION not in scores:
-        return Verdict(False, f"version {held.version} stays champion, for it cannot be compared on this store: {obstacle}", alone)
+        return Verdict(
+            False, f"version {held.version} stays champion, for it cannot be compared on this store: {str(obstacle)[:300]}", alone
+        )
     verdict = compare(scores[kept], scores[CHAMPION], tolerance)
     end = f"of version {held.version} on the same wells" + ("" if verdict.wins else ", which stays champion")
     return replace(verdict, reason=f"{verdict.reason} {end}")

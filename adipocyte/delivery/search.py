@@ -77,6 +77,8 @@ def search(store: Store, config: TuneConfig, given: dict[str, Any]) -> Best:
     shared = build(GeneratorConfig, given)
     if not searched(given):
         raise ConfigError("every setting that tune looks for was given, so nothing is left to search: leave one out")
+    if shared.select != "pixels":
+        raise ConfigError("tune judges its trials by pixels: leave -P select out, and train the best settings with train_gan -P select=…")
     store.require_target(config.target)
     study = _open_study(config, config.study or f"{config.target}-{store.digest}", shared.epochs)
     network: contextlib.AbstractContextManager[Path | None] = contextlib.nullcontext()

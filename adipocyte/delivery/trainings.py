@@ -158,10 +158,10 @@ def resumed(config: Config, step: str) -> Config:
     if run.info.status == "FINISHED":
         raise RunError(f"run {config.resume} has finished: there is nothing to resume; train anew without -P resume")
     for field in dataclasses.fields(config):
-        given = getattr(config, field.name)
-        if field.name not in ("resume", "store") and given not in (field.default, settings[field.name]):
+        given, kept = getattr(config, field.name), settings.get(field.name, field.default)  # a run of older code has fewer settings
+        if field.name not in ("resume", "store") and given not in (field.default, kept):
             raise ConfigError(
-                f"run {config.resume} trains with {field.name}={settings[field.name]}, not {given}: a resumed run keeps its settings; "
+                f"run {config.resume} trains with {field.name}={kept}, not {given}: a resumed run keeps its settings; "
                 f"leave -P {field.name} out"
             )
     store = config.store if config.store != type(config).store else settings["store"]

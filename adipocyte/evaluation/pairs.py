@@ -12,7 +12,7 @@ from adipocyte.evaluation.figures import FieldPaths
 from adipocyte.plate.names import parse_magnification, parse_name
 from adipocyte.plate.reader import FieldKey
 from adipocyte.plate.scan import Problem
-from adipocyte.plate.tiff import Header, read_header
+from adipocyte.plate.tiff import Header, read_header, read_image
 
 PREDICTION = "prediction"  # the way of images that somebody else painted
 SMALLEST_PX = 64
@@ -33,7 +33,7 @@ def pair(truth: Path, prediction: Path, magnification: int = 0) -> Pairs:
 
     A folder holds `20x_images/`, `40x_images/` and/or `60x_images/`, or is one of them; or holds images of one *magnification* that its
     name does not tell. Both of the challenge's name forms are read, and brightfield is passed over. A field is whole when it has the same
-    channels in both folders, each a one-page uint16 image of one size.
+    channels in both folders, each a one-page uint16 image of one size, and every channel that others of its magnification have.
 
     Raises PlateError when a folder is not there or has no stained image of the challenge's form, or no field is in both.
     """
@@ -46,7 +46,22 @@ def pair(truth: Path, prediction: Path, magnification: int = 0) -> Pairs:
         if not found:
             paths = {target: paths[0] for target, paths in true.items()}
             pairs.fields.append(FieldPaths(key, paths, {PREDICTION: {target: painted[target][0] for target in paths}}))
-    return pairs
+    return _alike(pairs)
+
+
+def _alike(pairs: Pairs) -> Pairs:
+    """Without the fields that lack a stain which others of their magnification have: the score would do without that stain in all."""
+    stains: dict[int, set[str]] = defaultdict(set)
+    for one in pairs.fields:
+        stains[one.key.magnification].update(one.truth)
+    found = Pairs([], list(pairs.problems))
+    for one in pairs.fields:
+        if missing := sorted(stains[one.key.magnification] - one.truth.keys()):
+            has = f"{', '.join(missing)} is in neither folder, though other fields of {one.key.magnification}x have it"
+            found.problems.append(Problem(str(one.key), has, "add it to both folders, or take the field out of both"))
+        else:
+            found.fields.append(one)
+    return found
 
 
 def _listed(folder: Path, name: str, magnification: int) -> Listed:
@@ -84,6 +99,8 @@ def _problems(key: FieldKey, truth: dict[str, list[Path]], painted: dict[str, li
     for path in (path for paths in (*truth.values(), *painted.values()) for path in paths):
         try:
             headers[path] = read_header(path)
+            if headers[path].n_planes == 1:
+                read_image(path)  # damaged pixels would otherwise end the evaluation in its middle
         except ImageError as error:
             found, _, remedy = str(error).partition(": ")
             yield Problem(where, found, f"{remedy}; predictions: clip to 0…65535, round and save as uint16")

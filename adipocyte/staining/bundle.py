@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from adipocyte.config import TARGETS, WAYS
-from adipocyte.errors import BundleError
+from adipocyte.errors import BundleError, NewerBundleError
 from adipocyte.imaging.histograms import N_COUNTS
 from adipocyte.imaging.quality import Limits
 from adipocyte.networks.files import NETWORK_FILES, copy_network
@@ -102,11 +102,11 @@ def calibrate_bundle(folder: Path, calibrations: Mapping[str, NDArray[np.uint16]
 
 
 def read_manifest(folder: Path) -> BundleManifest:
-    """Raises BundleError when *folder* holds no bundle, or one of another format than this code's."""
+    """Raises BundleError when *folder* holds no bundle or one of an older format than this code's, NewerBundleError for a newer one."""
     try:
         content = json.loads((folder / _MANIFEST).read_text())
         if content["format"] != FORMAT:
-            raise BundleError(_of_another_format(folder, content["format"]))
+            raise _of_another_format(folder, content["format"])
         return BundleManifest(**content | {"targets": tuple(content["targets"])})
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, BundleError):
@@ -165,10 +165,10 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _of_another_format(folder: Path, found: int) -> str:
-    newer = isinstance(found, int) and found > FORMAT
-    advice = "update the code" if newer else _AGAIN
-    return f"the bundle {folder} has format {found}, {'newer' if newer else 'older'} than the {FORMAT} that this code reads: {advice}"
+def _of_another_format(folder: Path, found: int) -> BundleError:
+    if isinstance(found, int) and found > FORMAT:
+        return NewerBundleError(f"the bundle {folder} has format {found}, newer than the {FORMAT} that this code reads: update the code")
+    return BundleError(f"the bundle {folder} has format {found}, older than the {FORMAT} that this code reads: {_AGAIN}")
 
 
 def _write_manifest(folder: Path, manifest: BundleManifest) -> None:

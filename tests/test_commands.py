@@ -2,6 +2,8 @@
 
 import importlib
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import mlflow
@@ -12,6 +14,10 @@ from click.testing import CliRunner, Result
 
 from adipocyte.plate.reader import FieldKey, RawField, write_field
 from adipocyte.store.reader import Store
+
+ROOT = Path(__file__).parent.parent
+COMMANDS = sorted(path.stem for path in (ROOT / "entrypoints").glob("*.py") if path.stem not in ("__init__", "command"))
+HEAVY = {"gradio", "matplotlib", "mlflow", "numpy", "optuna", "pandas", "scipy", "skimage", "torch", "zarr"}
 
 
 @pytest.fixture(autouse=True)
@@ -179,3 +185,11 @@ def test_help_lists_every_setting(name):
     result = run(name, "--help")
     assert result.exit_code == 0
     assert "default" in result.output
+
+
+@pytest.mark.parametrize("module", ["adipocyte", *(f"entrypoints.{name}" for name in COMMANDS)])
+def test_what_takes_seconds_to_import_waits_until_a_command_is_at_work(module):
+    """`--help` answers at once, and so does a mistyped setting."""
+    script = f"import sys, {module}; print(sorted(set(sys.modules) & {HEAVY}))"
+    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

@@ -354,6 +354,14 @@ class StainConfig:
     )
     tta: str = option("Average the paintings of a field turned and mirrored in all eight ways: off, or on.", "off", choices=("off", "on"))
     memory_mb: int = option("Memory that painting a field may take, in MB; 0: three quarters of what is free.", 0, low=0, high=10_000_000)
+    precision: str = option(
+        "Arithmetic of the networks: auto takes the one that this processor is faster in.", "auto", choices=("auto", "32", "bf16")
+    )
+    compile: str = option(
+        "Spend some seconds at the start to be faster at every field: auto does for plates of 16 fields and more.",
+        "auto",
+        choices=("auto", "on", "off"),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

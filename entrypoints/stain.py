@@ -12,13 +12,16 @@ def stain(config: StainConfig) -> None:
     """Paint every field of a raw plate into uint16 TIFFs under the challenge's names. Fields already done are skipped."""
     import mlflow
 
-    from adipocyte.delivery.batch import stain_plate
+    from adipocyte.delivery.batch import shall_compile, stain_plate
     from adipocyte.delivery.registry import load_stainer
     from adipocyte.delivery.tracking import step_run
     from adipocyte.plate.scan import problem_table, scan_plate
+    from adipocyte.staining.machine import pin_threads
 
-    scan_plate(Path(config.plate), targets=())  # a wrong folder should be told before a model is fetched
-    stainer = load_stainer(config.model, config.memory_mb or None)
+    scanned = scan_plate(Path(config.plate), targets=())  # a wrong folder should be told before a model is fetched
+    pin_threads()
+    compiled = shall_compile(config.compile, len(scanned.fields))
+    stainer = load_stainer(config.model, config.memory_mb or None, precision=config.precision, compiled=compiled)
     with step_run("stain", config):
         intensities = None if config.intensities == "kept" else config.intensities
         ways = {"intensities": intensities, "tile_px": config.tile_px or None, "tta": config.tta == "on"}

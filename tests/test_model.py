@@ -338,7 +338,22 @@ def test_a_plate_is_stained_once_and_the_same_command_goes_on(workplace, tmp_pat
     another_way = next(way for way in WAYS if way != kept_way)
     other = workplace.mlflow_run(*args, "-P", f"intensities={another_way}")
     assert other.returncode == 1
-    assert "holds images of another plate, model or intensities" in other.stderr
+    assert "holds images of another plate, model, intensities or arithmetic" in other.stderr
+
+
+def test_the_arithmetic_changes_the_error_by_less_than_half_a_percent(workplace):
+    """Over the test wells, against the true stains, and whichever engine computes."""
+    store = workplace.store
+    keys = store.keys("test")
+    errors = {}
+    for precision, compiled in (("32", False), ("bf16", False), ("bf16", True)):
+        stainer = load_stainer(MODEL, precision=precision, compiled=compiled)
+        painted = {key: stainer.stain(store.planes(key), key.magnification, intensities="none").images for key in keys}
+        for target in stainer.manifest.targets:
+            differences = [np.abs(painted[key][target].astype(float) - store.stain(key, target)).mean() for key in keys]
+            errors[precision, compiled, target] = np.mean(differences)
+    for (precision, compiled, target), error in errors.items():
+        assert error == pytest.approx(errors["32", False, target], rel=0.005), (precision, compiled, target)
 
 
 def test_a_bad_field_is_named_and_does_not_stop_the_plate(workplace, tmp_path):

@@ -8,10 +8,13 @@ from typing import Any
 from tqdm import tqdm
 
 from adipocyte.errors import ImageError, PlateError
+from adipocyte.networks.inference import has_compiler
 from adipocyte.plate.reader import FieldFiles, FieldKey, read_field, stained_path
 from adipocyte.plate.scan import Problem, problem_of, scan_plate
 from adipocyte.plate.tiff import write_image
 from adipocyte.staining.stainer import Stainer
+
+_COMPILING_PAYS_FIELDS = 16  # full fields pay for it from the third on, small ones later; measured: benchmarks/staining.py
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,11 @@ class StainedPlate:
     skipped: list[FieldKey]
     problems: list[Problem]
     warnings: dict[FieldKey, tuple[str, ...]]
+
+
+def shall_compile(wish: str, n_fields: int) -> bool:
+    """Whether to compile the networks for a plate of *n_fields*: *wish* is "on", "off" or "auto", where it pays and can be done."""
+    return n_fields >= _COMPILING_PAYS_FIELDS and has_compiler() if wish == "auto" else wish == "on"
 
 
 def stain_plate(
@@ -40,7 +48,10 @@ def stain_plate(
     scanned = scan_plate(plate, targets=())
     if out.resolve().is_relative_to(plate.resolve()):
         raise PlateError(f"{out} lies in the raw plate, which is never written to: name another folder with -P out=<folder>")
-    _claim(out, {"plate": str(plate.resolve()), "bundle": asdict(stainer.manifest), "intensities": way, "tta": tta})
+    _claim(
+        out,
+        {"plate": str(plate.resolve()), "bundle": asdict(stainer.manifest), "intensities": way, "tta": tta, "precision": stainer.precision},
+    )
     result = StainedPlate([], [], list(scanned.problems), {})
     for field in tqdm(scanned.fields, desc="stain", unit="field"):
         paths = {target: stained_path(out, field, target) for target in stainer.manifest.targets}
@@ -68,7 +79,7 @@ def _claim(out: Path, origin: dict[str, Any]) -> None:
     label, content = out / "stained.json", json.dumps(origin, indent=1, sort_keys=True)
     if label.is_file() and label.read_text() != content:
         raise PlateError(
-            f"{out} holds images of another plate, model or intensities (see {label}): name another folder with -P out=<folder>"
+            f"{out} holds images of another plate, model, intensities or arithmetic (see {label}): name another folder with -P out=<folder>"
         )
     out.mkdir(parents=True, exist_ok=True)
     label.write_text(content)

@@ -108,8 +108,8 @@ def register(store: Store, runs: dict[str, str], config: RegisterConfig) -> Regi
     return Registered(version.name, str(version.version), alias, tags[REASON], tags["intensities"], known is None, left_over)
 
 
-def load_stainer(uri: str, memory_mb: float | None = None) -> Stainer:
-    """The stainer inside a registered model ("models:/adipocyte@champion"), bounded to *memory_mb* (see `Stainer`).
+def load_stainer(uri: str, memory_mb: float | None = None, *, precision: str = "auto", compiled: bool = False) -> Stainer:
+    """The stainer inside a registered model ("models:/adipocyte@champion"); the rest is that of `Stainer`.
 
     Raises RunError when there is no such model.
     """
@@ -120,7 +120,7 @@ def load_stainer(uri: str, memory_mb: float | None = None) -> Stainer:
             raise RunError(
                 f"there is no registered model at {uri} ({error}): make one with mlflow run . -e register, or name another"
             ) from error
-        return Stainer(bundle, memory_mb)
+        return Stainer(bundle, memory_mb, precision=precision, compiled=compiled)
 
 
 def pinned(uri: str) -> str:

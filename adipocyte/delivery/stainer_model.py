@@ -18,6 +18,7 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UN
 from adipocyte.delivery.parameters import NAMES, painting, reports_errors, way
 from adipocyte.errors import ConfigError, ImageError, MemoryLimitError
 from adipocyte.plate.tiff import decode_stack, encode_image, stack_shape
+from adipocyte.staining.machine import pin_threads
 from adipocyte.staining.stainer import Stainer
 
 MEMORY = "ADIPOCYTE_MEMORY_MB"
@@ -30,6 +31,7 @@ class StainerModel(mlflow.pyfunc.PythonModel):
 
     def load_context(self, context: mlflow.pyfunc.PythonModelContext) -> None:
         """Raises BundleError when the bundle is not whole, ConfigError when the environment's ADIPOCYTE_MEMORY_MB is no number."""
+        pin_threads()
         self._stainer = Stainer(Path(context.artifacts["bundle"]), memory_mb=_memory_mb())
         self._turn = threading.Lock()
         logger = logging.getLogger("mlflow.models.utils")

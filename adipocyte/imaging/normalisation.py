@@ -19,10 +19,9 @@ class Scaling:
         if not self.std > 0:
             raise ConfigError(f"a standard deviation must be positive, got {self.std}: the images are constant; check the plate")
 
-    def normalise(self, counts: NDArray[np.uint16]) -> NDArray[np.float32]:
-        """Any shape in counts to the same shape in network units."""
-        image = counts.astype(np.float32)
-        image *= np.float32(1 / self.std)
+    def normalise(self, counts: NDArray[np.uint16], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Any shape in counts to the same shape in network units, written into *out* where it is given."""
+        image = np.multiply(counts, np.float32(1 / self.std), out=out, dtype=np.float32)
         image -= np.float32(self.mean / self.std)
         return image
 

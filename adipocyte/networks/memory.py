@@ -11,14 +11,14 @@ from torch.overrides import TorchFunctionMode
 _PROBE_PX = 512
 
 
-def bytes_per_px(network: nn.Module, in_channels: int) -> float:
-    """Bytes that *network* needs at its fullest for each pixel of its input, without weights; a probe of shapes alone computes nothing.
+def bytes_per_px(network: nn.Module, in_channels: int, dtype: torch.dtype = torch.float32) -> float:
+    """Bytes that *network* needs at its fullest, in *dtype*, for each pixel of its input, without weights; a probe of shapes alone.
 
     All that lives at the same time counts, and beside it, while a convolution runs, its input and output once more: libraries lay both
     out anew for themselves.
     """
-    weights = {name: tensor.to("meta") for name, tensor in network.state_dict().items()}
-    probe = torch.empty((1, in_channels, _PROBE_PX, _PROBE_PX), device="meta")
+    weights = {name: tensor.to("meta", dtype if tensor.is_floating_point() else None) for name, tensor in network.state_dict().items()}
+    probe = torch.empty((1, in_channels, _PROBE_PX, _PROBE_PX), device="meta", dtype=dtype)
     tally = _Tally()
     with torch.inference_mode(), tally:
         torch.func.functional_call(network, weights, (probe,))

@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from adipocyte.errors import ConfigError
 from adipocyte.imaging.padding import pad_to_multiple
+from adipocyte.networks.inference import Predict, predictor
 from adipocyte.networks.unet import DIVISOR
 
 # Nearer to a cut than this, a network may see that something is missing. Measured: docs/serving.md.
@@ -47,7 +47,7 @@ class Tiling:
 
 def predict_field(network: nn.Module, source: NDArray[np.float32]) -> NDArray[np.float32]:
     """Run *network*, in evaluation mode, on a (C, Y, X) field of any size in network units. Returns its (Y, X) output."""
-    return predict_windows(network, lambda window: source[(slice(None), *window)], source.shape[-2:])
+    return predict_windows(predictor(network), lambda window: source[(slice(None), *window)], source.shape[-2:])
 
 
 def segment_field(segmenter: nn.Module, planes: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -55,16 +55,15 @@ def segment_field(segmenter: nn.Module, planes: NDArray[np.float32]) -> NDArray[
     return predict_field(segmenter, planes) > 0  # a logit of 0 is a probability of one half
 
 
-@torch.inference_mode()
 def predict_windows(
-    network: nn.Module,
+    predict: Predict,
     read: Callable[[Window], NDArray[np.float32]],
     shape_px: tuple[int, int],
     tiling: Tiling | None = None,
     *,
     tta: bool = False,
 ) -> NDArray[np.float32]:
-    """Run *network* on a field that is never wholly in memory in network units. Returns its (Y, X) output.
+    """Run a network on a field that is never wholly in memory in network units. Returns its (Y, X) output.
 
     *read* gives a window of the field, (C, Y, X) in network units, padded at its lower and right edge or not; *shape_px* is the field's
     (Y, X). Without *tiling* the field goes through in one piece. *tta* (test-time augmentation) averages the outputs for the field turned
@@ -72,32 +71,31 @@ def predict_windows(
     """
     height, width = shape_px
     if tiling is None:
-        return _predict(network, read((slice(0, height), slice(0, width))), tta)[:height, :width]
+        return _predict(predict, read((slice(0, height), slice(0, width))), tta)[:height, :width]
     columns = list(_spans(width, tiling))
     painted = np.zeros(shape_px, dtype=np.float32)
     for rows, row_weights in _spans(height, tiling):
         for across, column_weights in columns:
-            tile = _predict(network, read((rows, across)), tta)[: len(row_weights), : len(column_weights)]
+            tile = _predict(predict, read((rows, across)), tta)[: len(row_weights), : len(column_weights)]
             tile *= np.outer(row_weights, column_weights)
             painted[rows, across] += tile
     return painted
 
 
-def _predict(network: nn.Module, source: NDArray[np.float32], tta: bool) -> NDArray[np.float32]:
-    """The output (Y, X) of *network* for a (C, Y, X) *source* of any size."""
+def _predict(predict: Predict, source: NDArray[np.float32], tta: bool) -> NDArray[np.float32]:
+    """The output (Y, X) for a (C, Y, X) *source* of any size."""
     height, width = source.shape[-2:]
-    padded = torch.from_numpy(pad_to_multiple(source, DIVISOR)).to(next(network.parameters()).device)
-    output = _average(network, padded) if tta else network(padded[None])[0, 0]
-    return output[:height, :width].float().cpu().numpy()
+    padded = pad_to_multiple(source, DIVISOR)
+    return (_average(predict, padded) if tta else predict(padded))[:height, :width]
 
 
-def _average(network: nn.Module, source: torch.Tensor) -> torch.Tensor:
+def _average(predict: Predict, source: NDArray[np.float32]) -> NDArray[np.float32]:
     """The mean output (Y, X) for a (C, Y, X) *source* in the eight ways a square can lie."""
-    total = torch.zeros(source.shape[1:], device=source.device)
+    total = np.zeros(source.shape[1:], dtype=np.float32)
     for quarters in range(4):
-        turned = torch.rot90(source, quarters, (1, 2))
-        total += torch.rot90(network(turned[None])[0, 0], -quarters, (0, 1))
-        total += torch.rot90(network(turned.flip(2)[None])[0, 0].flip(1), -quarters, (0, 1))
+        turned = np.rot90(source, quarters, (1, 2))
+        total += np.rot90(predict(np.ascontiguousarray(turned)), -quarters)
+        total += np.rot90(np.fliplr(predict(np.ascontiguousarray(np.flip(turned, 2)))), -quarters)
     return total / 8
 
 

@@ -1,13 +1,14 @@
 """The chain: segmenter → mask → A1; A2, A3; counts; intensities (report, Figure 1.1 and section 6.1)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from adipocyte.config import WAYS
 from adipocyte.errors import ConfigError, ImageError, MemoryLimitError
@@ -16,11 +17,12 @@ from adipocyte.imaging.histograms import apply_table, match_histogram
 from adipocyte.imaging.normalisation import Scaling
 from adipocyte.imaging.padding import pad_to_multiple
 from adipocyte.networks.files import load_network
+from adipocyte.networks.inference import DTYPES, Predict, arithmetic, make_ready
 from adipocyte.networks.memory import bytes_per_px, layout_bytes
 from adipocyte.networks.unet import DIVISOR
 from adipocyte.networks.whole_field import SMALLEST_TILE_PX, Tiling, Window, predict_windows
 from adipocyte.staining.bundle import SEGMENTER, check_files, names, read_calibrations, read_histograms, read_manifest
-from adipocyte.staining.memory import free_bytes
+from adipocyte.staining.machine import free_bytes
 
 _SMALLEST_PX = 64
 _TILES_PX = (6144, 4096, 3072, 2048, 1536, 1024, SMALLEST_TILE_PX)
@@ -29,8 +31,6 @@ _SHARE = 0.75  # of the free memory that painting may take
 _FIELD_BYTES = 16  # of each pixel of the field: the output, its counts, and what setting the intensities takes
 _TILE_BYTES = 8  # of each pixel and channel of a tile: the source in network units, and its padded or turned copy
 _FIXED_MB = 100  # what the heap keeps in pieces between layers; measured: benchmarks/painting.py
-
-Read = Callable[[Window], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -45,18 +45,27 @@ class Stainer:
     """A bundle, loaded: paints fields of any size.
 
     *memory_mb* bounds, in MB of 10^6 bytes, what painting a field may take beside the loaded networks; None: three quarters of what is free
-    once they are loaded. Raises BundleError when *folder* holds no whole bundle.
+    once they are loaded. *precision* is the arithmetic of the networks, "32", "bf16" or "auto", the faster of the two on this processor;
+    `precision` says which it became. *compiled* makes them faster still, for seconds spent at the start (see `make_ready`).
+
+    Raises BundleError when *folder* holds no whole bundle, ConfigError when it shall compile and what compiles is not installed.
     """
 
-    def __init__(self, folder: Path, memory_mb: float | None = None) -> None:
+    def __init__(self, folder: Path, memory_mb: float | None = None, *, precision: str = "auto", compiled: bool = False) -> None:
         self.manifest = read_manifest(folder)
         check_files(folder, self.manifest)
         self._histograms = read_histograms(folder)
         self._calibrations = read_calibrations(folder, self.manifest)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        loaded = {name: load_network(folder / name, device) for name in names(self.manifest.targets)}
-        self._networks = {name: network for name, (_, network) in loaded.items()}
-        self._channels = {name: spec.in_channels for name, (spec, _) in loaded.items()}
+        self.precision = arithmetic(precision, device)
+        self._keeps_memory = compiled  # what is compiled does not give it back between fields
+        self._networks: dict[str, nn.Module] = {}
+        self._predict: dict[str, Predict] = {}
+        self._channels: dict[str, int] = {}
+        for name in names(self.manifest.targets):
+            spec, network = load_network(folder / name)
+            self._channels[name] = spec.in_channels
+            self._networks[name], self._predict[name] = make_ready(network, spec.in_channels, device, self.precision, compiled)
         self.memory_mb = _SHARE * free_bytes(device) / _MB if memory_mb is None else memory_mb
 
     def stain(
@@ -82,11 +91,14 @@ class Stainer:
         way, targets = self.way(intensities), self._targets(targets)
         self._check(planes, magnification)
         tiling = self._tiling(planes.shape[1:], targets, tile_px, tta)
-        source = _reader(planes, self._scaling(magnification, "brightfield"), tiling)
+        source = _Source(planes, self._scaling(magnification, "brightfield"), tiling)
         images: dict[str, NDArray[np.uint16]] = {}
         for target in targets:
-            read = self._conditioned(source, planes.shape[1:], tiling, tta) if target == "A1" else source
-            painted = predict_windows(self._networks[target], read, planes.shape[1:], tiling, tta=tta)
+            read = source.planes
+            if target == "A1":
+                logits = predict_windows(self._predict[SEGMENTER], read, planes.shape[1:], tiling, tta=tta)
+                read = partial(source.planes_and_mask, logits > 0)  # see `segment_field`
+            painted = predict_windows(self._predict[target], read, planes.shape[1:], tiling, tta=tta)
             images[target] = self._scaling(magnification, target).denormalise(painted)
         images = self.rescale(images, magnification, way)
         return Stained(images, quality.flags(quality.field_figures(planes), self.manifest.limits[str(magnification)]))
@@ -97,7 +109,8 @@ class Stainer:
         """What painting a field of *shape_px*, (Y, X), will take beside networks and planes, in MB; without *tile_px* in one piece."""
         targets = self._targets(targets)
         height, width = (side if tile_px is None else min(side, tile_px) for side in shape_px)
-        tile_bytes = max(
+        at_once = sum if self._keeps_memory else max
+        tile_bytes = at_once(
             layout_bytes(self._networks[name]) + (self._px_bytes[name] + _TILE_BYTES * (1 + tta) * self._channels[name]) * height * width
             for name in names(targets)
         )
@@ -142,7 +155,8 @@ class Stainer:
     @cached_property
     def _px_bytes(self) -> dict[str, float]:
         """Bytes of memory by network for each pixel of a tile."""
-        return {name: bytes_per_px(network, self._channels[name]) for name, network in self._networks.items()}
+        dtype = DTYPES[self.precision]
+        return {name: bytes_per_px(network, self._channels[name], dtype) for name, network in self._networks.items()}
 
     def _targets(self, targets: Sequence[str] | None) -> tuple[str, ...]:
         if targets is None:
@@ -167,11 +181,6 @@ class Stainer:
             + "or allow more (memory_mb; for a served model the environment variable ADIPOCYTE_MEMORY_MB)"
         )
 
-    def _conditioned(self, source: Read, shape_px: tuple[int, int], tiling: Tiling | None, tta: bool) -> Read:
-        """The planes and, as one channel more, the mask that the segmenter sees in them."""
-        mask = predict_windows(self._networks[SEGMENTER], source, shape_px, tiling, tta=tta) > 0  # see `segment_field`
-        return lambda window: np.concatenate([source(window), pad_to_multiple(mask[window], DIVISOR)[None]], dtype=np.float32)
-
     def _scaling(self, magnification: int, channel: str) -> Scaling:
         return Scaling(*self.manifest.scalings[str(magnification)][channel])
 
@@ -188,13 +197,29 @@ class Stainer:
             raise ImageError(f"the stack is {planes.shape[1]} x {planes.shape[2]} pixels: a side must be at least {_SMALLEST_PX}")
 
 
-def _reader(planes: NDArray[np.uint16], light: Scaling, tiling: Tiling | None) -> Read:
-    """What gives windows of (Z, Y, X) *planes* in network units, padded as the networks need."""
+class _Source:
+    """What gives windows of (Z, Y, X) *planes* in network units, padded as the networks need; a field in one piece is made once for all."""
 
-    def read(window: Window) -> NDArray[np.float32]:
-        return light.normalise(pad_to_multiple(planes[(slice(None), *window)], DIVISOR))
+    def __init__(self, planes: NDArray[np.uint16], light: Scaling, tiling: Tiling | None) -> None:
+        self._planes, self._light = planes, light
+        self._whole = self._make((slice(None), slice(None))) if tiling is None else None
 
-    if tiling is not None:
-        return read
-    whole = read((slice(None), slice(None)))  # once for all networks: fresh memory of this size costs more than the arithmetic
-    return lambda _: whole
+    def planes(self, window: Window) -> NDArray[np.float32]:
+        """(Z, Y, X) of the *window*."""
+        return self._with_room(window)[:-1]
+
+    def planes_and_mask(self, mask: NDArray[np.bool_], window: Window) -> NDArray[np.float32]:
+        """(Z + 1, Y, X) of the *window*, the last from a *mask* (Y, X) of the field."""
+        source = self._with_room(window)
+        source[-1] = pad_to_multiple(mask[window], DIVISOR)
+        return source
+
+    def _with_room(self, window: Window) -> NDArray[np.float32]:
+        return self._make(window) if self._whole is None else self._whole
+
+    def _make(self, window: Window) -> NDArray[np.float32]:
+        """The planes and room for a mask after them: fresh memory of a field's size costs more than the arithmetic."""
+        counts = pad_to_multiple(self._planes[(slice(None), *window)], DIVISOR)
+        source = np.empty((len(counts) + 1, *counts.shape[1:]), dtype=np.float32)
+        self._light.normalise(counts, out=source[:-1])
+        return source

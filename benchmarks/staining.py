@@ -1,0 +1,193 @@
+"""How fast the report's four networks paint one full field, beside the published way and the processor's own limit: JSON.
+
+    python -m benchmarks.staining            # about 6 minutes on two cores; --check exits 1 where a required figure is missed
+
+The published way (report, section 6.1, and its code): crops of 1024 pixels at a stride of 512, one at a time, eager float32, channels
+first, nothing folded; the same weights, in the same run. The limit is the best matrix product seen at any time of the run. FLOP are
+those of the networks' convolutions on the field padded to multiples of 32 pixels, two for each multiplication with its addition.
+"""
+
+import argparse
+import ctypes
+import itertools
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from adipocyte.networks.files import load_network
+from adipocyte.networks.inference import DTYPES
+from adipocyte.networks.unet import DIVISOR
+from adipocyte.staining.bundle import SEGMENTER
+from adipocyte.staining.machine import pin_threads
+from adipocyte.staining.stainer import Stainer
+from benchmarks.painting import REPORT, resident_mb
+from tests.bundles import write_random_bundle
+
+FIELD_PX = (2154, 2554)
+CROP_PX, STRIDE_PX = 1024, 512
+NETWORKS = (SEGMENTER, "A1", "A2", "A3")
+AT_LEAST = {"plate.share_of_peak": 0.85, "plate.times_published": 6.5, "plate.times_published_equal_tiling": 2.0}
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def finished() -> None:
+    """Wait for what a GPU still computes."""
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds(function: Callable[[], object], n: int) -> float:
+    """The shortest of *n* times."""
+    took = []
+    for _ in range(n):
+        start = time.perf_counter()
+        function()
+        finished()
+        took.append(time.perf_counter() - start)
+    return min(took)
+
+
+def peak_gflops(dtype: torch.dtype) -> float:
+    """The best matrix product, in 10^9 FLOP/s."""
+    best = 0.0
+    for side in (1024, 2048, 4096) if DEVICE.type == "cpu" else (4096, 8192, 16384):
+        left, right = (torch.randn(side, side, device=DEVICE).to(dtype) for _ in range(2))
+        left @ right
+        best = max(best, 2 * side**3 / seconds(lambda left=left, right=right: left @ right, 5) / 1e9)
+    return best
+
+
+def flop_per_px(network: nn.Module, in_channels: int) -> float:
+    """Of the convolutions, for each pixel of the input."""
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        network(torch.zeros((1, in_channels, 512, 512), device=next(network.parameters()).device))
+    return counter.get_total_flops() / 512**2
+
+
+@contextmanager
+def timed(stainer: Stainer) -> Iterator[dict[str, float]]:
+    """Seconds that each network takes of the paintings inside the block."""
+    took_s = dict.fromkeys(stainer._predict, 0.0)
+    predict = dict(stainer._predict)
+
+    def watch(name: str) -> Callable:
+        def run(source: np.ndarray) -> np.ndarray:
+            start = time.perf_counter()
+            painted = predict[name](source)
+            took_s[name] += time.perf_counter() - start
+            return painted
+
+        return run
+
+    stainer._predict.update({name: watch(name) for name in predict})
+    yield took_s
+    stainer._predict.update(predict)
+
+
+def measure_ours(bundle: Path, planes: np.ndarray, flop: float, compiled: bool) -> dict[str, float]:
+    """A field in one piece: the whole chain, from counts to counts; and each network on a crop as the published way cuts it."""
+    start = time.perf_counter()
+    stainer = Stainer(bundle, memory_mb=np.inf, compiled=compiled)
+    loaded_s = time.perf_counter() - start
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # sets the peak back
+    before_mb, start = resident_mb("VmRSS"), time.perf_counter()
+    stainer.stain(planes, 20)
+    first_s, peak_mb = time.perf_counter() - start, resident_mb("VmHWM") - before_mb
+    best_s, networks_s = np.inf, np.inf
+    for _ in range(3):
+        with timed(stainer) as took_s:
+            best_s = min(best_s, seconds(lambda: stainer.stain(planes, 20), 1))
+        networks_s = min(networks_s, sum(took_s.values()))
+    crop = np.random.default_rng(0).standard_normal((8, CROP_PX, CROP_PX), dtype=np.float32)
+    crop_s = 0.0
+    for name, predict in stainer._predict.items():
+        source = crop[: stainer._channels[name]]
+        predict(source)
+        crop_s += seconds(lambda predict=predict, source=source: predict(source), 3)
+    return {
+        "loaded_s": loaded_s,
+        "first_field_s": first_s,
+        "field_s": best_s,
+        "networks_s": networks_s,
+        "gflops": flop / networks_s / 1e9,
+        "crop_s": crop_s,
+        "peak_mb": peak_mb,
+        "predicted_mb": stainer.memory_needed_mb(planes.shape[1:]),
+    }
+
+
+def measure_published(networks: dict[str, tuple[int, nn.Module]]) -> dict[str, float]:
+    """All crops of one field through all networks."""
+    starts = [[*range(0, side - CROP_PX, STRIDE_PX), side - CROP_PX] for side in FIELD_PX]
+    crops = list(itertools.product(*starts))
+    field = torch.randn((1, 8, *FIELD_PX))
+    start = time.perf_counter()
+    with torch.inference_mode():
+        for (y, x), (in_channels, network) in tqdm(list(itertools.product(crops, networks.values())), desc="published", unit="crop"):
+            network(field[:, :in_channels, y : y + CROP_PX, x : x + CROP_PX].to(DEVICE).contiguous()).cpu()
+    return {"crops": len(crops), "field_s": time.perf_counter() - start}
+
+
+def measure(folder: Path) -> dict[str, float]:
+    """All figures, by "way.figure"."""
+    pin_threads()
+    bundle = write_random_bundle(folder, encoder="resnet152", wide=REPORT)
+    cell = np.random.default_rng(0).integers(1000, 3000, (7, 500, 500), dtype=np.uint16)
+    planes = np.tile(cell, (1, -(-FIELD_PX[0] // 500), -(-FIELD_PX[1] // 500)))[:, : FIELD_PX[0], : FIELD_PX[1]].copy()
+    loaded = {name: load_network(bundle / name, DEVICE) for name in NETWORKS}
+    published = {name: (spec.in_channels, network) for name, (spec, network) in loaded.items()}
+    padded_px = (FIELD_PX[0] + -FIELD_PX[0] % DIVISOR) * (FIELD_PX[1] + -FIELD_PX[1] % DIVISOR)
+    flop = padded_px * sum(flop_per_px(network, in_channels) for in_channels, network in published.values())
+    peaks = {precision: [peak_gflops(dtype)] for precision, dtype in DTYPES.items()}
+    figures = {"field.tflop": flop / 1e12}
+    figures |= {f"published.{name}": value for name, value in measure_published(published).items()}
+    del loaded, published
+    for way, compiled in (("request", False), ("plate", True)):
+        figures |= {f"{way}.{name}": value for name, value in measure_ours(bundle, planes, flop, compiled).items()}
+        for precision, dtype in DTYPES.items():
+            peaks[precision].append(peak_gflops(dtype))
+    figures |= {f"peak_{precision}.gflops": max(seen) for precision, seen in peaks.items()}
+    for way in ("request", "plate"):
+        figures[f"{way}.share_of_peak"] = figures[f"{way}.gflops"] / figures["peak_bf16.gflops"]
+        figures[f"{way}.times_published"] = figures["published.field_s"] / figures[f"{way}.field_s"]
+        equal_s = figures["published.crops"] * figures[f"{way}.crop_s"]
+        figures[f"{way}.times_published_equal_tiling"] = figures["published.field_s"] / equal_s
+    return figures
+
+
+def main() -> int:
+    """Print the figures; with --check, compare them with what is required on a CPU."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    with tempfile.TemporaryDirectory() as folder:
+        figures = measure(Path(folder))
+    machine = {
+        "device": torch.cuda.get_device_name() if DEVICE.type == "cuda" else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    print(json.dumps({"machine": machine, "figures": {name: float(f"{value:.4g}") for name, value in sorted(figures.items())}}, indent=1))
+    missed = [f"{name} is {figures[name]:.4g}, at least {least} is required" for name, least in AT_LEAST.items() if figures[name] < least]
+    if check and missed:
+        print("\n".join(missed), file=sys.stderr)
+    return int(check and bool(missed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -339,7 +339,9 @@ class EvaluateConfig:
 class StainConfig:
     plate: str = option("Folder of the raw plate; brightfield planes are enough.")
     model: str = option("Address of a registered model.", f"models:/{MODEL_NAME}@champion")
-    out: str = option("Folder for the stained TIFFs.", "stained")
+    out: str = option("Folder for the stained TIFFs, or an address that fsspec knows, such as s3://bucket/folder.", "stained")
+    cluster: str = option("Address of a Ray cluster that shall paint, such as 10.0.0.1:6379; empty: this machine.", "")
+    worker_cpus: int = option("Cores of each worker on the cluster; 0: all of a node, or a GPU's share of them.", 0, low=0, high=1024)
     intensities: str = option(
         "How the intensities are set: as the model keeps it, none, matching each image's histogram, or one fixed calibration.",
         "kept",

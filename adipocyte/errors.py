@@ -29,6 +29,10 @@ class RunError(AdipocyteError, LookupError):
     """No finished run or registered model has what is asked for."""
 
 
+class OutputError(AdipocyteError, OSError):
+    """A place to write to does not do its part: it cannot be reached, is full or refuses."""
+
+
 class BundleError(AdipocyteError, ValueError):
     """A saved network, training state or bundle is damaged, incomplete or of another kind."""
 

@@ -1,6 +1,4 @@
-"""`mlflow run . -e stain`: a raw plate through a registered model into a folder of TIFFs."""
-
-from pathlib import Path
+"""`mlflow run . -e stain`: a raw plate through a registered model into TIFFs, here or on a cluster."""
 
 from adipocyte.config import StainConfig
 from adipocyte.errors import PlateError
@@ -10,24 +8,24 @@ from entrypoints.command import command
 @command(StainConfig)
 def stain(config: StainConfig) -> None:
     """Paint every field of a raw plate into uint16 TIFFs under the challenge's names. Fields already done are skipped."""
+    import contextlib
+
     import mlflow
 
-    from adipocyte.delivery.batch import shall_compile, stain_plate
-    from adipocyte.delivery.registry import load_stainer
+    from adipocyte.delivery.batch import MANIFEST, Here, stain_plate
+    from adipocyte.delivery.output import Output
     from adipocyte.delivery.tracking import step_run
-    from adipocyte.plate.scan import problem_table, scan_plate
-    from adipocyte.staining.machine import pin_threads
+    from adipocyte.plate.scan import problem_table
 
-    scanned = scan_plate(Path(config.plate), targets=())  # a wrong folder should be told before a model is fetched
-    pin_threads()
-    compiled = shall_compile(config.compile, len(scanned.fields))
-    stainer = load_stainer(config.model, config.memory_mb or None, precision=config.precision, compiled=compiled)
-    with step_run("stain", config):
-        intensities = None if config.intensities == "kept" else config.intensities
-        ways = {"intensities": intensities, "tile_px": config.tile_px or None, "tta": config.tta == "on"}
-        result = stain_plate(stainer, Path(config.plate), Path(config.out), **ways)
+    with step_run("stain", config), contextlib.ExitStack() as stack:
+        crew = Here()
+        if config.cluster:
+            from adipocyte.delivery.cluster import joined
+
+            crew = stack.enter_context(joined(config.cluster, config.worker_cpus))
+        result = stain_plate(config, crew)
         mlflow.log_metrics({"painted": len(result.painted), "skipped": len(result.skipped), "problems": len(result.problems)})
-        mlflow.log_dict({str(key): list(sentences) for key, sentences in result.warnings.items()}, "warnings.json")
+        mlflow.log_text(Output(config.out).read(MANIFEST).decode(), MANIFEST)
         for key, sentences in result.warnings.items():
             for sentence in sentences:
                 print(f"warning, field {key}: {sentence}")

@@ -84,7 +84,7 @@ def stainer(shifted_store: Store, tmp_path_factory: pytest.TempPathFactory) -> S
 @pytest.fixture(scope="module")
 def painted(shifted_store, stainer, tmp_path_factory):
     """The two validation fields, painted."""
-    return paint_fields(stainer, shifted_store, shifted_store.keys("validation"), stainer.ways, tmp_path_factory.mktemp("painted"))
+    return paint_fields(stainer, shifted_store, shifted_store.keys("validation"), stainer.manifest.ways, tmp_path_factory.mktemp("painted"))
 
 
 def test_the_truth_is_what_the_microscope_took_and_the_painting_lies_on_it(shifted_store, stainer, painted):

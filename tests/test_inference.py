@@ -164,7 +164,7 @@ def test_without_openvino_nothing_is_compiled(network, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert not has_compiler()
-    assert not shall_compile("auto", 1000)
+    assert not shall_compile("auto", 1000, possible=has_compiler())
     with pytest.raises(
         ConfigError, match=r"OpenVINO, which is not here: pip install \"adipocyte\[openvino\]\", or go on with -P compile=off"
     ):
@@ -172,9 +172,9 @@ def test_without_openvino_nothing_is_compiled(network, monkeypatch):
 
 
 def test_compiling_is_for_plates():
-    assert [shall_compile("auto", n_fields) for n_fields in (1, 15, 16, 3456)] == [False, False, True, True]
-    assert shall_compile("on", 1)
-    assert not shall_compile("off", 3456)
+    assert [shall_compile("auto", n_fields, possible=True) for n_fields in (1, 15, 16, 3456)] == [False, False, True, True]
+    assert shall_compile("on", 1, possible=False)  # and is told what to install
+    assert not shall_compile("off", 3456, possible=True)
 
 
 # Threads.

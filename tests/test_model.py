@@ -16,8 +16,8 @@ import pandas as pd
 import pytest
 from skimage.exposure import match_histograms
 
-from adipocyte.config import TARGETS, WAYS
-from adipocyte.delivery.batch import stain_plate
+from adipocyte.config import TARGETS, WAYS, StainConfig
+from adipocyte.delivery.batch import Here, stain_plate
 from adipocyte.delivery.registry import SERVING_PACKAGES, load_stainer, signature
 from adipocyte.errors import ConfigError
 from adipocyte.evaluation.pixels import FIGURES
@@ -254,7 +254,7 @@ def test_an_unknown_way_is_answered_with_the_three(bundle, planes):
 
 def test_a_bundle_without_calibrations_refuses_that_way(uncalibrated, planes):
     stainer = Stainer(uncalibrated)
-    assert stainer.ways == ("none", "matching")
+    assert stainer.manifest.ways == ("none", "matching")
     with pytest.raises(ConfigError, match="the model has not been calibrated: take the intensities none or matching"):
         stainer.stain(planes, 20, intensities="calibration")
 
@@ -333,7 +333,7 @@ def test_a_plate_is_stained_once_and_the_same_command_goes_on(workplace, tmp_pat
 
     kept_way = load_stainer(MODEL).manifest.intensities
     assert json.loads((out / "stained.json").read_text())["intensities"] == kept_way
-    named = stain_plate(load_stainer(MODEL), workplace.plate, out, intensities=kept_way)
+    named = stain_plate(StainConfig(plate=str(workplace.plate), out=str(out), model=MODEL, intensities=kept_way), Here())
     assert (len(named.skipped), named.painted, named.problems) == (len(fields), [], [])
     another_way = next(way for way in WAYS if way != kept_way)
     other = workplace.mlflow_run(*args, "-P", f"intensities={another_way}")

@@ -44,7 +44,7 @@ def assemble(store: Store, runs: dict[str, str], folder: Path, storage: str = "f
     """
     bundle = gather(store, runs, folder / "bundle", storage)
     stainer = Stainer(bundle)
-    fields = paint_fields(stainer, store, store.keys("validation"), stainer.ways, folder)
+    fields = paint_fields(stainer, store, store.keys("validation"), stainer.manifest.ways, folder)
     calibrations = fit_calibrations(fields)
     if calibrations.keys() != set(stainer.manifest.paintings):  # a magnification without a validation field
         return Assembled(bundle, fields, {})

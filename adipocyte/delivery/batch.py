@@ -1,25 +1,78 @@
-"""Staining a whole raw plate into a folder."""
+"""Staining a whole raw plate: what there is to do, who does it, and what became of each field."""
 
 import json
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
+from adipocyte.config import StainConfig
+from adipocyte.delivery.output import Output
+from adipocyte.delivery.registry import load_manifest, load_stainer, pinned
 from adipocyte.errors import ImageError, PlateError
-from adipocyte.networks.inference import has_compiler
-from adipocyte.plate.reader import FieldFiles, FieldKey, read_field, stained_path
+from adipocyte.networks.inference import fastest, has_compiler
+from adipocyte.plate.reader import FieldFiles, FieldKey, read_field, stained_name
 from adipocyte.plate.scan import Problem, problem_of, scan_plate
-from adipocyte.plate.tiff import write_image
-from adipocyte.staining.stainer import Stainer
+from adipocyte.plate.tiff import encode_image
+from adipocyte.staining.bundle import BundleManifest
+from adipocyte.staining.machine import fastest_device, pin_threads
 
-_COMPILING_PAYS_FIELDS = 16  # full fields pay for it from the third on, small ones later; measured: benchmarks/staining.py
+ORIGIN, MANIFEST = "stained.json", "manifest.json"
+PAINTED, FAILED = "painted", "failed"
+_COMPILING_PAYS_FIELDS = 16  # for each worker: full fields pay from the third on, small ones later; measured: benchmarks/staining.py
+_WRITE_EVERY_S = 10
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What all who paint a plate must know besides its fields; *model*, *plate* and *out* are addresses that hold on each machine."""
+
+    model: str
+    plate: str
+    out: str
+    intensities: str
+    tile_px: int | None
+    tta: bool
+    precision: str
+    compiled: bool
+    memory_mb: float | None
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of one field: PAINTED, or FAILED for a `problem`; `seconds` from reading it to having written its images."""
+
+    key: FieldKey
+    status: str
+    seconds: float
+    warnings: tuple[str, ...] = ()
+    problem: Problem | None = None
+
+
+class Crew(Protocol):
+    """Those who paint: this process, or the workers of a cluster."""
+
+    n_workers: int
+
+    def fastest(self) -> str:
+        """The arithmetic that its processors are fastest in (see `networks.inference`)."""
+
+    def has_compiler(self) -> bool:
+        """Whether it can compile networks."""
+
+    def paint(self, assignment: Assignment, fields: Sequence[FieldFiles]) -> Iterator[Record]:
+        """Paint *fields*, in any order. Gives one record for each, once its images are written.
+
+        Raises RunError when the model cannot be loaded, OutputError when nothing can be written.
+        """
 
 
 @dataclass(frozen=True)
 class StainedPlate:
-    """What became of each field: painted now, painted before, or what kept it from being so; and warnings by field."""
+    """What became of a plate: fields painted now, painted before, what kept others from being so, and warnings by field."""
 
     painted: list[FieldKey]
     skipped: list[FieldKey]
@@ -27,59 +80,155 @@ class StainedPlate:
     warnings: dict[FieldKey, tuple[str, ...]]
 
 
-def shall_compile(wish: str, n_fields: int) -> bool:
-    """Whether to compile the networks for a plate of *n_fields*: *wish* is "on", "off" or "auto", where it pays and can be done."""
-    return n_fields >= _COMPILING_PAYS_FIELDS and has_compiler() if wish == "auto" else wish == "on"
+class Here:
+    """This process, as a crew of one."""
+
+    n_workers = 1
+
+    def fastest(self) -> str:
+        pin_threads()
+        return fastest(fastest_device().type)
+
+    def has_compiler(self) -> bool:
+        return has_compiler()
+
+    def paint(self, assignment: Assignment, fields: Sequence[FieldFiles]) -> Iterator[Record]:
+        pin_threads()
+        yield from map(FieldPainter(assignment), fields)
 
 
-def stain_plate(
-    stainer: Stainer, plate: Path, out: Path, *, intensities: str | None = None, tile_px: int | None = None, tta: bool = False
-) -> StainedPlate:
-    """Paint every field of a raw *plate* into *out*, uint16 TIFFs under the challenge's names.
+class FieldPainter:
+    """Paints fields of a plate, each from its files to its files, with a model that is loaded once.
 
-    A field whose images are all there is skipped, so the same command continues an interrupted one; a field that is not whole or
-    cannot be read is recorded and does not stop the plate. `stained.json` in *out* says what painted which plate, and how.
-    *intensities* (None: as the bundle keeps), *tile_px* and *tta* are those of `Stainer.stain`.
-
-    Raises PlateError when there is no plate, *out* lies in the plate or holds images of another plate, model or way; ConfigError when
-    the bundle does not know the way.
+    Raises RunError when there is no such model, OutputError when an image cannot be written.
     """
-    way = stainer.way(intensities)
-    scanned = scan_plate(plate, targets=())
-    if out.resolve().is_relative_to(plate.resolve()):
-        raise PlateError(f"{out} lies in the raw plate, which is never written to: name another folder with -P out=<folder>")
-    _claim(
-        out,
-        {"plate": str(plate.resolve()), "bundle": asdict(stainer.manifest), "intensities": way, "tta": tta, "precision": stainer.precision},
-    )
-    result = StainedPlate([], [], list(scanned.problems), {})
-    for field in tqdm(scanned.fields, desc="stain", unit="field"):
-        paths = {target: stained_path(out, field, target) for target in stainer.manifest.targets}
-        if all(path.is_file() for path in paths.values()):
-            result.skipped.append(field.key)
-            continue
+
+    def __init__(self, assignment: Assignment) -> None:
+        self._assignment = assignment
+        self._out = Output(assignment.out)
+        self._stainer = load_stainer(assignment.model, assignment.memory_mb, precision=assignment.precision, compiled=assignment.compiled)
+
+    def __call__(self, field: FieldFiles) -> Record:
+        start, do = time.perf_counter(), self._assignment
         try:
-            result.warnings[field.key] = _stain_field(stainer, field, paths, way, tile_px, tta)
-            result.painted.append(field.key)
+            planes = read_field(field, ()).planes
+            stained = self._stainer.stain(planes, field.key.magnification, intensities=do.intensities, tile_px=do.tile_px, tta=do.tta)
         except (ImageError, PlateError) as error:
-            result.problems.append(problem_of(field.key, error))
-    return result
+            return Record(field.key, FAILED, time.perf_counter() - start, problem=problem_of(field.key, error))
+        for target, image in stained.images.items():
+            self._out.write(stained_name(field, target), encode_image(image))
+        return Record(field.key, PAINTED, time.perf_counter() - start, stained.warnings)
 
 
-def _stain_field(stainer: Stainer, field: FieldFiles, paths: dict[str, Path], way: str, tile_px: int | None, tta: bool) -> tuple[str, ...]:
-    planes = read_field(field, ()).planes
-    stained = stainer.stain(planes, field.key.magnification, intensities=way, tile_px=tile_px, tta=tta)
-    for target, image in stained.images.items():
-        write_image(paths[target], image)
-    return stained.warnings
+def shall_compile(wish: str, n_fields: int, *, possible: bool) -> bool:
+    """Whether a worker that paints *n_fields* compiles its networks: *wish* is "on", "off" or "auto", where it pays and is *possible*."""
+    return possible and n_fields >= _COMPILING_PAYS_FIELDS if wish == "auto" else wish == "on"
 
 
-def _claim(out: Path, origin: dict[str, Any]) -> None:
-    """Write down what *out* holds, or refuse when it holds something else: plates share their files' names."""
-    label, content = out / "stained.json", json.dumps(origin, indent=1, sort_keys=True)
-    if label.is_file() and label.read_text() != content:
+def stain_plate(config: StainConfig, crew: Crew) -> StainedPlate:
+    """Let a *crew* paint every field of a raw plate: uint16 TIFFs under the challenge's names.
+
+    Beside them, `stained.json` says what painted which plate, and how, and `manifest.json` what became of each field. A field that the
+    manifest calls painted and whose images are there is skipped, so the same command continues an interrupted one; a field that is not
+    whole or cannot be read is recorded and does not stop the plate.
+
+    Raises PlateError when there is no plate, or *out* lies in it or holds images of another plate, model or way; RunError when there is no
+    such model; ConfigError when it does not know the way; OutputError when *out* cannot be written to.
+    """
+    plate, out = Path(config.plate).resolve(), Output(config.out)
+    scanned = scan_plate(plate, targets=())
+    if out.folder and out.folder.is_relative_to(plate):
+        raise PlateError(f"{out.folder} lies in the raw plate, which is never written to: name another folder with -P out=<folder>")
+    model = pinned(config.model)
+    bundle = load_manifest(model)
+    names = {field.key: {stained_name(field, target) for target in bundle.targets} for field in scanned.fields}
+    assignment = _claim(config, plate, model, bundle, out, crew, len(names))
+    manifest = _Manifest(out, names, scanned.problems)
+    skipped = [key for key in names if str(key) in manifest.entries]
+    left = [field for field in scanned.fields if str(field.key) not in manifest.entries]
+    records = list(manifest.kept(tqdm(crew.paint(assignment, left), total=len(left), desc="stain", unit="field"))) if left else []
+    return StainedPlate(
+        painted=[record.key for record in records if record.status == PAINTED],
+        skipped=skipped,
+        problems=[*scanned.problems, *(record.problem for record in records if record.problem)],
+        warnings={record.key: record.warnings for record in records if record.warnings},
+    )
+
+
+def _claim(config: StainConfig, plate: Path, model: str, bundle: BundleManifest, out: Output, crew: Crew, n_fields: int) -> Assignment:
+    """Write down what *out* holds, or refuse when it holds something else: plates share their files' names.
+
+    An interrupted plate is finished in the arithmetic that it was begun in, wherever that is.
+    """
+    way, tta = bundle.way(None if config.intensities == "kept" else config.intensities), config.tta == "on"
+    before = _read_json(out, ORIGIN)
+    precision = before.get("precision", config.precision) if config.precision == "auto" else config.precision
+    precision = crew.fastest() if precision == "auto" else precision
+    compiled = before.get("compiled", False) if before and config.compile == "auto" else None
+    if compiled is None:
+        compiled = shall_compile(config.compile, n_fields // crew.n_workers, possible=crew.has_compiler())
+    origin = {"plate": str(plate), "bundle": asdict(bundle), "intensities": way, "tta": tta, "precision": precision, "compiled": compiled}
+    if before and before != json.loads(json.dumps(origin)):
         raise PlateError(
-            f"{out} holds images of another plate, model, intensities or arithmetic (see {label}): name another folder with -P out=<folder>"
+            f"{out.address} holds images of another plate, model, intensities or arithmetic (see its {ORIGIN}): name another folder with "
+            "-P out=<folder>"
         )
-    out.mkdir(parents=True, exist_ok=True)
-    label.write_text(content)
+    out.write(ORIGIN, _json(origin))
+    return Assignment(
+        model=model,
+        plate=str(plate),
+        out=out.address,
+        intensities=way,
+        tile_px=config.tile_px or None,
+        tta=tta,
+        precision=precision,
+        compiled=compiled,
+        memory_mb=config.memory_mb or None,
+    )
+
+
+class _Manifest:
+    """`manifest.json`: an entry for each field that is painted, or why not. It begins with those painted before whose images are there."""
+
+    def __init__(self, out: Output, names: dict[FieldKey, set[str]], problems: Sequence[Problem]) -> None:
+        self._out = out
+        before, there = _read_json(out, MANIFEST).get("fields", {}), out.files()
+        done = [str(key) for key, images in names.items() if images <= there]
+        self.entries = {key: before[key] for key in done if before.get(key, {}).get("status") == PAINTED}
+        self._broken = {problem.where: _entry(FAILED, 0, (), problem) for problem in problems}
+
+    def kept(self, records: Iterable[Record]) -> Iterator[Record]:
+        """The *records*, each an entry that is written within seconds, or at once when they end or break off."""
+        self._write()
+        try:
+            for record in records:
+                self.entries[str(record.key)] = _entry(record.status, record.seconds, record.warnings, record.problem)
+                if time.monotonic() - self._written_at > _WRITE_EVERY_S:
+                    self._write()
+                yield record
+        finally:
+            self._write()
+
+    def _write(self) -> None:
+        self._out.write(MANIFEST, _json({"fields": self._broken | self.entries}))
+        self._written_at = time.monotonic()
+
+
+def _entry(status: str, seconds: float, warnings: Sequence[str], problem: Problem | None) -> dict[str, Any]:
+    entry = {"status": status, "seconds": round(seconds, 3), "warnings": list(warnings)}
+    return entry | ({"problem": f"{problem.found}: {problem.remedy}"} if problem else {})
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return f"{json.dumps(content, indent=1)}\n".encode()
+
+
+def _read_json(out: Output, name: str) -> dict[str, Any]:
+    """What such a file of ours says, {} when there is none. Raises PlateError when it is no file of ours."""
+    try:
+        content = json.loads(out.read(name) or "{}")
+    except ValueError as error:
+        raise PlateError(f"{name} in {out.address} is damaged ({error}): remove it, or name another folder with -P out=<folder>") from error
+    if not isinstance(content, dict):
+        raise PlateError(f"{name} in {out.address} is none of ours: name another folder with -P out=<folder>")
+    return content

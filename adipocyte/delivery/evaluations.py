@@ -41,9 +41,9 @@ def evaluate_model(config: EvaluateConfig) -> Judgement:
         "commit of the model": manifest.commit,
     }
     with step_run("evaluate", config, store=store.digest, model=config.model), tempfile.TemporaryDirectory() as scratch:
-        fields = paint_fields(stainer, store, store.keys(config.wells), stainer.ways, Path(scratch))
+        fields = paint_fields(stainer, store, store.keys(config.wells), stainer.manifest.ways, Path(scratch))
         judgement = _judge(config, fields, manifest.intensities)
-        origin |= _flattered(store, config, fitted=CALIBRATION in stainer.ways and manifest.store_digest == store.digest)
+        origin |= _flattered(store, config, fitted=CALIBRATION in stainer.manifest.ways and manifest.store_digest == store.digest)
         log_judgement(judgement, origin | _of_store(store, config), store_dataset(store), model_id=model_id_of(model))
     return judgement
 
@@ -60,8 +60,8 @@ def evaluate_runs(config: EvaluateConfig) -> Judgement:
         n_measured = min(config.feature_fields, RegisterConfig.feature_fields)
         kept = assembled.finish(judge(assembled.fields, NONE, feature_fields=n_measured, workers=config.workers, seed=config.seed).scores)
         stainer = Stainer(assembled.folder)
-        judgement = _judge(config, paint_fields(stainer, store, store.keys(config.wells), stainer.ways, Path(scratch)), kept)
-        origin = {"networks": _text(runs)} | _flattered(store, config, fitted=CALIBRATION in stainer.ways)
+        judgement = _judge(config, paint_fields(stainer, store, store.keys(config.wells), stainer.manifest.ways, Path(scratch)), kept)
+        origin = {"networks": _text(runs)} | _flattered(store, config, fitted=CALIBRATION in stainer.manifest.ways)
         log_judgement(judgement, origin | _of_store(store, config), store_dataset(store))
     return judgement
 

@@ -5,7 +5,7 @@ import hashlib
 import importlib.metadata
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from adipocyte.evaluation.metric import Score
 from adipocyte.evaluation.painting import CALIBRATION, NONE, cross_calibrated, paint_fields
 from adipocyte.evaluation.pictures import judged
 from adipocyte.plate.tiff import encode_stack
-from adipocyte.staining.bundle import read_manifest
+from adipocyte.staining.bundle import MANIFEST, BundleManifest, read_manifest
 from adipocyte.staining.stainer import Stainer
 from adipocyte.store.reader import Store
 
@@ -113,14 +113,26 @@ def load_stainer(uri: str, memory_mb: float | None = None, *, precision: str = "
 
     Raises RunError when there is no such model.
     """
+    with _bundle_file(uri, "") as bundle:
+        return Stainer(bundle, memory_mb, precision=precision, compiled=compiled)
+
+
+def load_manifest(uri: str) -> BundleManifest:
+    """What is in the bundle of a registered model, without its networks. Raises RunError when there is no such model."""
+    with _bundle_file(uri, MANIFEST) as path:
+        return read_manifest(path.parent)
+
+
+@contextlib.contextmanager
+def _bundle_file(uri: str, name: str) -> Iterator[Path]:
     with contextlib.ExitStack() as stack:
         try:
-            bundle = stack.enter_context(fetched(uri, _BUNDLE))
+            path = stack.enter_context(fetched(uri, f"{_BUNDLE}/{name}".rstrip("/")))
         except (MlflowException, OSError) as error:
             raise RunError(
                 f"there is no registered model at {uri} ({error}): make one with mlflow run . -e register, or name another"
             ) from error
-        return Stainer(bundle, memory_mb, precision=precision, compiled=compiled)
+        yield path
 
 
 def pinned(uri: str) -> str:

@@ -21,6 +21,7 @@ from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.store.artifact.models_artifact_repo import ModelsArtifactRepository
 
 from adipocyte.errors import RunError, StoppedError
+from adipocyte.plate.whole import write_whole
 from adipocyte.store.reader import Store
 
 STEP, STORE, TARGET = "adipocyte.step", "adipocyte.store", "adipocyte.target"
@@ -185,6 +186,4 @@ def commit() -> str:
 
 def write_json(path: Path, content: Any) -> None:
     """Write *content* to *path*, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    partial.replace(path)
+    write_whole(path, f"{json.dumps(content, indent=1)}\n".encode())

@@ -73,10 +73,10 @@ def write_field(folder: Path, key: FieldKey, field: RawField) -> None:
         write_image(images / str(target_name(key.well, key.fov, target)), image)
 
 
-def stained_path(folder: Path, files: FieldFiles, target: str) -> Path:
-    """Where the painted *target* of a field lies in a stained plate *folder*."""
+def stained_name(files: FieldFiles, target: str) -> str:
+    """What the painted *target* of a field is called within a stained plate, its folder included."""
     name = target_name(files.key.well, files.key.fov, target, files.plate)
-    return folder / magnification_folder(files.key.magnification) / str(name)
+    return f"{magnification_folder(files.key.magnification)}/{name}"
 
 
 def _alike(images: list[tuple[Path, NDArray[np.uint16]]]) -> list[NDArray[np.uint16]]:

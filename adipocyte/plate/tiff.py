@@ -6,7 +6,6 @@ import logging
 import math
 import os
 import struct
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from adipocyte.errors import ImageError
+from adipocyte.plate.whole import write_whole
 
 MAX_SIDE_PX = 10_000
 MAX_PLANES = 99  # a file's name has two digits for the z-plane
@@ -115,16 +115,7 @@ def encode_stack(stack: NDArray[np.uint16]) -> bytes:
 
 def write_image(path: Path, image: NDArray[np.uint16]) -> None:
     """Write a (Y, X) image in counts to *path*: it is there whole afterwards, or as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".partial", delete=False) as file:
-        try:
-            file.write(encode_image(image))
-            file.close()
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    write_whole(path, encode_image(image))
 
 
 def _size(path: Path) -> int:

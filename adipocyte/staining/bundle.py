@@ -12,14 +12,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from adipocyte.config import TARGETS, WAYS
-from adipocyte.errors import BundleError, NewerBundleError
+from adipocyte.errors import BundleError, ConfigError, NewerBundleError
 from adipocyte.imaging.histograms import N_COUNTS
 from adipocyte.imaging.quality import Limits
 from adipocyte.networks.files import NETWORK_FILES, copy_network
 
 FORMAT = 4
 SEGMENTER = "segmenter"
-_MANIFEST, _HISTOGRAMS = "bundle.json", "histograms.safetensors"
+MANIFEST, _HISTOGRAMS = "bundle.json", "histograms.safetensors"
 _AGAIN = "register the model again with mlflow run . -e register"
 
 
@@ -67,6 +67,23 @@ class BundleManifest:
         """What has a histogram and a calibration of its own: "20/A1", …"""
         return tuple(f"{magnification}/{target}" for magnification in self.magnifications for target in self.targets)
 
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """The ways in which intensities can be set: "calibration" only when the bundle has been calibrated."""
+        return WAYS if self.calibrations else tuple(way for way in WAYS if way != "calibration")
+
+    def way(self, intensities: str | None) -> str:
+        """The way that *intensities* stand for: None is the one that the bundle keeps.
+
+        Raises ConfigError when there is no such way, or it takes calibrations and the bundle has none.
+        """
+        way = self.intensities if intensities is None else intensities
+        if way not in WAYS:
+            raise ConfigError(f"intensities must be one of {', '.join(WAYS)}, got {way!r}")
+        if way not in self.ways:
+            raise ConfigError("the model has not been calibrated: take the intensities none or matching, or register it anew")
+        return way
+
 
 def write_bundle(folder: Path, manifest: BundleManifest, networks: Mapping[str, Path], histograms: Mapping[str, NDArray[np.int64]]) -> None:
     """Gather a bundle in *folder*, which must not be there. It has no calibrations before `calibrate_bundle`.
@@ -104,7 +121,7 @@ def calibrate_bundle(folder: Path, calibrations: Mapping[str, NDArray[np.uint16]
 def read_manifest(folder: Path) -> BundleManifest:
     """Raises BundleError when *folder* holds no bundle or one of an older format than this code's, NewerBundleError for a newer one."""
     try:
-        content = json.loads((folder / _MANIFEST).read_text())
+        content = json.loads((folder / MANIFEST).read_text())
         if content["format"] != FORMAT:
             raise _of_another_format(folder, content["format"])
         return BundleManifest(**content | {"targets": tuple(content["targets"])})
@@ -119,7 +136,7 @@ def check_files(folder: Path, manifest: BundleManifest) -> None:
     needed = [f"{name}/{file}" for name in names(manifest.targets) for file in NETWORK_FILES]
     needed += [_HISTOGRAMS, *filter(None, [manifest.calibrations])]
     if unlisted := [name for name in needed if name not in manifest.checksums]:
-        raise BundleError(f"{folder / _MANIFEST} has no checksum of {unlisted[0]}: {_AGAIN}")
+        raise BundleError(f"{folder / MANIFEST} has no checksum of {unlisted[0]}: {_AGAIN}")
     for name, digest in manifest.checksums.items():
         try:
             found = _digest(folder / name)
@@ -172,9 +189,9 @@ def _of_another_format(folder: Path, found: int) -> BundleError:
 
 
 def _write_manifest(folder: Path, manifest: BundleManifest) -> None:
-    partial = folder / f".{_MANIFEST}.partial"
+    partial = folder / f".{MANIFEST}.partial"
     partial.write_text(json.dumps(asdict(manifest), indent=1))
-    partial.replace(folder / _MANIFEST)
+    partial.replace(folder / MANIFEST)
 
 
 def _read_tables(path: Path, dtype: type[np.generic]) -> dict[str, NDArray]:

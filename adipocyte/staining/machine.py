@@ -1,4 +1,4 @@
-"""What a machine gives this process: memory and cores."""
+"""What a machine gives this process: a device, memory, cores."""
 
 import os
 from collections.abc import Iterator
@@ -19,6 +19,11 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return max(0, min([psutil.virtual_memory().available, *_left_in_containers()]))
+
+
+def fastest_device() -> torch.device:
+    """The GPU, where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def pin_threads() -> None:

@@ -6,11 +6,9 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from adipocyte.config import WAYS
 from adipocyte.errors import ConfigError, ImageError, MemoryLimitError
 from adipocyte.imaging import quality
 from adipocyte.imaging.histograms import apply_table, match_histogram
@@ -22,7 +20,7 @@ from adipocyte.networks.memory import bytes_per_px, layout_bytes
 from adipocyte.networks.unet import DIVISOR
 from adipocyte.networks.whole_field import SMALLEST_TILE_PX, Tiling, Window, predict_windows
 from adipocyte.staining.bundle import SEGMENTER, check_files, names, read_calibrations, read_histograms, read_manifest
-from adipocyte.staining.machine import free_bytes
+from adipocyte.staining.machine import fastest_device, free_bytes
 
 _SMALLEST_PX = 64
 _TILES_PX = (6144, 4096, 3072, 2048, 1536, 1024, SMALLEST_TILE_PX)
@@ -56,7 +54,7 @@ class Stainer:
         check_files(folder, self.manifest)
         self._histograms = read_histograms(folder)
         self._calibrations = read_calibrations(folder, self.manifest)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = fastest_device()
         self.precision = arithmetic(precision, device)
         self._keeps_memory = compiled  # what is compiled does not give it back between fields
         self._networks: dict[str, nn.Module] = {}
@@ -88,7 +86,7 @@ class Stainer:
         Raises ImageError for a stack of another kind or a magnification that the bundle has not seen, MemoryLimitError before it would
         take more memory than `memory_mb`, ConfigError for an unknown way or target or tiles that cannot be laid.
         """
-        way, targets = self.way(intensities), self._targets(targets)
+        way, targets = self.manifest.way(intensities), self._targets(targets)
         self._check(planes, magnification)
         tiling = self._tiling(planes.shape[1:], targets, tile_px, tta)
         source = _Source(planes, self._scaling(magnification, "brightfield"), tiling)
@@ -127,30 +125,13 @@ class Stainer:
         """Set the intensities of *images*, (Y, X) by target in counts as the networks paint them, at *magnification*.
 
         *way*: "none" leaves them; "matching" gives each the distribution of the training wells; "calibration" puts all through one
-        table, fitted to other wells. Raises ConfigError as `way` does.
+        table, fitted to other wells. Raises ConfigError as `BundleManifest.way` does.
         """
-        if self.way(way) == "none":
+        if self.manifest.way(way) == "none":
             return images
         if way == "matching":
             return {target: match_histogram(image, self._histograms[f"{magnification}/{target}"]) for target, image in images.items()}
         return {target: apply_table(self._calibrations[f"{magnification}/{target}"], image) for target, image in images.items()}
-
-    @property
-    def ways(self) -> tuple[str, ...]:
-        """The ways in which this bundle can set intensities: "calibration" only when it has been calibrated."""
-        return WAYS if self._calibrations else tuple(way for way in WAYS if way != "calibration")
-
-    def way(self, intensities: str | None) -> str:
-        """The way that *intensities* stand for: None is the one that the bundle keeps.
-
-        Raises ConfigError when there is no such way, or it takes calibrations and the bundle has none.
-        """
-        way = self.manifest.intensities if intensities is None else intensities
-        if way not in WAYS:
-            raise ConfigError(f"intensities must be one of {', '.join(WAYS)}, got {way!r}")
-        if way not in self.ways:
-            raise ConfigError("the model has not been calibrated: take the intensities none or matching, or register it anew")
-        return way
 
     @cached_property
     def _px_bytes(self) -> dict[str, float]:

@@ -1,0 +1,212 @@
+"""A Ray cluster paints what one machine paints, each field once, whatever dies on the way."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+from plates import images, plane, write_plate
+from ray.cluster_utils import Cluster as RealCluster
+
+from adipocyte.config import StainConfig
+from adipocyte.delivery import cluster
+from adipocyte.delivery.batch import FAILED, PAINTED, Assignment, Here, Record, stain_plate
+from adipocyte.delivery.cluster import joined
+from adipocyte.errors import ConfigError, OutputError, PlateError, RunError
+from adipocyte.plate.reader import FieldFiles
+from adipocyte.plate.scan import scan_plate
+
+ROOT = Path(__file__).parent.parent
+N_FIELDS = 12
+AT_WORK = "ray::MapWorker(Map(_Worker)).submit"  # what Ray calls the process of a worker that has a field in hand
+
+
+@pytest.fixture(scope="module")
+def plate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_plate(tmp_path_factory.mktemp("raw") / "plate", range(1, N_FIELDS + 1))
+
+
+@pytest.fixture(scope="module")
+def expected(plate: Path, small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What this process paints."""
+    out = tmp_path_factory.mktemp("here")
+    stain_plate(config(plate, small_model, out), Here())
+    return images(out)
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[RealCluster]:
+    """A cluster of one node, to which tests add others; each has a core to give."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    started = RealCluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    yield started
+    ray.shutdown()
+    started.shutdown()
+
+
+def config(plate: Path, model: Path, out: Path, **settings: Any) -> StainConfig:
+    return StainConfig(plate=str(plate), model=str(model), out=str(out), **settings)
+
+
+def assignment(plate: Path, model: Path | str, out: Path) -> Assignment:
+    """For a plate that has been claimed."""
+    out.mkdir(exist_ok=True)
+    (out / "stained.json").write_text("{}")
+    return Assignment(str(model), str(plate), str(out), "none", None, False, "32", False, 1000.0)
+
+
+def entries(out: Path) -> dict[str, Any]:
+    return json.loads((out / "manifest.json").read_text())["fields"]
+
+
+def wait_for(condition: Callable[[], Any]) -> Any:
+    """What a condition gives once it holds."""
+    deadline = time.monotonic() + 120
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return found
+
+
+def at_work() -> list[psutil.Process]:
+    """The processes that have a field in hand."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            found += [process] if AT_WORK in " ".join(process.cmdline()) else []
+    return found
+
+
+class Watched:
+    """A crew that is watched: `seen` is called with each record before the next is asked for."""
+
+    def __init__(self, crew: cluster.Cluster, seen: Callable[[Record], None]) -> None:
+        self.n_workers, self.fastest, self.has_compiler = crew.n_workers, crew.fastest, crew.has_compiler
+        self._crew, self._seen = crew, seen
+
+    def paint(self, assignment: Assignment, fields: list[FieldFiles]) -> Iterator[Record]:
+        for record in self._crew.paint(assignment, fields):
+            self._seen(record)
+            yield record
+
+
+def test_a_node_dies_and_every_field_is_painted_once_and_as_here(nodes, plate, small_model, expected, tmp_path):
+    second = nodes.add_node(num_cpus=1)
+    nodes.wait_for_nodes()
+    records: list[Record] = []
+
+    def kill_once_both_work(record: Record) -> None:
+        records.append(record)
+        if len(records) == 1:
+            wait_for(lambda: len(at_work()) == 2)
+            nodes.remove_node(second, allow_graceful=False)
+
+    with joined(nodes.address, 1) as crew:
+        assert crew.n_workers == 2
+        result = stain_plate(config(plate, small_model, tmp_path / "out"), Watched(crew, kill_once_both_work))
+        assert len([node for node in ray.nodes() if node["Alive"]]) == 1
+    assert sorted(record.key.fov for record in records) == list(range(1, N_FIELDS + 1))
+    assert {record.status for record in records} == {PAINTED}
+    assert sorted(result.painted) == [field.key for field in scan_plate(plate, ()).fields]
+    assert images(tmp_path / "out") == expected
+    assert {entry["status"] for entry in entries(tmp_path / "out").values()} == {PAINTED}
+
+
+def test_the_command_paints_on_a_cluster_and_goes_on_after_a_kill(nodes, small_model, expected, tmp_path):
+    """With a bad field, which is recorded; the plate of the command is another copy of the same fields."""
+    plate = write_plate(tmp_path / "plate", range(1, N_FIELDS + 1))
+    good = plane(plate, 5, 4).read_bytes()
+    plane(plate, 5, 4).write_bytes(b"no TIFF")
+    settings = {"plate": plate, "model": small_model, "out": tmp_path / "out", "cluster": nodes.address, "worker_cpus": 1}
+    arguments = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+    command = [sys.executable, "-m", "entrypoints.stain", *arguments]
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL) as painting:
+        wait_for(lambda: images(tmp_path / "out") or painting.poll() is not None)
+        painting.send_signal(signal.SIGKILL)
+    assert images(tmp_path / "out")
+
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 2, result.stderr
+    assert "20x B03 F005" in result.stderr
+    assert "Traceback" not in result.stderr
+    told = entries(tmp_path / "out")
+    assert {key for key, entry in told.items() if entry["status"] == FAILED} == {"20x B03 F005"}
+
+    plane(plate, 5, 4).write_bytes(good)
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert f"1 fields painted into {tmp_path}/out, {N_FIELDS - 1} were there already" in result.stdout
+    assert images(tmp_path / "out") == expected
+
+
+def test_a_field_that_kills_its_worker_is_tried_thrice_and_recorded(nodes, small_model, tmp_path):
+    """A plane that is a pipe holds whoever reads it until it is killed; memory that runs out kills in the same way."""
+    plate = write_plate(tmp_path / "plate", (1, 2, 3))
+    fields = scan_plate(plate, ()).fields
+    pipe = plane(plate, 2, 1)
+    pipe.unlink()
+    os.mkfifo(pipe)
+    records: list[Record] = []
+
+    def kill_who_is_stuck() -> None:
+        [stuck] = wait_for(at_work)
+        stuck.kill()
+        wait_for(lambda: not stuck.is_running() or stuck.status() == psutil.STATUS_ZOMBIE)
+
+    with joined(nodes.address, 1) as crew:
+        painting = crew.paint(assignment(plate, small_model, tmp_path / "out"), fields)
+        records.append(next(painting))
+        kill_who_is_stuck()  # the only worker: field 3 waits behind it
+        records.append(next(painting))
+        for _ in range(cluster._TRIES):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(signal, "alarm", lambda _: None)
+        with pytest.raises(StopIteration):
+            next(painting)
+
+
+def test_what_keeps_all_fields_from_being_painted_ends_the_command_at_once(nodes, plate, small_model, tmp_path):
+    fields = scan_plate(plate, ()).fields
+    claimed = assignment(plate, small_model, tmp_path / "out")
+    with joined(nodes.address, 0) as crew:
+        with pytest.raises(RunError, match="a worker on .* gives up: there is no registered model at models:/nobody/1"):
+            list(crew.paint(assignment(plate, "models:/nobody/1", tmp_path / "out"), fields))
+        elsewhere = assignment(tmp_path / "mine", small_model, tmp_path / "out")
+        with pytest.raises(RunError, match=r"there is no .*/mine on this node: the plate must lie on a disk that all nodes share"):
+            list(crew.paint(elsewhere, fields))
+        with pytest.raises(RunError, match="memory://stained on this node is not the folder that it is where the command runs"):
+            list(crew.paint(Assignment(**vars(claimed) | {"out": "memory://stained"}), fields))
+
+
+def test_more_cores_than_any_node_has_are_refused(nodes):
+    with pytest.raises(ConfigError, match=r"the cluster's nodes have \[1\] cores, none of them 64 for a worker"), joined(nodes.address, 64):
+        pass
+
+
+def test_a_cluster_that_does_not_answer_is_named():
+    with pytest.raises(RunError, match=r"no Ray cluster can be joined at 127.0.0.1:1 .*ray start --head"), joined("127.0.0.1:1", 1):
+        pass
+
+
+def test_without_ray_its_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r'pip install "adipocyte\[cluster\]"'), joined("127.0.0.1:1", 1):
+        pass
+
+
+def test_databases_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cluster._from_anywhere("sqlite:///mlflow.db") == f"sqlite:///{tmp_path}/mlflow.db"
+    assert cluster._from_anywhere("sqlite:////data/mlflow.db") == "sqlite:////data/mlflow.db"
+    assert cluster._from_anywhere("mlruns") == str(tmp_path / "mlruns")
+    assert cluster._from_anywhere("http://mlflow:5000") == "http://mlflow:5000"

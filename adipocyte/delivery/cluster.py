@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import os
+import socket
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -40,8 +41,9 @@ def joined(address: str, worker_cpus: int) -> Iterator["Cluster"]:
     except ImportError as error:
         raise ConfigError('a cluster takes Ray, which is not here: pip install "adipocyte[cluster]"') from error
     try:
+        _knock(address)
         ray.init(address, runtime_env=_environment(), log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError, AssertionError, TimeoutError) as error:
+    except (OSError, RuntimeError, ValueError, ImportError) as error:
         raise RunError(
             f"no Ray cluster can be joined at {address} ({error}): start one with ray start --head, and name its address, "
             "-P cluster=<host>:6379"
@@ -85,11 +87,11 @@ class Cluster:
         import ray
 
         left = {field.key: field for field in fields}
-        futile = 0
+        futile, in_hand = 0, 2  # one to paint and the next to come, so that no worker waits for this process
         while left and futile < _TRIES:
             before = len(left)
             try:
-                for said in self._round(assignment, left.values()):
+                for said in self._round(assignment, left.values(), in_hand):
                     if "refusal" in said:
                         raise RunError(f"a worker on {said['node']} gives up: {said['refusal']}")
                     record = _record(said)
@@ -97,15 +99,15 @@ class Cluster:
                         yield record
             except ray.exceptions.RayError as error:
                 raise RunError(f"the cluster cannot go on ({error}): see that its nodes are up, and run the same command again") from error
-            futile = futile + 1 if len(left) == before else 0
+            futile, in_hand = futile + 1 if len(left) == before else 0, 1  # a field that kills its worker shall take no other with it
             if left:
                 tqdm.write(f"The workers of {len(left)} fields died: these are painted again.")
         for key in left:
             remedy = "look into Ray's logs; where memory ran out, give each worker more of it by a larger -P worker_cpus"
             yield Record(key, FAILED, 0.0, problem=Problem(str(key), f"its worker died, {_TRIES} times", remedy))
 
-    def _round(self, assignment: Assignment, fields: Iterable[FieldFiles]) -> Iterator[dict[str, Any]]:
-        """What workers say of *fields*, each tried once; nothing of those whose worker died."""
+    def _round(self, assignment: Assignment, fields: Iterable[FieldFiles], in_hand: int) -> Iterator[dict[str, Any]]:
+        """What workers say of *fields*, each tried once, so many *in_hand* at a time; nothing of those whose worker died."""
         import ray
 
         context = ray.data.DataContext.get_current()
@@ -116,7 +118,7 @@ class Cluster:
         settings = {
             "fn_constructor_args": (dataclasses.asdict(assignment), self._cpus, self._on_node),
             "compute": ray.data.ActorPoolStrategy(
-                min_size=1, initial_size=self.n_workers, max_size=self.n_workers, max_tasks_in_flight_per_actor=1
+                min_size=1, initial_size=self.n_workers, max_size=self.n_workers, max_tasks_in_flight_per_actor=in_hand
             ),
             # A worker that dies is replaced, and its field left to the next round: to wait for the very same worker is to wait for ever
             # where its node is gone.
@@ -126,7 +128,8 @@ class Cluster:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ray.util.annotations.RayDeprecationWarning)  # ray_remote_args_fn has no successor yet
             painted = ray.data.from_items(rows, override_num_blocks=len(rows)).map(_Worker, **settings)
-        yield from (json.loads(row["said"]) for row in painted.iter_rows())
+        for block in painted.iter_batches(batch_size=None, prefetch_batches=0):  # by rows, each would wait for the next
+            yield from map(json.loads, block["said"])
 
     def _ask(self, question: Callable[[], Any]) -> Any:
         """The answer of a worker to be."""
@@ -187,6 +190,13 @@ def _on_this_node(assignment: Assignment, neighbours: int) -> Assignment:
     if assignment.memory_mb or torch.cuda.is_available():
         return assignment
     return dataclasses.replace(assignment, memory_mb=_SHARE * free_bytes(torch.device("cpu")) / 1e6 / neighbours)
+
+
+def _knock(address: str) -> None:
+    """Raises OSError when nobody listens at an *address* of the form host:port; Ray itself would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdigit() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _environment() -> dict[str, Any]:

@@ -1,0 +1,145 @@
+"""How the cost of staining grows with a plate's fields and with workers, as JSON.
+
+    python -m benchmarks.plates              # about 10 minutes on two cores; --check exits 1 where a required figure is missed
+
+Fields of 512 x 512 pixels through networks with ResNet-18 encoders that nobody trained, one thread for each worker; `here` paints in one
+process, `one_worker` and `two_workers` on Ray nodes of this machine, of one core each. Each reading is from a process of its own, from the
+plate's first record to its last, so that start-up is told apart; the best of three by turns, for the machine has other guests. What a
+field costs more is the difference of two plates over that of their fields: it must not depend on how many there are already. Two processes
+side by side without Ray show what the processor itself gives for a second core.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+os.environ |= {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+import torch
+from bundles import write_random_bundle
+from plates import write_plate
+from ray.cluster_utils import Cluster
+from served import make_model
+
+from adipocyte.config import StainConfig
+from adipocyte.delivery.batch import Assignment, Crew, Here, Record, stain_plate
+from adipocyte.delivery.cluster import joined
+from adipocyte.plate.reader import FieldFiles
+
+N_FIELDS = (8, 32, 128)
+SHAPE_PX = (512, 512)
+TURNS = 3
+AT_MOST = {
+    "here.growth": 1.10,  # what a field costs between 32 and 128, over what it costs between 8 and 32
+    "two_workers.growth": 1.10,
+    "here.memory_growth": 1.05,  # peak of this side's process at 128 fields, over that at 8
+    "two_workers.memory_growth": 1.05,
+}
+AT_LEAST = {"here.growth": 0.9, "two_workers.growth": 0.9, "two_workers.efficiency": 0.9}
+
+
+class Timed:
+    """A crew with a watch: when each record came."""
+
+    def __init__(self, crew: Crew) -> None:
+        self.n_workers, self.fastest, self.has_compiler, self._crew = crew.n_workers, crew.fastest, crew.has_compiler, crew
+        self.times: list[float] = []
+        self.painting_s = 0.0
+
+    def paint(self, assignment: Assignment, fields: Sequence[FieldFiles]) -> Iterator[Record]:
+        for record in self._crew.paint(assignment, fields):
+            self.times.append(time.perf_counter())
+            self.painting_s += record.seconds
+            yield record
+
+
+def paint(plate: str, model: str, address: str) -> dict[str, float]:
+    """One plate, here or on the cluster at *address*."""
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as out, crew_at(address) as crew:
+        timed = Timed(crew)
+        stain_plate(StainConfig(plate=plate, model=model, out=out, precision=os.environ["PRECISION"], compile="off"), timed)
+    return {
+        "plate_s": timed.times[-1] - timed.times[0],
+        "painter_s": timed.painting_s / len(timed.times),
+        "first_record_s": timed.times[0] - start,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+    }
+
+
+@contextmanager
+def crew_at(address: str) -> Iterator[Crew]:
+    """This process, or the workers of the cluster at *address*, of one core each."""
+    if not address:
+        yield Here()
+        return
+    with joined(address, 1) as crew:
+        yield crew
+
+
+def measure(folder: Path) -> dict[str, float]:
+    """All figures, by "way.figure"."""
+    model = str(make_model(folder / "model", write_random_bundle(folder)))
+    plates = {n: str(write_plate(folder / f"plate{n}", range(1, n + 1), SHAPE_PX)) for n in N_FIELDS}
+    figures: dict[str, float] = {}
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
+
+        def turn(way: str, address: str = "") -> None:
+            for n in N_FIELDS:
+                for name, value in pool.submit(paint, plates[n], model, address).result().items():
+                    figures[f"{way}.{name}_{n}"] = min(value, figures.get(f"{way}.{name}_{n}", value))
+
+        one, two = Cluster(initialize_head=True, head_node_args={"num_cpus": 1}), None
+        try:
+            two = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+            two.add_node(num_cpus=1)
+            two.wait_for_nodes()
+            for _ in range(TURNS):
+                turn("here")
+                turn("one_worker", one.address)
+                turn("two_workers", two.address)
+        finally:
+            for cluster in (one, two):
+                cluster and cluster.shutdown()
+        pair = [pool.submit(paint, plates[32], model, "") for _ in range(2)]
+        figures["side_by_side.plate_s_32"] = sum(process.result()["plate_s"] for process in pair) / 2
+    for way in ("here", "one_worker", "two_workers"):
+        few, some, many = (figures[f"{way}.plate_s_{n}"] for n in N_FIELDS)
+        figures[f"{way}.field_s"] = (many - some) / (N_FIELDS[2] - N_FIELDS[1])
+        figures[f"{way}.growth"] = figures[f"{way}.field_s"] / ((some - few) / (N_FIELDS[1] - N_FIELDS[0]))
+        figures[f"{way}.memory_growth"] = figures[f"{way}.peak_mb_{N_FIELDS[2]}"] / figures[f"{way}.peak_mb_{N_FIELDS[0]}"]
+    figures["two_workers.efficiency"] = figures["one_worker.field_s"] / (2 * figures["two_workers.field_s"])
+    figures["side_by_side.efficiency"] = figures["here.plate_s_32"] / figures["side_by_side.plate_s_32"]
+    return figures
+
+
+def main() -> int:
+    """Print the figures; with --check, compare them with what is required."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    os.environ["PRECISION"] = Here().fastest()  # once for all: who is tried while another paints may find another
+    with tempfile.TemporaryDirectory() as folder:
+        figures = measure(Path(folder))
+    machine = {"cores": os.cpu_count(), "processor": platform.machine(), "torch": torch.__version__, "precision": os.environ["PRECISION"]}
+    print(json.dumps({"machine": machine, "figures": {name: float(f"{value:.4g}") for name, value in sorted(figures.items())}}, indent=1))
+    missed = [f"{name} is {figures[name]:.4g}, at most {most} is allowed" for name, most in AT_MOST.items() if figures[name] > most]
+    missed += [f"{name} is {figures[name]:.4g}, at least {least} is required" for name, least in AT_LEAST.items() if figures[name] < least]
+    if check and missed:
+        print("\n".join(missed), file=sys.stderr)
+    return int(check and bool(missed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

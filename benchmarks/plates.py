@@ -3,10 +3,10 @@
     python -m benchmarks.plates              # about 10 minutes on two cores; --check exits 1 where a required figure is missed
 
 Fields of 512 x 512 pixels through networks with ResNet-18 encoders that nobody trained, one thread for each worker; `here` paints in one
-process, `one_worker` and `two_workers` on Ray nodes of this machine, of one core each. Each reading is from a process of its own, from the
-plate's first record to its last, so that start-up is told apart; the best of three by turns, for the machine has other guests. What a
-field costs more is the difference of two plates over that of their fields: it must not depend on how many there are already. Two processes
-side by side without Ray show what the processor itself gives for a second core.
+process, `one_worker` and `two_workers` on Ray nodes of this machine, of one core each. Each reading is from a process of its own, from
+the plate's first record to its last, so that start-up is told apart; the best of two by turns, for the machine has other guests. What a
+field costs more is the difference of two plates over that of their fields: it must not depend on how many there are already. Two
+processes side by side without Ray show what the processor itself gives for a second core.
 """
 
 import argparse
@@ -24,22 +24,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 os.environ |= {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-
 import torch
-from bundles import write_random_bundle
-from plates import write_plate
 from ray.cluster_utils import Cluster
-from served import make_model
 
 from adipocyte.config import StainConfig
 from adipocyte.delivery.batch import Assignment, Crew, Here, Record, stain_plate
 from adipocyte.delivery.cluster import joined
 from adipocyte.plate.reader import FieldFiles
+from tests.bundles import write_random_bundle
+from tests.plates import write_plate
+from tests.served import make_model
 
 N_FIELDS = (8, 32, 128)
 SHAPE_PX = (512, 512)
-TURNS = 3
+TURNS = 2
 AT_MOST = {
     "here.growth": 1.10,  # what a field costs between 32 and 128, over what it costs between 8 and 32
     "two_workers.growth": 1.10,
@@ -64,10 +62,11 @@ class Timed:
             yield record
 
 
-def paint(plate: str, model: str, address: str) -> dict[str, float]:
-    """One plate, here or on the cluster at *address*."""
+def paint(plate: str, model: str, address: str, n_workers: int) -> dict[str, float]:
+    """One plate, here or by *n_workers* of the cluster at *address*."""
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as out, crew_at(address) as crew:
+        crew.n_workers = n_workers
         timed = Timed(crew)
         stain_plate(StainConfig(plate=plate, model=model, out=out, precision=os.environ["PRECISION"], compile="off"), timed)
     return {
@@ -95,24 +94,23 @@ def measure(folder: Path) -> dict[str, float]:
     figures: dict[str, float] = {}
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
 
-        def turn(way: str, address: str = "") -> None:
+        def turn(way: str, address: str = "", n_workers: int = 1) -> None:
             for n in N_FIELDS:
-                for name, value in pool.submit(paint, plates[n], model, address).result().items():
+                for name, value in pool.submit(paint, plates[n], model, address, n_workers).result().items():
                     figures[f"{way}.{name}_{n}"] = min(value, figures.get(f"{way}.{name}_{n}", value))
 
-        one, two = Cluster(initialize_head=True, head_node_args={"num_cpus": 1}), None
+        nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
         try:
-            two = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-            two.add_node(num_cpus=1)
-            two.wait_for_nodes()
+            for _ in range(2):
+                nodes.add_node(num_cpus=1)
+            nodes.wait_for_nodes()
             for _ in range(TURNS):
                 turn("here")
-                turn("one_worker", one.address)
-                turn("two_workers", two.address)
+                turn("one_worker", nodes.address, 1)
+                turn("two_workers", nodes.address, 2)
         finally:
-            for cluster in (one, two):
-                cluster and cluster.shutdown()
-        pair = [pool.submit(paint, plates[32], model, "") for _ in range(2)]
+            nodes.shutdown()
+        pair = [pool.submit(paint, plates[32], model, "", 1) for _ in range(2)]
         figures["side_by_side.plate_s_32"] = sum(process.result()["plate_s"] for process in pair) / 2
     for way in ("here", "one_worker", "two_workers"):
         few, some, many = (figures[f"{way}.plate_s_{n}"] for n in N_FIELDS)

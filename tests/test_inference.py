@@ -15,6 +15,7 @@ from torch import nn
 
 from adipocyte.delivery.batch import shall_compile
 from adipocyte.errors import ConfigError
+from adipocyte.networks import inference
 from adipocyte.networks.inference import arithmetic, fastest, fold, has_compiler, make_ready, predictor
 from adipocyte.networks.unet import UNetSpec, build_unet
 from adipocyte.simulation import simulate_field
@@ -160,7 +161,34 @@ print(told, "openvino" in sys.modules)
     assert "FutureWarning" not in told.stderr
 
 
+def test_signals_are_taken_after_compiled_networks_are_gone():
+    """In a process with a stack for signals, as Ray's workers and pytest's have one."""
+    code = """
+import faulthandler
+import signal
+import numpy as np
+import torch
+from adipocyte.networks.inference import make_ready
+from adipocyte.networks.unet import UNetSpec, build_unet
+
+def compiled():
+    predict = make_ready(build_unet(UNetSpec(encoder="resnet18", in_channels=7)), 7, torch.device("cpu"), "32", compiled=True)[1]
+    predict(np.zeros((7, 64, 64), np.float32))
+    return predict
+
+faulthandler.enable()
+signal.signal(signal.SIGTERM, lambda *_: print("asked to stop"))
+first, second = compiled(), compiled()
+del first
+del second
+signal.raise_signal(signal.SIGTERM)
+"""
+    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (asked.returncode, asked.stdout) == (0, "asked to stop\n")
+
+
 def test_without_openvino_nothing_is_compiled(network, monkeypatch):
+    inference._openvino.cache_clear()
     monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert not has_compiler()

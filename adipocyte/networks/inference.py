@@ -6,6 +6,8 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import cache
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -101,14 +103,7 @@ class _OpenVINO:
     """
 
     def __init__(self, network: nn.Module, in_channels: int, precision: str) -> None:
-        sys.modules.setdefault("openvino_telemetry", None)  # it would tell OpenVINO's makers of every import, unasked; this is "not there"
-        try:
-            import openvino
-        except ImportError as error:
-            raise ConfigError(
-                'compiling for a CPU takes OpenVINO, which is not here: pip install "adipocyte[openvino]", or go on with -P compile=off'
-            ) from error
-        self._core = openvino.Core()
+        openvino, self._core = _openvino()
         with torch.inference_mode(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch.jit.trace is on its way out, and OpenVINO's way in
             example = torch.zeros((1, in_channels, 2 * DIVISOR, 2 * DIVISOR))
@@ -126,3 +121,20 @@ class _OpenVINO:
             self._model.reshape([1, *source.shape])
             self._compiled, self._shape = self._core.compile_model(self._model, "CPU", self._settings), source.shape
         return self._compiled(source[None])[0][0, 0]
+
+
+@cache
+def _openvino() -> tuple[ModuleType, Any]:
+    """The package, and the one core that all networks of this process are compiled by.
+
+    One, and never given back: each core moves the thread's stack for signals to memory of its own, and puts the one before in its place
+    when it goes, even where the core of that one is gone already; the next signal would end the process.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # it would tell OpenVINO's makers of every import, unasked; this is "not there"
+    try:
+        import openvino
+    except ImportError as error:
+        raise ConfigError(
+            'compiling for a CPU takes OpenVINO, which is not here: pip install "adipocyte[openvino]", or go on with -P compile=off'
+        ) from error
+    return openvino, openvino.Core()

@@ -4,20 +4,21 @@ import time
 from typing import Any
 
 import mlflow
+import numpy as np
 import pandas as pd
-from torch import nn
+from numpy.typing import NDArray
 
 from adipocyte.delivery.stainer_model import StainerModel
+from adipocyte.networks.inference import Predict
 
 
 class TimedModel(StainerModel):
-    """Prints "networks_s <seconds>" for each request."""
+    """Prints "networks_s <seconds>" for each request: from a field in network units to what a network makes of it."""
 
     def load_context(self, context: mlflow.pyfunc.PythonModelContext) -> None:
         super().load_context(context)
-        for network in self._stainer._networks.values():
-            network.register_forward_pre_hook(self._start)
-            network.register_forward_hook(self._stop)
+        predict = self._stainer._predict
+        predict |= {name: self._watched(run) for name, run in predict.items()}
 
     def predict(
         self, context: mlflow.pyfunc.PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -27,11 +28,14 @@ class TimedModel(StainerModel):
         print(f"networks_s {self._networks_s}", flush=True)
         return answer
 
-    def _start(self, network: nn.Module, inputs: object) -> None:
-        self._started = time.perf_counter()
+    def _watched(self, run: Predict) -> Predict:
+        def watched(source: NDArray[np.float32]) -> NDArray[np.float32]:
+            start = time.perf_counter()
+            painted = run(source)
+            self._networks_s += time.perf_counter() - start
+            return painted
 
-    def _stop(self, network: nn.Module, inputs: object, output: object) -> None:
-        self._networks_s += time.perf_counter() - self._started
+        return watched
 
 
 mlflow.models.set_model(TimedModel())

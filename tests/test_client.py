@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,7 +16,7 @@ import pytest
 from served import ROOT, free_port, planes
 
 from adipocyte.delivery.client import ServiceError, StainClient
-from adipocyte.plate.tiff import encode_image
+from adipocyte.plate.tiff import decode_stack, encode_image
 from adipocyte.staining.stainer import Stainer
 
 GREY = planes(0, (64, 64))
@@ -174,7 +174,17 @@ def test_only_what_was_asked_for_is_sent():
     first, second = (json.loads(body) for body in bodies)
     assert first["params"] == {}
     assert second["params"] == {"histogram_matching": False, "targets": "A1,A2", "tile_px": 640, "tta": True}
-    assert first["dataframe_records"][0]["magnification"] == 20
+    [row] = first["dataframe_records"]
+    assert row["magnification"] == 20
+    np.testing.assert_array_equal(decode_stack(b64decode(row["stack"], validate=True), 7), GREY)
+
+
+def test_a_body_of_many_pieces_is_sent_whole_with_its_length():
+    stack = np.random.default_rng(0).integers(0, 65536, (3, 701, 613), dtype=np.uint16)  # noise, 2.6 MB that do not shrink
+    with answering(reply(400, b"{}")) as (url, bodies), pytest.raises(ServiceError):
+        StainClient(url).stain(stack, 20)
+    [row] = json.loads(bodies[0])["dataframe_records"]
+    np.testing.assert_array_equal(decode_stack(b64decode(row["stack"], validate=True), 3), stack)
 
 
 # Without torch.

@@ -216,6 +216,17 @@ def test_a_stack_is_read_whatever_writes_it(options):
     np.testing.assert_array_equal(decode_stack(tiff_of(noise(7, 40, 33), photometric="minisblack", **options), 7), noise(7, 40, 33))
 
 
+def test_a_stack_is_written_smaller_than_it_is():
+    stack = np.random.default_rng(0).poisson(2000, (7, 300, 200)).astype(np.uint16)  # a camera's noise
+    data = encode_stack(stack)
+    assert len(data) < 0.85 * stack.nbytes
+    np.testing.assert_array_equal(decode_stack(data, 7), stack)
+
+
+def test_a_large_dark_stack_is_not_written_so_small_that_it_would_be_refused():
+    assert not decode_stack(encode_stack(np.zeros((1, 8000, 8000), np.uint16)), 1).any()
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

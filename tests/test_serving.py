@@ -86,6 +86,12 @@ def test_the_example_on_the_models_page_works_as_pasted(small_server, small_mode
     assert image(answer["A1"]).shape == (64, 64)
 
 
+def test_an_answer_is_base64_without_line_breaks(small_server):
+    """As RFC 4648 has it; MLflow writes bytes with a break after every 76 letters, which strict readers refuse."""
+    [answer] = answers(post(small_server, rows(encode_stack(GREY))))
+    assert decode_stack(base64.b64decode(answer["A1"], validate=True), 1).shape == (1, 64, 64)
+
+
 def test_the_server_paints_what_the_stainer_paints(small_server, stainer):
     stack = planes()
     [answer] = answers(post(small_server, rows(encode_stack(stack))))

@@ -3,7 +3,7 @@
 import base64
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from adipocyte.errors import AdipocyteError, ImageError
 from adipocyte.plate.tiff import decode_stack, encode_stack
 
 _CHUNK_BYTES = 1 << 20
+_PIECE_BYTES = 3 << 18  # base64 writes three bytes as four, so pieces of so many can be written one by one
 _CONNECT_S = 10
 _MOST_BYTES_PER_PX = 3 * 3  # of an answer: three images of 2 bytes, in base64, rounded up
 _ROOM_BYTES = 1 << 20  # for headers, names and warnings in an answer
@@ -32,6 +33,27 @@ class Answer:
 
     images: dict[str, NDArray[np.uint16]]
     warnings: str
+
+
+class _Request:
+    """The body of a request, put together piece by piece while it is sent: a full field's is 100 MB of base64.
+
+    A body that has a length is sent with it (`Content-Length`), and one that can be gone through again can be tried again.
+    """
+
+    def __init__(self, planes: NDArray[np.uint16], magnification: int, params: dict[str, Any]) -> None:
+        self._head = b'{"dataframe_records": [{"magnification": %d, "stack": "' % magnification
+        self._stack = memoryview(encode_stack(planes))
+        self._tail = b'"}], "params": %s}' % json.dumps(params).encode()
+
+    def __len__(self) -> int:
+        return len(self._head) + 4 * -(-len(self._stack) // 3) + len(self._tail)
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._head
+        for start in range(0, len(self._stack), _PIECE_BYTES):
+            yield base64.b64encode(self._stack[start : start + _PIECE_BYTES])
+        yield self._tail
 
 
 class StainClient:
@@ -70,7 +92,7 @@ class StainClient:
         """
         given = {"histogram_matching": histogram_matching, "targets": ",".join(targets), "tile_px": tile_px, "tta": tta}
         params = {name: value for name, value in given.items() if value or (name == "histogram_matching" and value is not None)}
-        answer = self._ask(_request(planes, magnification, params), most_bytes=_MOST_BYTES_PER_PX * planes[0].size + _ROOM_BYTES)
+        answer = self._ask(_Request(planes, magnification, params), most_bytes=_MOST_BYTES_PER_PX * planes[0].size + _ROOM_BYTES)
         try:
             [painted] = json.loads(answer)["predictions"]
             warnings = painted.pop("warnings")
@@ -88,7 +110,7 @@ class StainClient:
         except requests.RequestException:
             return False
 
-    def _ask(self, request: bytes, most_bytes: int) -> bytearray:
+    def _ask(self, request: _Request, most_bytes: int) -> bytearray:
         """Send a request and read its answer piece by piece, at most *most_bytes* of it. It is JSON, which can only be read whole."""
         answer = bytearray()
         try:
@@ -113,13 +135,6 @@ class StainClient:
 
     def _other(self, found: str) -> ServiceError:
         return ServiceError(f"{self._name} answered something else than painted images ({found}): is it an adipocyte model?")
-
-
-def _request(planes: NDArray[np.uint16], magnification: int, params: dict[str, Any]) -> bytes:
-    """The body, put together in bytes: a full field is 100 MB of base64, which JSON libraries would copy twice."""
-    head = b'{"dataframe_records": [{"magnification": %d, "stack": "' % magnification
-    tail = b'"}], "params": %s}' % json.dumps(params).encode()
-    return b"".join([head, base64.b64encode(encode_stack(planes)), tail])
 
 
 def _sentence(status: int, answer: bytes) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import tifffile
@@ -27,6 +27,7 @@ HARMLESS_BYTES = 100_000_000  # decoded; a shutter left closed shrinks to nothin
 DTYPES = (np.uint8, np.uint16)
 # Codecs that are told how much to write. Those of whole pictures (JPEG, PNG, WebP, …) allocate what the bytes inside say.
 CODECS = {1, 5, 8, 32946, 32773, 50000}  # none, LZW, deflate under its two numbers, PackBits, zstd
+_ROWS = 256  # in a strip of our own: as many as a cache holds
 _VENDORS = dict.fromkeys(("is_lsm", "is_ndpi", "is_scanimage"), False)  # whose files tifffile reads page by guessed page
 
 _STACK = "the stack"  # what has no file's name
@@ -107,9 +108,14 @@ def encode_image(image: NDArray[np.uint16]) -> bytes:
 
 
 def encode_stack(stack: NDArray[np.uint16]) -> bytes:
-    """A TIFF with one page for each plane of a (Z, Y, X) stack in counts."""
+    """A TIFF with one page for each plane of a (Z, Y, X) stack in counts; with zstd, unless it would then look like a compressed bomb."""
+    data = _encode_stack(stack, compression="zstd", compressionargs={"level": 1}, predictor=True, rowsperstrip=_ROWS)
+    return data if stack.nbytes <= max(HARMLESS_BYTES, MAX_EXPANSION * len(data)) else _encode_stack(stack)
+
+
+def _encode_stack(stack: NDArray[np.uint16], **options: Any) -> bytes:
     buffer = io.BytesIO()
-    tifffile.imwrite(buffer, stack, photometric="minisblack")
+    tifffile.imwrite(buffer, stack, photometric="minisblack", **options)
     return buffer.getvalue()
 
 

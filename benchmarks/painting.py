@@ -36,7 +36,7 @@ CASES = {  # the bundle, the field's (Y, X), how it is painted
     "18-1024-tta": ("resnet18", (1024, 1024), {"tta": True, "targets": ["A2"]}),
     "152-512": ("resnet152", (512, 512), {}),
     "152-1024": ("resnet152", (1024, 1024), {}),
-    "152-1024-tiles": ("resnet152", (1024, 1024), {"tile_px": 768, "targets": ["A2"]}),
+    "152-1536-tiles": ("resnet152", (1536, 1536), {"tile_px": 1152, "targets": ["A2"]}),
     "152-512-bfloat16": ("resnet152-bfloat16", (512, 512), {}),
     "10000": ("resnet18", (10_000, 10_000), {"tile_px": 2048, "targets": ["A2"]}),
 }

@@ -122,7 +122,7 @@ PARAMS = st.fixed_dictionaries(
     {"targets": st.sampled_from(["A2", "A3"])},
     optional={
         "histogram_matching": st.none() | st.booleans(),
-        "tile_px": st.sampled_from([None, 0, 608]),
+        "tile_px": st.sampled_from([None, 0, 928]),
         "on_error": st.sampled_from(["stop", "report"]),
     },
 )

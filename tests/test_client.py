@@ -71,7 +71,7 @@ def reply(status: int, body: bytes, **headers: str) -> Callable[[BaseHTTPRequest
         ({"histogram_matching": True}, {"intensities": "matching"}),
         ({"histogram_matching": False}, {"intensities": "none"}),
         ({"targets": ["A3", "A2"]}, {"targets": ["A2", "A3"]}),
-        ({"tile_px": 608, "tta": True}, {"tile_px": 608, "tta": True}),
+        ({"tile_px": 928, "tta": True}, {"tile_px": 928, "tta": True}),
     ],
     ids=str,
 )

@@ -145,7 +145,7 @@ def test_the_signature_lists_every_parameter_with_its_default():
         ({"histogram_matching": False}, {"intensities": "none"}),
         ({"targets": "A3, A2"}, {"targets": ("A3", "A2")}),
         ({"targets": "A1"}, {"targets": ("A1",)}),
-        ({"tile_px": 608}, {"tile_px": 608}),
+        ({"tile_px": 928}, {"tile_px": 928}),
         ({"tta": True}, {"tta": True}),
         ({"targets": "A2", "tta": True, "histogram_matching": True}, {"targets": ("A2",), "tta": True, "intensities": "matching"}),
         ({name: None for name in NAMES}, {}),
@@ -176,8 +176,8 @@ def test_parameters_that_change_the_picture_are_not_ignored(stainer):
         ({"targets": "A2,A9"}, "A9"),
         ({"targets": ["A2"]}, "targets"),
         ({"tile_px": 900}, "multiples of 32"),
-        ({"tile_px": 128}, "the side at least 608"),
-        ({"tile_px": -640}, "the side at least 608"),
+        ({"tile_px": 128}, "the side at least 928"),
+        ({"tile_px": -640}, "the side at least 928"),
         ({"tile_px": 640.5}, "tile_px"),
         ({"tta": 1}, "tta"),
         ({"on_error": "skip"}, "on_error must be stop or report, got 'skip'"),
@@ -298,12 +298,12 @@ def test_what_mlflow_itself_stumbles_over_does_not_stop_the_server(small_server,
 
 
 def test_a_field_beyond_the_memory_limit_is_painted_in_tiles_or_refused_and_the_others_are_not(small_model, stainer, tmp_path):
-    field, huge = np.tile(GREY, (1, 16, 16)), np.tile(GREY, (1, 50, 50))
-    in_tiles, whole = (stainer.memory_needed_mb(field.shape[1:], targets=["A2"], tile_px=side) for side in (768, None))
+    field, huge = np.tile(GREY, (1, 18, 18)), np.tile(GREY, (1, 50, 50))
+    in_tiles, whole = (stainer.memory_needed_mb(field.shape[1:], targets=["A2"], tile_px=side) for side in (1088, None))
     with serve(small_model, tmp_path / "log", ADIPOCYTE_MEMORY_MB=f"{(in_tiles + whole) / 2:.0f}") as server:
         [answer] = answers(post(server, rows(encode_stack(field), targets="A2")))
-        np.testing.assert_array_equal(image(answer["A2"]), stainer.stain(field, 20, targets=["A2"], tile_px=768).images["A2"])
-        refused(post(server, rows(encode_stack(field), targets="A2", tile_px=1024)), "row 0: a field of 1024 x 1024 pixels takes ")
+        np.testing.assert_array_equal(image(answer["A2"]), stainer.stain(field, 20, targets=["A2"], tile_px=1088).images["A2"])
+        refused(post(server, rows(encode_stack(field), targets="A2", tile_px=1152)), "row 0: a field of 1152 x 1152 pixels takes ")
         compressed = tiff(huge, compression="zlib")
         refused(post(server, rows(compressed, targets="A2")), "ADIPOCYTE_MEMORY_MB")
         first, second = answers(post(server, rows(compressed, encode_stack(GREY), on_error="report", targets="A2")))
@@ -317,7 +317,7 @@ def test_a_field_beyond_the_memory_limit_is_refused_before_it_is_decoded(small_m
     table = pd.DataFrame({"stack": [tiff(np.tile(GREY, (1, 40, 40)), compression="zlib")], "magnification": [20]})
     tracemalloc.start()
     try:
-        with pytest.raises(MlflowException, match=r"2560 x 2560 pixels takes .* MB of memory in tiles of 768, 200 are allowed"):
+        with pytest.raises(MlflowException, match=r"2560 x 2560 pixels takes .* MB of memory in tiles of 1088, 200 are allowed"):
             model.predict(table)
         assert tracemalloc.get_traced_memory()[1] < 30e6  # the stack alone has 92 MB
     finally:

@@ -57,8 +57,8 @@ class StainerModel(mlflow.pyfunc.PythonModel):
         - `tta`: true averages what is painted in eight flips and rotations
         - `on_error`: "stop", by default, refuses the request for one bad row; "report" paints the others
 
-        Returns a column for each target, the bytes of a one-page uint16 TIFF in counts (under MLflow's server in base64), and `warnings`; with on_error=report also
-        `error`, "" or why the row was not painted, whose images are None then.
+        Returns a column for each target, the bytes of a one-page uint16 TIFF in counts (under MLflow's server in base64), and `warnings`;
+        with on_error=report also `error`, "" or why the row was not painted, whose images are None then.
 
         Raises MlflowException: status 400 for what the caller can mend, naming the row, and 503 when a row's turn did not come while the
         server was waiting for the answer.
@@ -89,7 +89,9 @@ class StainerModel(mlflow.pyfunc.PythonModel):
         data, n_planes = bytes(stack), self._stainer.manifest.n_z_planes
         self._stainer.check_memory(stack_shape(data, n_planes), **wishes)  # before a pixel is decoded
         stained = self._stainer.stain(decode_stack(data, n_planes), magnification, intensities=intensities, **wishes)
-        return {target: _packed(encode_image(image)) for target, image in stained.images.items()} | {"warnings": "; ".join(stained.warnings)}
+        return {target: _packed(encode_image(image)) for target, image in stained.images.items()} | {
+            "warnings": "; ".join(stained.warnings)
+        }
 
     def _answer(self, rows: list[dict[str, Any]], targets: Sequence[str], reports: bool) -> pd.DataFrame:
         """The *rows* with every column that was promised: None, "" and "" where one has nothing to say, for NaN is no JSON."""

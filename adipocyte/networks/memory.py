@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -17,12 +18,23 @@ def bytes_per_px(network: nn.Module, in_channels: int, dtype: torch.dtype = torc
     All that lives at the same time counts, and beside it, while a convolution runs, its input and output once more: libraries lay both
     out anew for themselves.
     """
-    weights = {name: tensor.to("meta", dtype if tensor.is_floating_point() else None) for name, tensor in network.state_dict().items()}
-    probe = torch.empty((1, in_channels, _PROBE_PX, _PROBE_PX), device="meta", dtype=dtype)
     tally = _Tally()
-    with torch.inference_mode(), tally:
-        torch.func.functional_call(network, weights, (probe,))
+    on_shapes(network, in_channels, _PROBE_PX, dtype, watched_by=tally)
     return tally.most / _PROBE_PX**2
+
+
+def on_shapes(
+    network: nn.Module,
+    in_channels: int,
+    side_px: int,
+    dtype: torch.dtype = torch.float32,
+    watched_by: AbstractContextManager | None = None,
+) -> None:
+    """Run *network* on a square of *side_px* with shapes alone, for hooks and *watched_by* to see: nothing is computed."""
+    weights = {name: tensor.to("meta", dtype if tensor.is_floating_point() else None) for name, tensor in network.state_dict().items()}
+    probe = torch.empty((1, in_channels, side_px, side_px), device="meta", dtype=dtype)
+    with torch.inference_mode(), watched_by or nullcontext():
+        torch.func.functional_call(network, weights, (probe,))
 
 
 def layout_bytes(network: nn.Module) -> int:

@@ -1,21 +1,24 @@
 """A network on a field of any size: in one piece, or in tiles that overlap and leave no seam."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from adipocyte.errors import ConfigError
 from adipocyte.imaging.padding import pad_to_multiple
 from adipocyte.networks.inference import Predict, predictor
+from adipocyte.networks.memory import on_shapes
 from adipocyte.networks.unet import DIVISOR
 
-# Nearer to a cut than this, a network may see that something is missing. Measured: docs/serving.md.
-HALO_PX = 256
+_SIGMAS = 4.5  # of what a pixel of the output is made of; with 4, a hundredth of a count is left. Measured: benchmarks/tiles.py
 _BLEND_PX = 64
-SMALLEST_TILE_PX = 768
+_LEAST_KEPT_PX = 192  # of a tile's side, beside its rims: with less, tiles are hardly anything else
+_PROBE_PX = 512
 
 Window = tuple[slice, slice]
 
@@ -29,7 +32,7 @@ class Tiling:
     """
 
     side_px: int
-    halo_px: int = HALO_PX
+    halo_px: int
 
     def __post_init__(self) -> None:
         if self.side_px % DIVISOR or self.halo_px % DIVISOR or self.step_px < DIVISOR:
@@ -43,6 +46,33 @@ class Tiling:
     def step_px(self) -> int:
         """From one tile to the next."""
         return self.side_px - 2 * self.halo_px - _BLEND_PX
+
+
+def halo_of(network: nn.Module, in_channels: int) -> int:
+    """How near to a cut *network* may see that something is missing, in pixels: a halo for its tiles, a multiple of 32.
+
+    What a pixel of the output is made of falls off like a Gaussian around it, whose variance is the sum of those of all convolutions
+    (Luo et al. 2016, "Understanding the effective receptive field in deep convolutional neural networks", section 2): (k² - 1) / 12 for
+    k taps in a row, times the square of the pixels from one tap to the next. Four and a half of its standard deviations leave nothing
+    but rounding. What an encoder takes from the mean of a whole image (squeeze and excitation) no halo brings back.
+    """
+    variance = 0.0
+
+    def add(convolution: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        nonlocal variance
+        apart_px = convolution.dilation[0] * _PROBE_PX / inputs[0].shape[-1]
+        variance += apart_px**2 * (convolution.kernel_size[0] ** 2 - 1) / 12
+
+    hooks = [module.register_forward_pre_hook(add) for module in network.modules() if isinstance(module, nn.Conv2d)]
+    on_shapes(network, in_channels, _PROBE_PX)
+    for hook in hooks:
+        hook.remove()
+    return DIVISOR * math.ceil(_SIGMAS * math.sqrt(variance) / DIVISOR)
+
+
+def smallest_tile_px(halo_px: int) -> int:
+    """The side of the smallest tiles that are worth their rims of *halo_px*."""
+    return 2 * halo_px + _BLEND_PX + _LEAST_KEPT_PX
 
 
 def predict_field(network: nn.Module, source: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -18,12 +18,12 @@ from adipocyte.networks.files import load_network
 from adipocyte.networks.inference import DTYPES, Predict, arithmetic, make_ready
 from adipocyte.networks.memory import bytes_per_px, layout_bytes
 from adipocyte.networks.unet import DIVISOR
-from adipocyte.networks.whole_field import SMALLEST_TILE_PX, Tiling, Window, predict_windows
+from adipocyte.networks.whole_field import Tiling, Window, halo_of, predict_windows, smallest_tile_px
 from adipocyte.staining.bundle import SEGMENTER, check_files, names, read_calibrations, read_histograms, read_manifest
 from adipocyte.staining.machine import fastest_device, free_bytes
 
 _SMALLEST_PX = 64
-_TILES_PX = (6144, 4096, 3072, 2048, 1536, 1024, SMALLEST_TILE_PX)
+_TILES_PX = (6144, 4096, 3072, 2048, 1536, 1024)
 _MB = 10**6
 _SHARE = 0.75  # of the free memory that painting may take
 _FIELD_BYTES = 16  # of each pixel of the field: the output, its counts, and what setting the intensities takes
@@ -139,6 +139,11 @@ class Stainer:
         dtype = DTYPES[self.precision]
         return {name: bytes_per_px(network, self._channels[name], dtype) for name, network in self._networks.items()}
 
+    @cached_property
+    def _halos_px(self) -> dict[str, int]:
+        """By network, what its tiles throw away along a cut, in pixels."""
+        return {name: halo_of(network, self._channels[name]) for name, network in self._networks.items()}
+
     def _targets(self, targets: Sequence[str] | None) -> tuple[str, ...]:
         if targets is None:
             return self.manifest.targets
@@ -149,16 +154,19 @@ class Stainer:
 
     def _tiling(self, shape_px: tuple[int, int], targets: Sequence[str], tile_px: int | None, tta: bool) -> Tiling | None:
         """How a field of *shape_px* goes through the networks. Raises MemoryLimitError where it would take too much memory."""
-        choices = [tile_px] if tile_px else [None, *(side for side in _TILES_PX if side < max(shape_px))]
+        halo_px = max(self._halos_px[name] for name in names(targets))
+        smallest = smallest_tile_px(halo_px)
+        choices = [tile_px] if tile_px else [None, *(side for side in (*_TILES_PX, smallest) if smallest <= side < max(shape_px))]
         for choice in choices:
+            tiling = Tiling(choice, halo_px) if choice else None
             needed = self.memory_needed_mb(shape_px, targets=targets, tile_px=choice, tta=tta)
             if needed <= self.memory_mb:
-                return Tiling(choice) if choice else None
+                return tiling
         raise MemoryLimitError(
             f"a field of {shape_px[0]} x {shape_px[1]} pixels takes {needed:.0f} MB of memory"
             + (f" in tiles of {choices[-1]}" if choices[-1] else "")
             + f", {self.memory_mb:.0f} are allowed: "
-            + ("take smaller tiles (tile_px), " if tile_px and tile_px > SMALLEST_TILE_PX else "send a smaller field, ")
+            + ("take smaller tiles (tile_px), " if tile_px and tile_px > smallest else "send a smaller field, ")
             + "or allow more (memory_mb; for a served model the environment variable ADIPOCYTE_MEMORY_MB)"
         )
 

@@ -1,0 +1,105 @@
+"""Whether tiles show: a field painted in tiles beside the same field in one piece, as JSON.
+
+    python -m benchmarks.tiles               # a minute and a half on two cores; --check exits 1 where a required figure is missed
+
+A simulated field at 20x, mirrored to 2400 x 512 pixels, through networks that nobody trained (of ResNet-18 as under the fast recipe, and
+of ResNet-152 with 5x5 convolutions everywhere, which see farthest of the report's), in float32, in the smallest tiles that the chain
+takes by itself. Outputs are stretched to a range of 4000 counts, as stains have. `mean_percent` is the mean difference in percent of that
+range, `worst_counts` the largest; `near_counts` is the mean within 32 pixels of where one tile passes to the next, `elsewhere_counts` the
+mean between the first and the last such border, but not near one (before the first and after the last, tiles and the whole begin at the
+same pixel and round alike). `halo_64_…` is what a halo of 64 pixels would leave.
+"""
+
+import argparse
+import itertools
+import json
+import sys
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from adipocyte.networks.inference import make_ready
+from adipocyte.networks.unet import UNetSpec, build_unet
+from adipocyte.networks.whole_field import Tiling, halo_of, predict_windows, smallest_tile_px
+from adipocyte.simulation import simulate_field
+
+SHAPE_PX = (2400, 512)
+RANGE_COUNTS = 4000
+NETWORKS = {
+    "resnet18": UNetSpec(encoder="resnet18", in_channels=7, wide_convolutions="last"),
+    "resnet152": UNetSpec(encoder="resnet152", in_channels=7, wide_convolutions="all"),
+}
+MOST_PERCENT = 0.2
+MOST_TIMES = 1.2
+NOTHING_COUNTS = 1e-4  # where tiles and the whole are equal to the last bit but for how they are faded into each other
+
+
+def make_network(spec: UNetSpec) -> torch.nn.Module:
+    """Random, its normalisations having seen noise, so that its output is neither flat nor huge."""
+    torch.manual_seed(0)
+    network = build_unet(spec).train()
+    with torch.no_grad():
+        for _ in range(20):
+            network(torch.randn(4, spec.in_channels, 64, 64))
+    return network
+
+
+def near_a_border(side_px: int, tiling: Tiling) -> np.ndarray:
+    """Of rows of a field of *side_px*, which lie within 32 pixels of where one tile's share passes to the next."""
+    starts = [*range(0, side_px - tiling.side_px, tiling.step_px), side_px - tiling.side_px]
+    near = np.zeros(side_px, dtype=bool)
+    for before, after in itertools.pairwise(starts):
+        middle = (before + tiling.side_px + after) // 2
+        near[middle - 32 : middle + 32] = True
+    return near
+
+
+def measure(spec: UNetSpec) -> dict[str, float]:
+    """The figures of one network."""
+    network, predict = make_ready(make_network(spec), spec.in_channels, torch.device("cpu"), "32", compiled=False)
+    piece = simulate_field(20, (800, SHAPE_PX[1]), seed=0).planes.astype(np.float32)
+    source = np.pad((piece - piece.mean()) / piece.std(), ((0, 0), (0, SHAPE_PX[0] - 800), (0, 0)), mode="symmetric")
+    whole = predict_windows(predict, lambda window: source[(slice(None), *window)], SHAPE_PX)
+    scale = RANGE_COUNTS / np.ptp(whole)
+    figures: dict[str, float] = {"halo_px": halo_of(network, spec.in_channels)}
+    for name, halo_px in (("", figures["halo_px"]), ("halo_64_", 64)):
+        tiling = Tiling(smallest_tile_px(halo_px), halo_px)
+        tiled = predict_windows(predict, lambda window: source[(slice(None), *window)], SHAPE_PX, tiling)
+        off, near = scale * np.abs(tiled - whole), near_a_border(SHAPE_PX[0], tiling)
+        between = slice(near.argmax(), len(near) - near[::-1].argmax())
+        figures |= {
+            f"{name}mean_percent": 100 * off.mean() / RANGE_COUNTS,
+            f"{name}worst_counts": off.max(),
+            f"{name}near_counts": off[near].mean(),
+            f"{name}elsewhere_counts": off[between][~near[between]].mean(),
+        }
+    return figures
+
+
+def misses(name: str, figures: dict[str, float]) -> list[str]:
+    """What a network's *figures* miss of what is required."""
+    missed = []
+    if figures["mean_percent"] > MOST_PERCENT:
+        missed.append(f"{name}.mean_percent is {figures['mean_percent']:.4g}, at most {MOST_PERCENT} is allowed")
+    most = max(MOST_TIMES * figures["elsewhere_counts"], NOTHING_COUNTS)
+    if figures["near_counts"] > most:
+        missed.append(f"{name}.near_counts is {figures['near_counts']:.4g}, at most {most:.4g} is allowed")
+    return missed
+
+
+def main() -> int:
+    """Print the figures; with --check, compare them with what is required."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    figures = {name: measure(spec) for name, spec in tqdm(NETWORKS.items(), unit="network")}
+    print(json.dumps({name: {key: float(f"{value:.4g}") for key, value in found.items()} for name, found in figures.items()}, indent=1))
+    missed = [line for name, found in figures.items() for line in misses(name, found)]
+    if check and missed:
+        print("\n".join(missed), file=sys.stderr)
+    return int(check and bool(missed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -18,7 +18,7 @@ from plates import images, plane, write_plate
 from adipocyte.config import StainConfig
 from adipocyte.delivery import batch
 from adipocyte.delivery.batch import Assignment, Here, Record, stain_plate
-from adipocyte.errors import OutputError, PlateError
+from adipocyte.errors import ConfigError, OutputError, PlateError
 from adipocyte.plate.reader import FieldFiles, FieldKey
 from adipocyte.staining.stainer import Stainer
 
@@ -187,7 +187,7 @@ def test_a_plate_is_finished_in_the_arithmetic_it_was_begun_in(stain, tmp_path):
     assert fovs(stain(Other()).painted) == [3, 4, 5]
     stain(out=str(tmp_path / "at once"), precision=began)
     assert images(tmp_path / "out") == images(tmp_path / "at once")
-    with pytest.raises(PlateError, match="images of another plate, model, intensities or arithmetic"):
+    with pytest.raises(PlateError, match="images of another plate, model, intensities, tiles or arithmetic"):
         stain(precision=Other().fastest())
 
 
@@ -209,7 +209,66 @@ def test_a_folder_with_files_of_other_kinds_is_refused(stain, tmp_path, name, co
     assert (tmp_path / "out" / name).read_text() == content
 
 
-def test_a_folder_inside_the_raw_plate_is_refused(stain, plate):
+@pytest.mark.parametrize("way", ["inside", "itself by a link", "itself by a detour"])
+def test_the_raw_plate_is_never_written_to(stain, plate, tmp_path, way):
+    (tmp_path / "link").symlink_to(plate.parent)
+    out = {
+        "inside": plate / "stained",
+        "itself by a link": tmp_path / "link" / plate.name,
+        "itself by a detour": f"{plate}/../{plate.name}",
+    }
+    before = images(plate)
     with pytest.raises(PlateError, match="lies in the raw plate, which is never written to"):
-        stain(out=str(plate / "stained"))
-    assert not (plate / "stained").exists()
+        stain(out=str(out[way]))
+    assert images(plate) == before
+    assert not list(plate.rglob("*.json"))
+
+
+def test_a_detour_around_the_raw_plate_is_none_of_it(stain, plate, tmp_path):
+    assert fovs(stain(out=f"{plate}/../beside").painted) == [1, 2, 3, 4, 5]
+
+
+def test_a_plate_without_a_whole_field_is_told_of_field_by_field(stain, plate, tmp_path):
+    broken = shutil.copytree(plate, tmp_path / "broken")
+    for fov in range(1, 6):
+        plane(broken, fov, 3).unlink()
+    result = stain(plate=str(broken))
+    assert (result.painted, len(result.problems)) == ([], 5)
+    assert {entry["status"] for entry in entries(tmp_path / "out").values()} == {"failed"}
+
+
+def test_a_bad_field_that_is_taken_away_is_no_longer_told_of(stain, plate, tmp_path):
+    broken = shutil.copytree(plate, tmp_path / "broken")
+    plane(broken, 2, 3).unlink()
+    stain(plate=str(broken))
+    assert "20x B03 F002" in entries(tmp_path / "out")
+    for path in (broken / "20x_images").glob("*F002*"):
+        path.unlink()
+    assert fovs(stain(plate=str(broken)).skipped) == [1, 3, 4, 5]
+    assert list(entries(tmp_path / "out")) == [f"20x B03 F{fov:03d}" for fov in (1, 3, 4, 5)]
+
+
+def test_settings_bind_from_the_first_image_on(stain, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        stain(LeavesEarly(0, KeyboardInterrupt()), intensities="none")
+    with pytest.raises(KeyboardInterrupt):
+        stain(LeavesEarly(1, KeyboardInterrupt()), intensities="matching", tile_px=1088)
+    for settings in ({"intensities": "none", "tile_px": 1088}, {"intensities": "matching"}):
+        with pytest.raises(PlateError, match="images of another plate, model, intensities, tiles or arithmetic"):
+            stain(**settings)
+    assert fovs(stain(intensities="matching", tile_px=1088).painted) == [2, 3, 4, 5]
+
+
+def test_what_cannot_be_compiled_here_is_said_before_anything_is_claimed(stain, tmp_path):
+    class Plain(Here):
+        def has_compiler(self) -> bool:
+            return False
+
+    with pytest.raises(ConfigError, match=r"pip install \"adipocyte\[openvino\]\", or go on with -P compile=off"):
+        stain(Plain(), compile="on")
+    assert not (tmp_path / "out").exists()
+    stain(compile="on")
+    for path in (tmp_path / "out").glob("20x_images/*F002*"):
+        path.unlink()
+    with pytest.raises(ConfigError, match=r"openvino\]\", or name another folder with -P out=<folder>: this one was begun so"):
+        stain(Plain())

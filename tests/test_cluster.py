@@ -21,11 +21,10 @@ from ray.cluster_utils import Cluster as RealCluster
 
 from adipocyte.config import StainConfig
 from adipocyte.delivery import batch, cluster
-from adipocyte.delivery.batch import FAILED, PAINTED, Assignment, Here, Record, stain_plate
+from adipocyte.delivery.batch import FAILED, PAINTED, Assignment, Here, stain_plate
 from adipocyte.delivery.cluster import joined
 from adipocyte.delivery.output import Output
 from adipocyte.errors import ConfigError, RunError
-from adipocyte.plate.reader import FieldFiles
 from adipocyte.plate.scan import scan_plate
 
 ROOT = Path(__file__).parent.parent
@@ -69,8 +68,8 @@ def config(plate: Path, model: Path, out: Path, **settings: Any) -> StainConfig:
 def assignment(plate: Path, model: Path | str, out: Path) -> Assignment:
     """For a plate that has been claimed."""
     out.mkdir(exist_ok=True)
-    (out / "stained.json").write_text("{}")
-    return Assignment(str(model), str(plate), str(out), "none", None, False, "32", False, 1000.0)
+    (out / "stained.json").write_text('{"claim": "ours"}')
+    return Assignment(str(model), str(plate), str(out), "ours", "none", None, False, "32", False, 1000.0)
 
 
 def entries(out: Path) -> dict[str, Any]:
@@ -95,45 +94,37 @@ def at_work() -> list[psutil.Process]:
     return found
 
 
-class Watched:
-    """A crew that is watched: `seen` is called with each record before the next is asked for."""
-
-    def __init__(self, crew: cluster.Cluster, seen: Callable[[Record], None]) -> None:
-        self.n_workers, self.fastest, self.has_compiler = crew.n_workers, crew.fastest, crew.has_compiler
-        self._crew, self._seen = crew, seen
-
-    def paint(self, assignment: Assignment, fields: list[FieldFiles]) -> Iterator[Record]:
-        for record in self._crew.paint(assignment, fields):
-            self._seen(record)
-            yield record
+def is_held(process: psutil.Process) -> bool:
+    """Whether a *process* opens a pipe that nobody writes to."""
+    with contextlib.suppress(OSError):
+        return any(path.read_text() == "wait_for_partner" for path in Path(f"/proc/{process.pid}/task").glob("*/wchan"))
+    return False
 
 
 def test_a_node_dies_and_every_field_is_painted_once_and_as_here(nodes, small_model, expected, tmp_path):
-    """The last field has a pipe for a plane, which holds whoever reads it: the node of that worker is killed, with the field in hand."""
+    """A field in the middle has a pipe for a plane, which holds whoever reads it: that worker's node is killed, with the field in hand."""
     plate = write_plate(tmp_path / "plate", range(1, N_FIELDS + 1))
     fields = scan_plate(plate, ()).fields
-    pipe = plane(plate, N_FIELDS, 1)
+    pipe = plane(plate, N_FIELDS // 2, 1)
     content = pipe.read_bytes()
     pipe.unlink()
     os.mkfifo(pipe)
     nodes.add_node(num_cpus=1)
     nodes.wait_for_nodes()
-    records: list[Record] = []
 
-    def kill_the_node_that_is_held(record: Record) -> None:
-        records.append(record)
-        if len(records) == N_FIELDS - 1:
-            [held] = wait_for(at_work)
-            [its_node] = [node for node in nodes.worker_nodes if node.all_processes["raylet"][0].process.pid == held.ppid()]
-            nodes.remove_node(its_node, allow_graceful=False)
-            pipe.unlink()
-            pipe.write_bytes(content)
+    def kill_the_node_that_is_held() -> None:
+        [held] = wait_for(lambda: [process for process in at_work() if is_held(process)])
+        [its_node] = [node for node in nodes.worker_nodes if node.all_processes["raylet"][0].process.pid == held.ppid()]
+        nodes.remove_node(its_node, allow_graceful=False)
+        pipe.unlink()
+        pipe.write_bytes(content)
 
-    with joined(nodes.address, 1) as crew:
+    with joined(nodes.address, 1) as crew, ThreadPoolExecutor(1) as killer:
         assert crew.n_workers == 2
-        painting = Watched(crew, kill_the_node_that_is_held).paint(assignment(plate, small_model, tmp_path / "out"), fields)
+        killing = killer.submit(kill_the_node_that_is_held)
         manifest = batch._Manifest(Output(str(tmp_path / "out")), {}, ())
-        list(manifest.kept(painting))
+        records = list(manifest.kept(crew.paint(assignment(plate, small_model, tmp_path / "out"), fields)))
+        killing.result()
         wait_for(lambda: [node["Alive"] for node in ray.nodes() if node["Resources"].get("CPU")].count(True) == 1)
     assert sorted(record.key for record in records) == [field.key for field in fields]
     assert {record.status for record in records} == {PAINTED}
@@ -181,7 +172,7 @@ def test_a_field_that_kills_its_worker_is_tried_thrice_and_recorded(nodes, small
 
     def kill() -> None:
         while len(killed) < 3:
-            [stuck] = wait_for(lambda: [process for process in at_work() if process.pid not in killed])
+            [stuck] = wait_for(lambda: [process for process in at_work() if is_held(process) and process.pid not in killed])
             killed.append(stuck.pid)
             stuck.kill()
 
@@ -204,6 +195,8 @@ def test_what_keeps_all_fields_from_being_painted_ends_the_command_at_once(nodes
             list(crew.paint(elsewhere, fields))
         with pytest.raises(RunError, match="memory://stained on this node is not the folder that it is where the command runs"):
             list(crew.paint(Assignment(**vars(claimed) | {"out": "memory://stained"}), fields))
+        with pytest.raises(RunError, match="out on this node is not the folder"):  # what another plate left there by the same path
+            list(crew.paint(Assignment(**vars(claimed) | {"claim": "theirs"}), fields))
 
 
 def test_more_cores_than_any_node_has_are_refused(nodes):

@@ -338,7 +338,7 @@ def test_a_plate_is_stained_once_and_the_same_command_goes_on(workplace, tmp_pat
     another_way = next(way for way in WAYS if way != kept_way)
     other = workplace.mlflow_run(*args, "-P", f"intensities={another_way}")
     assert other.returncode == 1
-    assert "holds images of another plate, model, intensities or arithmetic" in other.stderr
+    assert "holds images of another plate, model, intensities, tiles or arithmetic" in other.stderr
 
 
 def test_the_arithmetic_changes_the_error_by_less_than_half_a_percent(workplace):

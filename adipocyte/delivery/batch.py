@@ -1,6 +1,7 @@
 """Staining a whole raw plate: what there is to do, who does it, and what became of each field."""
 
 import json
+import secrets
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +13,7 @@ from tqdm import tqdm
 from adipocyte.config import StainConfig
 from adipocyte.delivery.output import Output
 from adipocyte.delivery.registry import load_manifest, load_stainer, pinned
-from adipocyte.errors import ImageError, PlateError
+from adipocyte.errors import ConfigError, ImageError, PlateError
 from adipocyte.networks.inference import fastest, has_compiler
 from adipocyte.plate.reader import FieldFiles, FieldKey, read_field, stained_name
 from adipocyte.plate.scan import Problem, problem_of, scan_plate
@@ -28,11 +29,15 @@ _WRITE_EVERY_S = 10
 
 @dataclass(frozen=True)
 class Assignment:
-    """What all who paint a plate must know besides its fields; *model*, *plate* and *out* are addresses that hold on each machine."""
+    """What all who paint a plate must know besides its fields; *model*, *plate* and *out* are addresses that hold on each machine.
+
+    *claim* is written in *out*, so that whoever paints can tell it from another folder of that path.
+    """
 
     model: str
     plate: str
     out: str
+    claim: str
     intensities: str
     tile_px: int | None
     tta: bool
@@ -133,20 +138,22 @@ def stain_plate(config: StainConfig, crew: Crew) -> StainedPlate:
     whole or cannot be read is recorded and does not stop the plate.
 
     Raises PlateError when there is no plate, or *out* lies in it or holds images of another plate, model or way; RunError when there is no
-    such model; ConfigError when it does not know the way; OutputError when *out* cannot be written to.
+    such model; ConfigError when it does not know the way, or shall be compiled and what compiles is not there; OutputError when *out*
+    cannot be written to.
     """
     plate, out = Path(config.plate).resolve(), Output(config.out)
     scanned = scan_plate(plate, targets=())
-    if out.folder and out.folder.is_relative_to(plate):
+    if out.folder and out.folder.resolve().is_relative_to(plate):  # by whatever links or detours
         raise PlateError(f"{out.folder} lies in the raw plate, which is never written to: name another folder with -P out=<folder>")
     model = pinned(config.model)
     bundle = load_manifest(model)
     names = {field.key: {stained_name(field, target) for target in bundle.targets} for field in scanned.fields}
-    assignment = _claim(config, plate, model, bundle, out, crew, len(names))
+    assignment = _claim(config, plate, model, bundle, out, crew, names)
     manifest = _Manifest(out, names, scanned.problems)
     skipped = [key for key in names if str(key) in manifest.entries]
     left = [field for field in scanned.fields if str(field.key) not in manifest.entries]
-    records = list(manifest.kept(tqdm(crew.paint(assignment, left), total=len(left), desc="stain", unit="field"))) if left else []
+    painting = tqdm(crew.paint(assignment, left), total=len(left), desc="stain", unit="field") if left else ()
+    records = list(manifest.kept(painting))
     return StainedPlate(
         painted=[record.key for record in records if record.status == PAINTED],
         skipped=skipped,
@@ -155,29 +162,48 @@ def stain_plate(config: StainConfig, crew: Crew) -> StainedPlate:
     )
 
 
-def _claim(config: StainConfig, plate: Path, model: str, bundle: BundleManifest, out: Output, crew: Crew, n_fields: int) -> Assignment:
-    """Write down what *out* holds, or refuse when it holds something else: plates share their files' names.
+def _claim(
+    config: StainConfig, plate: Path, model: str, bundle: BundleManifest, out: Output, crew: Crew, names: dict[FieldKey, set[str]]
+) -> Assignment:
+    """Write down what *out* holds, or refuse when it holds something else: plates share their files' *names*.
 
-    An interrupted plate is finished in the arithmetic that it was begun in, wherever that is.
+    An interrupted plate is finished in the arithmetic that it was begun in, wherever that is. A claim without an image binds nobody.
     """
     way, tta = bundle.way(None if config.intensities == "kept" else config.intensities), config.tta == "on"
     before = _read_json(out, ORIGIN)
+    if out.files().isdisjoint(set().union(*names.values())):
+        before = {}
     precision = before.get("precision", config.precision) if config.precision == "auto" else config.precision
     precision = crew.fastest() if precision == "auto" else precision
-    compiled = before.get("compiled", False) if before and config.compile == "auto" else None
-    if compiled is None:
-        compiled = shall_compile(config.compile, n_fields // crew.n_workers, possible=crew.has_compiler())
-    origin = {"plate": str(plate), "bundle": asdict(bundle), "intensities": way, "tta": tta, "precision": precision, "compiled": compiled}
-    if before and before != json.loads(json.dumps(origin)):
+    if before and config.compile == "auto":
+        compiled = before.get("compiled", False)
+    else:
+        wish = "off" if tta and config.compile == "auto" else config.compile  # a turned field would be compiled anew at every turn
+        compiled = shall_compile(wish, len(names) // crew.n_workers, possible=crew.has_compiler())
+    if compiled and not crew.has_compiler():
+        remedy = "name another folder with -P out=<folder>: this one was begun so" if before else "go on with -P compile=off"
+        raise ConfigError(f'compiling for a CPU takes OpenVINO, which is not here: pip install "adipocyte[openvino]", or {remedy}')
+    origin = {
+        "plate": str(plate),
+        "bundle": asdict(bundle),
+        "intensities": way,
+        "tile_px": config.tile_px,
+        "tta": tta,
+        "precision": precision,
+        "compiled": compiled,
+    }
+    if before and {name: value for name, value in before.items() if name != "claim"} != json.loads(json.dumps(origin)):
         raise PlateError(
-            f"{out.address} holds images of another plate, model, intensities or arithmetic (see its {ORIGIN}): name another folder with "
-            "-P out=<folder>"
+            f"{out.address} holds images of another plate, model, intensities, tiles or arithmetic (see its {ORIGIN}): name another "
+            "folder with -P out=<folder>"
         )
-    out.write(ORIGIN, _json(origin))
+    claim = secrets.token_hex(8)
+    out.write(ORIGIN, _json(origin | {"claim": claim}))
     return Assignment(
         model=model,
         plate=str(plate),
         out=out.address,
+        claim=claim,
         intensities=way,
         tile_px=config.tile_px or None,
         tta=tta,
@@ -185,6 +211,11 @@ def _claim(config: StainConfig, plate: Path, model: str, bundle: BundleManifest,
         compiled=compiled,
         memory_mb=config.memory_mb or None,
     )
+
+
+def claim_in(out: Output) -> str | None:
+    """The claim that is written in *out*, None where there is none. Raises PlateError when its file is none of ours."""
+    return _read_json(out, ORIGIN).get("claim")
 
 
 class _Manifest:
@@ -195,7 +226,11 @@ class _Manifest:
         before, there = _read_json(out, MANIFEST).get("fields", {}), out.files()
         done = [str(key) for key, images in names.items() if images <= there]
         self.entries = {key: before[key] for key in done if before.get(key, {}).get("status") == PAINTED}
-        self._broken = {problem.where: _entry(FAILED, 0, (), problem) for problem in problems}
+        self._broken: dict[str, Any] = {}
+        for problem in problems:
+            entry = self._broken.setdefault(problem.where, _entry(FAILED, 0, (), problem))
+            if _said(problem) not in entry["problem"]:
+                entry["problem"] += f"; {_said(problem)}"
 
     def kept(self, records: Iterable[Record]) -> Iterator[Record]:
         """The *records*, each an entry that is written within seconds, or at once when they end or break off."""
@@ -216,7 +251,11 @@ class _Manifest:
 
 def _entry(status: str, seconds: float, warnings: Sequence[str], problem: Problem | None) -> dict[str, Any]:
     entry = {"status": status, "seconds": round(seconds, 3), "warnings": list(warnings)}
-    return entry | ({"problem": f"{problem.found}: {problem.remedy}"} if problem else {})
+    return entry | ({"problem": _said(problem)} if problem else {})
+
+
+def _said(problem: Problem) -> str:
+    return f"{problem.found}: {problem.remedy}"
 
 
 def _json(content: dict[str, Any]) -> bytes:

@@ -16,16 +16,16 @@ import torch
 from tqdm import tqdm
 
 import adipocyte
-from adipocyte.delivery.batch import FAILED, ORIGIN, Assignment, FieldPainter, Record
+from adipocyte.delivery.batch import FAILED, Assignment, FieldPainter, Record, claim_in
 from adipocyte.delivery.output import Output
 from adipocyte.errors import AdipocyteError, ConfigError, OutputError, PlateError, RunError
 from adipocyte.networks.inference import fastest, has_compiler
 from adipocyte.plate.reader import FieldFiles, FieldKey
 from adipocyte.plate.scan import Problem
-from adipocyte.staining.machine import fastest_device, free_bytes
+from adipocyte.staining.machine import fastest_device
 
 _TRIES = 3  # of a field whose worker dies; as often as nothing else was painted meanwhile
-_SHARE = 0.5  # of a node's free memory for the fields of all its workers; the rest is for their networks
+_SHARE = 0.6  # of what Ray says a node has to give, for the fields of all its workers; the rest is for their networks
 
 
 @contextmanager
@@ -70,8 +70,10 @@ class Cluster:
         cores = {node: int(has.get("CPU", 0)) for node, has in nodes.items() if slots[node] and has.get("CPU", 0) >= 1}
         self._cpus = worker_cpus or max(1, min((n // slots[node] for node, n in cores.items()), default=1))
         fitting = {node: n // self._cpus for node, n in cores.items()}
-        self._on_node = {node: min(n, n_gpus[node]) if self._on_gpus else n for node, n in fitting.items()}
-        self.n_workers = sum(self._on_node.values())
+        on_node = {node: min(n, n_gpus[node]) if self._on_gpus else n for node, n in fitting.items()}
+        # Of the node, not of the moment: a worker that takes a dead one's place paints in the same tiles.
+        self._memory_mb = {node: _SHARE * nodes[node].get("memory", 0) / 1e6 / n for node, n in on_node.items() if n}
+        self.n_workers = sum(on_node.values())
         if not self.n_workers:
             found = f"the cluster's nodes have {sorted(cores.values())} cores"
             raise ConfigError(f"{found}, none of them {self._cpus} for a worker: give fewer, or -P worker_cpus=0")
@@ -116,7 +118,7 @@ class Cluster:
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it would tell of every plan and every lost field; Ray's own logs do
         rows = [{"field": _to_json(field)} for field in fields]
         settings = {
-            "fn_constructor_args": (dataclasses.asdict(assignment), self._cpus, self._on_node),
+            "fn_constructor_args": (dataclasses.asdict(assignment), self._cpus, self._memory_mb),
             "compute": ray.data.ActorPoolStrategy(
                 min_size=1, initial_size=self.n_workers, max_size=self.n_workers, max_tasks_in_flight_per_actor=in_hand
             ),
@@ -149,15 +151,15 @@ class Cluster:
 class _Worker:
     """Paints fields in a process of its own on a node. What keeps it from painting any it says when it is asked for the first."""
 
-    def __init__(self, assignment: dict[str, Any], n_cpus: int, on_node: dict[str, int]) -> None:
+    def __init__(self, assignment: dict[str, Any], n_cpus: int, memory_mb: dict[str, float]) -> None:
         import ray
 
         torch.set_num_threads(n_cpus)
         self._node = ray.util.get_node_ip_address()
-        neighbours = on_node.get(ray.get_runtime_context().get_node_id(), 1)
+        share_mb = memory_mb.get(ray.get_runtime_context().get_node_id())  # None of a node that came later
         self._paint, self._refusal = None, ""
         try:
-            self._paint = FieldPainter(_on_this_node(Assignment(**assignment), neighbours))
+            self._paint = FieldPainter(_on_this_node(Assignment(**assignment), share_mb))
         except AdipocyteError as error:
             self._refusal = str(error)
 
@@ -173,8 +175,8 @@ class _Worker:
         return {"refusal": self._refusal, "node": self._node}
 
 
-def _on_this_node(assignment: Assignment, neighbours: int) -> Assignment:
-    """The *assignment* with a share of the memory that *neighbours*, this worker included, have; a GPU is a worker's own.
+def _on_this_node(assignment: Assignment, share_mb: float | None) -> Assignment:
+    """The *assignment* with this worker's share of its node's memory, where none was named; a GPU is a worker's own.
 
     Raises PlateError or OutputError when this node does not see what the others see.
     """
@@ -182,14 +184,14 @@ def _on_this_node(assignment: Assignment, neighbours: int) -> Assignment:
         raise PlateError(
             f"there is no {assignment.plate} on this node: the plate must lie on a disk that all nodes share, by the same path"
         )
-    if Output(assignment.out).read(ORIGIN) is None:
+    if claim_in(Output(assignment.out)) != assignment.claim:
         raise OutputError(
             f"{assignment.out} on this node is not the folder that it is where the command runs: name one on a disk that all nodes "
             "share, or an address such as s3://bucket/folder, with -P out="
         )
     if assignment.memory_mb or torch.cuda.is_available():
         return assignment
-    return dataclasses.replace(assignment, memory_mb=_SHARE * free_bytes(torch.device("cpu")) / 1e6 / neighbours)
+    return dataclasses.replace(assignment, memory_mb=share_mb)
 
 
 def _knock(address: str) -> None:

@@ -117,7 +117,7 @@ class _OpenVINO:
 
     def __call__(self, source: NDArray[np.float32]) -> NDArray[np.float32]:
         if source.shape != self._shape:
-            self._compiled = None  # the one before gives its memory back first
+            self._compiled, self._shape = None, ()  # the one before gives its memory back first
             self._model.reshape([1, *source.shape])
             self._compiled, self._shape = self._core.compile_model(self._model, "CPU", self._settings), source.shape
         return self._compiled(source[None])[0][0, 0]

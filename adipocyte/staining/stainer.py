@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from adipocyte.staining.bundle import SEGMENTER, check_files, names, read_calibr
 from adipocyte.staining.machine import fastest_device, free_bytes
 
 _SMALLEST_PX = 64
-_TILES_PX = (6144, 4096, 3072, 2048, 1536, 1024)
+_TILES_PX = (6144, 4096, 3072, 2560, 2048, 1792, 1536, 1280, 1024)
 _MB = 10**6
 _SHARE = 0.75  # of the free memory that painting may take
 _FIELD_BYTES = 16  # of each pixel of the field: the output, its counts, and what setting the intensities takes
@@ -64,6 +64,11 @@ class Stainer:
             spec, network = load_network(folder / name)
             self._channels[name] = spec.in_channels
             self._networks[name], self._predict[name] = make_ready(network, spec.in_channels, device, self.precision, compiled)
+        # Of each network: bytes for each pixel of a tile, and what its tiles throw away along a cut. Found now, for that takes a network's
+        # weights away for a moment, which no thread may see.
+        dtype = DTYPES[self.precision]
+        self._px_bytes = {name: bytes_per_px(network, self._channels[name], dtype) for name, network in self._networks.items()}
+        self._halos_px = {name: halo_of(network, self._channels[name]) for name, network in self._networks.items()}
         self.memory_mb = _SHARE * free_bytes(device) / _MB if memory_mb is None else memory_mb
 
     def stain(
@@ -132,17 +137,6 @@ class Stainer:
         if way == "matching":
             return {target: match_histogram(image, self._histograms[f"{magnification}/{target}"]) for target, image in images.items()}
         return {target: apply_table(self._calibrations[f"{magnification}/{target}"], image) for target, image in images.items()}
-
-    @cached_property
-    def _px_bytes(self) -> dict[str, float]:
-        """Bytes of memory by network for each pixel of a tile."""
-        dtype = DTYPES[self.precision]
-        return {name: bytes_per_px(network, self._channels[name], dtype) for name, network in self._networks.items()}
-
-    @cached_property
-    def _halos_px(self) -> dict[str, int]:
-        """By network, what its tiles throw away along a cut, in pixels."""
-        return {name: halo_of(network, self._channels[name]) for name, network in self._networks.items()}
 
     def _targets(self, targets: Sequence[str] | None) -> tuple[str, ...]:
         if targets is None:

@@ -73,7 +73,7 @@ def row(stack: bytes, magnification: object = 20) -> dict[str, object]:
 def malformed(stack: bytes) -> list[tuple[bytes, str]]:
     """Requests that cannot be answered, and what the refusal must say."""
     bodies: list[tuple[dict[str, object], str]] = [
-        ({"dataframe_records": [row(stack[: len(stack) // 2])]}, "row 0: the stack has 1 of 7 pages"),
+        ({"dataframe_records": [row(stack[: len(stack) // 2])]}, "if the file should have more, it is cut short"),
         ({"dataframe_records": [row(b"no TIFF at all")]}, "row 0: the stack cannot be read as TIFF"),
         ({"dataframe_records": [row(stack), row(encode_stack(planes(0, (64, 64))[:6]))]}, "row 1: the stack has 6 of 7 pages"),
         ({"dataframe_records": [row(stack, 60)]}, "row 0: the model has not seen 60x"),

@@ -20,10 +20,10 @@ $(VENV)/ready: conda.yaml pyproject.toml
 demo: setup
 	mlflow run . -e demo --env-manager local
 
-# A process for each of two cores, one thread each: more threads would wait for each other. The longest files come first; a process that
-# dies ends the run with its test's name.
+# A process for each of two cores, one thread each: more threads would wait for each other. A process that dies ends the run with
+# its test's name.
 test: setup
-	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --max-worker-restart 0
 
 ui: setup
 	mlflow ui

@@ -19,15 +19,8 @@ if TYPE_CHECKING:
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
 
-LONGEST = ("test_trainings", "test_cluster", "test_model", "test_registry", "test_batch")  # of the files, minutes each
-
 WELLS = ("B03", "B04", "C02", "C03")
 SHAPE_PX = (96, 80)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first: two processes share the files, and none shall wait for the other at the end."""
-    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session")

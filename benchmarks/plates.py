@@ -1,6 +1,6 @@
 """How the cost of staining grows with a plate's fields and with workers, as JSON.
 
-    python -m benchmarks.plates              # about 10 minutes on two cores; --check exits 1 where a required figure is missed
+    python -m benchmarks.plates              # 10 to 22 minutes on two cores; --check exits 1 where a required figure is missed
 
 Fields of 512 x 512 pixels through networks with ResNet-18 encoders that nobody trained, one thread for each worker; `here` paints in one
 process, `one_worker` and `two_workers` on Ray nodes of this machine, of one core each. Each reading is from a process of its own, from

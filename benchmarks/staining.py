@@ -1,6 +1,6 @@
 """How fast the report's four networks paint one full field, beside the published way and the processor's own limit: JSON.
 
-    python -m benchmarks.staining            # about 6 minutes on two cores; --check exits 1 where a required figure is missed
+    python -m benchmarks.staining            # 8 to 15 minutes on two cores; --check exits 1 where a required figure is missed
 
 The published way (report, section 6.1, and its code): crops of 1024 pixels at a stride of 512, one at a time, eager float32, channels
 first, nothing folded; the same weights, in the same run. The limit is the best matrix product seen at any time of the run. FLOP are

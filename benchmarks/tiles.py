@@ -20,9 +20,10 @@ import torch
 from tqdm import tqdm
 
 from adipocyte.networks.inference import make_ready
-from adipocyte.networks.unet import UNetSpec, build_unet
+from adipocyte.networks.unet import UNetSpec
 from adipocyte.networks.whole_field import Tiling, halo_of, predict_windows, smallest_tile_px
 from adipocyte.simulation import simulate_field
+from tests.bundles import random_network
 
 SHAPE_PX = (2400, 512)
 RANGE_COUNTS = 4000
@@ -33,16 +34,6 @@ NETWORKS = {
 MOST_PERCENT = 0.2
 MOST_TIMES = 1.2
 NOTHING_COUNTS = 1e-4  # where tiles and the whole are equal to the last bit but for how they are faded into each other
-
-
-def make_network(spec: UNetSpec) -> torch.nn.Module:
-    """Random, its normalisations having seen noise, so that its output is neither flat nor huge."""
-    torch.manual_seed(0)
-    network = build_unet(spec).train()
-    with torch.no_grad():
-        for _ in range(20):
-            network(torch.randn(4, spec.in_channels, 64, 64))
-    return network
 
 
 def near_a_border(side_px: int, tiling: Tiling) -> np.ndarray:
@@ -57,7 +48,8 @@ def near_a_border(side_px: int, tiling: Tiling) -> np.ndarray:
 
 def measure(spec: UNetSpec) -> dict[str, float]:
     """The figures of one network."""
-    network, predict = make_ready(make_network(spec), spec.in_channels, torch.device("cpu"), "32", compiled=False)
+    torch.manual_seed(0)
+    network, predict = make_ready(random_network(spec), spec.in_channels, torch.device("cpu"), "32", compiled=False)
     piece = simulate_field(20, (800, SHAPE_PX[1]), seed=0).planes.astype(np.float32)
     source = np.pad((piece - piece.mean()) / piece.std(), ((0, 0), (0, SHAPE_PX[0] - 800), (0, 0)), mode="symmetric")
     whole = predict_windows(predict, lambda window: source[(slice(None), *window)], SHAPE_PX)

@@ -15,20 +15,22 @@ from adipocyte.staining.bundle import SEGMENTER, BundleManifest, names, write_bu
 NARROW = {SEGMENTER: "none"} | dict.fromkeys(TARGETS, "last")
 
 
-def write_networks(folder: Path, targets: tuple[str, ...], encoder: str, wide: Mapping[str, str]) -> dict[str, Path]:
-    """Random networks whose normalisations have seen noise, so that their outputs are neither flat nor huge.
+def random_network(spec: UNetSpec) -> torch.nn.Module:
+    """A network whose normalisations have seen noise, so that its output is neither flat nor huge."""
+    network = build_unet(spec).train()
+    with torch.no_grad():
+        for _ in range(20):
+            network(torch.randn(4, spec.in_channels, 64, 64))
+    return network
 
-    *wide* maps each network to its 5x5 convolutions (see `UNetSpec`).
-    """
+
+def write_networks(folder: Path, targets: tuple[str, ...], encoder: str, wide: Mapping[str, str]) -> dict[str, Path]:
+    """Random networks in folders of their names. *wide* maps each network to its 5x5 convolutions (see `UNetSpec`)."""
     torch.manual_seed(0)
     networks = {}
     for name in names(targets):
         spec = UNetSpec(encoder=encoder, in_channels=8 if name == "A1" else 7, wide_convolutions=wide[name])
-        network = build_unet(spec).train()
-        with torch.no_grad():
-            for _ in range(20):
-                network(torch.randn(4, spec.in_channels, 64, 64))
-        save_network(folder / name, spec, network)
+        save_network(folder / name, spec, random_network(spec))
         networks[name] = folder / name
     return networks
 

@@ -1,7 +1,6 @@
 """The chain on fields of any size: tiles without seams, flips, a bound on memory."""
 
 import copy
-import itertools
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from adipocyte.networks.whole_field import Tiling, halo_of, predict_field, predi
 from adipocyte.simulation import simulate_field
 from adipocyte.staining import machine
 from adipocyte.staining.stainer import Stainer
+from benchmarks.tiles import near_a_border
 
 SHAPE = (1000, 320)  # one side no multiple of 32, and more than a tile
 HALO_PX = 288  # of the bundle's networks
@@ -47,24 +47,9 @@ def whole(stainer, planes) -> dict[str, np.ndarray]:
 # Tiles.
 
 
-def near_a_border(shape: tuple[int, int], tile_px: int) -> np.ndarray:
-    """Within 32 pixels of where one tile's share passes to the next."""
-    step = Tiling(tile_px, HALO_PX).step_px
-    near = np.zeros(shape, dtype=bool)
-    for axis, side in enumerate(shape):
-        padded = side + -side % 32
-        starts = [*range(0, padded - tile_px, step), padded - tile_px]
-        for before, after in itertools.pairwise(starts):
-            middle = (before + tile_px + after) // 2
-            index = [slice(None), slice(None)]
-            index[axis] = slice(middle - 32, middle + 32)
-            near[tuple(index)] = True
-    return near
-
-
 def test_tiles_leave_no_seam(stainer, planes, whole):
     tiled = stainer.stain(planes, 20, tile_px=TILE_PX).images
-    near = near_a_border(SHAPE, TILE_PX)
+    near = near_a_border(SHAPE[0] + -SHAPE[0] % 32, Tiling(TILE_PX, HALO_PX))[: SHAPE[0]]
     for target, image in whole.items():
         difference = np.abs(tiled[target].astype(int) - image)
         assert difference.mean() <= 0.002 * np.ptp(image)

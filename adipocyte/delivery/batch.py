@@ -14,7 +14,7 @@ from adipocyte.config import StainConfig
 from adipocyte.delivery.output import Output
 from adipocyte.delivery.registry import load_manifest, load_stainer, pinned
 from adipocyte.errors import ConfigError, ImageError, PlateError
-from adipocyte.networks.inference import fastest, has_compiler
+from adipocyte.networks.inference import NO_COMPILER, fastest, has_compiler
 from adipocyte.plate.reader import FieldFiles, FieldKey, read_field, stained_name
 from adipocyte.plate.scan import Problem, problem_of, scan_plate
 from adipocyte.plate.tiff import encode_image
@@ -171,7 +171,7 @@ def _claim(
     """
     way, tta = bundle.way(None if config.intensities == "kept" else config.intensities), config.tta == "on"
     before = _read_json(out, ORIGIN)
-    if out.files().isdisjoint(set().union(*names.values())):
+    if before and out.files().isdisjoint(set().union(*names.values())):
         before = {}
     precision = before.get("precision", config.precision) if config.precision == "auto" else config.precision
     precision = crew.fastest() if precision == "auto" else precision
@@ -182,7 +182,7 @@ def _claim(
         compiled = shall_compile(wish, len(names) // crew.n_workers, possible=crew.has_compiler())
     if compiled and not crew.has_compiler():
         remedy = "name another folder with -P out=<folder>: this one was begun so" if before else "go on with -P compile=off"
-        raise ConfigError(f'compiling for a CPU takes OpenVINO, which is not here: pip install "adipocyte[openvino]", or {remedy}')
+        raise ConfigError(f"{NO_COMPILER}, or {remedy}")
     origin = {
         "plate": str(plate),
         "bundle": asdict(bundle),

@@ -36,7 +36,7 @@ class Answer:
 
 
 class _Request:
-    """The body of a request, put together piece by piece while it is sent: a full field's is 100 MB of base64.
+    """The body of a request, put together piece by piece while it is sent: a full field's is some 80 MB of base64.
 
     A body that has a length is sent with it (`Content-Length`), and one that can be gone through again can be tried again.
     """

@@ -72,7 +72,7 @@ class Cluster:
         fitting = {node: n // self._cpus for node, n in cores.items()}
         on_node = {node: min(n, n_gpus[node]) if self._on_gpus else n for node, n in fitting.items()}
         # Of the node, not of the moment: a worker that takes a dead one's place paints in the same tiles.
-        self._memory_mb = {node: _SHARE * nodes[node].get("memory", 0) / 1e6 / n for node, n in on_node.items() if n}
+        self._memory_mb = {node: _SHARE * nodes[node]["memory"] / 1e6 / n for node, n in on_node.items() if n and "memory" in nodes[node]}
         self.n_workers = sum(on_node.values())
         if not self.n_workers:
             found = f"the cluster's nodes have {sorted(cores.values())} cores"
@@ -156,7 +156,7 @@ class _Worker:
 
         torch.set_num_threads(n_cpus)
         self._node = ray.util.get_node_ip_address()
-        share_mb = memory_mb.get(ray.get_runtime_context().get_node_id())  # None of a node that came later
+        share_mb = memory_mb.get(ray.get_runtime_context().get_node_id())  # None of a node that came later, or says nothing of memory
         self._paint, self._refusal = None, ""
         try:
             self._paint = FieldPainter(_on_this_node(Assignment(**assignment), share_mb))

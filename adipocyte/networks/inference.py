@@ -23,6 +23,7 @@ from adipocyte.networks.unet import DIVISOR
 Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 DTYPES = {"32": torch.float32, "bf16": torch.bfloat16}
+NO_COMPILER = 'compiling for a CPU takes OpenVINO, which is not here: pip install "adipocyte[openvino]"'
 _PAYS = 1.3  # bf16 costs digits: it must be faster by this factor
 
 
@@ -134,7 +135,5 @@ def _openvino() -> tuple[ModuleType, Any]:
     try:
         import openvino
     except ImportError as error:
-        raise ConfigError(
-            'compiling for a CPU takes OpenVINO, which is not here: pip install "adipocyte[openvino]", or go on with -P compile=off'
-        ) from error
+        raise ConfigError(f"{NO_COMPILER}, or go on with -P compile=off") from error
     return openvino, openvino.Core()

@@ -1,8 +1,19 @@
-"""What can go wrong, in words that name what was found, what was needed and the next command to type."""
+"""What can go wrong. Every error says what was found and what to do about it."""
 
 
 class AdipocyteError(Exception):
-    """A mistake that the person at the keyboard can mend. Entry points print it and exit with status 2."""
+    """A mistake that the user can correct. Entry points print it and exit with status 2.
+
+    `found` says what is wrong; `remedy` says what is needed, or the next command to type ("" where
+    `found` says it all). `str(error)` is both, as one paragraph.
+    """
+
+    def __init__(self, found: str, remedy: str = "") -> None:
+        super().__init__(found, remedy)  # both in `args`, so that the error survives pickling
+        self.found, self.remedy = found, remedy
+
+    def __str__(self) -> str:
+        return f"{self.found}: {self.remedy}" if self.remedy else self.found
 
 
 class ConfigError(AdipocyteError, ValueError):
@@ -18,11 +29,11 @@ class MemoryLimitError(ImageError):
 
 
 class PlateError(AdipocyteError, ValueError):
-    """A raw plate cannot be used: files missing, doubled or unreadable."""
+    """A raw plate cannot be used: files are missing, duplicated or unreadable."""
 
 
 class StoreError(AdipocyteError, LookupError):
-    """There is no prepared store, it is not whole, or it lacks what is asked of it."""
+    """There is no prepared store, it is not complete, or it lacks what is asked of it."""
 
 
 class RunError(AdipocyteError, LookupError):
@@ -30,7 +41,7 @@ class RunError(AdipocyteError, LookupError):
 
 
 class OutputError(AdipocyteError, OSError):
-    """A place to write to does not do its part: it cannot be reached, is full or refuses."""
+    """A place to write to cannot be reached, is full or refuses."""
 
 
 class BundleError(AdipocyteError, ValueError):
@@ -46,4 +57,16 @@ class DivergedError(AdipocyteError, ArithmeticError):
 
 
 class StoppedError(AdipocyteError):
-    """A training was asked to stop, by SIGTERM or Ctrl-C, and did so at the end of a step."""
+    """A training was asked to stop, by SIGTERM or Ctrl-C, and stopped at the end of a step."""
+
+
+class WorkerError(AdipocyteError):
+    """A process that was given work was killed."""
+
+
+class ServiceError(AdipocyteError):
+    """The served model refused a request, or answered with something else."""
+
+
+class UnreachableError(ServiceError):
+    """No server answers at the address."""

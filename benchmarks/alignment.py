@@ -22,11 +22,22 @@ from adipocyte.simulation import Conditions, Misalignment, misalignment_at, simu
 # Magnification: sites of a well, sites that are tried, side of a field in pixels (at 60x one of 512 pixels would hold one or two cells).
 PLATES = {20: (6, (1, 2, 3, 4, 5, 6), 512), 40: (8, (1, 3, 5, 7), 512), 60: (12, (1, 5, 9), 1024)}
 N_FIELDS = 4
-CASES = {"full_light": (1.0, True), "tenth_of_the_light": (0.1, True), "no_misalignment": (1.0, False)}
+CASES = {
+    "full_light": (1.0, True),
+    "tenth_of_the_light": (0.1, True),
+    "no_misalignment": (1.0, False),
+}
 AT_MOST = {"full_light": 0.3, "tenth_of_the_light": 0.5, "no_misalignment": 0.1}
 
 
-def load(magnification: int, side_px: int, site: int, number: int, light: float, misalignment: Misalignment | None) -> Field:
+def load(
+    magnification: int,
+    side_px: int,
+    site: int,
+    number: int,
+    light: float,
+    misalignment: Misalignment | None,
+) -> Field:
     """One simulated field, as the registration takes it."""
     field = simulate_field(
         magnification,
@@ -48,22 +59,40 @@ def error_px(found: Alignment, truth: Misalignment, side_px: int) -> float:
 def measure() -> dict[str, float]:
     """The worst error by magnification and case ("20x.full_light")."""
     figures = {}
-    for (magnification, (n_sites, sites, side_px)), (case, (light, moved)) in tqdm(list(product(PLATES.items(), CASES.items()))):
-        truths = {site: misalignment_at(magnification, site, n_sites) if moved else Misalignment(0.0, 0.0) for site in sites}
+    for (magnification, (n_sites, sites, side_px)), (case, (light, moved)) in tqdm(
+        list(product(PLATES.items(), CASES.items()))
+    ):
+        truths = {
+            site: misalignment_at(magnification, site, n_sites) if moved else Misalignment(0.0, 0.0)
+            for site in sites
+        }
         loaders = {
             site: [
-                partial(load, magnification, side_px, site, number, light, truths[site] if moved else None) for number in range(N_FIELDS)
+                partial(
+                    load,
+                    magnification,
+                    side_px,
+                    site,
+                    number,
+                    light,
+                    truths[site] if moved else None,
+                )
+                for number in range(N_FIELDS)
             ]
             for site in sites
         }
         found = register(loaders)
-        figures[f"{magnification}x.{case}"] = max(error_px(found[site].alignment, truths[site], side_px) for site in sites)
+        figures[f"{magnification}x.{case}"] = max(
+            error_px(found[site].alignment, truths[site], side_px) for site in sites
+        )
     return figures
 
 
 def main() -> int:
     """Print the figures; with --check, compare them with what is required."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
     figures = measure()

@@ -25,13 +25,14 @@ from numpy.typing import NDArray
 from skimage.exposure import match_histograms
 
 from adipocyte.config import PreprocessConfig
+from adipocyte.domain import FieldKey, Window
 from adipocyte.imaging.histograms import counts_histogram, match_histogram
 from adipocyte.imaging.masks import nuclei_mask
 from adipocyte.imaging.normalisation import REPORT_SCALINGS
-from adipocyte.plate.reader import FieldKey, RawField, write_field
+from adipocyte.plate.fields import RawField, write_field
+from adipocyte.preparation.prepare import prepare
 from adipocyte.simulation import simulate_field
-from adipocyte.store.prepare import prepare
-from adipocyte.store.reader import Store, Window
+from adipocyte.store.reader import Store
 
 AT_MOST = {"mask_s": 2.5, "prepare_peak_mb": 2000}  # the mask on one core
 AT_LEAST = {"matching_to_scikit_image": 10}
@@ -40,7 +41,11 @@ WELLS = ("B03", "B04", "C02", "C03")
 PATCH_PX, N_PATCHES = 256, 100
 WORKERS = 2
 _SHIPPED = PreprocessConfig(plate="")
-MASKING = {"threshold": _SHIPPED.mask_threshold, "superpixel_px": _SHIPPED.mask_superpixel_px, "smallest_px": _SHIPPED.mask_smallest_px}
+MASKING = {
+    "threshold": _SHIPPED.mask_threshold,
+    "superpixel_px": _SHIPPED.mask_superpixel_px,
+    "smallest_px": _SHIPPED.mask_smallest_px,
+}
 
 
 def full_field(seed: int, n_planes: int = 7) -> RawField:
@@ -48,7 +53,11 @@ def full_field(seed: int, n_planes: int = 7) -> RawField:
     field, random = simulate_field(20, (512, 512), seed=seed), np.random.default_rng(seed)
 
     def spread(image: NDArray[np.uint16]) -> NDArray[np.uint16]:
-        mirrored = np.pad(image, [(0, side - own) for side, own in zip(SHAPE_PX, image.shape, strict=True)], mode="symmetric")
+        mirrored = np.pad(
+            image,
+            [(0, side - own) for side, own in zip(SHAPE_PX, image.shape, strict=True)],
+            mode="symmetric",
+        )
         noise = random.normal(0, 8, SHAPE_PX).astype(np.float32)
         return np.clip(mirrored + noise, 0, 65535).astype(np.uint16)
 
@@ -72,15 +81,19 @@ def measure_pixels() -> dict[str, float]:
     image, reference = field.targets["A1"], other.targets["A1"]
     histogram = counts_histogram(reference)
     matching_s = seconds(lambda: match_histogram(image, histogram), repeats=7)
-    matching_an_image_s = seconds(lambda: match_histogram(image, counts_histogram(reference)), repeats=7)
+    matching_an_image_s = seconds(
+        lambda: match_histogram(image, counts_histogram(reference)), repeats=7
+    )
     scikit_image_s = seconds(lambda: match_histograms(image, reference), repeats=7)
     return {
         "mask_s": seconds(lambda: nuclei_mask(image, **MASKING)),
         "normalise_7_planes_s": seconds(lambda: REPORT_SCALINGS[20].normalise(field.planes)),
         "matching_s": matching_s,
         "matching_scikit_image_s": scikit_image_s,
-        "matching_to_scikit_image": scikit_image_s / matching_s,  # as in use: the reference is a histogram
-        "matching_an_image_to_scikit_image": scikit_image_s / matching_an_image_s,  # both count the reference's pixels
+        "matching_to_scikit_image": scikit_image_s
+        / matching_s,  # as in use: the reference is a histogram
+        "matching_an_image_to_scikit_image": scikit_image_s
+        / matching_an_image_s,  # both count the reference's pixels
     }
 
 
@@ -93,9 +106,20 @@ def write_plate(plate: Path) -> None:
 def prepare_plate(plate: Path, folder: Path) -> tuple[float, float]:
     """Prepare *plate* into *folder*. Returns the seconds it took and the most memory, in MB, that it and its workers can have held."""
     start = time.perf_counter()
-    prepare(PreprocessConfig(plate=str(plate), store=str(folder), validation_wells="B03", test_wells="B04", workers=WORKERS))
+    prepare(
+        PreprocessConfig(
+            plate=plate,
+            store=folder,
+            validation_wells="B03",
+            test_wells="B04",
+            workers=WORKERS,
+        )
+    )
     took_s = time.perf_counter() - start
-    own, workers = (resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    own, workers = (
+        resource.getrusage(who).ru_maxrss / 1024
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
     return took_s, own + WORKERS * workers
 
 
@@ -139,7 +163,9 @@ def draw_windows(store: Store) -> list[tuple[FieldKey, Window]]:
     windows = []
     for _ in range(N_PATCHES):
         top, left = (int(random.integers(side - PATCH_PX + 1)) for side in SHAPE_PX)
-        windows.append((keys[random.integers(len(keys))], np.s_[top : top + PATCH_PX, left : left + PATCH_PX]))
+        windows.append(
+            (keys[random.integers(len(keys))], np.s_[top : top + PATCH_PX, left : left + PATCH_PX])
+        )
     return windows
 
 
@@ -164,7 +190,10 @@ def write_arrays(folder: Path, prepared: Path) -> None:
     folder.mkdir()
     for key in store.keys("train"):
         targets = [store.target(key, target) for target in store.manifest.targets]
-        np.save(folder / f"{key}.npy", np.stack([*store.planes(key), *targets, store.mask(key).astype(np.uint16)]))
+        np.save(
+            folder / f"{key}.npy",
+            np.stack([*store.planes(key), *targets, store.mask(key).astype(np.uint16)]),
+        )
 
 
 def measure_patches(prepared: Path, arrays: Path) -> dict[str, float]:
@@ -173,10 +202,16 @@ def measure_patches(prepared: Path, arrays: Path) -> dict[str, float]:
     windows, figures = draw_windows(Store(prepared)), {}
     for name, read, folder in (("store", read_store, prepared), ("array", read_arrays, arrays)):
         make_cold(folder)
-        figures[f"{name}_patches_per_s_cold"] = N_PATCHES / seconds(lambda read=read, folder=folder: read(folder, windows), repeats=1)
-        figures[f"{name}_patches_per_s_warm"] = N_PATCHES / seconds(lambda read=read, folder=folder: read(folder, windows))
+        figures[f"{name}_patches_per_s_cold"] = N_PATCHES / seconds(
+            lambda read=read, folder=folder: read(folder, windows), repeats=1
+        )
+        figures[f"{name}_patches_per_s_warm"] = N_PATCHES / seconds(
+            lambda read=read, folder=folder: read(folder, windows)
+        )
     for state in ("cold", "warm"):
-        figures[f"store_to_array_{state}"] = figures[f"store_patches_per_s_{state}"] / figures[f"array_patches_per_s_{state}"]
+        figures[f"store_to_array_{state}"] = (
+            figures[f"store_patches_per_s_{state}"] / figures[f"array_patches_per_s_{state}"]
+        )
     return figures
 
 
@@ -185,22 +220,34 @@ def measure() -> dict[str, float]:
     with tempfile.TemporaryDirectory() as scratch:
         plate, prepared, arrays = (Path(scratch) / name for name in ("plate", "prepared", "arrays"))
         apart(write_plate, plate)
-        figures = measure_preparing(plate, prepared)  # first: a new process inherits the peak of the one that starts it
+        figures = measure_preparing(
+            plate, prepared
+        )  # first: a new process inherits the peak of the one that starts it
         figures |= measure_patches(prepared, arrays)
     return figures | measure_pixels()
 
 
 def main() -> int:
     """Print the figures; with --check, compare them with what is required."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
     figures = measure()
     machine = {"device": platform.processor() or platform.machine(), "cores": os.cpu_count()}
     rounded = {name: float(f"{value:.4g}") for name, value in figures.items()}
     print(json.dumps({"machine": machine, "shape_px": SHAPE_PX, "figures": rounded}, indent=1))
-    missed = [f"{name} is {figures[name]:.2f}, at most {most} is required" for name, most in AT_MOST.items() if figures[name] > most]
-    missed += [f"{name} is {figures[name]:.2f}, at least {least} is required" for name, least in AT_LEAST.items() if figures[name] < least]
+    missed = [
+        f"{name} is {figures[name]:.2f}, at most {most} is required"
+        for name, most in AT_MOST.items()
+        if figures[name] > most
+    ]
+    missed += [
+        f"{name} is {figures[name]:.2f}, at least {least} is required"
+        for name, least in AT_LEAST.items()
+        if figures[name] < least
+    ]
     if check and missed:
         print("\n".join(missed), file=sys.stderr)
     return int(check and bool(missed))

@@ -23,9 +23,10 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from adipocyte.config import MAGNIFICATIONS, TARGETS
+from adipocyte.domain import MAGNIFICATIONS, TARGETS
 from adipocyte.evaluation.cellprofiler import COLUMNS, measure
 from adipocyte.simulation import simulate_field
+from tests.support import SHARED as SHARED_FOLDER
 
 AT_MOST = {f"{magnification}x.field_s": 30 for magnification in MAGNIFICATIONS} | {
     f"{magnification}x.combined_difference": 0.005 for magnification in MAGNIFICATIONS
@@ -34,7 +35,7 @@ AT_LEAST = {f"{magnification}x.worst_label_agreement": 0.999 for magnification i
 SHAPE_PX = (2154, 2554)
 SIDE_PX = {20: 512, 40: 768, 60: 1024}
 WORKERS = 2
-GOLDEN = Path(os.environ.get("ADIPOCYTE_SHARED", Path(__file__).parent.parent.parent / "shared")) / "data" / "cellprofiler_golden"
+GOLDEN = SHARED_FOLDER / "data" / "cellprofiler_golden"
 SETS, FIELDS = ("target", "prediction"), (("B03", "F001"), ("D04", "F005"))
 
 
@@ -45,7 +46,9 @@ def full_field(magnification: int) -> dict[str, NDArray[np.uint16]]:
     images = {}
     for target, image in field.targets.items():
         mirrored = np.pad(image, [(0, side - side_px) for side in SHAPE_PX], mode="symmetric")
-        images[target] = np.clip(mirrored + random.normal(0, 8, SHAPE_PX), 0, 65535).astype(np.uint16)
+        images[target] = np.clip(mirrored + random.normal(0, 8, SHAPE_PX), 0, 65535).astype(
+            np.uint16
+        )
     return images
 
 
@@ -72,13 +75,20 @@ def time_fields(magnification: int, images: dict[str, NDArray[np.uint16]], n_wor
     """Fields per second of the clock with *n_workers*, each on a core of its own: WORKERS fields, one after another or side by side."""
     cores = sorted(os.sched_getaffinity(0))
     pools = [
-        ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=keep_to_one_core, initargs=(cores[worker % len(cores)],))
+        ProcessPoolExecutor(
+            1,
+            mp_context=get_context("spawn"),
+            initializer=keep_to_one_core,
+            initargs=(cores[worker % len(cores)],),
+        )
         for worker in range(n_workers)
     ]
     for pool in pools:
         pool.submit(abs, 0).result()  # started
     start = time.perf_counter()
-    tasks = [pools[field % n_workers].submit(measure, images, magnification) for field in range(WORKERS)]
+    tasks = [
+        pools[field % n_workers].submit(measure, images, magnification) for field in range(WORKERS)
+    ]
     for task in tasks:
         task.result()
     took_s = time.perf_counter() - start
@@ -90,7 +100,10 @@ def time_fields(magnification: int, images: dict[str, NDArray[np.uint16]], n_wor
 def read(folder: Path, field: tuple[str, str]) -> dict[str, NDArray[np.uint16]]:
     """The stains of one golden field, by target."""
     well, fov = field
-    return {target: tifffile.imread(next(folder.glob(f"*_{well}_T0001{fov}*C0{target[1]}.tif"))) for target in TARGETS}
+    return {
+        target: tifffile.imread(next(folder.glob(f"*_{well}_T0001{fov}*C0{target[1]}.tif")))
+        for target in TARGETS
+    }
 
 
 def agreement(magnification: int) -> dict[str, float]:
@@ -99,20 +112,34 @@ def agreement(magnification: int) -> dict[str, float]:
     tables, differences, labels = {}, [], []
     for kind in SETS:
         with (GOLDEN / "csv" / name / f"{kind}_Image.csv").open() as file:
-            expected = np.array([[float(row[column]) for column in COLUMNS] for row in csv.DictReader(file)])
-        measured = [measure(read(GOLDEN / "images" / name / kind, field), magnification) for field in FIELDS]
+            expected = np.array(
+                [[float(row[column]) for column in COLUMNS] for row in csv.DictReader(file)]
+            )
+        measured = [
+            measure(read(GOLDEN / "images" / name / kind, field), magnification) for field in FIELDS
+        ]
         tables[kind] = np.array([[one.features[column] for column in COLUMNS] for one in measured])
         differences.append(np.abs(tables[kind] - expected) / np.maximum(np.abs(expected), 1e-12))
         labels.append(measured[0].labels)
     apart = np.max(differences, axis=(0, 1))
     official = json.loads((GOLDEN / "expected.json").read_text())[name]
-    feature_error = np.mean(np.abs(tables["prediction"] - tables["target"]) / np.median(tables["target"], axis=0))
-    pairs = [(tifffile.imread(file), labels[0][file.stem]) for file in (GOLDEN / "labels" / name).glob("*.tif")]
+    feature_error = np.mean(
+        np.abs(tables["prediction"] - tables["target"]) / np.median(tables["target"], axis=0)
+    )
+    pairs = [
+        (tifffile.imread(file), labels[0][file.stem])
+        for file in (GOLDEN / "labels" / name).glob("*.tif")
+    ]
     return {
         "worst_feature_difference": apart.max(),
-        **{f"n_features_within_{limit:g}": int(np.sum(apart <= limit)) for limit in (1e-5, 1e-3, 1e-2)},
+        **{
+            f"n_features_within_{limit:g}": int(np.sum(apart <= limit))
+            for limit in (1e-5, 1e-3, 1e-2)
+        },
         "worst_label_agreement": min(np.mean(expected == found) for expected, found in pairs),
-        "combined_difference": abs((feature_error + official["mae_pixel"]) / 2 - official["combined"]),
+        "combined_difference": abs(
+            (feature_error + official["mae_pixel"]) / 2 - official["combined"]
+        ),
     }
 
 
@@ -121,28 +148,42 @@ def measure_all() -> dict[str, float]:
     figures = {}
     core = min(os.sched_getaffinity(0))
     for magnification in MAGNIFICATIONS:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=keep_to_one_core, initargs=(core,)) as process:
+        with ProcessPoolExecutor(
+            1, mp_context=get_context("spawn"), initializer=keep_to_one_core, initargs=(core,)
+        ) as process:
             found = process.submit(time_field, magnification).result()
         if GOLDEN.is_dir():
             found |= agreement(magnification)
         figures |= {f"{magnification}x.{name}": float(value) for name, value in found.items()}
     images = full_field(20)
     alone, together = (time_fields(20, images, n_workers) for n_workers in (1, WORKERS))
-    return figures | {"20x.fields_per_s_1_worker": alone, f"20x.fields_per_s_{WORKERS}_workers": together, "workers_gain": together / alone}
+    return figures | {
+        "20x.fields_per_s_1_worker": alone,
+        f"20x.fields_per_s_{WORKERS}_workers": together,
+        "workers_gain": together / alone,
+    }
 
 
 def main() -> int:
     """Print the figures; with --check, compare them with what is required."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
     figures = measure_all()
     machine = {"device": platform.processor() or platform.machine(), "cores": os.cpu_count()}
     rounded = {name: float(f"{value:.4g}") for name, value in figures.items()}
     print(json.dumps({"machine": machine, "shape_px": SHAPE_PX, "figures": rounded}, indent=1))
-    missed = [f"{name} is {figures[name]:.4g}, at most {most} is required" for name, most in AT_MOST.items() if figures.get(name, 0) > most]
+    missed = [
+        f"{name} is {figures[name]:.4g}, at most {most} is required"
+        for name, most in AT_MOST.items()
+        if figures.get(name, 0) > most
+    ]
     missed += [
-        f"{name} is {figures[name]:.4g}, at least {least} is required" for name, least in AT_LEAST.items() if figures.get(name, 1) < least
+        f"{name} is {figures[name]:.4g}, at least {least} is required"
+        for name, least in AT_LEAST.items()
+        if figures.get(name, 1) < least
     ]
     if check and missed:
         print("\n".join(missed), file=sys.stderr)

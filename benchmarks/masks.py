@@ -18,8 +18,8 @@ from scipy import ndimage
 from skimage.segmentation import find_boundaries
 
 from adipocyte.config import PreprocessConfig
+from adipocyte.imaging.grey import display_range, to_grey
 from adipocyte.imaging.masks import nuclei_mask, superpixels
-from adipocyte.imaging.pictures import display_range, to_grey
 from adipocyte.simulation import SimulatedField, simulate_field
 
 AT_LEAST = {"cleaner": 10.0, "iou": 0.8}
@@ -34,8 +34,12 @@ def soiled(image: NDArray[np.uint16], magnification: int, seed: int) -> NDArray[
     y, x = np.indices(image.shape, dtype=np.float32)
     light = image.astype(np.float32)
     for _ in range(random.poisson(30e-6 * image.size)):
-        distance_px = np.hypot(y - random.uniform(0, image.shape[0]), x - random.uniform(0, image.shape[1]))
-        light += random.uniform(1000, 5000) * np.clip(random.uniform(1, 3) * zoom + 0.5 - distance_px, 0, 1)
+        distance_px = np.hypot(
+            y - random.uniform(0, image.shape[0]), x - random.uniform(0, image.shape[1])
+        )
+        light += random.uniform(1000, 5000) * np.clip(
+            random.uniform(1, 3) * zoom + 0.5 - distance_px, 0, 1
+        )
     hot = random.choice(image.size, random.poisson(20e-6 * image.size), replace=False)
     light.flat[hot] = random.uniform(2000, 20000, hot.size)
     return np.clip(light, 0, 65535).astype(np.uint16)
@@ -70,23 +74,38 @@ def n_missed(mask: NDArray[np.bool_], nuclei: NDArray[np.int32]) -> int:
 
 def draw_field(magnification: int, seed: int) -> tuple[NDArray[np.uint16], SimulatedField]:
     """A soiled nuclei stain, and the field it is of."""
-    field = simulate_field(magnification, (SIDE_PX[magnification], SIDE_PX[magnification]), seed=seed)
+    field = simulate_field(
+        magnification, (SIDE_PX[magnification], SIDE_PX[magnification]), seed=seed
+    )
     return soiled(field.targets["A1"], magnification, seed), field
 
 
 def measure(magnification: int) -> dict[str, float]:
     """The figures of one magnification, over SEEDS; `cleaner` is how many times fewer pieces lie outside of nuclei."""
-    figures: dict[str, list[float]] = {"n_nuclei": [], "pieces_plain": [], "pieces": [], "iou_plain": [], "iou": [], "missed": []}
+    figures: dict[str, list[float]] = {
+        "n_nuclei": [],
+        "pieces_plain": [],
+        "pieces": [],
+        "iou_plain": [],
+        "iou": [],
+        "missed": [],
+    }
     for seed in SEEDS:
         image, field = draw_field(magnification, seed)
-        mask, plain = shipped_mask(image, magnification), image > SHIPPED.mask_threshold * image.mean()
+        mask, plain = (
+            shipped_mask(image, magnification),
+            image > SHIPPED.mask_threshold * image.mean(),
+        )
         figures["n_nuclei"].append(int(field.nuclei.max()))
         figures["pieces_plain"].append(pieces_outside(plain, field.nuclei))
         figures["pieces"].append(pieces_outside(mask, field.nuclei))
         figures["iou_plain"].append(iou(plain, field.nuclei))
         figures["iou"].append(iou(mask, field.nuclei))
         figures["missed"].append(n_missed(mask, field.nuclei))
-    found = {name: float(np.mean(values)) if name.startswith("iou") else sum(values) for name, values in figures.items()}
+    found = {
+        name: float(np.mean(values)) if name.startswith("iou") else sum(values)
+        for name, values in figures.items()
+    }
     return found | {"cleaner": found["pieces_plain"] / max(found["pieces"], 1)}
 
 
@@ -94,12 +113,27 @@ def paint(path: Path) -> None:
     """The report's Figure 2.1 at 20x."""
     image, _ = draw_field(20, seed=1)
     limit = SHIPPED.mask_threshold * image.mean()
-    labels = superpixels(np.minimum(image, limit, dtype=np.float32), ndimage.binary_dilation(image > limit, iterations=2), 10)
+    labels = superpixels(
+        np.minimum(image, limit, dtype=np.float32),
+        ndimage.binary_dilation(image > limit, iterations=2),
+        10,
+    )
     part = np.s_[: image.shape[0] // 2, : image.shape[1] // 2]
     grey = to_grey(image, *display_range(image))[part]
-    edges = np.kron(np.stack([grey] * 3, axis=-1), np.ones((3, 3, 1), dtype=np.uint8))  # finer than pixels, so that lines hide little
-    edges[find_boundaries(np.kron(labels[part], np.ones((3, 3), dtype=np.int32)), mode="inner")] = (255, 200, 0)
-    panels = {"nuclei stain": grey, "plain threshold": (image > limit)[part], "superpixels": edges, "mask": shipped_mask(image, 20)[part]}
+    edges = np.kron(
+        np.stack([grey] * 3, axis=-1), np.ones((3, 3, 1), dtype=np.uint8)
+    )  # finer than pixels, so that lines hide little
+    edges[find_boundaries(np.kron(labels[part], np.ones((3, 3), dtype=np.int32)), mode="inner")] = (
+        255,
+        200,
+        0,
+    )
+    panels = {
+        "nuclei stain": grey,
+        "plain threshold": (image > limit)[part],
+        "superpixels": edges,
+        "mask": shipped_mask(image, 20)[part],
+    }
     figure, axes = plt.subplots(1, len(panels), figsize=(14, 3.8), layout="constrained")
     for axis, (title, panel) in zip(axes, panels.items(), strict=True):
         axis.imshow(panel, cmap="gray", interpolation="nearest")
@@ -110,16 +144,30 @@ def paint(path: Path) -> None:
 
 def main() -> int:
     """Print the figures; with --check, compare them with what is required."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--picture", type=Path)
     given = parser.parse_args()
     if given.picture:
         paint(given.picture)
-    figures = {f"{magnification}x.{name}": value for magnification in SIDE_PX for name, value in measure(magnification).items()}
+    figures = {
+        f"{magnification}x.{name}": value
+        for magnification in SIDE_PX
+        for name, value in measure(magnification).items()
+    }
     print(json.dumps({name: round(value, 4) for name, value in figures.items()}, indent=1))
-    required = {f"{magnification}x.{name}": least for magnification in SIDE_PX for name, least in AT_LEAST.items()}
-    missed = [f"{name} is {figures[name]:.2f}, at least {least} is required" for name, least in required.items() if figures[name] < least]
+    required = {
+        f"{magnification}x.{name}": least
+        for magnification in SIDE_PX
+        for name, least in AT_LEAST.items()
+    }
+    missed = [
+        f"{name} is {figures[name]:.2f}, at least {least} is required"
+        for name, least in required.items()
+        if figures[name] < least
+    ]
     if given.check and missed:
         print("\n".join(missed), file=sys.stderr)
     return int(given.check and bool(missed))

@@ -10,7 +10,10 @@ class NumbersModel(mlflow.pyfunc.PythonModel):
     """(N, Z, Y, X) in, (N, 3, Y, X) out: as much as three stains, with nothing done to it."""
 
     def predict(
-        self, context: mlflow.pyfunc.PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None
+        self,
+        context: mlflow.pyfunc.PythonModelContext,
+        model_input: np.ndarray,
+        params: dict[str, Any] | None = None,
     ) -> np.ndarray:
         return model_input[:, :3]
 

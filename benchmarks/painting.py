@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from adipocyte.staining.bundle import SEGMENTER
+from adipocyte.domain import SEGMENTER
 from adipocyte.staining.stainer import Stainer
-from tests.bundles import write_random_bundle
+from tests.support.bundles import write_random_bundle
 
 REPORT = {SEGMENTER: "none", "A1": "last", "A2": "all", "A3": "all"}  # 5x5 convolutions, Table 4.2
 BUNDLES = {
@@ -71,9 +71,13 @@ def measure(case: str, folder: Path) -> None:
 
 def main() -> None:
     """Make the bundles that the cases need, and measure each in a process of its own."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("cases", nargs="*", metavar="case", help=", ".join(CASES))
-    parser.add_argument("--folder", type=Path, help="measure the case with the bundles there, in this process")
+    parser.add_argument(
+        "--folder", type=Path, help="measure the case with the bundles there, in this process"
+    )
     arguments = parser.parse_args()
     cases = arguments.cases or [case for case in CASES if case != "10000"]
     if unknown := set(cases) - set(CASES):
@@ -86,7 +90,9 @@ def main() -> None:
         for bundle in {CASES[case][0] for case in cases}:
             write_random_bundle(Path(scratch) / bundle, **BUNDLES[bundle])
         for case in cases:
-            subprocess.run([sys.executable, "-m", "benchmarks.painting", case, "--folder", scratch], check=True)
+            subprocess.run(
+                [sys.executable, "-m", "benchmarks.painting", case, "--folder", scratch], check=True
+            )
 
 
 if __name__ == "__main__":

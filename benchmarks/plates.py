@@ -28,12 +28,13 @@ import torch
 from ray.cluster_utils import Cluster
 
 from adipocyte.config import StainConfig
-from adipocyte.delivery.batch import Assignment, Crew, Here, Record, stain_plate
-from adipocyte.delivery.cluster import joined
-from adipocyte.plate.reader import FieldFiles
-from tests.bundles import write_random_bundle
-from tests.plates import write_plate
-from tests.served import make_model
+from adipocyte.delivery.batch.cluster import joined
+from adipocyte.delivery.batch.painter import Assignment, FieldOutcome
+from adipocyte.delivery.batch.plate import Crew, Here, stain_plate
+from adipocyte.plate.fields import FieldFiles
+from tests.support.bundles import write_random_bundle
+from tests.support.plates import write_plate
+from tests.support.served import make_model
 
 N_FIELDS = (8, 32, 128)
 SHAPE_PX = (512, 512)
@@ -51,11 +52,16 @@ class Timed:
     """A crew with a watch: when each record came."""
 
     def __init__(self, crew: Crew) -> None:
-        self.n_workers, self.fastest, self.has_compiler, self._crew = crew.n_workers, crew.fastest, crew.has_compiler, crew
+        self.n_workers, self.fastest, self.has_compiler, self._crew = (
+            crew.n_workers,
+            crew.fastest,
+            crew.has_compiler,
+            crew,
+        )
         self.times: list[float] = []
         self.painting_s = 0.0
 
-    def paint(self, assignment: Assignment, fields: Sequence[FieldFiles]) -> Iterator[Record]:
+    def paint(self, assignment: Assignment, fields: Sequence[FieldFiles]) -> Iterator[FieldOutcome]:
         for record in self._crew.paint(assignment, fields):
             self.times.append(time.perf_counter())
             self.painting_s += record.seconds
@@ -68,7 +74,12 @@ def paint(plate: str, model: str, address: str, n_workers: int) -> dict[str, flo
     with tempfile.TemporaryDirectory() as out, crew_at(address) as crew:
         crew.n_workers = n_workers
         timed = Timed(crew)
-        stain_plate(StainConfig(plate=plate, model=model, out=out, precision=os.environ["PRECISION"], compile="off"), timed)
+        stain_plate(
+            StainConfig(
+                plate=plate, model=model, out=out, precision=os.environ["PRECISION"], compile="off"
+            ),
+            timed,
+        )
     return {
         "plate_s": timed.times[-1] - timed.times[0],
         "painter_s": timed.painting_s / len(timed.times),
@@ -90,14 +101,22 @@ def crew_at(address: str) -> Iterator[Crew]:
 def measure(folder: Path) -> dict[str, float]:
     """All figures, by "way.figure"."""
     model = str(make_model(folder / "model", write_random_bundle(folder)))
-    plates = {n: str(write_plate(folder / f"plate{n}", range(1, n + 1), SHAPE_PX)) for n in N_FIELDS}
+    plates = {
+        n: str(write_plate(folder / f"plate{n}", range(1, n + 1), SHAPE_PX)) for n in N_FIELDS
+    }
     figures: dict[str, float] = {}
-    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(
+        2, multiprocessing.get_context("spawn"), max_tasks_per_child=1
+    ) as pool:
 
         def turn(way: str, address: str = "", n_workers: int = 1) -> None:
             for n in N_FIELDS:
-                for name, value in pool.submit(paint, plates[n], model, address, n_workers).result().items():
-                    figures[f"{way}.{name}_{n}"] = min(value, figures.get(f"{way}.{name}_{n}", value))
+                for name, value in (
+                    pool.submit(paint, plates[n], model, address, n_workers).result().items()
+                ):
+                    figures[f"{way}.{name}_{n}"] = min(
+                        value, figures.get(f"{way}.{name}_{n}", value)
+                    )
 
         nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
         try:
@@ -111,29 +130,64 @@ def measure(folder: Path) -> dict[str, float]:
         finally:
             nodes.shutdown()
         pair = [pool.submit(paint, plates[32], model, "", 1) for _ in range(2)]
-        figures["side_by_side.plate_s_32"] = sum(process.result()["plate_s"] for process in pair) / 2
+        figures["side_by_side.plate_s_32"] = (
+            sum(process.result()["plate_s"] for process in pair) / 2
+        )
     for way in ("here", "one_worker", "two_workers"):
         few, some, many = (figures[f"{way}.plate_s_{n}"] for n in N_FIELDS)
         figures[f"{way}.field_s"] = (many - some) / (N_FIELDS[2] - N_FIELDS[1])
-        figures[f"{way}.growth"] = figures[f"{way}.field_s"] / ((some - few) / (N_FIELDS[1] - N_FIELDS[0]))
-        figures[f"{way}.memory_growth"] = figures[f"{way}.peak_mb_{N_FIELDS[2]}"] / figures[f"{way}.peak_mb_{N_FIELDS[0]}"]
-    figures["two_workers.efficiency"] = figures["one_worker.field_s"] / (2 * figures["two_workers.field_s"])
-    figures["side_by_side.efficiency"] = figures["here.plate_s_32"] / figures["side_by_side.plate_s_32"]
+        figures[f"{way}.growth"] = figures[f"{way}.field_s"] / (
+            (some - few) / (N_FIELDS[1] - N_FIELDS[0])
+        )
+        figures[f"{way}.memory_growth"] = (
+            figures[f"{way}.peak_mb_{N_FIELDS[2]}"] / figures[f"{way}.peak_mb_{N_FIELDS[0]}"]
+        )
+    figures["two_workers.efficiency"] = figures["one_worker.field_s"] / (
+        2 * figures["two_workers.field_s"]
+    )
+    figures["side_by_side.efficiency"] = (
+        figures["here.plate_s_32"] / figures["side_by_side.plate_s_32"]
+    )
     return figures
 
 
 def main() -> int:
     """Print the figures; with --check, compare them with what is required."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
-    os.environ["PRECISION"] = Here().fastest()  # once for all: who is tried while another paints may find another
+    os.environ["PRECISION"] = (
+        Here().fastest()
+    )  # once for all: who is tried while another paints may find another
     with tempfile.TemporaryDirectory() as folder:
         figures = measure(Path(folder))
-    machine = {"cores": os.cpu_count(), "processor": platform.machine(), "torch": torch.__version__, "precision": os.environ["PRECISION"]}
-    print(json.dumps({"machine": machine, "figures": {name: float(f"{value:.4g}") for name, value in sorted(figures.items())}}, indent=1))
-    missed = [f"{name} is {figures[name]:.4g}, at most {most} is allowed" for name, most in AT_MOST.items() if figures[name] > most]
-    missed += [f"{name} is {figures[name]:.4g}, at least {least} is required" for name, least in AT_LEAST.items() if figures[name] < least]
+    machine = {
+        "cores": os.cpu_count(),
+        "processor": platform.machine(),
+        "torch": torch.__version__,
+        "precision": os.environ["PRECISION"],
+    }
+    print(
+        json.dumps(
+            {
+                "machine": machine,
+                "figures": {name: float(f"{value:.4g}") for name, value in sorted(figures.items())},
+            },
+            indent=1,
+        )
+    )
+    missed = [
+        f"{name} is {figures[name]:.4g}, at most {most} is allowed"
+        for name, most in AT_MOST.items()
+        if figures[name] > most
+    ]
+    missed += [
+        f"{name} is {figures[name]:.4g}, at least {least} is required"
+        for name, least in AT_LEAST.items()
+        if figures[name] < least
+    ]
     if check and missed:
         print("\n".join(missed), file=sys.stderr)
     return int(check and bool(missed))

@@ -37,13 +37,13 @@ import requests
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
-from adipocyte.config import TARGETS, GeneratorConfig, SegmenterConfig, build
-from adipocyte.delivery.client import StainClient
+from adipocyte.client import StainClient
+from adipocyte.config import GeneratorConfig, SegmenterConfig, build
+from adipocyte.domain import SEGMENTER, TARGETS
 from adipocyte.networks.unet import UNetSpec
 from adipocyte.plate.tiff import encode_stack
-from adipocyte.staining.bundle import SEGMENTER
 from adipocyte.training.generator import generator_spec
-from tests.served import N_Z, Server, make_bundle, make_model, planes, serve
+from tests.support.served import N_Z, Server, make_bundle, make_model, planes, serve
 
 AT_MOST = {
     "load.failures": 0,
@@ -61,8 +61,15 @@ TIMEOUT = ("--timeout", "1200")
 def specs(recipe: str) -> dict[str, UNetSpec]:
     """The networks of a *recipe*."""
     segmenter = build(SegmenterConfig, {"recipe": recipe})
-    generators = {target: generator_spec(build(GeneratorConfig, {"recipe": recipe, "target": target}), N_Z) for target in TARGETS}
-    return {SEGMENTER: UNetSpec(encoder=segmenter.encoder, in_channels=N_Z, architecture=segmenter.architecture)} | generators
+    generators = {
+        target: generator_spec(build(GeneratorConfig, {"recipe": recipe, "target": target}), N_Z)
+        for target in TARGETS
+    }
+    return {
+        SEGMENTER: UNetSpec(
+            encoder=segmenter.encoder, in_channels=N_Z, architecture=segmenter.architecture
+        )
+    } | generators
 
 
 def row(stack: bytes, magnification: object = 20) -> dict[str, object]:
@@ -73,25 +80,46 @@ def row(stack: bytes, magnification: object = 20) -> dict[str, object]:
 def malformed(stack: bytes) -> list[tuple[bytes, str]]:
     """Requests that cannot be answered, and what the refusal must say."""
     bodies: list[tuple[dict[str, object], str]] = [
-        ({"dataframe_records": [row(stack[: len(stack) // 2])]}, "if the file should have more, it is cut short"),
-        ({"dataframe_records": [row(b"no TIFF at all")]}, "row 0: the stack cannot be read as TIFF"),
-        ({"dataframe_records": [row(stack), row(encode_stack(planes(0, (64, 64))[:6]))]}, "row 1: the stack has 6 of 7 pages"),
+        (
+            {"dataframe_records": [row(stack[: len(stack) // 2])]},
+            "if the file should have more, it is cut short",
+        ),
+        (
+            {"dataframe_records": [row(b"no TIFF at all")]},
+            "row 0: the stack cannot be read as TIFF",
+        ),
+        (
+            {"dataframe_records": [row(stack), row(encode_stack(planes(0, (64, 64))[:6]))]},
+            "row 1: the stack has 6 of 7 pages",
+        ),
         ({"dataframe_records": [row(stack, 60)]}, "row 0: the model has not seen 60x"),
         ({"dataframe_records": [{"stak": "", "magnification": 20}]}, "missing inputs ['stack']"),
-        ({"dataframe_records": [row(stack)], "params": {"tile": 128}}, "there is no parameter ['tile']"),
+        (
+            {"dataframe_records": [row(stack)], "params": {"tile": 128}},
+            "there is no parameter ['tile']",
+        ),
     ]
-    return [(json.dumps(body).encode(), sentence) for body, sentence in bodies] + [(b'{"dataframe_records": [', "valid JSON")]
+    return [(json.dumps(body).encode(), sentence) for body, sentence in bodies] + [
+        (b'{"dataframe_records": [', "valid JSON")
+    ]
 
 
 def post(session: requests.Session, server: Server, body: bytes) -> requests.Response:
     """One request over a connection that is kept."""
-    return session.post(f"{server.url}/invocations", data=body, headers={"Content-Type": "application/json"}, timeout=1200)
+    return session.post(
+        f"{server.url}/invocations",
+        data=body,
+        headers={"Content-Type": "application/json"},
+        timeout=1200,
+    )
 
 
 def resident_mb(server: Server) -> float:
     """Resident memory of a server and all its children."""
     first = psutil.Process(server.pid)
-    return sum(process.memory_info().rss for process in [first, *first.children(recursive=True)]) / 1e6
+    return (
+        sum(process.memory_info().rss for process in [first, *first.children(recursive=True)]) / 1e6
+    )
 
 
 class Memory(threading.Thread):
@@ -127,7 +155,9 @@ def measure_load(folder: Path) -> dict[str, float]:
     model = make_model(folder / "fast", make_bundle(folder / "fast_bundle", specs("fast")))
     stack = encode_stack(planes(0, (SIDE_PX, SIDE_PX)))
     good, bad = json.dumps({"dataframe_records": [row(stack)]}).encode(), malformed(stack)
-    asked = [(good, "")] * (N_REQUESTS - N_REQUESTS // 10) + [bad[number % len(bad)] for number in range(N_REQUESTS // 10)]
+    asked = [(good, "")] * (N_REQUESTS - N_REQUESTS // 10) + [
+        bad[number % len(bad)] for number in range(N_REQUESTS // 10)
+    ]
     random.Random(0).shuffle(asked)
     times: list[float] = []
     counts = {"answered": 0, "failures": 0, "malformed_unrefused": 0}
@@ -143,10 +173,14 @@ def measure_load(folder: Path) -> dict[str, float]:
             with lock:
                 counts["answered"] += 1
                 if sentence:
-                    counts["malformed_unrefused"] += not (400 <= answer.status_code < 500 and sentence in answer.json()["message"])
+                    counts["malformed_unrefused"] += not (
+                        400 <= answer.status_code < 500 and sentence in answer.json()["message"]
+                    )
                 else:
                     times.append(took_s)
-                    counts["failures"] += not (answer.ok and set(TARGETS) <= answer.json()["predictions"][0].keys())
+                    counts["failures"] += not (
+                        answer.ok and set(TARGETS) <= answer.json()["predictions"][0].keys()
+                    )
 
         memory = Memory(server, lambda: counts["answered"])
         memory.start()
@@ -157,7 +191,10 @@ def measure_load(folder: Path) -> dict[str, float]:
         took_s = time.perf_counter() - start
         memory.stop()
     third = (N_REQUESTS - N_WARM) // 3
-    warm_mb, end_mb = memory.median_mb(N_WARM, N_WARM + third), memory.median_mb(N_REQUESTS - third, N_REQUESTS)
+    warm_mb, end_mb = (
+        memory.median_mb(N_WARM, N_WARM + third),
+        memory.median_mb(N_REQUESTS - third, N_REQUESTS),
+    )
     return {
         "load.failures": counts["failures"],
         "load.malformed_unrefused": counts["malformed_unrefused"],
@@ -175,13 +212,19 @@ def measure_overhead(folder: Path) -> dict[str, float]:
     side_px = 512
     field = planes(0, (side_px, side_px))
     mirrored = np.pad(field, [(0, 0), *((0, side - side_px) for side in FULL_PX)], mode="symmetric")
-    stack = np.clip(mirrored + np.random.default_rng(0).normal(0, 8, mirrored.shape), 0, 65535).astype(np.uint16)
+    stack = np.clip(
+        mirrored + np.random.default_rng(0).normal(0, 8, mirrored.shape), 0, 65535
+    ).astype(np.uint16)
     return measure_stack(folder, stack) | measure_numbers(folder, stack)
 
 
 def measure_stack(folder: Path, stack: np.ndarray) -> dict[str, float]:
     """From arrays to arrays through the client, less the networks."""
-    model = make_model(folder / "timed", make_bundle(folder / "small_bundle"), python_model=str(HERE / "timed_model.py"))
+    model = make_model(
+        folder / "timed",
+        make_bundle(folder / "small_bundle"),
+        python_model=str(HERE / "timed_model.py"),
+    )
     found = []
     with serve(model, folder / "log", *TIMEOUT) as server:
         client = StainClient(server.url, timeout_s=1200)
@@ -189,10 +232,18 @@ def measure_stack(folder: Path, stack: np.ndarray) -> dict[str, float]:
             start = time.perf_counter()
             client.stain(stack, 20)
             whole_s = time.perf_counter() - start
-            told = [line for line in (folder / "log").read_text().splitlines() if line.startswith("networks_s ")]
+            told = [
+                line
+                for line in (folder / "log").read_text().splitlines()
+                if line.startswith("networks_s ")
+            ]
             found.append((whole_s - float(told[-1].split()[1]), whole_s))
     overhead_s, whole_s = min(found[1:])
-    return {"overhead.stack_s": overhead_s, "overhead.stack_with_networks_s": whole_s, "overhead.stack_mb": encoded_mb(stack)}
+    return {
+        "overhead.stack_s": overhead_s,
+        "overhead.stack_with_networks_s": whole_s,
+        "overhead.stack_mb": encoded_mb(stack),
+    }
 
 
 def encoded_mb(stack: np.ndarray) -> float:
@@ -202,8 +253,15 @@ def encoded_mb(stack: np.ndarray) -> float:
 
 def measure_numbers(folder: Path, stack: np.ndarray) -> dict[str, float]:
     """The same stack as numbers, to a model that does nothing."""
-    signature = ModelSignature(inputs=Schema([TensorSpec(np.dtype(np.uint16), (-1, *stack.shape[:1], -1, -1))]))
-    mlflow.pyfunc.save_model(folder / "numbers", python_model=str(HERE / "numbers_model.py"), signature=signature, pip_requirements=[])
+    signature = ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype(np.uint16), (-1, *stack.shape[:1], -1, -1))])
+    )
+    mlflow.pyfunc.save_model(
+        folder / "numbers",
+        python_model=str(HERE / "numbers_model.py"),
+        signature=signature,
+        pip_requirements=[],
+    )
     with serve(folder / "numbers", folder / "log", *TIMEOUT) as server:
         memory = Memory(server, lambda: 0)
         memory.start()
@@ -216,24 +274,40 @@ def measure_numbers(folder: Path, stack: np.ndarray) -> dict[str, float]:
         memory.stop()
     if not (painted[0] == stack[:3]).all():
         raise RuntimeError("the numbers came back as others")
-    return {"overhead.numbers_s": took_s, "overhead.numbers_mb": len(body) / 1e6, "overhead.numbers_memory_mb": memory.most_mb}
+    return {
+        "overhead.numbers_s": took_s,
+        "overhead.numbers_mb": len(body) / 1e6,
+        "overhead.numbers_memory_mb": memory.most_mb,
+    }
 
 
 def measure_report(folder: Path) -> dict[str, float]:
     """Loading a model with the report's networks in a new process, and the server's start until it answers."""
     model = make_model(folder / "report", make_bundle(folder / "report_bundle", specs("report")))
     code = "import time, mlflow, sys\nt = time.perf_counter()\nmlflow.pyfunc.load_model(sys.argv[1])\nprint(time.perf_counter() - t)"
-    loaded = subprocess.run([sys.executable, "-c", code, str(model)], cwd=HERE.parent, capture_output=True, text=True, check=True)
+    loaded = subprocess.run(
+        [sys.executable, "-c", code, str(model)],
+        cwd=HERE.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     start = time.perf_counter()
     with serve(model, folder / "log"):
         start_s = time.perf_counter() - start
     size_mb = sum(path.stat().st_size for path in model.rglob("*.safetensors")) / 1e6
-    return {"report.load_s": float(loaded.stdout.split()[-1]), "report.server_start_s": start_s, "report.bundle_mb": size_mb}
+    return {
+        "report.load_s": float(loaded.stdout.split()[-1]),
+        "report.server_start_s": start_s,
+        "report.bundle_mb": size_mb,
+    }
 
 
 def main() -> int:
     """Print the figures; with --check, compare them with what is required."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
     figures = {}
@@ -242,8 +316,17 @@ def main() -> int:
             figures |= measure(Path(folder))
     machine = {"device": platform.processor() or platform.machine(), "cores": os.cpu_count()}
     rounded = {name: float(f"{value:.4g}") for name, value in figures.items()}
-    print(json.dumps({"machine": machine, "clients": CLIENTS, "requests": N_REQUESTS, "figures": rounded}, indent=1))
-    missed = [f"{name} is {figures[name]:.4g}, at most {most} is required" for name, most in AT_MOST.items() if figures[name] > most]
+    print(
+        json.dumps(
+            {"machine": machine, "clients": CLIENTS, "requests": N_REQUESTS, "figures": rounded},
+            indent=1,
+        )
+    )
+    missed = [
+        f"{name} is {figures[name]:.4g}, at most {most} is required"
+        for name, most in AT_MOST.items()
+        if figures[name] > most
+    ]
     if check and missed:
         print("\n".join(missed), file=sys.stderr)
     return int(check and bool(missed))

@@ -26,19 +26,22 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from adipocyte.domain import SEGMENTER
 from adipocyte.networks.files import load_network
-from adipocyte.networks.inference import DTYPES
 from adipocyte.networks.unet import DIVISOR
-from adipocyte.staining.bundle import SEGMENTER
-from adipocyte.staining.machine import pin_threads
 from adipocyte.staining.stainer import Stainer
+from adipocyte.system.machine import DTYPES, pin_threads
 from benchmarks.painting import REPORT, resident_mb
-from tests.bundles import write_random_bundle
+from tests.support.bundles import write_random_bundle
 
 FIELD_PX = (2154, 2554)
 CROP_PX, STRIDE_PX = 1024, 512
 NETWORKS = (SEGMENTER, "A1", "A2", "A3")
-AT_LEAST = {"plate.share_of_peak": 0.85, "plate.times_published": 6.5, "plate.times_published_equal_tiling": 2.0}
+AT_LEAST = {
+    "plate.share_of_peak": 0.85,
+    "plate.times_published": 6.5,
+    "plate.times_published_equal_tiling": 2.0,
+}
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -66,7 +69,9 @@ def peak_gflops(dtype: torch.dtype) -> float:
     for side in (1024, 2048, 4096) if DEVICE.type == "cpu" else (4096, 8192, 16384):
         left, right = (torch.randn(side, side, device=DEVICE).to(dtype) for _ in range(2))
         left @ right
-        best = max(best, 2 * side**3 / seconds(lambda left=left, right=right: left @ right, 5) / 1e9)
+        best = max(
+            best, 2 * side**3 / seconds(lambda left=left, right=right: left @ right, 5) / 1e9
+        )
     return best
 
 
@@ -137,8 +142,12 @@ def measure_published(networks: dict[str, tuple[int, nn.Module]]) -> dict[str, f
     field = torch.randn((1, 8, *FIELD_PX))
     start = time.perf_counter()
     with torch.inference_mode():
-        for (y, x), (in_channels, network) in tqdm(list(itertools.product(crops, networks.values())), desc="published", unit="crop"):
-            network(field[:, :in_channels, y : y + CROP_PX, x : x + CROP_PX].to(DEVICE).contiguous()).cpu()
+        for (y, x), (in_channels, network) in tqdm(
+            list(itertools.product(crops, networks.values())), desc="published", unit="crop"
+        ):
+            network(
+                field[:, :in_channels, y : y + CROP_PX, x : x + CROP_PX].to(DEVICE).contiguous()
+            ).cpu()
     return {"crops": len(crops), "field_s": time.perf_counter() - start}
 
 
@@ -147,17 +156,24 @@ def measure(folder: Path) -> dict[str, float]:
     pin_threads()
     bundle = write_random_bundle(folder, encoder="resnet152", wide=REPORT)
     cell = np.random.default_rng(0).integers(1000, 3000, (7, 500, 500), dtype=np.uint16)
-    planes = np.tile(cell, (1, -(-FIELD_PX[0] // 500), -(-FIELD_PX[1] // 500)))[:, : FIELD_PX[0], : FIELD_PX[1]].copy()
+    planes = np.tile(cell, (1, -(-FIELD_PX[0] // 500), -(-FIELD_PX[1] // 500)))[
+        :, : FIELD_PX[0], : FIELD_PX[1]
+    ].copy()
     loaded = {name: load_network(bundle / name, DEVICE) for name in NETWORKS}
     published = {name: (spec.in_channels, network) for name, (spec, network) in loaded.items()}
     padded_px = (FIELD_PX[0] + -FIELD_PX[0] % DIVISOR) * (FIELD_PX[1] + -FIELD_PX[1] % DIVISOR)
-    flop = padded_px * sum(flop_per_px(network, in_channels) for in_channels, network in published.values())
+    flop = padded_px * sum(
+        flop_per_px(network, in_channels) for in_channels, network in published.values()
+    )
     peaks = {precision: [peak_gflops(dtype)] for precision, dtype in DTYPES.items()}
     figures = {"field.tflop": flop / 1e12}
     figures |= {f"published.{name}": value for name, value in measure_published(published).items()}
     del loaded, published
     for way, compiled in (("request", False), ("plate", True)):
-        figures |= {f"{way}.{name}": value for name, value in measure_ours(bundle, planes, flop, compiled).items()}
+        figures |= {
+            f"{way}.{name}": value
+            for name, value in measure_ours(bundle, planes, flop, compiled).items()
+        }
         for precision, dtype in DTYPES.items():
             peaks[precision].append(peak_gflops(dtype))
     figures |= {f"peak_{precision}.gflops": max(seen) for precision, seen in peaks.items()}
@@ -171,19 +187,35 @@ def measure(folder: Path) -> dict[str, float]:
 
 def main() -> int:
     """Print the figures; with --check, compare them with what is required on a CPU."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
     with tempfile.TemporaryDirectory() as folder:
         figures = measure(Path(folder))
     machine = {
-        "device": torch.cuda.get_device_name() if DEVICE.type == "cuda" else platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name()
+        if DEVICE.type == "cuda"
+        else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
-    print(json.dumps({"machine": machine, "figures": {name: float(f"{value:.4g}") for name, value in sorted(figures.items())}}, indent=1))
-    missed = [f"{name} is {figures[name]:.4g}, at least {least} is required" for name, least in AT_LEAST.items() if figures[name] < least]
+    print(
+        json.dumps(
+            {
+                "machine": machine,
+                "figures": {name: float(f"{value:.4g}") for name, value in sorted(figures.items())},
+            },
+            indent=1,
+        )
+    )
+    missed = [
+        f"{name} is {figures[name]:.4g}, at least {least} is required"
+        for name, least in AT_LEAST.items()
+        if figures[name] < least
+    ]
     if check and missed:
         print("\n".join(missed), file=sys.stderr)
     return int(check and bool(missed))

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from adipocyte.networks.inference import make_ready
+from adipocyte.networks.predictor import make_ready
+from adipocyte.networks.tiles import Tiling, halo_of, predict_windows, smallest_tile_px
 from adipocyte.networks.unet import UNetSpec
-from adipocyte.networks.whole_field import Tiling, halo_of, predict_windows, smallest_tile_px
 from adipocyte.simulation import simulate_field
-from tests.bundles import random_network
+from tests.support.bundles import random_network
 
 SHAPE_PX = (2400, 512)
 RANGE_COUNTS = 4000
@@ -49,15 +49,23 @@ def near_a_border(side_px: int, tiling: Tiling) -> np.ndarray:
 def measure(spec: UNetSpec) -> dict[str, float]:
     """The figures of one network."""
     torch.manual_seed(0)
-    network, predict = make_ready(random_network(spec), spec.in_channels, torch.device("cpu"), "32", compiled=False)
+    network, predict = make_ready(
+        random_network(spec), spec.in_channels, torch.device("cpu"), "32", compiled=False
+    )
     piece = simulate_field(20, (800, SHAPE_PX[1]), seed=0).planes.astype(np.float32)
-    source = np.pad((piece - piece.mean()) / piece.std(), ((0, 0), (0, SHAPE_PX[0] - 800), (0, 0)), mode="symmetric")
+    source = np.pad(
+        (piece - piece.mean()) / piece.std(),
+        ((0, 0), (0, SHAPE_PX[0] - 800), (0, 0)),
+        mode="symmetric",
+    )
     whole = predict_windows(predict, lambda window: source[(slice(None), *window)], SHAPE_PX)
     scale = RANGE_COUNTS / np.ptp(whole)
     figures: dict[str, float] = {"halo_px": halo_of(network, spec.in_channels)}
     for name, halo_px in (("", figures["halo_px"]), ("halo_64_", 64)):
         tiling = Tiling(smallest_tile_px(halo_px), halo_px)
-        tiled = predict_windows(predict, lambda window: source[(slice(None), *window)], SHAPE_PX, tiling)
+        tiled = predict_windows(
+            predict, lambda window: source[(slice(None), *window)], SHAPE_PX, tiling
+        )
         off, near = scale * np.abs(tiled - whole), near_a_border(SHAPE_PX[0], tiling)
         between = slice(near.argmax(), len(near) - near[::-1].argmax())
         figures |= {
@@ -73,20 +81,34 @@ def misses(name: str, figures: dict[str, float]) -> list[str]:
     """What a network's *figures* miss of what is required."""
     missed = []
     if figures["mean_percent"] > MOST_PERCENT:
-        missed.append(f"{name}.mean_percent is {figures['mean_percent']:.4g}, at most {MOST_PERCENT} is allowed")
+        missed.append(
+            f"{name}.mean_percent is {figures['mean_percent']:.4g}, at most {MOST_PERCENT} is allowed"
+        )
     most = max(MOST_TIMES * figures["elsewhere_counts"], NOTHING_COUNTS)
     if figures["near_counts"] > most:
-        missed.append(f"{name}.near_counts is {figures['near_counts']:.4g}, at most {most:.4g} is allowed")
+        missed.append(
+            f"{name}.near_counts is {figures['near_counts']:.4g}, at most {most:.4g} is allowed"
+        )
     return missed
 
 
 def main() -> int:
     """Print the figures; with --check, compare them with what is required."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
     figures = {name: measure(spec) for name, spec in tqdm(NETWORKS.items(), unit="network")}
-    print(json.dumps({name: {key: float(f"{value:.4g}") for key, value in found.items()} for name, found in figures.items()}, indent=1))
+    print(
+        json.dumps(
+            {
+                name: {key: float(f"{value:.4g}") for key, value in found.items()}
+                for name, found in figures.items()
+            },
+            indent=1,
+        )
+    )
     missed = [line for name, found in figures.items() for line in misses(name, found)]
     if check and missed:
         print("\n".join(missed), file=sys.stderr)

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from adipocyte.delivery.stainer_model import StainerModel
-from adipocyte.networks.inference import Predict
+from adipocyte.delivery.serving.model import StainerModel
+from adipocyte.networks.predictor import Predict
 
 
 class TimedModel(StainerModel):
@@ -21,7 +21,10 @@ class TimedModel(StainerModel):
         predict |= {name: self._watched(run) for name, run in predict.items()}
 
     def predict(
-        self, context: mlflow.pyfunc.PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+        self,
+        context: mlflow.pyfunc.PythonModelContext,
+        model_input: pd.DataFrame,
+        params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
         self._networks_s = 0.0
         answer = super().predict(context, model_input, params)

@@ -24,14 +24,16 @@ from lightning_fabric import Fabric
 from torch.nn.functional import l1_loss
 
 from adipocyte.config import GeneratorConfig, PreprocessConfig, build
+from adipocyte.domain import FieldKey
 from adipocyte.networks.losses import adversarial_loss, discriminator_loss, spectral_loss
 from adipocyte.networks.unet import build_unet
-from adipocyte.plate.reader import FieldKey, RawField, write_field
-from adipocyte.store.prepare import prepare
+from adipocyte.plate.fields import RawField, write_field
+from adipocyte.preparation.prepare import prepare
 from adipocyte.store.reader import Store
+from adipocyte.system.machine import has_bf16
 from adipocyte.training.augmentations import Augmenter
 from adipocyte.training.collapse import judgement
-from adipocyte.training.device import has_bf16, make_fabric, update
+from adipocyte.training.device import make_fabric, update
 from adipocyte.training.generator import build_discriminator, generator_spec, opinion, weighted
 from adipocyte.training.journal import SEND_EVERY, Journal
 from adipocyte.training.patches import Patches, patch_loader
@@ -59,7 +61,9 @@ def seconds(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, fl
     return {name: min(found) for name, found in times.items()}
 
 
-def gan_step(config: GeneratorConfig, fabric: Fabric, layout: torch.memory_format) -> Callable[[], object]:
+def gan_step(
+    config: GeneratorConfig, fabric: Fabric, layout: torch.memory_format
+) -> Callable[[], object]:
     """One step of `train_generator` on a batch that is already there."""
     torch.manual_seed(0)
     spec = generator_spec(config, 7)
@@ -87,9 +91,17 @@ def noise_store(folder: Path) -> Store:
     random = np.random.default_rng(0)
     for well in ("B03", "B04", "C02", "C03"):
         planes = random.integers(500, 4000, (7, 512, 512), dtype=np.uint16)
-        write_field(folder / "plate", FieldKey(20, well, 1), RawField(planes, {"A1": planes[0], "A2": planes[1]}))
+        write_field(
+            folder / "plate",
+            FieldKey(20, well, 1),
+            RawField(planes, {"A1": planes[0], "A2": planes[1]}),
+        )
     config = PreprocessConfig(
-        plate=str(folder / "plate"), store=str(folder / "store"), align="none", validation_wells="B03", test_wells="B04"
+        plate=folder / "plate",
+        store=folder / "store",
+        align="none",
+        validation_wells="B03",
+        test_wells="B04",
     )
     return prepare(config)
 
@@ -98,9 +110,16 @@ def loader_pace(store: Store, config: GeneratorConfig, workers: int, n_steps: in
     """Patches per second that a loader gives to a trainer who takes them as fast as they come, once its workers have started."""
     augmenter = Augmenter(config.patch_px, config.augment_p, config.rotate_deg)
     patches = Patches(
-        store, "A2", (lambda key, window: np.zeros(store.shape(key), bool)[window],), augmenter, patch_px=config.patch_px, seed=0
+        store,
+        "A2",
+        (lambda key, window: np.zeros(store.shape(key), bool)[window],),
+        augmenter,
+        patch_px=config.patch_px,
+        seed=0,
     )
-    batches = patch_loader(make_fabric("32"), patches, config.batch, workers, range(n_steps + 2 * max(workers, 1)))
+    batches = patch_loader(
+        make_fabric("32"), patches, config.batch, workers, range(n_steps + 2 * max(workers, 1))
+    )
     for _ in range(2 * max(workers, 1)):  # what was read ahead while the workers started
         next(batches)
     start = time.perf_counter()
@@ -113,10 +132,22 @@ def logging_s(folder: Path) -> float:
     """Seconds for each step that its records take, on their way into MLflow's SQLite file."""
     import mlflow
 
-    from adipocyte.delivery.trainings import MlflowTracker
+    from adipocyte.delivery.runs.tracker import MlflowTracker
 
     mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
-    names = ["g_loss", "d_loss", "mae", "spectral", "adversarial", "g_gradient", "d_gradient", "d_real", "d_fake", "d_gap", "d_accuracy"]
+    names = [
+        "g_loss",
+        "d_loss",
+        "mae",
+        "spectral",
+        "adversarial",
+        "g_gradient",
+        "d_gradient",
+        "d_real",
+        "d_fake",
+        "d_gap",
+        "d_accuracy",
+    ]
     with mlflow.start_run() as run:
         journal, step = Journal(MlflowTracker(run), {}), 0
 
@@ -133,7 +164,9 @@ def measure(repeats: int) -> dict[str, float]:
     """Every figure, all from this one run."""
     figures: dict[str, float] = {}
     on_gpu = torch.cuda.is_available()
-    fast, report = (build(GeneratorConfig, {"target": "A2", "recipe": recipe}) for recipe in ("fast", "report"))
+    fast, report = (
+        build(GeneratorConfig, {"target": "A2", "recipe": recipe}) for recipe in ("fast", "report")
+    )
     if not on_gpu:
         report = dataclasses.replace(report, batch=4)
     with tempfile.TemporaryDirectory() as scratch:
@@ -148,9 +181,12 @@ def measure(repeats: int) -> dict[str, float]:
             figures[f"{name}.step_float32_s"] = found["plain"]
             figures[f"{name}.bf16_channels_last_to_float32"] = found["plain"] / found["native"]
             for workers in (1, 2):
-                figures[f"{name}.loader_{workers}_workers_patches_per_s"] = loader_pace(store, config, workers, n_steps=800 // config.batch)
+                figures[f"{name}.loader_{workers}_workers_patches_per_s"] = loader_pace(
+                    store, config, workers, n_steps=800 // config.batch
+                )
             figures[f"{name}.loader_2_workers_to_step"] = (
-                figures[f"{name}.loader_2_workers_patches_per_s"] / figures[f"{name}.step_patches_per_s"]
+                figures[f"{name}.loader_2_workers_patches_per_s"]
+                / figures[f"{name}.step_patches_per_s"]
             )
             del plain, native
         if find_spec("mlflow"):
@@ -161,20 +197,47 @@ def measure(repeats: int) -> dict[str, float]:
 
 def main() -> int:
     """Print the figures; with --check, tell whether they are what is required."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--repeats", type=int, default=5)
     given = parser.parse_args()
     figures = measure(given.repeats)
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-    machine = {"device": device, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__}
-    print(json.dumps({"machine": machine, "figures": {name: round(value, 4) for name, value in figures.items()}}, indent=1))
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else platform.processor() or platform.machine()
+    )
+    machine = {
+        "device": device,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    print(
+        json.dumps(
+            {
+                "machine": machine,
+                "figures": {name: round(value, 4) for name, value in figures.items()},
+            },
+            indent=1,
+        )
+    )
     if not given.check:
         return 0
     native = has_bf16()
-    missed = [f"{name} is {figures[name]:.3f}, at least {least} is required" for name, least in AT_LEAST.items() if figures[name] < least]
+    missed = [
+        f"{name} is {figures[name]:.3f}, at least {least} is required"
+        for name, least in AT_LEAST.items()
+        if figures[name] < least
+    ]
     missed = [line for line in missed if native or "bf16" not in line]
-    missed += [f"{name} is {figures[name]:.4f}, at most {most} is allowed" for name, most in AT_MOST.items() if figures.get(name, 0) > most]
+    missed += [
+        f"{name} is {figures[name]:.4f}, at most {most} is allowed"
+        for name, most in AT_MOST.items()
+        if figures.get(name, 0) > most
+    ]
     print("\n".join(missed), file=sys.stderr)
     return int(bool(missed))
 

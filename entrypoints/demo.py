@@ -1,7 +1,6 @@
 """`make demo`: the whole way on a simulated plate, with a table and a picture at its end."""
 
 import time
-from pathlib import Path
 
 from adipocyte.config import DemoConfig
 from entrypoints.command import command
@@ -13,23 +12,26 @@ def demo(config: DemoConfig) -> None:
     """Simulate a small plate, run `main` on it with recipe=fast, stain a held-out field and show what came out."""
     import mlflow
 
-    from adipocyte.delivery.evaluations import REPORT, TABLE
-    from adipocyte.delivery.registry import load_stainer
-    from adipocyte.delivery.tracking import VERSION, newest_run, step_run, write_json
+    from adipocyte.delivery.models.evaluate import REPORT, TABLE
+    from adipocyte.delivery.models.load import load_stainer
+    from adipocyte.delivery.runs.runs import VERSION_TAG, newest_run, step_run
     from adipocyte.evaluation.pictures import preview
     from adipocyte.store.reader import Store
+    from adipocyte.system.files import write_json
 
-    start, out = time.monotonic(), Path(config.out)
+    start, out = time.monotonic(), config.out
     plate, folder = out / "plate", out / "store"
     with step_run("demo", config):
         run_step("simulate", {"out": plate, "magnifications": "20", "fovs": 2, "seed": config.seed})
         run_step("main", {"plate": plate, "store": folder, "recipe": "fast", "seed": config.seed})
         store = Store(folder)
-        version = mlflow.get_run(newest_run("register", store.digest)).data.tags[VERSION]
+        version = mlflow.get_run(newest_run("register", store.digest)).data.tags[VERSION_TAG]
         judged = mlflow.get_run(newest_run("evaluate", store.digest))
         figures = judged.data.metrics
         table = mlflow.artifacts.load_text(f"{judged.info.artifact_uri}/{TABLE}")
-        (out / REPORT).write_text(mlflow.artifacts.load_text(f"{judged.info.artifact_uri}/{REPORT}"))
+        (out / REPORT).write_text(
+            mlflow.artifacts.load_text(f"{judged.info.artifact_uri}/{REPORT}")
+        )
         model = f"models:/adipocyte/{version}"
         stainer = load_stainer(model)
         figure = preview(stainer, store, store.keys("test")[0])
@@ -48,10 +50,14 @@ def demo(config: DemoConfig) -> None:
             "seconds": seconds,
         },
     )
-    print(f"\n{model}, judged on the held-out wells {', '.join(store.manifest.split['test'])} after {seconds} s:\n")
+    print(
+        f"\n{model}, judged on the held-out wells {', '.join(store.manifest.split['test'])} after {seconds} s:\n"
+    )
     print(table)
     print(f"\nThe picture of a held-out field: {out / 'preview.png'}; all of them: {out / REPORT}")
-    print(f"Next: make ui, or mlflow models serve -m {model} --env-manager local (in .venv: source .venv/bin/activate)")
+    print(
+        f"Next: make ui, or mlflow models serve -m {model} --env-manager local (in .venv: source .venv/bin/activate)"
+    )
 
 
 if __name__ == "__main__":

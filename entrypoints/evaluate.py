@@ -13,10 +13,17 @@ def evaluate(config: EvaluateConfig) -> None:
     (-P truth and -P prediction).
     """
     if bool(config.truth) != bool(config.prediction) or (config.truth and config.runs):
-        raise ConfigError("judge one thing: -P model=<address>, or -P runs=<ids>, or -P truth=<folder> and -P prediction=<folder>")
+        raise ConfigError(
+            "judge one thing: -P model=<address>, or -P runs=<ids>, or -P truth=<folder> and -P prediction=<folder>"
+        )
 
-    from adipocyte.delivery.evaluations import REPORT, evaluate_folders, evaluate_model, evaluate_runs
-    from adipocyte.evaluation.judgement import table
+    from adipocyte.delivery.models.evaluate import (
+        REPORT,
+        evaluate_folders,
+        evaluate_model,
+        evaluate_runs,
+    )
+    from adipocyte.evaluation.tables import table
 
     judged = evaluate_folders if config.truth else evaluate_runs if config.runs else evaluate_model
     print(table(judged(config)))

@@ -1,13 +1,22 @@
 """`mlflow run . -P plate=…`: the whole way, a parent run with one child run for each step."""
 
-import dataclasses
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from adipocyte.config import EvaluateConfig, GeneratorConfig, MainConfig, PreprocessConfig, RegisterConfig, SegmenterConfig
+from adipocyte.config import (
+    EvaluateConfig,
+    GeneratorConfig,
+    MainConfig,
+    PreprocessConfig,
+    RegisterConfig,
+    SegmenterConfig,
+    plain,
+    spelled,
+)
 from adipocyte.errors import RunError
+from adipocyte.system.files import short_digest
 from entrypoints.command import command, only
 
 
@@ -19,36 +28,49 @@ def main(config: MainConfig, extra: dict[str, Any]) -> None:
     """
     import mlflow
 
-    from adipocyte.delivery.tracking import VERSION, adopt_children, interrupted_run, settings_digest, step_run
+    from adipocyte.delivery.runs.runs import (
+        VERSION_TAG,
+        adopt_children,
+        interrupted_run,
+        step_run,
+    )
     from adipocyte.plate.scan import scan_plate
     from adipocyte.store.reader import Store
 
-    scan_plate(Path(config.plate))
-    given = {"plate": config.plate, "recipe": config.recipe, "store": config.store, "seed": config.seed, **extra}
-    digest = settings_digest({**dataclasses.asdict(config), **extra})
+    scan_plate(config.plate)
+    given = {
+        "plate": config.plate,
+        "recipe": config.recipe,
+        "store": config.store,
+        "seed": config.seed,
+        **extra,
+    }
+    digest = short_digest({**plain(config), **extra})
     before = interrupted_run("main", digest)
     with step_run("main", config, settings=digest):
         mlflow.log_params({f"config.{name}": value for name, value in extra.items()})
-        mlflow.log_dict({**dataclasses.asdict(config), **extra}, "config.json")
+        mlflow.log_dict({**plain(config), **extra}, "config.json")
         if before:
             adopt_children(before)
         run_step("preprocess", only(PreprocessConfig, given))
-        store = Store(Path(config.store))
+        store = Store(config.store)
         segmenter = train(store, "train_segmenter", only(SegmenterConfig, given))
         runs = {"segmenter": segmenter}
         for target in store.manifest.targets:
             settings = only(GeneratorConfig, given | {"target": target, "segmenter": segmenter})
             runs[target.lower()] = train(store, "train_gan", settings)
-        registered = run_step("register", only(RegisterConfig, {**given, **runs, "name": config.name}))
-        model = f"models:/{config.name}/{registered.data.tags[VERSION]}"
+        registered = run_step(
+            "register", only(RegisterConfig, {**given, **runs, "name": config.name})
+        )
+        model = f"models:/{config.name}/{registered.data.tags[VERSION_TAG]}"
         run_step("evaluate", only(EvaluateConfig, given | {"model": model}))
     print(f"{model} is registered as {registered.data.tags['adipocyte.alias']}. Next: mlflow ui")
 
 
 def train(store: Any, step: str, settings: dict[str, Any]) -> str:
     """Run a training step, unless it was ready, or begun, before an interruption. Returns the id of the step's run."""
-    from adipocyte.delivery.tracking import child_of
-    from adipocyte.delivery.trainings import is_resumable
+    from adipocyte.delivery.runs.runs import child_of
+    from adipocyte.delivery.runs.training import is_resumable
 
     child = child_of(step, store.digest, settings.get("target", ""))
     if child and child.info.status == "FINISHED":
@@ -68,10 +90,15 @@ def run_step(entry_point: str, settings: dict[str, Any]) -> Any:
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     try:
         submitted = mlflow.projects.run(
-            uri=str(Path(__file__).parent.parent), entry_point=entry_point, parameters=settings, env_manager="local"
+            uri=str(Path(__file__).parent.parent),
+            entry_point=entry_point,
+            parameters={name: spelled(value) for name, value in settings.items()},
+            env_manager="local",
         )
     except mlflow.exceptions.ExecutionException as error:
-        raise RunError(f"the step {entry_point} failed, as it says above; mend that and run the same command again") from error
+        raise RunError(
+            f"the step {entry_point} failed, as it says above; mend that and run the same command again"
+        ) from error
     return mlflow.get_run(submitted.run_id)
 
 

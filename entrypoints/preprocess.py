@@ -10,16 +10,22 @@ def preprocess(config: PreprocessConfig) -> None:
 
     Typed again after an interruption it goes on with the fields that were not finished.
     """
-    from adipocyte.store.prepare import prepare
+    from adipocyte.preparation.prepare import prepare
 
     store = prepare(config)
 
     import mlflow
 
-    from adipocyte.delivery.tracking import log_table, step_run
-    from adipocyte.plate.scan import problem_table
-    from adipocyte.store.alignments import alignment_sentences, sites_json
-    from adipocyte.store.pictures import histogram_plot, mask_sheet, quality_rows, quality_sheet
+    from adipocyte.delivery.runs.runs import log_table, step_run
+    from adipocyte.plate.problems import problem_table
+    from adipocyte.preparation.alignment import alignment_sentences
+    from adipocyte.preparation.pictures import (
+        histogram_plot,
+        mask_sheet,
+        quality_rows,
+        quality_sheet,
+    )
+    from adipocyte.store.alignments import sites_json
 
     manifest = store.manifest
     flagged = {key: entry.flags for key, entry in manifest.fields.items() if entry.flags}
@@ -27,9 +33,16 @@ def preprocess(config: PreprocessConfig) -> None:
         mlflow.log_artifact(str(store.folder / "manifest.json"))
         for magnification, channels in manifest.scalings.items():
             for channel, (mean, std) in channels.items():
-                mlflow.log_metrics({f"mean_{channel}_{magnification}x": mean, f"std_{channel}_{magnification}x": std})
+                mlflow.log_metrics(
+                    {
+                        f"mean_{channel}_{magnification}x": mean,
+                        f"std_{channel}_{magnification}x": std,
+                    }
+                )
         skipped = {problem.where for problem in manifest.problems}
-        mlflow.log_metrics({"fields": len(manifest.fields), "flagged": len(flagged), "skipped": len(skipped)})
+        mlflow.log_metrics(
+            {"fields": len(manifest.fields), "flagged": len(flagged), "skipped": len(skipped)}
+        )
         mlflow.log_dict(sites_json(manifest.alignments), "alignment.json")
         log_table(quality_rows(store), "quality")
         mlflow.log_figure(quality_sheet(store), "quality.png")
@@ -42,10 +55,16 @@ def preprocess(config: PreprocessConfig) -> None:
     for key, sentences in flagged.items():
         print(f"Flagged, field {key}: {'; '.join(sentences)}")
     if flagged and config.flagged == "keep":
-        print(f"{len(flagged)} flagged fields are trained on all the same; -P flagged=leave_out trains without them.")
+        print(
+            f"{len(flagged)} flagged fields are trained on all the same; -P flagged=leave_out trains without them."
+        )
     if shared := set(manifest.split["validation"]) & set(manifest.split["test"]):
-        print(f"Few wells: {', '.join(sorted(shared))} both chooses the best networks and judges them, so its figures flatter a little.")
-    print(f"{len(manifest.fields)} fields in {store.folder} (store {store.digest}); {manifest.n_ignored} other files were left alone.")
+        print(
+            f"Few wells: {', '.join(sorted(shared))} both chooses the best networks and judges them, so its figures flatter a little."
+        )
+    print(
+        f"{len(manifest.fields)} fields in {store.folder} (store {store.digest}); {manifest.n_ignored} other files were left alone."
+    )
     print(f"Next: {next_command('train_segmenter', config.store)}")
 
 

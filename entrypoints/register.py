@@ -1,7 +1,5 @@
 """`mlflow run . -e register`: the newest networks to a registered model."""
 
-from pathlib import Path
-
 from adipocyte.config import RegisterConfig
 from entrypoints.command import command
 
@@ -11,26 +9,43 @@ def register(config: RegisterConfig) -> None:
     """Bundle the networks of the given runs, or the newest of each, and register them; champion if better on the validation wells."""
     from adipocyte.store.reader import Store
 
-    store = Store(Path(config.store))
+    store = Store(config.store)
 
     import mlflow
 
-    from adipocyte.delivery import registry
-    from adipocyte.delivery.tracking import VERSION, newest_run, segmenter_of, step_run
-    from adipocyte.staining.bundle import SEGMENTER
+    from adipocyte.delivery.models import register as registry
+    from adipocyte.delivery.runs.runs import VERSION_TAG, newest_run, segmenter_of, step_run
+    from adipocyte.domain import SEGMENTER
 
     given = {"A1": config.a1, "A2": config.a2, "A3": config.a3}
-    runs = {target: given[target] or newest_run("train_gan", store.digest, target) for target in store.manifest.targets}
+    runs = {
+        target: given[target] or newest_run("train_gan", store.digest, target)
+        for target in store.manifest.targets
+    }
     runs[SEGMENTER] = config.segmenter or segmenter_of(runs["A1"])
     with step_run("register", config, store=store.digest):
         registered = registry.register(store, runs, config)
-        mlflow.set_tags({VERSION: registered.version, "adipocyte.alias": registered.alias, "adipocyte.reason": registered.reason})
-    known = "" if registered.is_new else ", registered before from the same runs, store and settings with the same code"
-    print(f"{registered.uri} is {registered.alias or 'a version without alias'}{known}: {registered.reason}.")
+        mlflow.set_tags(
+            {
+                VERSION_TAG: registered.version,
+                "adipocyte.alias": registered.alias,
+                "adipocyte.reason": registered.reason,
+            }
+        )
+    known = (
+        ""
+        if registered.is_new
+        else ", registered before from the same runs, store and settings with the same code"
+    )
+    print(
+        f"{registered.uri} is {registered.alias or 'a version without alias'}{known}: {registered.reason}."
+    )
     print(f"Intensities: {registered.intensities}, as the validation wells prefer.")
     for model_id in registered.left_over:
         remedy = f"""python -c "import mlflow; mlflow.MlflowClient().delete_logged_model('{model_id}')\""""
-        print(f"The logged model {model_id} is left over from a registration that was interrupted; to remove it: {remedy}")
+        print(
+            f"The logged model {model_id} is left over from a registration that was interrupted; to remove it: {remedy}"
+        )
     print(f"Next: mlflow models serve -m {registered.address} --env-manager local")
 
 

@@ -12,27 +12,37 @@ def stain(config: StainConfig) -> None:
 
     import mlflow
 
-    from adipocyte.delivery.batch import MANIFEST, Here, stain_plate
-    from adipocyte.delivery.output import Output
-    from adipocyte.delivery.tracking import step_run
-    from adipocyte.plate.scan import problem_table
+    from adipocyte.delivery.batch.output import Output
+    from adipocyte.delivery.batch.plate import PLATE_MANIFEST, Here, stain_plate
+    from adipocyte.delivery.runs.runs import step_run
+    from adipocyte.plate.problems import problem_table
 
     with step_run("stain", config), contextlib.ExitStack() as stack:
         crew = Here()
         if config.cluster:
-            from adipocyte.delivery.cluster import joined
+            from adipocyte.delivery.batch.cluster import joined
 
             crew = stack.enter_context(joined(config.cluster, config.worker_cpus))
         result = stain_plate(config, crew)
-        mlflow.log_metrics({"painted": len(result.painted), "skipped": len(result.skipped), "problems": len(result.problems)})
-        mlflow.log_text(Output(config.out).read(MANIFEST).decode(), MANIFEST)
+        mlflow.log_metrics(
+            {
+                "painted": len(result.painted),
+                "skipped": len(result.skipped),
+                "problems": len(result.problems),
+            }
+        )
+        mlflow.log_text(Output(config.out).read(PLATE_MANIFEST).decode(), PLATE_MANIFEST)
         for key, sentences in result.warnings.items():
             for sentence in sentences:
                 print(f"warning, field {key}: {sentence}")
-        print(f"{len(result.painted)} fields painted into {config.out}, {len(result.skipped)} were there already.")
+        print(
+            f"{len(result.painted)} fields painted into {config.out}, {len(result.skipped)} were there already."
+        )
         if result.problems:
             table = problem_table(result.problems)
-            raise PlateError(f"some fields could not be painted:\n{table}\nMend them and run the same command again")
+            raise PlateError(
+                f"some fields could not be painted:\n{table}\nMend them and run the same command again"
+            )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """`mlflow run . -e train_segmenter`: the network that finds nuclei in brightfield."""
 
-from pathlib import Path
-
 from adipocyte.config import SegmenterConfig
 from entrypoints.command import command, next_command
 
@@ -9,12 +7,12 @@ from entrypoints.command import command, next_command
 @command(SegmenterConfig)
 def train_segmenter(config: SegmenterConfig) -> None:
     """Train the network that finds nuclei in brightfield, on the masks of the prepared store."""
-    from adipocyte.delivery.trainings import resumed, training_run
+    from adipocyte.delivery.runs.training import resumed, training_run
     from adipocyte.store.reader import Store
     from adipocyte.training import segmenter
 
     config = resumed(config, "train_segmenter")
-    store = Store(Path(config.store))
+    store = Store(config.store)
     with training_run("train_segmenter", config, store) as training:
         best = segmenter.train_segmenter(store, config, training.folder, training.tracker)
         training.finish(best)

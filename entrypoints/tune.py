@@ -1,12 +1,10 @@
 """`mlflow run . -e tune -P target=A2 -P trials=20`: good settings for one generator."""
 
-import dataclasses
 import importlib.util
 import os
-from pathlib import Path
 from typing import Any
 
-from adipocyte.config import GeneratorConfig, TuneConfig
+from adipocyte.config import GeneratorConfig, TuneConfig, plain
 from adipocyte.errors import ConfigError
 from entrypoints.command import command, next_command, only
 
@@ -17,20 +15,26 @@ def tune(config: TuneConfig, extra: dict[str, Any]) -> None:
     every trial. Typed again, it goes on until the study has all its trials.
     """
     if importlib.util.find_spec("optuna") is None:
-        raise ConfigError("tune needs Optuna, which is not installed here: pip install adipocyte[tune]")
+        raise ConfigError(
+            "tune needs Optuna, which is not installed here: pip install adipocyte[tune]"
+        )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError(
             "tune trains each trial in one process, not under torchrun: start python -m entrypoints.tune once for each GPU, "
             "with CUDA_VISIBLE_DEVICES=<number>; they share the study of -P storage"
         )
-    from adipocyte.delivery.search import search
+    from adipocyte.delivery.runs.tune import search
     from adipocyte.store.reader import Store
 
-    given = only(GeneratorConfig, dataclasses.asdict(config)) | extra
-    best = search(Store(Path(config.store)), config, given)
-    everyday = {name: given[name] for name in ("recipe", "seed") if given[name] != getattr(TuneConfig, name)}
+    given = only(GeneratorConfig, plain(config)) | extra
+    best = search(Store(config.store), config, given)
+    everyday = {
+        name: given[name] for name in ("recipe", "seed") if given[name] != getattr(TuneConfig, name)
+    }
     settings = {"target": config.target, **everyday, **extra, **best.settings}
-    print(f"{config.target}: trial {best.number} is the best, MAE / median {best.score:.4f} on the validation wells (run {best.run_id}).")
+    print(
+        f"{config.target}: trial {best.number} is the best, MAE / median {best.score:.4f} on the validation wells (run {best.run_id})."
+    )
     print(f"Its settings: {next_command('train_gan', config.store, **settings)}")
     print(f"Next: {next_command('register', config.store, **{config.target.lower(): best.run_id})}")
 

@@ -8,13 +8,14 @@ import pytest
 from hypothesis import settings
 
 from adipocyte.config import PreprocessConfig
-from adipocyte.plate.reader import FieldKey, RawField, write_field
+from adipocyte.domain import FieldKey
+from adipocyte.plate.fields import RawField, write_field
+from adipocyte.preparation.prepare import prepare
 from adipocyte.simulation import simulate_field
-from adipocyte.store.prepare import prepare
 from adipocyte.store.reader import Store
 
 if TYPE_CHECKING:
-    from served import Server
+    from tests.support.served import Server
 
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
@@ -30,7 +31,9 @@ def small_plate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for magnification in (20, 40):
         for seed, well in enumerate(WELLS):
             field = simulate_field(magnification, SHAPE_PX, seed=(magnification, seed))
-            write_field(folder, FieldKey(magnification, well, 1), RawField(field.planes, field.targets))
+            write_field(
+                folder, FieldKey(magnification, well, 1), RawField(field.planes, field.targets)
+            )
     return folder
 
 
@@ -39,8 +42,8 @@ def small_store(small_plate: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """`small_plate`, prepared: it trains on C02 and C03, validates on B03, tests on B04."""
     return prepare(
         PreprocessConfig(
-            plate=str(small_plate),
-            store=str(tmp_path_factory.mktemp("prepared") / "store"),
+            plate=small_plate,
+            store=tmp_path_factory.mktemp("prepared") / "store",
             mask_smallest_px=50,
             validation_wells="B03",
             test_wells="B04",
@@ -52,7 +55,9 @@ def small_store(small_plate: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle for 20x whose small networks nobody trained."""
-    from served import make_bundle  # imports MLflow and PyTorch, which most tests do without
+    from tests.support.served import (
+        make_bundle,  # imports MLflow and PyTorch, which most tests do without
+    )
 
     return make_bundle(tmp_path_factory.mktemp("bundle") / "bundle")
 
@@ -60,7 +65,7 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def small_model(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a model of `small_bundle`."""
-    from served import make_model
+    from tests.support.served import make_model
 
     return make_model(tmp_path_factory.mktemp("model") / "model", small_bundle)
 
@@ -68,7 +73,7 @@ def small_model(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="session")
 def small_server(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator["Server"]:
     """`mlflow models serve` over `small_model`."""
-    from served import serve
+    from tests.support.served import serve
 
     with serve(small_model, tmp_path_factory.mktemp("server") / "log") as server:
         yield server

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from served import ROOT, free_port, planes
 
-from adipocyte.delivery.client import ServiceError, StainClient
+from adipocyte.client import ServiceError, StainClient
 from adipocyte.plate.tiff import decode_stack, encode_image
 from adipocyte.staining.stainer import Stainer
+from tests.support.served import ROOT, free_port, planes
 
 GREY = planes(0, (64, 64))
 
@@ -33,7 +33,9 @@ def stainer(small_model: Path) -> Stainer:
 
 
 @contextmanager
-def answering(answer: Callable[[BaseHTTPRequestHandler], None], port: int = 0) -> Iterator[tuple[str, list[bytes]]]:
+def answering(
+    answer: Callable[[BaseHTTPRequestHandler], None], port: int = 0
+) -> Iterator[tuple[str, list[bytes]]]:
     """A server that reads each request and lets *answer* reply; its address, and the bodies it was sent."""
     bodies: list[bytes] = []
 
@@ -76,7 +78,10 @@ def reply(status: int, body: bytes, **headers: str) -> Callable[[BaseHTTPRequest
     ids=str,
 )
 def test_arrays_come_back_as_the_chain_paints_them(server, stainer, asked, keywords):
-    answer, expected = StainClient(server).stain(GREY, 20, **asked), stainer.stain(GREY, 20, **keywords)
+    answer, expected = (
+        StainClient(server).stain(GREY, 20, **asked),
+        stainer.stain(GREY, 20, **keywords),
+    )
     assert set(answer.images) == set(expected.images)
     for target, image in expected.images.items():
         np.testing.assert_array_equal(answer.images[target], image)
@@ -95,7 +100,9 @@ def test_it_repeats_the_servers_sentence(server):
 
 
 def test_a_server_that_is_not_there_is_said_with_what_to_do():
-    with pytest.raises(ServiceError, match=r"no answer from .* is mlflow models serve running there"):
+    with pytest.raises(
+        ServiceError, match=r"no answer from .* is mlflow models serve running there"
+    ):
         StainClient(f"http://127.0.0.1:{free_port()}", attempts=1).stain(GREY, 20)
 
 
@@ -123,7 +130,9 @@ def test_a_connection_is_tried_again_until_the_server_is_there(caplog):
 
     asking = threading.Thread(target=ask)
     asking.start()
-    while not any("Retrying" in record.message for record in caplog.records):  # the first attempts find nobody
+    while not any(
+        "Retrying" in record.message for record in caplog.records
+    ):  # the first attempts find nobody
         asking.join(0.01)
     with answering(reply(400, refusal), port) as (_, bodies):
         asking.join(60)
@@ -154,10 +163,22 @@ def test_a_connection_that_breaks_after_the_request_is_not_tried_again():
     [
         (b"hello", "something else than painted images"),
         (b'{"predictions": []}', "something else than painted images"),
-        (b'{"predictions": [{"A1": "aGVsbG8=", "warnings": ""}]}', "something else than painted images"),
+        (
+            b'{"predictions": [{"A1": "aGVsbG8=", "warnings": ""}]}',
+            "something else than painted images",
+        ),
         (b'{"predictions": [{"A1": null, "warnings": ""}]}', "something else than painted images"),
         (b"9" * 3_000_000, "more than"),
-        (json.dumps({"predictions": [{"A1": b64encode(encode_image(GREY[0, 5:])).decode(), "warnings": ""}]}).encode(), r"\(59, 64\)"),
+        (
+            json.dumps(
+                {
+                    "predictions": [
+                        {"A1": b64encode(encode_image(GREY[0, 5:])).decode(), "warnings": ""}
+                    ]
+                }
+            ).encode(),
+            r"\(59, 64\)",
+        ),
     ],
     ids=["no JSON", "no row", "no image", "nothing", "too much", "another size"],
 )
@@ -168,19 +189,29 @@ def test_an_answer_that_is_none_is_refused(body, sentence):
 
 def test_only_what_was_asked_for_is_sent():
     with answering(reply(400, b"{}")) as (url, bodies):
-        for asked in ({}, {"histogram_matching": False, "targets": ["A1", "A2"], "tile_px": 640, "tta": True}):
+        for asked in (
+            {},
+            {"histogram_matching": False, "targets": ["A1", "A2"], "tile_px": 640, "tta": True},
+        ):
             with pytest.raises(ServiceError):
                 StainClient(url).stain(GREY, 20, **asked)
     first, second = (json.loads(body) for body in bodies)
     assert first["params"] == {}
-    assert second["params"] == {"histogram_matching": False, "targets": "A1,A2", "tile_px": 640, "tta": True}
+    assert second["params"] == {
+        "histogram_matching": False,
+        "targets": "A1,A2",
+        "tile_px": 640,
+        "tta": True,
+    }
     [row] = first["dataframe_records"]
     assert row["magnification"] == 20
     np.testing.assert_array_equal(decode_stack(b64decode(row["stack"], validate=True), 7), GREY)
 
 
 def test_a_body_of_many_pieces_is_sent_whole_with_its_length():
-    stack = np.random.default_rng(0).integers(0, 65536, (3, 701, 613), dtype=np.uint16)  # noise, 2.6 MB that do not shrink
+    stack = np.random.default_rng(0).integers(
+        0, 65536, (3, 701, 613), dtype=np.uint16
+    )  # noise, 2.6 MB that do not shrink
     with answering(reply(400, b"{}")) as (url, bodies), pytest.raises(ServiceError):
         StainClient(url).stain(stack, 20)
     [row] = json.loads(bodies[0])["dataframe_records"]
@@ -196,18 +227,31 @@ def lone_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, uv = tmp_path_factory.mktemp("lone"), str(Path(sys.executable).with_name("uv"))
     source = folder / "source"  # a copy, for building leaves its traces
     for package in ("adipocyte", "entrypoints"):
-        shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__")
+        )
     for file in ("pyproject.toml", "README.md"):
         shutil.copyfile(ROOT / file, source / file)
     if not Path(uv).is_file():
         pytest.skip("no uv beside this Python: make setup installs it")
     python = folder / "venv" / "bin" / "python"
     subprocess.run([uv, "venv", "-q", "--python", sys.executable, folder / "venv"], check=True)
-    if subprocess.run([uv, "pip", "install", "--dry-run", "--no-cache", "--python", python, "requests"], capture_output=True).returncode:
+    if subprocess.run(
+        [uv, "pip", "install", "--dry-run", "--no-cache", "--python", python, "requests"],
+        capture_output=True,
+    ).returncode:
         pytest.skip("no package index can be reached")
     subprocess.run([uv, "build", "-q", "--wheel", "--out-dir", folder, source], check=True)
     [wheel] = folder.glob("*.whl")
-    command = [uv, "pip", "install", "-q", "--python", python, f"adipocyte[client] @ file://{wheel}"]
+    command = [
+        uv,
+        "pip",
+        "install",
+        "-q",
+        "--python",
+        python,
+        f"adipocyte[client] @ file://{wheel}",
+    ]
     subprocess.run(command, check=True, capture_output=True)
     return python
 
@@ -235,7 +279,11 @@ def test_the_client_needs_no_torch(lone_python, server, stainer, tmp_path):
 
 def test_its_annotations_reach_type_checkers(lone_python):
     found = subprocess.run(
-        [lone_python, "-c", "import adipocyte, pathlib; print((pathlib.Path(adipocyte.__file__).parent / 'py.typed').is_file())"],
+        [
+            lone_python,
+            "-c",
+            "import adipocyte, pathlib; print((pathlib.Path(adipocyte.__file__).parent / 'py.typed').is_file())",
+        ],
         capture_output=True,
         text=True,
         cwd=lone_python.parent,

@@ -4,16 +4,15 @@ import dataclasses
 import importlib.metadata
 import re
 import tomllib
-from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
 
 from adipocyte import config
-from adipocyte.delivery.registry import SERVING_PACKAGES, requirements
+from adipocyte.delivery.models.package import SERVING_PACKAGES, requirements
+from tests.support import ROOT
 
-ROOT = Path(__file__).parent.parent
 CONFIGS = {
     "main": config.MainConfig,
     "preprocess": config.PreprocessConfig,
@@ -53,7 +52,9 @@ def test_mlproject_declares_the_defaults_of_the_code(name):
     defaults = {field.name: field.default for field in dataclasses.fields(CONFIGS[name])}
     for parameter, declared in ENTRY_POINTS[name]["parameters"].items():
         expected = (
-            {"type": "string"} if defaults[parameter] is dataclasses.MISSING else {"type": "string", "default": str(defaults[parameter])}
+            {"type": "string"}
+            if defaults[parameter] is dataclasses.MISSING
+            else {"type": "string", "default": config.spelled(defaults[parameter])}
         )
         assert declared == expected, parameter
 
@@ -62,12 +63,18 @@ def test_mlproject_declares_the_defaults_of_the_code(name):
 def test_mlproject_passes_on_every_parameter_that_it_declares(name):
     parameters, command = ENTRY_POINTS[name]["parameters"], ENTRY_POINTS[name]["command"]
     assert command.startswith(f"python -m entrypoints.{name} ")
-    assert re.findall(r"--(\w+) \{(\w+)\}", command) == [(parameter, parameter) for parameter in parameters]
+    assert re.findall(r"--(\w+) \{(\w+)\}", command) == [
+        (parameter, parameter) for parameter in parameters
+    ]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_required_setting_is_declared(name):
-    required = {field.name for field in dataclasses.fields(CONFIGS[name]) if field.default is dataclasses.MISSING}
+    required = {
+        field.name
+        for field in dataclasses.fields(CONFIGS[name])
+        if field.default is dataclasses.MISSING
+    }
     assert required <= set(ENTRY_POINTS[name]["parameters"])
 
 
@@ -92,4 +99,12 @@ def test_the_registered_model_requires_the_pinned_versions():
 def test_the_readme_names_every_entry_point_and_no_other():
     named = set(re.findall(r"mlflow run \. -e (\w+)", (ROOT / "README.md").read_text()))
     assert named <= set(ENTRY_POINTS)
-    assert {"preprocess", "train_segmenter", "train_gan", "register", "evaluate", "stain", "simulate"} <= named
+    assert {
+        "preprocess",
+        "train_segmenter",
+        "train_gan",
+        "register",
+        "evaluate",
+        "stain",
+        "simulate",
+    } <= named

@@ -1,1 +1,1 @@
-"""Where the product meets MLflow, HTTP and folders of files."""
+"""Where the product meets MLflow, HTTP, Ray and folders of files."""

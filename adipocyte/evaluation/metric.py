@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adipocyte.errors import ImageError
-from adipocyte.evaluation.figures import FieldFigures
+from adipocyte.evaluation.measure import FieldMeasurement
 from adipocyte.imaging.histograms import median
 
 METRICS = ("pixel_metric", "feature_metric", "combined_metric")
@@ -61,28 +61,47 @@ class Score:
         return sum(len(part.left_out) for part in self.parts.values())
 
 
-def score(figures: Sequence[FieldFigures], way: str, *, seed: int = 0) -> Score:
+def score(figures: Sequence[FieldMeasurement], way: str, *, seed: int = 0) -> Score:
     """Score the fields as painted in one *way*; *seed* draws the bootstrap samples.
 
     A feature with a value that is not finite in any field, or with median zero, is left out, and so is a target with median zero.
     Raises ImageError when that leaves no target.
     """
-    tables = {m: _Table([field for field in figures if field.key.magnification == m], way) for m in _magnifications(figures)}
-    parts = {m: table.part(np.ones(len(table.wells), dtype=np.int64)) for m, table in tables.items()}
+    tables = {
+        m: _Table([field for field in figures if field.key.magnification == m], way)
+        for m in _magnifications(figures)
+    }
+    parts = {
+        m: table.part(np.ones(len(table.wells), dtype=np.int64)) for m, table in tables.items()
+    }
     for m, part in parts.items():
         if not part.pixel_metrics:
-            raise ImageError(f"more than half of the true stains' pixels at {m}x are 0 counts: the metric divides by their median")
+            raise ImageError(
+                f"more than half of the true stains' pixels at {m}x are 0 counts: the metric divides by their median"
+            )
     intervals: dict[str, dict[str, Interval]] = {metric: {} for metric in METRICS}
-    for drawn, samples in (("fields", _by_fields(tables, seed)), ("wells", _by_wells(tables, seed))):
-        totals = [_totals({m: tables[m].part(weights) for m, weights in sample.items()}) for sample in samples]
+    for drawn, samples in (
+        ("fields", _by_fields(tables, seed)),
+        ("wells", _by_wells(tables, seed)),
+    ):
+        totals = [
+            _totals({m: tables[m].part(weights) for m, weights in sample.items()})
+            for sample in samples
+        ]
         for metric in METRICS:
-            values = [total[metric] for total in totals if total[metric] is not None and np.isfinite(total[metric])]
+            values = [
+                total[metric]
+                for total in totals
+                if total[metric] is not None and np.isfinite(total[metric])
+            ]
             if len(values) > N_DRAWS // 2:
-                intervals[metric][drawn] = tuple(float(bound) for bound in np.percentile(values, _LEVEL_PERCENT))
+                intervals[metric][drawn] = tuple(
+                    float(bound) for bound in np.percentile(values, _LEVEL_PERCENT)
+                )
     return Score(parts, **_totals(parts), intervals=intervals)
 
 
-def _magnifications(figures: Sequence[FieldFigures]) -> list[int]:
+def _magnifications(figures: Sequence[FieldMeasurement]) -> list[int]:
     return sorted({field.key.magnification for field in figures})
 
 
@@ -99,34 +118,76 @@ def _totals(parts: Mapping[int, Part]) -> dict[str, float | None]:
 class _Table:
     """What the metric needs of the fields of one magnification, for any weights: how often each field counts."""
 
-    def __init__(self, figures: list[FieldFigures], way: str) -> None:
+    def __init__(self, figures: list[FieldMeasurement], way: str) -> None:
         self.wells = [field.key.well for field in figures]
-        self._targets = [target for target in figures[0].pixels[way] if all(target in field.pixels[way] for field in figures)]
-        self._n_px = np.array([[field.truth_counts[target].sum() for target in self._targets] for field in figures], dtype=np.float64)
-        self._errors = self._n_px * [[field.pixels[way][target]["mae"] for target in self._targets] for field in figures]
-        self._counts = [_trimmed(np.array([field.truth_counts[target] for field in figures])) for target in self._targets]
-        self._measured = np.array([bool(field.truth_features and field.painted_features.get(way)) for field in figures])
-        measured = [field for field, is_measured in zip(figures, self._measured, strict=True) if is_measured]
+        self._targets = [
+            target
+            for target in figures[0].pixels[way]
+            if all(target in field.pixels[way] for field in figures)
+        ]
+        self._n_px = np.array(
+            [[field.truth_counts[target].sum() for target in self._targets] for field in figures],
+            dtype=np.float64,
+        )
+        self._errors = self._n_px * [
+            [field.pixels[way][target]["mae"] for target in self._targets] for field in figures
+        ]
+        self._counts = [
+            _trimmed(np.array([field.truth_counts[target] for field in figures]))
+            for target in self._targets
+        ]
+        self._measured = np.array(
+            [bool(field.truth_features and field.painted_features.get(way)) for field in figures]
+        )
+        measured = [
+            field for field, is_measured in zip(figures, self._measured, strict=True) if is_measured
+        ]
         names = list(measured[0].truth_features) if measured else []
         truth = np.array([[field.truth_features[name] for name in names] for field in measured])
-        painted = np.array([[field.painted_features[way][name] for name in names] for field in measured])
-        self.left_out = {name: reason for column, name in enumerate(names) if (reason := _reason(truth[:, column], painted[:, column]))}
+        painted = np.array(
+            [[field.painted_features[way][name] for name in names] for field in measured]
+        )
+        self.left_out = {
+            name: reason
+            for column, name in enumerate(names)
+            if (reason := _reason(truth[:, column], painted[:, column]))
+        }
         self._names = [name for name in names if name not in self.left_out]
         kept = [name not in self.left_out for name in names]
-        self._truth, self._deviations = truth[:, kept] if names else truth, np.abs(painted - truth)[:, kept] if names else truth
+        self._truth, self._deviations = (
+            truth[:, kept] if names else truth,
+            np.abs(painted - truth)[:, kept] if names else truth,
+        )
 
     def part(self, weights: NDArray[np.int64]) -> Part:
         """The metric with field i counted weights[i] times."""
         medians = [_median_of(counts, weights) for counts in self._counts]
         maes = (weights @ self._errors) / (weights @ self._n_px)
-        pixels = {target: mae / middle for target, mae, middle in zip(self._targets, maes.tolist(), medians, strict=True) if middle}
-        dark = {target: "its median is 0 counts" for target, middle in zip(self._targets, medians, strict=True) if not middle}
+        pixels = {
+            target: mae / middle
+            for target, mae, middle in zip(self._targets, maes.tolist(), medians, strict=True)
+            if middle
+        }
+        dark = {
+            target: "its median is 0 counts"
+            for target, middle in zip(self._targets, medians, strict=True)
+            if not middle
+        }
         features = self._feature_errors(weights[self._measured])
         pixel_metric = float(np.mean(list(pixels.values()))) if pixels else float("nan")
         feature_metric = float(np.mean(list(features.values()))) if features else None
         combined = None if feature_metric is None else (pixel_metric + feature_metric) / 2
         n_measured = int(weights[self._measured].sum())
-        return Part(int(weights.sum()), n_measured, pixels, features, self.left_out | dark, pixel_metric, feature_metric, combined)
+        return Part(
+            int(weights.sum()),
+            n_measured,
+            pixels,
+            features,
+            self.left_out | dark,
+            pixel_metric,
+            feature_metric,
+            combined,
+        )
 
     def _feature_errors(self, weights: NDArray[np.int64]) -> dict[str, float]:
         """Mean |t - p| / median(t) by feature; without those whose median is zero among the fields that count."""
@@ -135,7 +196,9 @@ class _Table:
         medians = np.median(np.repeat(self._truth, weights, axis=0), axis=0)
         deviations = weights @ self._deviations / weights.sum()
         return {
-            name: float(deviation / abs(middle)) for name, deviation, middle in zip(self._names, deviations, medians, strict=True) if middle
+            name: float(deviation / abs(middle))
+            for name, deviation, middle in zip(self._names, deviations, medians, strict=True)
+            if middle
         }
 
 
@@ -163,7 +226,10 @@ def _by_fields(tables: Mapping[int, _Table], seed: int) -> Iterator[dict[int, ND
     if any(len(table.wells) < 2 for table in tables.values()):
         return
     for _ in range(N_DRAWS):
-        yield {m: rng.multinomial(n := len(table.wells), np.full(n, 1 / n)) for m, table in tables.items()}
+        yield {
+            m: rng.multinomial(n := len(table.wells), np.full(n, 1 / n))
+            for m, table in tables.items()
+        }
 
 
 def _by_wells(tables: Mapping[int, _Table], seed: int) -> Iterator[dict[int, NDArray[np.int64]]]:
@@ -173,6 +239,10 @@ def _by_wells(tables: Mapping[int, _Table], seed: int) -> Iterator[dict[int, NDA
     if len(wells) < 2:
         return
     for _ in range(N_DRAWS):
-        drawn = dict(zip(wells, rng.multinomial(len(wells), np.full(len(wells), 1 / len(wells))), strict=True))
+        drawn = dict(
+            zip(
+                wells, rng.multinomial(len(wells), np.full(len(wells), 1 / len(wells))), strict=True
+            )
+        )
         sample = {m: np.array([drawn[well] for well in table.wells]) for m, table in tables.items()}
         yield {m: weights for m, weights in sample.items() if weights.any()}

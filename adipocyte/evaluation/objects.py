@@ -44,13 +44,19 @@ def match_objects(truth: NDArray[np.int32], painted: NDArray[np.int32]) -> Objec
     Raises ImageError when the images differ in shape.
     """
     if truth.shape != painted.shape:
-        raise ImageError(f"label images of {truth.shape} and {painted.shape} pixels: objects are matched within one field")
+        raise ImageError(
+            f"label images of {truth.shape} and {painted.shape} pixels: objects are matched within one field"
+        )
     truth_px, painted_px = np.bincount(truth.ravel()), np.bincount(painted.ravel())
     shared = (truth > 0) & (painted > 0)
-    codes, overlap_px = np.unique(truth[shared].astype(np.int64) * len(painted_px) + painted[shared], return_counts=True)
+    codes, overlap_px = np.unique(
+        truth[shared].astype(np.int64) * len(painted_px) + painted[shared], return_counts=True
+    )
     true_label, painted_label = np.divmod(codes, len(painted_px))
     pairs_px = np.stack([truth_px[true_label], painted_px[painted_label]])
-    truth_found_px, painted_found_px = pairs_px[:, 3 * overlap_px > pairs_px.sum(axis=0)]  # i / (a + b - i) > 1/2, in whole numbers
+    truth_found_px, painted_found_px = pairs_px[
+        :, 3 * overlap_px > pairs_px.sum(axis=0)
+    ]  # i / (a + b - i) > 1/2, in whole numbers
     return ObjectPairs(
         truth_found_px,
         painted_found_px,
@@ -84,7 +90,10 @@ def agreement(truth: ArrayLike, painted: ArrayLike) -> Agreement:
     n, differences = len(true), found - true
     if n == 0:
         return Agreement(0, *[float("nan")] * 5)
-    bias, spread = float(differences.mean()), float(differences.std(ddof=1)) if n > 1 else float("nan")
+    bias, spread = (
+        float(differences.mean()),
+        float(differences.std(ddof=1)) if n > 1 else float("nan"),
+    )
     (var_true, covariance), (_, var_found) = np.cov(values, ddof=0)
     scale, reach = np.sqrt(var_true * var_found), var_true + var_found + bias**2
     return Agreement(

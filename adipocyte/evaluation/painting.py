@@ -9,21 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from adipocyte.domain import WHOLE, FieldKey, Intensities, table_key
 from adipocyte.errors import StoreError
-from adipocyte.evaluation.figures import FieldPaths
+from adipocyte.evaluation.fields import FieldPaths
 from adipocyte.imaging.calibration import Calibrator
 from adipocyte.imaging.histograms import apply_table
 from adipocyte.plate.names import magnification_folder, target_name
-from adipocyte.plate.reader import FieldKey
 from adipocyte.plate.tiff import read_image, write_image
 from adipocyte.staining.stainer import Stainer
-from adipocyte.store.reader import WHOLE, Store
+from adipocyte.store.reader import Store
 
-TRUTH, NONE, CALIBRATION = "truth", "none", "calibration"
+TRUTH = "truth"
 Tables = dict[str, NDArray[np.uint16]]
 
 
-def paint_fields(stainer: Stainer, store: Store, keys: Sequence[FieldKey], ways: Sequence[str], folder: Path) -> list[FieldPaths]:
+def paint_fields(
+    stainer: Stainer, store: Store, keys: Sequence[FieldKey], ways: Sequence[str], folder: Path
+) -> list[FieldPaths]:
     """Paint the fields *keys* of a store, in each of *ways*, and write them and the true stains into *folder*, uint16 TIFFs.
 
     The truth is as the microscope took it. Where fluorescence lies beside brightfield, the painted image is brought into its frame, and
@@ -37,15 +39,25 @@ def paint_fields(stainer: Stainer, store: Store, keys: Sequence[FieldKey], ways:
         shape = store.shape(key)
         into_stain = store.alignment(key).inverse
         seen = into_stain.valid(shape)
-        painted = stainer.stain(store.planes(key), key.magnification, intensities=NONE).images
-        moved = {target: into_stain.resample(image[into_stain.source(WHOLE, shape)], WHOLE, shape) for target, image in painted.items()}
+        painted = stainer.stain(
+            store.planes(key), key.magnification, intensities=Intensities.NONE
+        ).images
+        moved = {
+            target: into_stain.resample(image[into_stain.source(WHOLE, shape)], WHOLE, shape)
+            for target, image in painted.items()
+        }
         truth = {target: store.stain(key, target)[seen] for target in store.manifest.targets}
         images = {way: stainer.rescale(moved, key.magnification, way) for way in ways}
         fields.append(
             FieldPaths(
                 key,
                 _write(folder / TRUTH, key, truth),
-                {way: _write(folder / way, key, {target: image[seen] for target, image in found.items()}) for way, found in images.items()},
+                {
+                    way: _write(
+                        folder / way, key, {target: image[seen] for target, image in found.items()}
+                    )
+                    for way, found in images.items()
+                },
             )
         )
     return fields
@@ -57,19 +69,25 @@ def check_fits(stainer: Stainer, store: Store) -> None:
         store.require_target(target)
     if store.manifest.n_z_planes != stainer.manifest.n_z_planes:
         found = f"{store.manifest.n_z_planes} z-planes, the model paints from {stainer.manifest.n_z_planes}"
-        raise StoreError(f"the store has {found}: train and register on this store, or prepare a plate with as many planes")
+        raise StoreError(
+            f"the store has {found}: train and register on this store, or prepare a plate with as many planes"
+        )
     for magnification in store.magnifications:
         if magnification not in stainer.manifest.magnifications:
             seen = ", ".join(f"{known}x" for known in stainer.manifest.magnifications)
-            raise StoreError(f"the model has not seen the store's {magnification}x, only {seen}: train and register on this store")
+            raise StoreError(
+                f"the model has not seen the store's {magnification}x, only {seen}: train and register on this store"
+            )
 
 
 def fit_calibrations(fields: Sequence[FieldPaths]) -> Tables:
     """Calibrations, (65536,) by "20/A1", …, of all *fields* as they were painted in the way "none"."""
     calibrators: dict[str, Calibrator] = defaultdict(Calibrator)
     for field in tqdm(fields, desc="calibrate", unit="field"):
-        for target, path in field.painted[NONE].items():
-            calibrators[_name(field.key, target)].note(read_image(path), read_image(field.truth[target]))
+        for target, path in field.painted[Intensities.NONE].items():
+            calibrators[table_key(field.key.magnification, target)].note(
+                read_image(path), read_image(field.truth[target])
+            )
     return {name: calibrator.fit() for name, calibrator in calibrators.items()}
 
 
@@ -79,17 +97,23 @@ def cross_calibrated(fields: Sequence[FieldPaths], folder: Path) -> list[FieldPa
     A magnification with a single field has no others: then nothing is added, for a map that has seen the truth cannot be judged by it.
     """
     groups = _groups(fields)
-    if any(len({groups[field.key] for field in fields if field.key.magnification == m}) < 2 for m in {f.key.magnification for f in fields}):
+    if any(
+        len({groups[field.key] for field in fields if field.key.magnification == m}) < 2
+        for m in {f.key.magnification for f in fields}
+    ):
         return list(fields)
     found = []
     for group in sorted(set(groups.values())):
         tables = fit_calibrations([field for field in fields if groups[field.key] != group])
         for field in (field for field in fields if groups[field.key] == group):
             images = {
-                target: apply_table(tables[_name(field.key, target)], read_image(path)) for target, path in field.painted[NONE].items()
+                target: apply_table(
+                    tables[table_key(field.key.magnification, target)], read_image(path)
+                )
+                for target, path in field.painted[Intensities.NONE].items()
             }
-            paths = _write(folder / CALIBRATION, field.key, images)
-            found.append(replace(field, painted={**field.painted, CALIBRATION: paths}))
+            paths = _write(folder / Intensities.CALIBRATION, field.key, images)
+            found.append(replace(field, painted={**field.painted, Intensities.CALIBRATION: paths}))
     return sorted(found, key=lambda field: field.key)
 
 
@@ -99,16 +123,20 @@ def _groups(fields: Sequence[FieldPaths]) -> dict[FieldKey, tuple]:
     for field in fields:
         wells[field.key.magnification].add(field.key.well)
     return {
-        field.key: (field.key.well,) if len(wells[field.key.magnification]) > 1 else (field.key.well, field.key.fov) for field in fields
+        field.key: (field.key.well,)
+        if len(wells[field.key.magnification]) > 1
+        else (field.key.well, field.key.fov)
+        for field in fields
     }
 
 
-def _name(key: FieldKey, target: str) -> str:
-    return f"{key.magnification}/{target}"
-
-
 def _write(folder: Path, key: FieldKey, images: dict[str, NDArray[np.uint16]]) -> dict[str, Path]:
-    paths = {target: folder / magnification_folder(key.magnification) / str(target_name(key.well, key.fov, target)) for target in images}
+    paths = {
+        target: folder
+        / magnification_folder(key.magnification)
+        / str(target_name(key.well, key.fov, target))
+        for target in images
+    }
     for target, path in paths.items():
         write_image(path, images[target])
     return paths

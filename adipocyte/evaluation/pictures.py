@@ -5,11 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from adipocyte.config import TARGET_NAMES
-from adipocyte.evaluation.figures import FieldPaths
-from adipocyte.evaluation.pixels import pixel_figures
-from adipocyte.imaging.pictures import display_range
-from adipocyte.plate.reader import FieldKey
+from adipocyte.domain import TARGET_NAMES, FieldKey, Intensities
+from adipocyte.evaluation.fields import FieldPaths
+from adipocyte.evaluation.pixels import measure_pixels
+from adipocyte.imaging.grey import display_range
 from adipocyte.plate.tiff import read_image
 from adipocyte.staining.stainer import Stainer
 from adipocyte.store.reader import Store
@@ -21,12 +20,14 @@ def preview(stainer: Stainer, store: Store, key: FieldKey) -> Figure:
     Truth and painting share one scale of counts, the truth's; the error's goes to half of it.
     """
     planes, valid = store.planes(key), store.valid(key)
-    images = stainer.stain(planes, key.magnification, intensities="none").images
+    images = stainer.stain(planes, key.magnification, intensities=Intensities.NONE).images
     figure = Figure(figsize=(14, 3.1 * len(images)), layout="constrained")
     figure.suptitle(f"Field {key}")
-    for row, (target, painted) in zip(figure.subplots(len(images), 4, squeeze=False), images.items(), strict=True):
+    for row, (target, painted) in zip(
+        figure.subplots(len(images), 4, squeeze=False), images.items(), strict=True
+    ):
         truth = store.target(key, target)
-        figures = pixel_figures(truth[valid], painted[valid])
+        figures = measure_pixels(truth[valid], painted[valid])
         low, high = display_range(truth)
         middle, error = planes[len(planes) // 2], np.abs(truth.astype(np.int32) - painted)
         panels = [
@@ -58,7 +59,10 @@ def judged(fields: Sequence[FieldPaths], way: str) -> Figure:
             truth = read_image(field.truth[target])
             low, high = display_range(truth)
             painted = read_image(field.painted[way][target])
-            titled = {f"{field.key}: {target} {TARGET_NAMES[target]}": (true_panel, truth), f"painted ({way})": (painted_panel, painted)}
+            titled = {
+                f"{field.key}: {target} {TARGET_NAMES[target]}": (true_panel, truth),
+                f"painted ({way})": (painted_panel, painted),
+            }
             for title, (panel, image) in titled.items():
                 panel.imshow(image, cmap="gray", vmin=low, vmax=high)
                 panel.set_title(title, fontsize=8)

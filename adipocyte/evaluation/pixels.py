@@ -3,13 +3,16 @@
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+from torchmetrics.functional.image import (
+    peak_signal_noise_ratio,
+    structural_similarity_index_measure,
+)
 from torchmetrics.functional.regression import pearson_corrcoef
 
 FIGURES = ("mae", "psnr", "ssim", "pearson")
 
 
-def pixel_figures(truth: NDArray[np.uint16], prediction: NDArray[np.uint16]) -> dict[str, float]:
+def measure_pixels(truth: NDArray[np.uint16], prediction: NDArray[np.uint16]) -> dict[str, float]:
     """Compare two (Y, X) images in counts.
 
     Returns `mae` in counts; `psnr` in dB and `ssim` (Wang et al. 2004), both over the truth's own range of counts; `pearson`, the

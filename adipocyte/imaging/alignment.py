@@ -29,7 +29,9 @@ class Alignment:
 
     def __post_init__(self) -> None:
         if not (np.isfinite([self.dy_px, self.dx_px, self.scale]).all() and self.scale > 0):
-            raise ConfigError(f"an alignment needs finite shifts and a positive scale, got {self}: prepare the plate again")
+            raise ConfigError(
+                f"an alignment needs finite shifts and a positive scale, got {self}: prepare the plate again"
+            )
 
     @property
     def is_identity(self) -> bool:
@@ -38,7 +40,11 @@ class Alignment:
     @property
     def inverse(self) -> "Alignment":
         """How brightfield lies against fluorescence: brings an image of brightfield's frame into fluorescence's."""
-        return self if self.is_identity else Alignment(-self.dy_px / self.scale, -self.dx_px / self.scale, 1 / self.scale)
+        return (
+            self
+            if self.is_identity
+            else Alignment(-self.dy_px / self.scale, -self.dx_px / self.scale, 1 / self.scale)
+        )
 
     def source(self, window: Window, shape_px: tuple[int, int]) -> Window:
         """The window of the fluorescence image to read, so that `resample` can make *window* of brightfield's frame of it."""
@@ -58,17 +64,27 @@ class Alignment:
         Raises ImageError when *part* has another dtype, or another shape than `source` asks for.
         """
         read, wanted = _bounds(self.source(window, shape_px), shape_px), _bounds(window, shape_px)
-        if part.shape != tuple(last - first for first, last in read) or part.dtype not in (np.uint16, bool):
+        if part.shape != tuple(last - first for first, last in read) or part.dtype not in (
+            np.uint16,
+            bool,
+        ):
             raise ImageError(
                 f"cannot align {part.dtype} {part.shape}: window {wanted} needs rows and columns {read} of a uint16 image or a bool mask"
             )
         if self.is_identity:
             return part
-        offset = [self._seen_at(first, axis, shape_px) - read[axis][0] for axis, (first, _) in enumerate(wanted)]
+        offset = [
+            self._seen_at(first, axis, shape_px) - read[axis][0]
+            for axis, (first, _) in enumerate(wanted)
+        ]
         out_px = tuple(last - first for first, last in wanted)
         if part.dtype == bool:
-            return ndimage.affine_transform(part, [self.scale] * 2, offset, out_px, order=0, mode="mirror")
-        counts = ndimage.affine_transform(part, [self.scale] * 2, offset, out_px, output=np.float32, order=3, mode="mirror")
+            return ndimage.affine_transform(
+                part, [self.scale] * 2, offset, out_px, order=0, mode="mirror"
+            )
+        counts = ndimage.affine_transform(
+            part, [self.scale] * 2, offset, out_px, output=np.float32, order=3, mode="mirror"
+        )
         return np.clip(np.rint(counts), 0, 65535).astype(np.uint16)
 
     def valid(self, shape_px: tuple[int, int]) -> Window:
@@ -78,7 +94,9 @@ class Alignment:
         """
         window = tuple(self._valid_side(axis, shape_px) for axis in (0, 1))
         if any(side.start >= side.stop for side in window):
-            raise ImageError(f"fluorescence moved by {self} leaves nothing of a field of {shape_px[0]} x {shape_px[1]} pixels")
+            raise ImageError(
+                f"fluorescence moved by {self} leaves nothing of a field of {shape_px[0]} x {shape_px[1]} pixels"
+            )
         return window
 
     def _seen_at(self, pixel: NDArray | int, axis: int, shape_px: tuple[int, int]) -> NDArray:

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from adipocyte.errors import ImageError
 from adipocyte.imaging.histograms import N_COUNTS, apply_table, counts_histogram
 
-_PER_OCTAVE = 128  # bins between a count and its double: at most 0.8 % wide, and one count each below 256
+_PER_OCTAVE = (
+    128  # bins between a count and its double: at most 0.8 % wide, and one count each below 256
+)
 _N_KNOTS = 256
 
 
@@ -17,16 +19,22 @@ class Calibrator:
     """Sums up pairs of images, one by one and in any order; its size, 15 MB, does not grow with them."""
 
     def __init__(self) -> None:
-        self._pairs = np.zeros((_N_BINS, _N_BINS), dtype=np.int64)  # pixels by bin of painted and bin of true count
+        self._pairs = np.zeros(
+            (_N_BINS, _N_BINS), dtype=np.int64
+        )  # pixels by bin of painted and bin of true count
         self._painted = np.zeros(N_COUNTS, dtype=np.int64)
         self._truth = np.zeros(N_COUNTS, dtype=np.int64)
 
     def note(self, painted: NDArray[np.uint16], truth: NDArray[np.uint16]) -> None:
         """Take a *painted* image and its *truth* into account, in counts, of any one shape. Raises ImageError when the shapes differ."""
         if painted.shape != truth.shape:
-            raise ImageError(f"the painted image has shape {painted.shape}, the truth {truth.shape}: give the same part of the field")
+            raise ImageError(
+                f"the painted image has shape {painted.shape}, the truth {truth.shape}: give the same part of the field"
+            )
         bins = apply_table(_BINS, painted).astype(np.intp) * _N_BINS + apply_table(_BINS, truth)
-        self._pairs += np.bincount(bins.ravel(), minlength=self._pairs.size).reshape(self._pairs.shape)
+        self._pairs += np.bincount(bins.ravel(), minlength=self._pairs.size).reshape(
+            self._pairs.shape
+        )
         self._painted += counts_histogram(painted)
         self._truth += counts_histogram(truth)
 
@@ -41,15 +49,22 @@ class Calibrator:
         Raises ImageError when no pixel has been noted.
         """
         if not self._painted.any():
-            raise ImageError("there are no pixels to calibrate on: note a painted field and its truth first (is a validation well empty?)")
+            raise ImageError(
+                "there are no pixels to calibrate on: note a painted field and its truth first (is a validation well empty?)"
+            )
         by_bin = self._pairs.sum(axis=1)
         starts = _groups(by_bin)
-        middles = [start + _lower_median(group) for start, group in zip(starts, np.split(by_bin, starts)[1:], strict=True)]
+        middles = [
+            start + _lower_median(group)
+            for start, group in zip(starts, np.split(by_bin, starts)[1:], strict=True)
+        ]
         knots = _bin_means(self._painted)[middles]
         values = _bin_means(self._truth)[_rising_medians(np.add.reduceat(self._pairs, starts))]
         counts = np.arange(N_COUNTS, dtype=np.float64)
         beyond = counts - np.clip(counts, knots[0], knots[-1])
-        return np.rint(np.clip(np.interp(counts, knots, values) + beyond, 0, N_COUNTS - 1)).astype(np.uint16)
+        return np.rint(np.clip(np.interp(counts, knots, values) + beyond, 0, N_COUNTS - 1)).astype(
+            np.uint16
+        )
 
 
 def _rising_medians(rows: NDArray[np.int64]) -> NDArray[np.intp]:
@@ -58,7 +73,9 @@ def _rising_medians(rows: NDArray[np.int64]) -> NDArray[np.intp]:
     rows: (N, V), how often value v occurs at place n; none is empty. Neighbours that fall are pooled until none does (pool adjacent
     violators: Barlow et al. 1972, section 1.2), here with the lower median in place of the mean (Robertson & Waltman 1968).
     """
-    blocks: list[tuple[int, NDArray[np.int64], int]] = []  # the median, how often each value occurs, over how many rows
+    blocks: list[
+        tuple[int, NDArray[np.int64], int]
+    ] = []  # the median, how often each value occurs, over how many rows
     for row in rows:
         block = (_lower_median(row), row, 1)
         while blocks and blocks[-1][0] >= block[0]:
@@ -96,4 +113,6 @@ def _first_counts() -> NDArray[np.intp]:
 
 _FIRST_COUNTS = _first_counts()
 _N_BINS = len(_FIRST_COUNTS)
-_BINS = (np.searchsorted(_FIRST_COUNTS, np.arange(N_COUNTS), side="right") - 1).astype(np.uint16)  # the bin of each count
+_BINS = (np.searchsorted(_FIRST_COUNTS, np.arange(N_COUNTS), side="right") - 1).astype(
+    np.uint16
+)  # the bin of each count

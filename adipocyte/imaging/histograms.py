@@ -12,7 +12,9 @@ def counts_histogram(image: NDArray[np.uint16]) -> NDArray[np.int64]:
     """How many pixels of *image* (any shape) have each count. Returns (65536,); histograms of several images add up."""
     pixels, histogram = _row(image), np.zeros(N_COUNTS, dtype=np.int64)
     for start in range(0, image.size, _EXACT):
-        part = cv2.calcHist([pixels[:, start : start + _EXACT]], [0], None, [N_COUNTS], [0, N_COUNTS])
+        part = cv2.calcHist(
+            [pixels[:, start : start + _EXACT]], [0], None, [N_COUNTS], [0, N_COUNTS]
+        )
         histogram += part.ravel().astype(np.int64)
     return histogram
 

@@ -17,7 +17,9 @@ _N_ITERATIONS = 5
 _RIM, _SMOOTHING, _BLOCK = 0.2, 0.1, 12  # in superpixels
 
 
-def nuclei_mask(image: NDArray[np.uint16], *, threshold: float, superpixel_px: float, smallest_px: int) -> NDArray[np.bool_]:
+def nuclei_mask(
+    image: NDArray[np.uint16], *, threshold: float, superpixel_px: float, smallest_px: int
+) -> NDArray[np.bool_]:
     """Tell nuclei from ground in a nuclei stain.
 
     image: (Y, X) in counts. *threshold* is in means of the image (the report's is 2), *superpixel_px* the side of a superpixel.
@@ -32,7 +34,9 @@ def nuclei_mask(image: NDArray[np.uint16], *, threshold: float, superpixel_px: f
     brightness = np.minimum(image, _WHITE * limit, dtype=np.float32)
     labels = superpixels(brightness, region, superpixel_px)
     areas = np.bincount(labels[region], minlength=1)
-    means = np.bincount(labels[region], weights=brightness[region], minlength=1) / np.maximum(areas, 1)
+    means = np.bincount(labels[region], weights=brightness[region], minlength=1) / np.maximum(
+        areas, 1
+    )
     # The few pixels that no superpixel reaches are judged by their own brightness.
     kept = np.where(labels > 0, (means > limit)[labels], image > limit)
     mask = ndimage.binary_opening(kept, iterations=rim_px)
@@ -40,7 +44,9 @@ def nuclei_mask(image: NDArray[np.uint16], *, threshold: float, superpixel_px: f
     return remove_small_objects(mask, max_size=max(smallest_px - 1, 0))
 
 
-def superpixels(brightness: NDArray[np.float32], region: NDArray[np.bool_], superpixel_px: float) -> NDArray[np.int32]:
+def superpixels(
+    brightness: NDArray[np.float32], region: NDArray[np.bool_], superpixel_px: float
+) -> NDArray[np.int32]:
     """Cut the *region* of an image, both (Y, X), into superpixels about *superpixel_px* wide that follow its edges.
 
     Returns their labels (Y, X), from 1; 0 outside, and for the few pixels that no superpixel reaches. Blocks are cut one by one, for
@@ -58,9 +64,13 @@ def superpixels(brightness: NDArray[np.float32], region: NDArray[np.bool_], supe
     return labels
 
 
-def _slic(brightness: NDArray[np.float32], region: NDArray[np.bool_], superpixel_px: float) -> NDArray[np.int64]:
+def _slic(
+    brightness: NDArray[np.float32], region: NDArray[np.bool_], superpixel_px: float
+) -> NDArray[np.int64]:
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "One of the clusters is empty")  # a seed without pixels costs nothing
+        warnings.filterwarnings(
+            "ignore", "One of the clusters is empty"
+        )  # a seed without pixels costs nothing
         return slic(
             brightness,
             n_segments=max(1, round(region.sum() / superpixel_px**2)),

@@ -17,9 +17,13 @@ class Scaling:
 
     def __post_init__(self) -> None:
         if not self.std > 0:
-            raise ConfigError(f"a standard deviation must be positive, got {self.std}: the images are constant; check the plate")
+            raise ConfigError(
+                f"a standard deviation must be positive, got {self.std}: the images are constant; check the plate"
+            )
 
-    def normalise(self, counts: NDArray[np.uint16], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    def normalise(
+        self, counts: NDArray[np.uint16], out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
         """Any shape in counts to the same shape in network units, written into *out* where it is given."""
         image = np.multiply(counts, np.float32(1 / self.std), out=out, dtype=np.float32)
         image -= np.float32(self.mean / self.std)

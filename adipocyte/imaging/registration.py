@@ -20,7 +20,9 @@ from scipy import fft, ndimage
 
 from adipocyte.imaging.alignment import IDENTITY, Alignment
 
-Field = tuple[NDArray[np.uint16], Mapping[str, NDArray[np.uint16]]]  # planes (Z, Y, X) and the stains by name, (Y, X) each
+Field = tuple[
+    NDArray[np.uint16], Mapping[str, NDArray[np.uint16]]
+]  # planes (Z, Y, X) and the stains by name, (Y, X) each
 
 TILE_PX = 100
 REACH_PX = 10  # the largest lag that is looked at
@@ -52,7 +54,9 @@ class Registration:
     measured: Alignment
     n_fields: int
     n_tiles: int
-    error_px: float | None  # standard error of the measured shift, see `_fit_with_halves`; None where nothing could be measured
+    error_px: (
+        float | None
+    )  # standard error of the measured shift, see `_fit_with_halves`; None where nothing could be measured
     correlation: float  # of the best stain with its prediction
     verdict: str  # why `alignment` is what it is, in words
 
@@ -93,11 +97,19 @@ def register(fields: Mapping[int, Sequence[Callable[[], Field]]]) -> dict[int, R
     fields give the same answer.
     """
     tiles_per_site = min(TILES_PER_SITE, MOST_TILES // max(len(fields), 1))
-    tiles = [tile for site, loaders in fields.items() for tile in _site_tiles(site, loaders, tiles_per_site)]
+    tiles = [
+        tile
+        for site, loaders in fields.items()
+        for tile in _site_tiles(site, loaders, tiles_per_site)
+    ]
     counts = {site: sum(tile.site == site for tile in tiles) for site in fields}
     rough = _fit_with_halves([tile for tile in tiles if counts[tile.site] >= FEWEST_TILES])
     doubts = {site: _doubt(site, counts[site], rough) for site in fields}
-    fit = _fit_with_halves([tile for tile in tiles if not doubts[tile.site]]) if any(doubts.values()) else rough
+    fit = (
+        _fit_with_halves([tile for tile in tiles if not doubts[tile.site]])
+        if any(doubts.values())
+        else rough
+    )
     is_moved = _is_moved(fit)
     registrations = {}
     for site, loaders in fields.items():
@@ -161,7 +173,13 @@ def _site_tiles(site: int, loaders: Sequence[Callable[[], Field]], most: int) ->
             half = (number if len(loaders) > 1 else tile_number) % 2
             window = np.s_[y - rim_px : y + TILE_PX + rim_px, x - rim_px : x + TILE_PX + rim_px]
             position_px = np.array([y, x]) + (TILE_PX - 1) / 2 - (np.array(shape_px) - 1) / 2
-            yield _tile(site, half, position_px, planes[:, *window], [image[window] for image in targets.values()])
+            yield _tile(
+                site,
+                half,
+                position_px,
+                planes[:, *window],
+                [image[window] for image in targets.values()],
+            )
 
 
 def _corners(shape_px: tuple[int, int], per_side: int) -> Iterator[tuple[int, int]]:
@@ -177,7 +195,13 @@ def _corners(shape_px: tuple[int, int], per_side: int) -> Iterator[tuple[int, in
     yield from ((y, x) for y in ys.tolist() for x in xs.tolist())
 
 
-def _tile(site: int, half: int, position_px: NDArray[np.float64], planes: NDArray[np.uint16], stains: list[NDArray[np.uint16]]) -> _Tile:
+def _tile(
+    site: int,
+    half: int,
+    position_px: NDArray[np.float64],
+    planes: NDArray[np.uint16],
+    stains: list[NDArray[np.uint16]],
+) -> _Tile:
     """Products of a tile from its planes, (Z, Y, X), and stains, (Y, X) each, all with room for lags and filters around it."""
     rim_px, n_lags, side_px = REACH_PX + RIM_PX, 2 * REACH_PX + 1, TILE_PX + 2 * REACH_PX
     maps = _features(planes)[:, rim_px:-rim_px, rim_px:-rim_px]
@@ -187,9 +211,21 @@ def _tile(site: int, half: int, position_px: NDArray[np.float64], planes: NDArra
 
     # Correlation theorem: the circle's wrap touches lags beyond REACH_PX only.
     conjugate = np.conj(fft.rfft2(maps, (side_px, side_px)))
-    cross = np.stack([fft.irfft2(fft.rfft2(band) * conjugate, (side_px, side_px))[:, :n_lags, :n_lags] for band in bands])
+    cross = np.stack(
+        [
+            fft.irfft2(fft.rfft2(band) * conjugate, (side_px, side_px))[:, :n_lags, :n_lags]
+            for band in bands
+        ]
+    )
     energy = bands[:, REACH_PX:-REACH_PX, REACH_PX:-REACH_PX].astype(np.float64) ** 2
-    return _Tile(site, half, position_px, (rows @ rows.T).astype(np.float64), cross.astype(np.float32), energy.sum(axis=(1, 2)))
+    return _Tile(
+        site,
+        half,
+        position_px,
+        (rows @ rows.T).astype(np.float64),
+        cross.astype(np.float32),
+        energy.sum(axis=(1, 2)),
+    )
 
 
 def _features(planes: NDArray[np.uint16]) -> NDArray[np.float32]:
@@ -206,7 +242,9 @@ def _features(planes: NDArray[np.uint16]) -> NDArray[np.float32]:
 
 def _edges(stain: NDArray[np.uint16]) -> NDArray[np.float32]:
     """A stain, (Y, X), between the fine and the coarse scale, so that broad glow, which tells no position, outweighs nothing."""
-    fine = _blur(np.minimum(stain, np.percentile(stain, BRIGHT_PERCENTILE)).astype(np.float32), FINE_PX)
+    fine = _blur(
+        np.minimum(stain, np.percentile(stain, BRIGHT_PERCENTILE)).astype(np.float32), FINE_PX
+    )
     return fine - _blur(fine, COARSE_PX)
 
 
@@ -219,10 +257,21 @@ def _blur(image: NDArray[np.float32], sigma_px: float) -> NDArray[np.float32]:
 
 def _fit_with_halves(tiles: list[_Tile]) -> _Fit:
     """The fit of all tiles; its errors are at least half of what two halves, fitted apart with weights of their own, differ by."""
-    fit, *halves = (_fit(part) for part in (tiles, *([tile for tile in tiles if tile.half == half] for half in (0, 1))))
+    fit, *halves = (
+        _fit(part)
+        for part in (tiles, *([tile for tile in tiles if tile.half == half] for half in (0, 1)))
+    )
     shared = halves[0].shifts_px.keys() & halves[1].shifts_px.keys()
-    apart_px = {site: np.abs(halves[0].shifts_px[site] - halves[1].shifts_px[site]).max() / 2 for site in shared}
-    return replace(fit, errors_px={site: max(error_px, float(apart_px[site])) for site, error_px in fit.errors_px.items()})
+    apart_px = {
+        site: np.abs(halves[0].shifts_px[site] - halves[1].shifts_px[site]).max() / 2
+        for site in shared
+    }
+    return replace(
+        fit,
+        errors_px={
+            site: max(error_px, float(apart_px[site])) for site, error_px in fit.errors_px.items()
+        },
+    )
 
 
 def _fit(tiles: list[_Tile]) -> _Fit:
@@ -231,8 +280,15 @@ def _fit(tiles: list[_Tile]) -> _Fit:
     if not tiles:
         return _Fit({}, 1.0, {}, {}, {}, 0.0)
     columns = np.array([sites.index(tile.site) for tile in tiles])
-    designs = np.stack([_design(column, tile.position_px, len(sites)) for column, tile in zip(columns, tiles, strict=True)])
-    unknowns = np.concatenate([*(_likeliest_lag([tile for tile in tiles if tile.site == site]) for site in sites), [0.0]])
+    designs = np.stack(
+        [
+            _design(column, tile.position_px, len(sites))
+            for column, tile in zip(columns, tiles, strict=True)
+        ]
+    )
+    unknowns = np.concatenate(
+        [*(_likeliest_lag([tile for tile in tiles if tile.site == site]) for site in sites), [0.0]]
+    )
     for _ in range(N_STEPS):
         agreement, correlations = _agreement(tiles, columns, designs @ unknowns)
         step, covariance = _newton(agreement, designs, designs @ unknowns)
@@ -241,9 +297,13 @@ def _fit(tiles: list[_Tile]) -> _Fit:
 
     errors = np.sqrt(np.diag(covariance))
     if abs(unknowns[-1]) <= SIGNIFICANT * errors[-1]:
-        unknowns[-1] = 0.0  # tiles lie evenly around the centre, so the shifts hardly depend on the scale
+        unknowns[-1] = (
+            0.0  # tiles lie evenly around the centre, so the shifts hardly depend on the scale
+        )
     lags = designs @ unknowns
-    prominences = [_prominence(agreement[columns == i], lags[columns == i]) for i in range(len(sites))]
+    prominences = [
+        _prominence(agreement[columns == i], lags[columns == i]) for i in range(len(sites))
+    ]
     return _Fit(
         shifts_px=dict(zip(sites, unknowns[:-1].reshape(-1, 2), strict=True)),
         scale=1.0 + float(unknowns[-1]),
@@ -264,12 +324,17 @@ def _design(column: int, position_px: NDArray[np.float64], n_sites: int) -> NDAr
 
 def _likeliest_lag(tiles: list[_Tile]) -> NDArray[np.float64]:
     """The whole-pixel shift, (2,), at which the regression explains most of a site's stains, each lag having weights of its own."""
-    gram, cross, energy = (sum(part) for part in zip(*((tile.gram, tile.cross, tile.energy) for tile in tiles), strict=True))
+    gram, cross, energy = (
+        sum(part)
+        for part in zip(*((tile.gram, tile.cross, tile.energy) for tile in tiles), strict=True)
+    )
     explained = np.zeros(cross.shape[-2:])
     for stain_cross, stain_energy in zip(cross, energy, strict=True):
         share = np.sum(stain_cross * _weights(gram, stain_cross), axis=0) / max(stain_energy, 1e-9)
         explained -= np.log(np.maximum(1 - share, 1e-9))
-    return np.array(np.unravel_index(explained.argmax(), explained.shape), dtype=np.float64) - REACH_PX
+    return (
+        np.array(np.unravel_index(explained.argmax(), explained.shape), dtype=np.float64) - REACH_PX
+    )
 
 
 def _weights(gram: NDArray[np.float64], cross: NDArray) -> NDArray[np.float64]:
@@ -280,7 +345,9 @@ def _weights(gram: NDArray[np.float64], cross: NDArray) -> NDArray[np.float64]:
     return (np.linalg.solve(ridge, flat) / size[:, None]).reshape(cross.shape)
 
 
-def _agreement(tiles: list[_Tile], columns: NDArray[np.int64], lags: NDArray[np.float64]) -> tuple[NDArray[np.float64], list[float]]:
+def _agreement(
+    tiles: list[_Tile], columns: NDArray[np.int64], lags: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], list[float]]:
     """How well each tile's stains fit their predictions at every lag, (N, L, L), and the correlation of each site's best stain.
 
     The weights are those of the displacements *lags*, (N, 2), in pixels. Stains are weighed by what the prediction leaves unexplained.
@@ -291,11 +358,15 @@ def _agreement(tiles: list[_Tile], columns: NDArray[np.int64], lags: NDArray[np.
     for stain, stain_cross in enumerate(cross):
         weights = _weights(gram, stain_cross)
         surfaces = np.stack([np.tensordot(weights, tile.cross[stain], axes=1) for tile in tiles])
-        hits = np.array([_parabola(surface, lag)[0] for surface, lag in zip(surfaces, lags, strict=True)])
+        hits = np.array(
+            [_parabola(surface, lag)[0] for surface, lag in zip(surfaces, lags, strict=True)]
+        )
         predicted = np.array([weights @ tile.gram @ weights for tile in tiles])
         energy = np.array([tile.energy[stain] for tile in tiles])
         agreement = agreement + surfaces / max(np.mean(energy - 2 * hits + predicted), 1e-9)
-        hits, predicted, energy = (np.bincount(columns, values) for values in (hits, predicted, energy))
+        hits, predicted, energy = (
+            np.bincount(columns, values) for values in (hits, predicted, energy)
+        )
         correlations.append(hits / np.sqrt(np.maximum(predicted * energy, 1e-9)))
     return agreement, np.max(correlations, axis=0).tolist()
 
@@ -304,9 +375,14 @@ def _newton(
     agreement: NDArray[np.float64], designs: NDArray[np.float64], lags: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """A step of the unknowns, (U,), towards the greatest total agreement, and their covariance, (U, U), from the scatter of the tiles."""
-    _, slopes, curvatures = zip(*(_parabola(surface, lag) for surface, lag in zip(agreement, lags, strict=True)), strict=True)
+    _, slopes, curvatures = zip(
+        *(_parabola(surface, lag) for surface, lag in zip(agreement, lags, strict=True)),
+        strict=True,
+    )
     scores = np.einsum("ni,niu->nu", np.stack(slopes), designs)
-    inverse = np.linalg.pinv(np.einsum("niu,nij,njv->uv", designs, np.stack(curvatures), designs), hermitian=True)
+    inverse = np.linalg.pinv(
+        np.einsum("niu,nij,njv->uv", designs, np.stack(curvatures), designs), hermitian=True
+    )
     return -inverse @ scores.sum(axis=0), inverse @ (scores.T @ scores) @ inverse
 
 
@@ -315,13 +391,23 @@ def _prominence(agreement: NDArray[np.float64], lags: NDArray[np.float64]) -> fl
     grid = np.arange(-REACH_PX, REACH_PX + 1)
     dy_px, dx_px = lags.mean(axis=0)
     is_far = np.hypot(grid[:, None] - dy_px, grid[None, :] - dx_px) >= RIVAL_PX
-    rival = np.unravel_index(np.where(is_far, agreement.sum(axis=0), -np.inf).argmax(), is_far.shape)
-    lead = np.array([_parabola(surface, lag)[0] for surface, lag in zip(agreement, lags, strict=True)]) - agreement[:, *rival]
+    rival = np.unravel_index(
+        np.where(is_far, agreement.sum(axis=0), -np.inf).argmax(), is_far.shape
+    )
+    lead = (
+        np.array([_parabola(surface, lag)[0] for surface, lag in zip(agreement, lags, strict=True)])
+        - agreement[:, *rival]
+    )
     return float(lead.mean() / max(lead.std(ddof=1) / np.sqrt(len(lead)), 1e-9))
 
 
 _STEPS_Y, _STEPS_X = (steps.ravel() for steps in np.meshgrid([-1, 0, 1], [-1, 0, 1], indexing="ij"))
-_PARABOLA = np.linalg.pinv(np.stack([np.ones(9), _STEPS_Y, _STEPS_X, _STEPS_Y**2 / 2, _STEPS_X**2 / 2, _STEPS_Y * _STEPS_X], axis=1))
+_PARABOLA = np.linalg.pinv(
+    np.stack(
+        [np.ones(9), _STEPS_Y, _STEPS_X, _STEPS_Y**2 / 2, _STEPS_X**2 / 2, _STEPS_Y * _STEPS_X],
+        axis=1,
+    )
+)
 
 
 def _parabola(surface: NDArray, lag: NDArray[np.float64]) -> tuple[NDArray, NDArray, NDArray]:
@@ -332,7 +418,11 @@ def _parabola(surface: NDArray, lag: NDArray[np.float64]) -> tuple[NDArray, NDAr
     middle = np.clip(np.rint(lag).astype(int), 1 - REACH_PX, REACH_PX - 1)
     (y, x), off = middle + REACH_PX, lag - middle
     nine = surface[..., y - 1 : y + 2, x - 1 : x + 2].astype(np.float64)
-    value, slope_y, slope_x, bend_y, bend_x, twist = np.moveaxis(nine.reshape(*nine.shape[:-2], 9) @ _PARABOLA.T, -1, 0)
-    curvature = np.stack([np.stack([bend_y, twist], axis=-1), np.stack([twist, bend_x], axis=-1)], axis=-2)
+    value, slope_y, slope_x, bend_y, bend_x, twist = np.moveaxis(
+        nine.reshape(*nine.shape[:-2], 9) @ _PARABOLA.T, -1, 0
+    )
+    curvature = np.stack(
+        [np.stack([bend_y, twist], axis=-1), np.stack([twist, bend_x], axis=-1)], axis=-2
+    )
     slope = np.stack([slope_y, slope_x], axis=-1)
     return value + slope @ off + 0.5 * (curvature @ off) @ off, slope + curvature @ off, curvature

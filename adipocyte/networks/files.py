@@ -22,11 +22,15 @@ def save_network(folder: Path, spec: UNetSpec, network: nn.Module) -> None:
     Raises OSError when the disk is full.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    state = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()
+    }
     try:
         save_file(state, folder / f".{_WEIGHTS}.partial")
     except SafetensorError as error:
-        raise OSError(f"the network could not be written into {folder} ({error}): free some space there") from error
+        raise OSError(
+            f"the network could not be written into {folder} ({error}): free some space there"
+        ) from error
     (folder / f".{_WEIGHTS}.partial").replace(folder / _WEIGHTS)
     (folder / f".{_SPEC}.partial").write_text(json.dumps(asdict(spec), indent=1))
     (folder / f".{_SPEC}.partial").replace(folder / _SPEC)
@@ -45,8 +49,13 @@ def copy_network(source: Path, folder: Path, storage: str) -> None:
     try:
         state = load_file(source / _WEIGHTS)
     except (OSError, SafetensorError) as error:
-        raise BundleError(f"the weights in {source} cannot be read ({error}): train the network again") from error
-    halved = {name: tensor.bfloat16() if tensor.ndim > 1 and tensor.is_floating_point() else tensor for name, tensor in state.items()}
+        raise BundleError(
+            f"the weights in {source} cannot be read ({error}): train the network again"
+        ) from error
+    halved = {
+        name: tensor.bfloat16() if tensor.ndim > 1 and tensor.is_floating_point() else tensor
+        for name, tensor in state.items()
+    }
     save_file(halved, folder / _WEIGHTS)
 
 
@@ -59,7 +68,15 @@ def load_network(folder: Path, device: torch.device | str = "cpu") -> tuple[UNet
         spec = UNetSpec(**json.loads((folder / _SPEC).read_text()))
         network = build_unet(spec)
         network.load_state_dict(load_file(folder / _WEIGHTS))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:
         raise BundleError(
             f"the network in {folder} cannot be loaded ({type(error).__name__}: {str(error)[:200]}): train it again"
         ) from error

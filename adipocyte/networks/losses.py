@@ -1,52 +1,24 @@
 """Losses as pure functions (report, 5.3)."""
 
-from collections.abc import Callable
 from functools import cache
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
+from torch.nn.functional import mse_loss
 
 
-def discriminator_loss(on_real: Tensor, on_fake: Tensor, label_smoothing: float = 0.0) -> Tensor:
+def discriminator_loss(on_real: Tensor, on_fake: Tensor) -> Tensor:
     """Least squares: ((D(real) - 1)² + D(fake)²) / 2. Scores of any one shape; a perfect discriminator has loss 0.
 
-    Mao et al. 2017, "Least squares generative adversarial networks", equation 9. With *label_smoothing* s the aims are 1 - s and s.
+    Mao et al. 2017, "Least squares generative adversarial networks", equation 9.
     """
-    aims = torch.full_like(on_real, 1 - label_smoothing), torch.full_like(on_fake, label_smoothing)
-    return (mse_loss(on_real, aims[0]) + mse_loss(on_fake, aims[1])) / 2
+    real, fake = torch.ones_like(on_real), torch.zeros_like(on_fake)
+    return (mse_loss(on_real, real) + mse_loss(on_fake, fake)) / 2
 
 
 def adversarial_loss(on_fake: Tensor) -> Tensor:
     """(D(fake) - 1)²: 0 for a generator whose images the discriminator takes for real."""
     return mse_loss(on_fake, torch.ones_like(on_fake))
-
-
-def r1_penalty(discriminator: Callable[[Tensor, Tensor], Tensor], condition: Tensor, real: Tensor) -> Tensor:
-    """The squared norm of the scores' gradient at the real images, halved, on average over the batch: a scalar.
-
-    *condition*: (N, C, Y, X); *real*: (N, 1, Y, X). Mescheder et al. 2018, "Which training methods for GANs do actually converge?",
-    equation 9; scores of many places in an image count by their mean.
-    """
-    real = real.detach().requires_grad_()
-    scores = discriminator(condition, real).flatten(1).mean(dim=1)
-    (gradient,) = torch.autograd.grad(scores.sum(), real, create_graph=True)
-    return gradient.square().sum(dim=(1, 2, 3)).mean() / 2
-
-
-def segmentation_loss(logits: Tensor, mask: Tensor, kind: str) -> Tensor:
-    """How far *logits* are from a *mask* of 0 and 1, both (N, 1, Y, X): "bce", "dice" or "bce+dice"."""
-    parts = {"bce": binary_cross_entropy_with_logits, "dice": dice_loss}
-    return torch.stack([parts[part](logits, mask) for part in kind.split("+")]).sum()
-
-
-def dice_loss(logits: Tensor, mask: Tensor) -> Tensor:
-    """Soft Dice: 1 - 2 Σ p m / (Σ p + Σ m) over the whole batch, p the probabilities: 0 for a perfect answer, 1 for the worst.
-
-    Milletari et al. 2016, "V-Net", section 3, with plain sums below. One is added to both, so that no nuclei and none seen is perfect.
-    """
-    probability = logits.float().sigmoid()
-    return 1 - (2 * (probability * mask).sum() + 1) / (probability.sum() + mask.sum() + 1)
 
 
 def spectral_loss(fake: Tensor, real: Tensor) -> Tensor:
@@ -71,7 +43,9 @@ def azimuthal_spectrum(image: Tensor) -> Tensor:
     height, width = image.shape[-2:]
     rings, areas = _rings(height, width, image.device)
     n_rings = min(height, width) // 2
-    sums = torch.zeros(len(image), len(areas), device=image.device).index_add(1, rings, power.flatten(1))
+    sums = torch.zeros(len(image), len(areas), device=image.device).index_add(
+        1, rings, power.flatten(1)
+    )
     return torch.log1p((sums / areas)[:, :n_rings])
 
 

@@ -31,7 +31,10 @@ def on_shapes(
     watched_by: AbstractContextManager | None = None,
 ) -> None:
     """Run *network* on a square of *side_px* with shapes alone, for hooks and *watched_by* to see: nothing is computed."""
-    weights = {name: tensor.to("meta", dtype if tensor.is_floating_point() else None) for name, tensor in network.state_dict().items()}
+    weights = {
+        name: tensor.to("meta", dtype if tensor.is_floating_point() else None)
+        for name, tensor in network.state_dict().items()
+    }
     probe = torch.empty((1, in_channels, side_px, side_px), device="meta", dtype=dtype)
     with torch.inference_mode(), watched_by or nullcontext():
         torch.func.functional_call(network, weights, (probe,))
@@ -50,14 +53,20 @@ class _Tally(TorchFunctionMode):
         self.now = self.most = 0
         self._known: set[int] = set()
 
-    def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: Mapping | None = None) -> Any:
+    def __torch_function__(
+        self, function: Callable, types: Any, args: tuple = (), kwargs: Mapping | None = None
+    ) -> Any:
         result = function(*args, **(kwargs or {}))
-        if isinstance(result, torch.Tensor) and id(result) not in self._known:  # what works in place returns what it was given
+        if (
+            isinstance(result, torch.Tensor) and id(result) not in self._known
+        ):  # what works in place returns what it was given
             self._known.add(id(result))
             self.now += result.nbytes
             weakref.finalize(result, self._forget, id(result), result.nbytes)
         is_convolution = function in (torch.conv2d, torch.nn.functional.conv2d)
-        self.most = max(self.most, self.now + (args[0].nbytes + result.nbytes if is_convolution else 0))
+        self.most = max(
+            self.most, self.now + (args[0].nbytes + result.nbytes if is_convolution else 0)
+        )
         return result
 
     def _forget(self, known: int, n_bytes: int) -> None:

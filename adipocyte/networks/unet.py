@@ -47,7 +47,9 @@ def _with_weights(spec: UNetSpec, encoder_weights: str) -> nn.Module:
     architecture = {"unet": smp.Unet, "unetplusplus": smp.UnetPlusPlus}[spec.architecture]
     if encoder_weights in ("none", "imagenet"):
         named = None if encoder_weights == "none" else encoder_weights
-        return architecture(spec.encoder, encoder_weights=named, in_channels=spec.in_channels, classes=1)
+        return architecture(
+            spec.encoder, encoder_weights=named, in_channels=spec.in_channels, classes=1
+        )
     network = architecture(spec.encoder, encoder_weights=None, in_channels=3, classes=1)
     network.encoder.load_state_dict(load_file(encoder_weights))
     network.encoder.set_in_channels(spec.in_channels, pretrained=True)
@@ -56,9 +58,19 @@ def _with_weights(spec: UNetSpec, encoder_weights: str) -> nn.Module:
 
 def _widen(decoder: nn.Module, which: str) -> None:
     """Put 5x5 kernels into the decoder's convolutions: "none", the "last" or "all" of them."""
-    blocks = decoder.blocks.values() if isinstance(decoder.blocks, nn.ModuleDict) else decoder.blocks  # U-Net++ names its blocks
+    blocks = (
+        decoder.blocks.values() if isinstance(decoder.blocks, nn.ModuleDict) else decoder.blocks
+    )  # U-Net++ names its blocks
     units = [unit for block in blocks for unit in (block.conv1, block.conv2)]
     for unit in {"none": [], "last": units[-1:], "all": units}[which]:
         narrow = unit[0]
-        unit[0] = nn.Conv2d(narrow.in_channels, narrow.out_channels, kernel_size=5, padding=2, bias=narrow.bias is not None)
-        nn.init.kaiming_uniform_(unit[0].weight, mode="fan_in", nonlinearity="relu")  # as smp starts its decoders
+        unit[0] = nn.Conv2d(
+            narrow.in_channels,
+            narrow.out_channels,
+            kernel_size=5,
+            padding=2,
+            bias=narrow.bias is not None,
+        )
+        nn.init.kaiming_uniform_(
+            unit[0].weight, mode="fan_in", nonlinearity="relu"
+        )  # as smp starts its decoders

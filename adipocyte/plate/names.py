@@ -9,7 +9,7 @@ is named after any of its planes, or after none (`…A04C04.tif`).
 import re
 from dataclasses import dataclass
 
-from adipocyte.config import TARGETS
+from adipocyte.domain import TARGETS
 from adipocyte.errors import PlateError
 
 _NAME = re.compile(
@@ -48,19 +48,29 @@ def parse_name(text: str) -> ImageName:
     """Read a file's name (no folder). Raises PlateError when it does not follow the grammar."""
     found = _NAME.fullmatch(text)
     if found is None:
-        raise PlateError(f"{text!r} is not a name of the challenge's form {ImageName(well='B03', fov=1, action=4, z_plane=1, channel=4)}")
-    numbers = {key: int(value) if value else None for key, value in found.groupdict().items() if key not in ("plate", "well")}
+        raise PlateError(
+            f"{text!r} is not a name of the challenge's form {ImageName(well='B03', fov=1, action=4, z_plane=1, channel=4)}"
+        )
+    numbers = {
+        key: int(value) if value else None
+        for key, value in found.groupdict().items()
+        if key not in ("plate", "well")
+    }
     return ImageName(plate=found["plate"], well=found["well"], **numbers)
 
 
 def brightfield_name(well: str, fov: int, z_plane: int, plate: str = DEFAULT_PLATE) -> ImageName:
     """The name of one focal plane."""
-    return ImageName(plate=plate, well=well, fov=fov, action=4, z_plane=z_plane, channel=BRIGHTFIELD_CHANNEL)
+    return ImageName(
+        plate=plate, well=well, fov=fov, action=4, z_plane=z_plane, channel=BRIGHTFIELD_CHANNEL
+    )
 
 
 def target_name(well: str, fov: int, target: str, plate: str = DEFAULT_PLATE) -> ImageName:
     """The name of one stain, *target* being "A1", "A2" or "A3"."""
-    return ImageName(plate=plate, well=well, fov=fov, action=int(target[1]), z_plane=1, channel=int(target[1]))
+    return ImageName(
+        plate=plate, well=well, fov=fov, action=int(target[1]), z_plane=1, channel=int(target[1])
+    )
 
 
 def parse_magnification(folder: str) -> int | None:

@@ -1,7 +1,7 @@
 """What a raw plate holds: its whole fields, and everything that is wrong with the others, before a pixel is read."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -9,25 +9,24 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from adipocyte.config import N_Z_PLANES, TARGETS
+from adipocyte.domain import N_Z_PLANES, TARGETS, FieldKey
 from adipocyte.errors import ImageError, PlateError
-from adipocyte.plate.names import BRIGHTFIELD_CHANNEL, ImageName, brightfield_name, parse_magnification, parse_name, target_name
-from adipocyte.plate.reader import FieldFiles, FieldKey
+from adipocyte.plate.fields import FieldFiles
+from adipocyte.plate.names import (
+    BRIGHTFIELD_CHANNEL,
+    ImageName,
+    brightfield_name,
+    parse_magnification,
+    parse_name,
+    target_name,
+)
+from adipocyte.plate.problems import Problem, problem_of
 from adipocyte.plate.tiff import Header, read_header
 
 T = TypeVar("T")
 
 _LAYOUT = "a plate is a folder with 20x_images/, 40x_images/ or 60x_images/ in it, which hold the challenge's TIFFs"
 _BRIGHTFIELD = "brightfield"
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something wrong with a plate: in which field or folder, what was `found` there, and the `remedy`."""
-
-    where: str
-    found: str
-    remedy: str
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,11 @@ class _Images:
 
     def of_kind(self, kind: str) -> list[Path]:
         """All files of brightfield, or of a target."""
-        return list(chain(*self.planes.values())) if kind == _BRIGHTFIELD else self.targets.get(kind, [])
+        return (
+            list(chain(*self.planes.values()))
+            if kind == _BRIGHTFIELD
+            else self.targets.get(kind, [])
+        )
 
     def paths(self) -> list[Path]:
         return list(chain(*self.planes.values(), *self.targets.values()))
@@ -80,20 +83,39 @@ def scan_plate(folder: Path, targets: tuple[str, ...] = TARGETS) -> Plate:
     `Plate.problems`.
     """
     if not folder.is_dir():
-        raise PlateError(f"there is no plate at {folder}: {_LAYOUT}. Give it with -P plate=<folder>, or make one: mlflow run . -e simulate")
+        raise PlateError(
+            f"there is no plate at {folder}: {_LAYOUT}. Give it with -P plate=<folder>, or make one: mlflow run . -e simulate"
+        )
     try:
         images, problems, n_ignored = _list(folder, targets)
     except OSError as error:
-        raise PlateError(f"{error.filename} cannot be looked into ({error.strerror}): this user must be let read the plate") from error
+        raise PlateError(
+            f"{error.filename} cannot be looked into ({error.strerror}): this user must be let read the plate"
+        ) from error
     if not images:
-        found = "".join(f"; {problem.where} {problem.found}: {problem.remedy}" for problem in problems)
+        found = "".join(
+            f"; {problem.where} {problem.found}: {problem.remedy}" for problem in problems
+        )
         example = brightfield_name("B03", 1, 1)
-        raise PlateError(f"{folder} holds no image of the challenge's form: {_LAYOUT}, named like {example}{found}")
-    headers = _read_headers([path for field_images in images.values() for path in field_images.paths()])
+        raise PlateError(
+            f"{folder} holds no image of the challenge's form: {_LAYOUT}, named like {example}{found}"
+        )
+    headers = _read_headers(
+        [path for field_images in images.values() for path in field_images.paths()]
+    )
     usual = _Usual(
-        n_z_planes=_most_frequent([n for one in images.values() if (n := _n_planes(one, headers))], default=N_Z_PLANES),
-        targets=tuple(target for target in targets if 2 * sum(target in one.targets for one in images.values()) >= len(images)),
-        dtypes={kind: _most_frequent(_dtypes(images.values(), headers, kind), default="") for kind in (_BRIGHTFIELD, *targets)},
+        n_z_planes=_most_frequent(
+            [n for one in images.values() if (n := _n_planes(one, headers))], default=N_Z_PLANES
+        ),
+        targets=tuple(
+            target
+            for target in targets
+            if 2 * sum(target in one.targets for one in images.values()) >= len(images)
+        ),
+        dtypes={
+            kind: _most_frequent(_dtypes(images.values(), headers, kind), default="")
+            for kind in (_BRIGHTFIELD, *targets)
+        },
     )
     fields = []
     for key, one in sorted(images.items()):
@@ -102,30 +124,25 @@ def scan_plate(folder: Path, targets: tuple[str, ...] = TARGETS) -> Plate:
         else:
             planes = tuple(one.planes[z][0] for z in sorted(one.planes, key=lambda z: z or 0))
             stains = {target: one.targets[target][0] for target in usual.targets}
-            fields.append(FieldFiles(key, one.plate, planes, stains, usual.n_z_planes, headers[planes[0]].shape))
+            fields.append(
+                FieldFiles(
+                    key, one.plate, planes, stains, usual.n_z_planes, headers[planes[0]].shape
+                )
+            )
     return Plate(tuple(fields), tuple(problems), usual.n_z_planes, usual.targets, n_ignored)
 
 
-def problem_of(key: FieldKey, error: ImageError | PlateError) -> Problem:
-    """An error that names what was found and, behind a colon, what is needed, as a problem of a field."""
-    found, _, remedy = str(error).partition(": ")
-    return Problem(str(key), found, remedy)
-
-
-def problem_table(problems: Sequence[Problem]) -> str:
-    """The *problems* as text, a line for each: where, what was found, what to do."""
-    rows = [("where", "found", "what to do"), *((one.where, one.found, one.remedy) for one in problems)]
-    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    return "\n".join("  ".join((row[0].ljust(widths[0]), row[1].ljust(widths[1]), row[2])) for row in rows)
-
-
-def _list(folder: Path, targets: tuple[str, ...]) -> tuple[dict[FieldKey, _Images], list[Problem], int]:
+def _list(
+    folder: Path, targets: tuple[str, ...]
+) -> tuple[dict[FieldKey, _Images], list[Problem], int]:
     """The images of each field by name, folders whose magnification cannot be told, and how many other files there are."""
     found: dict[FieldKey, _Images] = {}
     problems: list[Problem] = []
     n_ignored = 0
     for images in [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]:
-        paths = sorted(path for path in images.iterdir() if not path.name.startswith(".") and not path.is_dir())
+        paths = sorted(
+            path for path in images.iterdir() if not path.name.startswith(".") and not path.is_dir()
+        )
         names = {path: name for path in paths if (name := _parsed(path)) is not None}
         n_ignored += len(paths) - len(names)
         magnification = parse_magnification(images.name) if images != folder else None
@@ -133,7 +150,9 @@ def _list(folder: Path, targets: tuple[str, ...]) -> tuple[dict[FieldKey, _Image
             problems += [_untold(images, len(names))] if names else []
             continue
         for path, name in names.items():
-            one = found.setdefault(FieldKey(magnification, name.well, name.fov), _Images(images, name.plate))
+            one = found.setdefault(
+                FieldKey(magnification, name.well, name.fov), _Images(images, name.plate)
+            )
             if name.channel == BRIGHTFIELD_CHANNEL:
                 one.planes[name.z_plane].append(path)
             elif name.target in targets:
@@ -155,7 +174,11 @@ def _untold(folder: Path, n: int) -> Problem:
         "put them into a folder named 20x_images, 40x_images or 60x_images inside the plate, or move them out of it; where this is such a "
         "folder, the plate is the one above it"
     )
-    return Problem(f"{folder.name}/", f"{n} images whose magnification cannot be told by the folder's name", remedy)
+    return Problem(
+        f"{folder.name}/",
+        f"{n} images whose magnification cannot be told by the folder's name",
+        remedy,
+    )
 
 
 def _read_headers(paths: list[Path]) -> Headers:
@@ -195,18 +218,36 @@ def _most_frequent(values: list[T], default: T) -> T:
 
 def _problems(key: FieldKey, images: _Images, headers: Headers, usual: _Usual) -> list[Problem]:
     """Everything that is wrong with one field. What hides behind an unreadable or doubled file comes to light once that is mended."""
-    unreadable = [problem_of(key, error) for path in images.paths() if isinstance(error := headers[path], ImageError)]
-    named = _doubled(images) + _missing_planes(key, images, headers, usual.n_z_planes) + _missing_targets(key, images, usual.targets)
+    unreadable = [
+        problem_of(key, error)
+        for path in images.paths()
+        if isinstance(error := headers[path], ImageError)
+    ]
+    named = (
+        _doubled(images)
+        + _missing_planes(key, images, headers, usual.n_z_planes)
+        + _missing_targets(key, images, usual.targets)
+    )
     others = named if unreadable or named else _unlike(images, headers, usual)
     return unreadable + [Problem(str(key), found, remedy) for found, remedy in others]
 
 
 def _doubled(images: _Images) -> list[tuple[str, str]]:
-    doubled = [paths for paths in (*images.planes.values(), *images.targets.values()) if len(paths) > 1]
-    return [(f"{paths[0].name} and {paths[1].name} are the same image", "keep one: time points are not told apart") for paths in doubled]
+    doubled = [
+        paths for paths in (*images.planes.values(), *images.targets.values()) if len(paths) > 1
+    ]
+    return [
+        (
+            f"{paths[0].name} and {paths[1].name} are the same image",
+            "keep one: time points are not told apart",
+        )
+        for paths in doubled
+    ]
 
 
-def _missing_planes(key: FieldKey, images: _Images, headers: Headers, n_z_planes: int) -> list[tuple[str, str]]:
+def _missing_planes(
+    key: FieldKey, images: _Images, headers: Headers, n_z_planes: int
+) -> list[tuple[str, str]]:
     paths = images.of_kind(_BRIGHTFIELD)
     if len(paths) == 1 and isinstance(headers[paths[0]], ImageError):
         return []  # it may be a stack of them all
@@ -214,24 +255,41 @@ def _missing_planes(key: FieldKey, images: _Images, headers: Headers, n_z_planes
         if n_stacked == n_z_planes:
             return []
         return [
-            (f"{paths[0].name} has {n_stacked} z-planes, others {n_z_planes}", f"export it again with {n_z_planes}, or move it elsewhere")
+            (
+                f"{paths[0].name} has {n_stacked} z-planes, others {n_z_planes}",
+                f"export it again with {n_z_planes}, or move it elsewhere",
+            )
         ]
     wrong = []
     wanted = range(1, n_z_planes + 1)
     if missing := [z for z in wanted if z not in images.planes]:
         name = str(brightfield_name(key.well, key.fov, missing[0], images.plate))
-        wrong.append((f"lacks {', '.join(f'Z{z}' for z in missing)}", f"add {name} to {images.folder}, or move the field elsewhere"))
+        wrong.append(
+            (
+                f"lacks {', '.join(f'Z{z}' for z in missing)}",
+                f"add {name} to {images.folder}, or move the field elsewhere",
+            )
+        )
     for z in sorted(images.planes.keys() - set(wanted), key=lambda z: z or 0):
-        what = "a stack beside single planes" if z is None else f"a plane beyond Z1…Z{n_z_planes}, which others have"
+        what = (
+            "a stack beside single planes"
+            if z is None
+            else f"a plane beyond Z1…Z{n_z_planes}, which others have"
+        )
         wrong.append((f"{images.planes[z][0].name} is {what}", "move it elsewhere"))
     return wrong
 
 
-def _missing_targets(key: FieldKey, images: _Images, targets: tuple[str, ...]) -> list[tuple[str, str]]:
+def _missing_targets(
+    key: FieldKey, images: _Images, targets: tuple[str, ...]
+) -> list[tuple[str, str]]:
     missing = [target for target in targets if target not in images.targets]
     names = [str(target_name(key.well, key.fov, target, images.plate)) for target in missing]
     return [
-        (f"has no {target} image, which others have", f"add {name} to {images.folder}, or move the field elsewhere")
+        (
+            f"has no {target} image, which others have",
+            f"add {name} to {images.folder}, or move the field elsewhere",
+        )
         for target, name in zip(missing, names, strict=True)
     ]
 
@@ -245,10 +303,22 @@ def _unlike(images: _Images, headers: Headers, usual: _Usual) -> list[tuple[str,
         for path in images.of_kind(kind):
             header = headers[path]
             if header.n_planes > 1 and not (is_stack and kind == _BRIGHTFIELD):
-                wrong.append((f"{path.name} has {header.n_planes} pages", "export one plane to a file"))
+                wrong.append(
+                    (f"{path.name} has {header.n_planes} pages", "export one plane to a file")
+                )
             if header.shape != headers[first].shape:
                 sizes = f"{header.shape}, but {first.name} is {headers[first].shape}"
-                wrong.append((f"{path.name} is {sizes}", "all images of a field must have one size: export the field again"))
+                wrong.append(
+                    (
+                        f"{path.name} is {sizes}",
+                        "all images of a field must have one size: export the field again",
+                    )
+                )
             if header.dtype != usual.dtypes[kind]:
-                wrong.append((f"{path.name} is {header.dtype}, others {usual.dtypes[kind]}", "export all images alike, in raw counts"))
+                wrong.append(
+                    (
+                        f"{path.name} is {header.dtype}, others {usual.dtypes[kind]}",
+                        "export all images alike, in raw counts",
+                    )
+                )
     return wrong

@@ -17,7 +17,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from adipocyte.errors import ImageError
-from adipocyte.plate.whole import write_whole
+from adipocyte.system.files import write_whole
 
 MAX_SIDE_PX = 10_000
 MAX_PLANES = 99  # a file's name has two digits for the z-plane
@@ -28,11 +28,15 @@ DTYPES = (np.uint8, np.uint16)
 # Codecs that are told how much to write. Those of whole pictures (JPEG, PNG, WebP, …) allocate what the bytes inside say.
 CODECS = {1, 5, 8, 32946, 32773, 50000}  # none, LZW, deflate under its two numbers, PackBits, zstd
 _ROWS = 256  # in a strip of our own: as many as a cache holds
-_VENDORS = dict.fromkeys(("is_lsm", "is_ndpi", "is_scanimage"), False)  # whose files tifffile reads page by guessed page
+_VENDORS = dict.fromkeys(
+    ("is_lsm", "is_ndpi", "is_scanimage"), False
+)  # whose files tifffile reads page by guessed page
 
 _STACK = "the stack"  # what has no file's name
 
-tifffile.logger().setLevel(logging.CRITICAL)  # what it mutters about damaged bytes comes again, in full sentences, from here
+tifffile.logger().setLevel(
+    logging.CRITICAL
+)  # what it mutters about damaged bytes comes again, in full sentences, from here
 
 # What tifffile and its codecs raise on damaged bytes.
 _UNREADABLE = (
@@ -63,7 +67,9 @@ def read_header(path: Path) -> Header:
     with _tiff(path, size, name, "grey pages") as tiff:
         pages = list(itertools.islice(tiff.pages, MAX_PLANES + 1))
         if len(pages) > MAX_PLANES:
-            raise ImageError(f"{name} has more than {MAX_PLANES} pages: it must hold one plane, or the z-planes of one field")
+            raise ImageError(
+                f"{name} has more than {MAX_PLANES} pages: it must hold one plane, or the z-planes of one field"
+            )
         _check_pages(pages, size, name, "grey pages")
         _check_axes(tiff, len(pages), name)
         return Header(len(pages), pages[0].shape, pages[0].dtype.name)
@@ -109,8 +115,14 @@ def encode_image(image: NDArray[np.uint16]) -> bytes:
 
 def encode_stack(stack: NDArray[np.uint16]) -> bytes:
     """A TIFF with one page for each plane of a (Z, Y, X) stack in counts; with zstd, unless it would then look like a compressed bomb."""
-    data = _encode_stack(stack, compression="zstd", compressionargs={"level": 1}, predictor=True, rowsperstrip=_ROWS)
-    return data if stack.nbytes <= max(HARMLESS_BYTES, MAX_EXPANSION * len(data)) else _encode_stack(stack)
+    data = _encode_stack(
+        stack, compression="zstd", compressionargs={"level": 1}, predictor=True, rowsperstrip=_ROWS
+    )
+    return (
+        data
+        if stack.nbytes <= max(HARMLESS_BYTES, MAX_EXPANSION * len(data))
+        else _encode_stack(stack)
+    )
 
 
 def _encode_stack(stack: NDArray[np.uint16], **options: Any) -> bytes:
@@ -130,7 +142,9 @@ def _size(path: Path) -> int:
         with open(path, "rb") as file:
             return os.fstat(file.fileno()).st_size
     except OSError as error:
-        raise ImageError(f"{path} cannot be opened ({error.strerror}): it must be a TIFF that this user may read") from error
+        raise ImageError(
+            f"{path} cannot be opened ({error.strerror}): it must be a TIFF that this user may read"
+        ) from error
 
 
 def _decode(source: Path | BinaryIO, size: int, n_planes: int, name: str) -> NDArray[np.uint16]:
@@ -142,7 +156,9 @@ def _decode(source: Path | BinaryIO, size: int, n_planes: int, name: str) -> NDA
 
 
 @contextmanager
-def _pages(source: Path | BinaryIO, size: int, n_planes: int, name: str) -> Iterator[list[tifffile.TiffPage]]:
+def _pages(
+    source: Path | BinaryIO, size: int, n_planes: int, name: str
+) -> Iterator[list[tifffile.TiffPage]]:
     """The pages of a stack, checked, to decode."""
     needed = f"{n_planes} grey page{'s' if n_planes > 1 else ''}"
     with _tiff(source, size, name, needed) as tiff:
@@ -153,25 +169,35 @@ def _pages(source: Path | BinaryIO, size: int, n_planes: int, name: str) -> Iter
 
 
 @contextmanager
-def _tiff(source: Path | BinaryIO, size: int, name: str, needed: str) -> Iterator[tifffile.TiffFile]:
+def _tiff(
+    source: Path | BinaryIO, size: int, name: str, needed: str
+) -> Iterator[tifffile.TiffFile]:
     """A TIFF to look at; whatever damaged bytes raise while it is open becomes an ImageError about *name*."""
     if not size:
-        raise ImageError(f"{name} is empty (0 bytes): it must be a TIFF of {needed} of one size, uint8 or uint16")
+        raise ImageError(
+            f"{name} is empty (0 bytes): it must be a TIFF of {needed} of one size, uint8 or uint16"
+        )
     try:
         with tifffile.TiffFile(source, **_VENDORS) as tiff:
             yield tiff
     except ImageError:
         raise
     except _UNREADABLE as error:
-        raise ImageError(f"{name} cannot be read as TIFF ({error!r}): it must be a whole TIFF of {needed}; save it again") from error
+        raise ImageError(
+            f"{name} cannot be read as TIFF ({error!r}): it must be a whole TIFF of {needed}; save it again"
+        ) from error
 
 
 def _check_number(n_found: int, n_planes: int, name: str, needed: str) -> None:
     if n_found > n_planes:
-        raise ImageError(f"{name} has more than {n_planes} pages: it must have {needed}, z in order")
+        raise ImageError(
+            f"{name} has more than {n_planes} pages: it must have {needed}, z in order"
+        )
     if n_found < n_planes:
         advice = "if the file should have more, it is cut short: copy it again"
-        raise ImageError(f"{name} has {n_found} of {n_planes} pages: it must have {needed}, z in order; {advice}")
+        raise ImageError(
+            f"{name} has {n_found} of {n_planes} pages: it must have {needed}, z in order; {advice}"
+        )
 
 
 def _check_pages(pages: list[tifffile.TiffPage], size: int, name: str, needed: str) -> None:
@@ -180,19 +206,29 @@ def _check_pages(pages: list[tifffile.TiffPage], size: int, name: str, needed: s
         raise ImageError(f"{name} has no page: it must have {needed}; copy it again, whole")
     for page in pages:
         if page.ndim != 2:
-            raise ImageError(f"{name} has a page of shape {page.shape} (colour?): it must have {needed}; save grey planes")
+            raise ImageError(
+                f"{name} has a page of shape {page.shape} (colour?): it must have {needed}; save grey planes"
+            )
         if not min(page.shape):
-            raise ImageError(f"{name} has a page without pixels: it must have {needed}; save it again")
+            raise ImageError(
+                f"{name} has a page without pixels: it must have {needed}; save it again"
+            )
         if page.dtype not in DTYPES:
             raise ImageError(
                 f"{name} has pixels of type {page.dtype}: it must have raw camera counts, uint8 or uint16; do not rescale them"
             )
         if (page.shape, page.dtype) != (pages[0].shape, pages[0].dtype):
             kinds = f"{pages[0].shape} {pages[0].dtype} and of {page.shape} {page.dtype}"
-            raise ImageError(f"{name} has pages of {kinds} pixels: it must have {needed} of one size and type; save it again")
+            raise ImageError(
+                f"{name} has pages of {kinds} pixels: it must have {needed} of one size and type; save it again"
+            )
         if max(page.shape) > MAX_SIDE_PX:
-            raise ImageError(f"{name} is {page.shape[0]} x {page.shape[1]} pixels: a side may be at most {MAX_SIDE_PX}; cut it in parts")
-        if max(page.chunks) > MAX_SIDE_PX:  # a codec allocates a whole tile, however small the image
+            raise ImageError(
+                f"{name} is {page.shape[0]} x {page.shape[1]} pixels: a side may be at most {MAX_SIDE_PX}; cut it in parts"
+            )
+        if (
+            max(page.chunks) > MAX_SIDE_PX
+        ):  # a codec allocates a whole tile, however small the image
             raise ImageError(
                 f"{name} has tiles of {page.chunks} pixels: a side may be at most {MAX_SIDE_PX}; save it again in smaller tiles"
             )
@@ -203,11 +239,20 @@ def _check_pages(pages: list[tifffile.TiffPage], size: int, name: str, needed: s
             raise ImageError(
                 f"{name} has pages in {math.prod(page.chunked)} strips or tiles: it may have {MAX_CHUNKS}; save it again in larger ones"
             )
-        if any(offset + n_bytes > size for offset, n_bytes in zip(page.dataoffsets, page.databytecounts, strict=True)):
-            raise ImageError(f"{name} is cut short: its pages point past its end at {size} bytes; copy it again, whole")
+        if any(
+            offset + n_bytes > size
+            for offset, n_bytes in zip(page.dataoffsets, page.databytecounts, strict=True)
+        ):
+            raise ImageError(
+                f"{name} is cut short: its pages point past its end at {size} bytes; copy it again, whole"
+            )
     if sum(sum(page.databytecounts) for page in pages) > size:
-        raise ImageError(f"{name} has strips that share bytes with each other: save it again, each with its own")
-    decoded = sum(math.prod(page.chunked) * math.prod(page.chunks) * page.dtype.itemsize for page in pages)
+        raise ImageError(
+            f"{name} has strips that share bytes with each other: save it again, each with its own"
+        )
+    decoded = sum(
+        math.prod(page.chunked) * math.prod(page.chunks) * page.dtype.itemsize for page in pages
+    )
     if decoded > max(HARMLESS_BYTES, MAX_EXPANSION * size):
         raise ImageError(
             f"{name} would swell from {size} bytes to {decoded}: a camera's image gives up to {MAX_EXPANSION} for one; save it plain"
@@ -222,7 +267,13 @@ def _codec(page: tifffile.TiffPage) -> str:
 def _check_axes(tiff: tifffile.TiffFile, n_pages: int, name: str) -> None:
     """Refuse pages that are several things at once: only z can be told from their order."""
     if n_pages > 1 and (tiff.is_ome or tiff.is_imagej):
-        sizes = {axis: n for axis, n in tiff.series[0].sizes.items() if axis not in ("height", "width") and n > 1}
+        sizes = {
+            axis: n
+            for axis, n in tiff.series[0].sizes.items()
+            if axis not in ("height", "width") and n > 1
+        }
         if len(sizes) > 1:
             found = " and ".join(f"{n} along {axis}" for axis, n in sizes.items())
-            raise ImageError(f"{name} has pages {found}: it must have the z-planes of one channel; export each channel by itself")
+            raise ImageError(
+                f"{name} has pages {found}: it must have the z-planes of one channel; export each channel by itself"
+            )

@@ -4,4 +4,11 @@ from adipocyte.simulation.conditions import Conditions, draw_conditions
 from adipocyte.simulation.field import SimulatedField, simulate_field
 from adipocyte.simulation.misalignment import Misalignment, misalignment_at
 
-__all__ = ["Conditions", "Misalignment", "SimulatedField", "draw_conditions", "misalignment_at", "simulate_field"]
+__all__ = [
+    "Conditions",
+    "Misalignment",
+    "SimulatedField",
+    "draw_conditions",
+    "misalignment_at",
+    "simulate_field",
+]

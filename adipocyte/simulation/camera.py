@@ -42,9 +42,13 @@ EXPOSURES = {
 }
 
 
-def draw_illumination(shape_px: tuple[int, int], depth: float, rng: np.random.Generator) -> NDArray[np.float32]:
+def draw_illumination(
+    shape_px: tuple[int, int], depth: float, rng: np.random.Generator
+) -> NDArray[np.float32]:
     """Light over an image, (Y, X), mean about 1: a bowl *depth* deep whose middle is not quite the image's."""
-    y, x = (np.linspace(-1, 1, n, dtype=np.float32) - np.float32(rng.normal(0, 0.2)) for n in shape_px)
+    y, x = (
+        np.linspace(-1, 1, n, dtype=np.float32) - np.float32(rng.normal(0, 0.2)) for n in shape_px
+    )
     bowl = y[:, None] ** 2 + x[None, :] ** 2
     return 1.0 - np.float32(depth) * (0.5 * bowl - np.float32(1 / 3))
 
@@ -58,10 +62,16 @@ def add_hot_pixels(image: NDArray[np.uint16]) -> None:
     image[y, x] = np.minimum(image[y, x] + charge, 65535).astype(np.uint16)
 
 
-def expose(light: NDArray[np.float32], exposure: Exposure, rng: np.random.Generator) -> NDArray[np.uint16]:
+def expose(
+    light: NDArray[np.float32], exposure: Exposure, rng: np.random.Generator
+) -> NDArray[np.uint16]:
     """Counts of an image of light. Shot noise is Gaussian with the Poisson's variance: there are always many electrons."""
     counts = np.float32(exposure.gain) * light
-    variance = np.maximum(counts, 0) / exposure.electrons_per_count + np.float32(exposure.read_noise**2)
+    variance = np.maximum(counts, 0) / exposure.electrons_per_count + np.float32(
+        exposure.read_noise**2
+    )
     counts += np.float32(exposure.offset)
-    counts += np.sqrt(variance, dtype=np.float32) * rng.standard_normal(light.shape, dtype=np.float32)
+    counts += np.sqrt(variance, dtype=np.float32) * rng.standard_normal(
+        light.shape, dtype=np.float32
+    )
     return np.clip(np.rint(counts), 0, 65535).astype(np.uint16)

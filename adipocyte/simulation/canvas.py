@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
-class Window:
+class Footprint:
     """A rectangle of a canvas and where its pixels lie, seen from the object's centre."""
 
     slices: tuple[slice, slice]
@@ -22,7 +22,7 @@ class Canvas:
     shape_px: tuple[int, int]
     um_per_px: float
 
-    def window(self, y_um: float, x_um: float, reach_um: float) -> Window | None:
+    def window(self, y_um: float, x_um: float, reach_um: float) -> Footprint | None:
         """The pixels within *reach_um* (in y and in x) of a point, or None when the canvas holds none of them.
 
         Objects are drawn in such windows, so the cost of a droplet grows with its own area and not with the image's.
@@ -33,7 +33,9 @@ class Canvas:
             return None
         dy_um = np.arange(y0, y1, dtype=np.float32)[:, None] * self.um_per_px - y_um
         dx_um = np.arange(x0, x1, dtype=np.float32)[None, :] * self.um_per_px - x_um
-        return Window((slice(y0, y1), slice(x0, x1)), dy_um.astype(np.float32), dx_um.astype(np.float32))
+        return Footprint(
+            (slice(y0, y1), slice(x0, x1)), dy_um.astype(np.float32), dx_um.astype(np.float32)
+        )
 
     def _span(self, centre_um: float, reach_um: float, size_px: int) -> tuple[int, int]:
         first = int(np.ceil((centre_um - reach_um) / self.um_per_px))

@@ -55,11 +55,17 @@ class Outline:
     def height_at(self, dy_um: NDArray, dx_um: NDArray) -> NDArray:
         """Height of the cell in µm above points given from its centre; 0 outside."""
         along = dy_um * np.sin(self.angle) + dx_um * np.cos(self.angle)
-        across = dy_um * np.cos(self.angle) - dx_um * np.sin(self.angle) - self.bend_per_um * along**2
+        across = (
+            dy_um * np.cos(self.angle) - dx_um * np.sin(self.angle) - self.bend_per_um * along**2
+        )
         turn = np.arctan2(across, along)
-        waves = sum(np.cos(order * turn + phase) for order, phase in zip((2, 3, 5), self.waves, strict=True))
+        waves = sum(
+            np.cos(order * turn + phase) for order, phase in zip((2, 3, 5), self.waves, strict=True)
+        )
         edge = 1.0 + self.waviness * waves
-        radius2 = ((along / self.half_length_um) ** 2 + (across / self.half_width_um) ** 2) / edge**2
+        radius2 = (
+            (along / self.half_length_um) ** 2 + (across / self.half_width_um) ** 2
+        ) / edge**2
         return self.height_um * np.sqrt(np.clip(1.0 - radius2**1.5, 0.0, 1.0))
 
 
@@ -75,7 +81,9 @@ class Cell:
     density: float = 1.0  # relative to a living cell's cytoplasm
 
 
-def grow_cells(size_um: tuple[float, float], culture: Culture, rng: np.random.Generator) -> list[Cell]:
+def grow_cells(
+    size_um: tuple[float, float], culture: Culture, rng: np.random.Generator
+) -> list[Cell]:
     """Fill a rectangle (height, width in µm) and its surroundings with cells, so that some cross its border."""
     fat_centres_um = culture.fat_centres(size_um, rng)
     fat_tree = cKDTree(fat_centres_um)
@@ -84,7 +92,11 @@ def grow_cells(size_um: tuple[float, float], culture: Culture, rng: np.random.Ge
     # Each cell has its own stream of random numbers, so that leaving out one beyond the border changes no other.
     for centre_um, own in zip(fat_centres_um, rng.spawn(len(fat_centres_um)), strict=True):
         is_dead = own.random() < DEAD_SHARE
-        outline = _round_outline(centre_um, 1.0, own) if is_dead else _fat_outline(centre_um, culture, own)
+        outline = (
+            _round_outline(centre_um, 1.0, own)
+            if is_dead
+            else _fat_outline(centre_um, culture, own)
+        )
         if _touches(outline, size_um):
             cells.append(_dead_cell(outline, own) if is_dead else _fat_cell(outline, fat_tree, own))
     for centre_um, own in zip(thin_centres_um, rng.spawn(len(thin_centres_um)), strict=True):
@@ -97,10 +109,15 @@ def grow_cells(size_um: tuple[float, float], culture: Culture, rng: np.random.Ge
 
 def float_cells(size_um: tuple[float, float], rng: np.random.Generator) -> list[Cell]:
     """Round cells that came off the glass, drawn as if they stood on it: how high they float is the specimen's matter."""
-    centres_um = rng.uniform(0, size_um, (rng.poisson(size_um[0] * size_um[1] * FLOATING_PER_UM2), 2))
+    centres_um = rng.uniform(
+        0, size_um, (rng.poisson(size_um[0] * size_um[1] * FLOATING_PER_UM2), 2)
+    )
     streams = rng.spawn(len(centres_um))
     alone = cKDTree(np.empty((0, 2)))
-    return [_fat_cell(_round_outline(centre_um, 1.6, own), alone, own) for centre_um, own in zip(centres_um, streams, strict=True)]
+    return [
+        _fat_cell(_round_outline(centre_um, 1.6, own), alone, own)
+        for centre_um, own in zip(centres_um, streams, strict=True)
+    ]
 
 
 def _touches(outline: Outline, size_um: tuple[float, float]) -> bool:
@@ -149,7 +166,9 @@ def _round_outline(centre_um: NDArray, scale: float, rng: np.random.Generator) -
     )
 
 
-def _draw_nucleus(outline: Outline, off_centre: float, angle: float, rng: np.random.Generator) -> Nucleus:
+def _draw_nucleus(
+    outline: Outline, off_centre: float, angle: float, rng: np.random.Generator
+) -> Nucleus:
     turn = rng.uniform(0, 2 * np.pi)
     half_length_um = rng.uniform(4.8, 7.8)
     half_height_um = float(np.clip(rng.uniform(0.28, 0.36) * outline.height_um, 2.2, 4.0))
@@ -167,7 +186,9 @@ def _draw_nucleus(outline: Outline, off_centre: float, angle: float, rng: np.ran
 
 def _thin_cell(outline: Outline, rng: np.random.Generator) -> Cell:
     nucleus = _draw_nucleus(outline, 0.1, outline.angle + rng.normal(0, 0.15), rng)
-    return Cell(outline, (nucleus,), np.empty((0, 4)), np.empty((0, 4)), stain=rng.uniform(0.85, 1.15))
+    return Cell(
+        outline, (nucleus,), np.empty((0, 4)), np.empty((0, 4)), stain=rng.uniform(0.85, 1.15)
+    )
 
 
 def _dead_cell(outline: Outline, rng: np.random.Generator) -> Cell:
@@ -175,9 +196,19 @@ def _dead_cell(outline: Outline, rng: np.random.Generator) -> Cell:
     n_droplets = rng.integers(0, 4)
     turn, radius_um = rng.uniform(0, 2 * np.pi, n_droplets), rng.uniform(0.5, 1.2, n_droplets)
     off_centre_um = 0.7 * outline.half_width_um
-    y_um, x_um = outline.y_um + off_centre_um * np.sin(turn), outline.x_um + off_centre_um * np.cos(turn)
+    y_um, x_um = (
+        outline.y_um + off_centre_um * np.sin(turn),
+        outline.x_um + off_centre_um * np.cos(turn),
+    )
     droplets_um = np.column_stack([rng.uniform(2, 4, n_droplets), y_um, x_um, radius_um])
-    return Cell(outline, _condensed_nucleus(outline, rng), droplets_um, np.empty((0, 4)), stain=0.3, density=2.0)
+    return Cell(
+        outline,
+        _condensed_nucleus(outline, rng),
+        droplets_um,
+        np.empty((0, 4)),
+        stain=0.3,
+        density=2.0,
+    )
 
 
 def _condensed_nucleus(outline: Outline, rng: np.random.Generator) -> tuple[Nucleus, ...]:
@@ -207,14 +238,24 @@ def _fat_cell(outline: Outline, fat_tree: cKDTree, rng: np.random.Generator) -> 
     largest_um = 0.5 * outline.height_um * rng.uniform(0.6, 1.0)
     n = int(1.3 * outline.half_length_um * outline.half_width_um / largest_um)
     droplets_um = pack(sites_um, room_um, draw_radii(largest_um, n, rng))
-    return Cell(outline, (nucleus,), droplets_um, draw_holes(droplets_um, rng), stain=rng.uniform(0.85, 1.15))
+    return Cell(
+        outline,
+        (nucleus,),
+        droplets_um,
+        draw_holes(droplets_um, rng),
+        stain=rng.uniform(0.85, 1.15),
+    )
 
 
-def _room(outline: Outline, nucleus: Nucleus, fat_tree: cKDTree, rng: np.random.Generator) -> tuple[NDArray, NDArray]:
+def _room(
+    outline: Outline, nucleus: Nucleus, fat_tree: cKDTree, rng: np.random.Generator
+) -> tuple[NDArray, NDArray]:
     """Random points inside a cell, (N, 3), and how far each is from membrane, neighbours and nucleus, (N,)."""
     reach_um = 1.2 * outline.half_length_um
     n = int(SITES_PER_UM3 * 4 * reach_um**2 * outline.height_um)
-    sites_um = rng.uniform((0, -reach_um, -reach_um), (outline.height_um, reach_um, reach_um), (n, 3))
+    sites_um = rng.uniform(
+        (0, -reach_um, -reach_um), (outline.height_um, reach_um, reach_um), (n, 3)
+    )
     height_um = outline.height_at(sites_um[:, 1], sites_um[:, 2])
     inside = sites_um[:, 0] < height_um
     sites_um, height_um = sites_um[inside], height_um[inside]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from adipocyte.config import TARGETS
+from adipocyte.domain import TARGETS
 from adipocyte.errors import ConfigError
 
 
@@ -28,11 +28,17 @@ class Conditions:
 
     def __post_init__(self) -> None:
         if self.light <= 0 or self.density <= 0:
-            raise ConfigError(f"light and density must be above 0, got {self.light} and {self.density}: give factors, 1 is nominal")
+            raise ConfigError(
+                f"light and density must be above 0, got {self.light} and {self.density}: give factors, 1 is nominal"
+            )
         if unknown := set(self.stains) - set(TARGETS):
-            raise ConfigError(f"stains names {sorted(unknown)}, which are no targets: choose of {', '.join(TARGETS)}")
+            raise ConfigError(
+                f"stains names {sorted(unknown)}, which are no targets: choose of {', '.join(TARGETS)}"
+            )
         if any(factor < 0 for factor in self.stains.values()):
-            raise ConfigError(f"stains must be 0 or above, got {dict(self.stains)}: give factors, 1 is nominal")
+            raise ConfigError(
+                f"stains must be 0 or above, got {dict(self.stains)}: give factors, 1 is nominal"
+            )
 
 
 def draw_conditions(seed: int | Sequence[int]) -> Conditions:

@@ -27,21 +27,32 @@ class Culture:
         turns = 2 * np.pi * (points_um @ self.waves_per_um.T) + self.phases
         return np.sqrt(2 / N_WAVES) * np.cos(turns).sum(axis=1)
 
-    def fat_centres(self, size_um: tuple[float, float], rng: np.random.Generator) -> NDArray[np.float64]:
+    def fat_centres(
+        self, size_um: tuple[float, float], rng: np.random.Generator
+    ) -> NDArray[np.float64]:
         """Where fat cells sit, (N, 2)."""
         centres_um = _scatter(size_um, self.pitch_um, rng)
-        return centres_um[rng.random(len(centres_um)) < self.fat_share + CROWDING * self.crowding(centres_um)]
+        return centres_um[
+            rng.random(len(centres_um)) < self.fat_share + CROWDING * self.crowding(centres_um)
+        ]
 
-    def thin_centres(self, size_um: tuple[float, float], rng: np.random.Generator) -> NDArray[np.float64]:
+    def thin_centres(
+        self, size_um: tuple[float, float], rng: np.random.Generator
+    ) -> NDArray[np.float64]:
         """Where thin cells lie, (N, 2); fewer are missing, for they stretch into empty places."""
         centres_um = _scatter(size_um, self.thin_pitch_um, rng)
-        return centres_um[rng.random(len(centres_um)) < self.thin_share + 0.5 * CROWDING * self.crowding(centres_um)]
+        return centres_um[
+            rng.random(len(centres_um))
+            < self.thin_share + 0.5 * CROWDING * self.crowding(centres_um)
+        ]
 
 
 def draw_culture(density: float, rng: np.random.Generator) -> Culture:
     """Fields differ, and so do places within a field. *density* is a factor on the number of cells."""
     turn = rng.uniform(0, 2 * np.pi, N_WAVES)
-    waves_per_um = np.stack([np.sin(turn), np.cos(turn)], axis=1) / rng.uniform(250, 700, (N_WAVES, 1))
+    waves_per_um = np.stack([np.sin(turn), np.cos(turn)], axis=1) / rng.uniform(
+        250, 700, (N_WAVES, 1)
+    )
     return Culture(
         pitch_um=rng.uniform(36, 40),
         fat_share=density * rng.uniform(0.7, 0.9),
@@ -53,10 +64,14 @@ def draw_culture(density: float, rng: np.random.Generator) -> Culture:
     )
 
 
-def _scatter(size_um: tuple[float, float], pitch_um: float, rng: np.random.Generator) -> NDArray[np.float64]:
+def _scatter(
+    size_um: tuple[float, float], pitch_um: float, rng: np.random.Generator
+) -> NDArray[np.float64]:
     """Jittered places, (N, 2), on a rectangle (height, width) and around it: even, but uneven enough to leave gaps."""
     rows, columns = (int(np.ceil((side + 2 * REACH_UM) / pitch_um)) for side in size_um)
-    grid = np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), axis=-1).astype(np.float64)
+    grid = np.stack(
+        np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), axis=-1
+    ).astype(np.float64)
     grid[1::2, :, 1] += 0.5
     grid += rng.uniform(0, 1, 2) + rng.uniform(-0.42, 0.42, grid.shape)
     return grid.reshape(-1, 2) * pitch_um - REACH_UM

@@ -29,7 +29,13 @@ def _draw_bit(centre_um: NDArray, rng: np.random.Generator) -> Bit:
     n = rng.integers(1, 5)
     z_um = rng.uniform(1, 11)
     offset_um = rng.normal(0, radius_um, (n, 2))
-    balls_um = np.column_stack([np.full(n, z_um), centre_um + offset_um, radius_um * rng.uniform(0.5, 1.0, n)])
+    balls_um = np.column_stack(
+        [np.full(n, z_um), centre_um + offset_um, radius_um * rng.uniform(0.5, 1.0, n)]
+    )
     # Autofluorescence is broad, so one bit shows in all three stains, though not equally.
     brightness = rng.lognormal(0, 0.6) if rng.random() < GLOWING_SHARE else 0.0
-    return Bit(balls_um, float(rng.choice((-1, 1)) * rng.uniform(0.08, 0.16)), tuple(brightness * rng.uniform(0.2, 1.0, 3)))
+    return Bit(
+        balls_um,
+        float(rng.choice((-1, 1)) * rng.uniform(0.08, 0.16)),
+        tuple(brightness * rng.uniform(0.2, 1.0, 3)),
+    )

@@ -13,7 +13,9 @@ def draw_radii(largest_um: float, n: int, rng: np.random.Generator) -> NDArray[n
     return np.sort(np.clip(radii_um, SMALLEST_RADIUS_UM, largest_um))[::-1]
 
 
-def pack(sites_um: NDArray[np.float64], room_um: NDArray[np.float64], radii_um: NDArray[np.float64]) -> NDArray[np.float64]:
+def pack(
+    sites_um: NDArray[np.float64], room_um: NDArray[np.float64], radii_um: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Place spheres one by one, each at the site where it fits most tightly.
 
     sites_um: (N, 3) possible centres (z, y, x). room_um: (N,) distance from each site to the nearest wall. Returns (M, 4), M <= number of
@@ -30,7 +32,11 @@ def pack(sites_um: NDArray[np.float64], room_um: NDArray[np.float64], radii_um: 
         centre_um = sites_um[best]
         placed.append((*centre_um, radius_um))
         offset_um = sites_um - centre_um
-        np.minimum(room_um, np.sqrt(np.einsum("ij,ij->i", offset_um, offset_um)) - OVERLAP * radius_um, out=room_um)
+        np.minimum(
+            room_um,
+            np.sqrt(np.einsum("ij,ij->i", offset_um, offset_um)) - OVERLAP * radius_um,
+            out=room_um,
+        )
     return np.array(placed, dtype=np.float64).reshape(-1, 4)
 
 

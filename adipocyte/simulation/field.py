@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage
 from skimage.segmentation import relabel_sequential
 
+from adipocyte.domain import SMALLEST_PX
 from adipocyte.errors import ConfigError
 from adipocyte.simulation.camera import EXPOSURES, add_hot_pixels, draw_illumination, expose
 from adipocyte.simulation.canvas import Canvas
@@ -19,7 +20,6 @@ from adipocyte.simulation.misalignment import Misalignment
 from adipocyte.simulation.optics import OBJECTIVES, focus_series
 from adipocyte.simulation.specimen import Specimen, draw_specimen
 
-SMALLEST_PX = 64
 PADDING_UM = 10.0  # defocused light spreads this far, and wraps around no further
 
 NOMINAL = Conditions()
@@ -31,7 +31,9 @@ class SimulatedField:
 
     planes: NDArray[np.uint16]  # (Z, Y, X) brightfield counts, Z=7
     targets: dict[str, NDArray[np.uint16]]  # "A1", "A2", "A3" -> (Y, X) counts
-    nuclei: NDArray[np.int32]  # (Y, X) true labels, 0 = background, in the frame of the targets: the living and the dead in the section
+    nuclei: NDArray[
+        np.int32
+    ]  # (Y, X) true labels, 0 = background, in the frame of the targets: the living and the dead in the section
 
 
 def simulate_field(
@@ -50,22 +52,31 @@ def simulate_field(
     Raises ConfigError for an unknown magnification or an image smaller than 64 pixels.
     """
     if magnification not in OBJECTIVES:
-        raise ConfigError(f"cannot simulate magnification {magnification}: choose one of {sorted(OBJECTIVES)}")
+        raise ConfigError(
+            f"cannot simulate magnification {magnification}: choose one of {sorted(OBJECTIVES)}"
+        )
     if min(shape_px) < SMALLEST_PX:
-        raise ConfigError(f"cannot simulate {shape_px[0]} x {shape_px[1]} pixels: both sides must be at least {SMALLEST_PX}")
+        raise ConfigError(
+            f"cannot simulate {shape_px[0]} x {shape_px[1]} pixels: both sides must be at least {SMALLEST_PX}"
+        )
     optics, exposures = OBJECTIVES[magnification], EXPOSURES[magnification]
     rng = np.random.default_rng(seed)
 
     canvas = _padded(shape_px, optics.um_per_px)
     size_um = tuple(side * canvas.um_per_px for side in canvas.shape_px)
     cells = grow_cells(size_um, draw_culture(conditions.density, rng), rng)
-    specimen = draw_specimen(cells, float_cells(size_um, rng), draw_debris(size_um, rng), canvas, rng)
+    specimen = draw_specimen(
+        cells, float_cells(size_um, rng), draw_debris(size_um, rng), canvas, rng
+    )
 
     light = _crop(focus_series(specimen.paths_um, optics, conditions.defocus_um), shape_px)
     illumination = np.float32(conditions.light) * draw_illumination(shape_px, 0.1, rng)
     lamp = rng.normal(1, 0.01, len(light))
     planes = np.stack(
-        [expose(plane * illumination * np.float32(power), exposures["brightfield"], rng) for plane, power in zip(light, lamp, strict=True)]
+        [
+            expose(plane * illumination * np.float32(power), exposures["brightfield"], rng)
+            for plane, power in zip(light, lamp, strict=True)
+        ]
     )
 
     labels = specimen.labels
@@ -73,7 +84,11 @@ def simulate_field(
     for target, density in _fluorescence(specimen, conditions, canvas).items():
         if misalignment is not None:
             density = misalignment.apply(density, order=3)
-        glow = np.float32(conditions.light) * _crop(density, shape_px) * draw_illumination(shape_px, 0.1, rng)
+        glow = (
+            np.float32(conditions.light)
+            * _crop(density, shape_px)
+            * draw_illumination(shape_px, 0.1, rng)
+        )
         targets[target] = expose(glow, exposures[target], rng)
         add_hot_pixels(targets[target])
     if misalignment is not None:
@@ -90,11 +105,15 @@ def _padded(shape_px: tuple[int, int], um_per_px: float) -> Canvas:
 
 def _crop(image: NDArray, shape_px: tuple[int, int]) -> NDArray:
     """The middle of an image, (..., Y, X)."""
-    top, left = ((side - wanted) // 2 for side, wanted in zip(image.shape[-2:], shape_px, strict=True))
+    top, left = (
+        (side - wanted) // 2 for side, wanted in zip(image.shape[-2:], shape_px, strict=True)
+    )
     return image[..., top : top + shape_px[0], left : left + shape_px[1]]
 
 
-def _fluorescence(specimen: Specimen, conditions: Conditions, canvas: Canvas) -> dict[str, NDArray[np.float32]]:
+def _fluorescence(
+    specimen: Specimen, conditions: Conditions, canvas: Canvas
+) -> dict[str, NDArray[np.float32]]:
     """Light of the three stains, (Y, X) each: a sharp section, a glow of what lies outside of it, and debris, which needs no stain."""
 
     def blur(density: NDArray[np.float32], sigma_um: float) -> NDArray[np.float32]:
@@ -102,7 +121,11 @@ def _fluorescence(specimen: Specimen, conditions: Conditions, canvas: Canvas) ->
 
     mesh = blur(specimen.cytoplasm, 0.18)
     floating_nuclei, floating_lipids, floating_cytoplasm = specimen.floating
-    nuclei = blur(specimen.nuclei, 0.2) + 0.25 * blur(specimen.nuclei + floating_nuclei, 3.5) + 0.03 * mesh
+    nuclei = (
+        blur(specimen.nuclei, 0.2)
+        + 0.25 * blur(specimen.nuclei + floating_nuclei, 3.5)
+        + 0.03 * mesh
+    )
     lipids = blur(specimen.lipids, 0.18) + 0.25 * blur(specimen.lipid_haze, 1.0)
     if floating_lipids.any():
         lipids += 0.08 * blur(floating_lipids, 3.5)

@@ -25,7 +25,9 @@ class Misalignment:
         """Move an image, (Y, X), of brightfield's frame into fluorescence's; *order* of the spline, 0 for labels."""
         centre = (np.array(image.shape) - 1) / 2
         offset = centre - (centre + np.array([self.dy_px, self.dx_px])) / self.scale
-        return ndimage.affine_transform(image, np.full(2, 1 / self.scale), offset, order=order, mode="nearest")
+        return ndimage.affine_transform(
+            image, np.full(2, 1 / self.scale), offset, order=order, mode="nearest"
+        )
 
 
 # Per magnification: scale, then (sine, cosine, constant) of dx and of dy, in pixels, as measured on the challenge's plates.
@@ -39,7 +41,9 @@ MEASURED = {
 def misalignment_at(magnification: int, site: int, n_sites: int) -> Misalignment:
     """The misalignment of site 1 … *n_sites* of a well. Raises ConfigError for an unknown magnification or site."""
     if magnification not in MEASURED:
-        raise ConfigError(f"no misalignment is known at magnification {magnification}: choose one of {sorted(MEASURED)}")
+        raise ConfigError(
+            f"no misalignment is known at magnification {magnification}: choose one of {sorted(MEASURED)}"
+        )
     if not 1 <= site <= n_sites:
         raise ConfigError(f"site {site} is not in the well: sites run from 1 to {n_sites}")
     scale, dx, dy = MEASURED[magnification]

@@ -10,9 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
+from adipocyte.domain import UM_PER_PX
+
 WAVELENGTH_UM = 0.6
 MEDIUM_INDEX = 1.36
-LAYER_HEIGHTS_UM = (0.0, 4.0, 8.0, 20.0)  # three layers of cells on the glass, and one of what floats above them
+LAYER_HEIGHTS_UM = (
+    0.0,
+    4.0,
+    8.0,
+    20.0,
+)  # three layers of cells on the glass, and one of what floats above them
 CELLS_MIDDLE_UM = 4.0
 N_PLANES = 7
 
@@ -31,39 +38,70 @@ class Optics:
 # Chosen so that contrast runs through the planes as on the challenge's plates: a peak at the fourth plane at 20x, a fall from the first at
 # 40x and 60x, where the series starts just below the droplets and leads away from them.
 OBJECTIVES = {
-    20: Optics(0.325, aperture=0.75, condenser_aperture=0.332, first_focus_um=-10.0, focus_step_um=2.7),
-    40: Optics(0.163, aperture=0.95, condenser_aperture=0.32, first_focus_um=-1.7, focus_step_um=-1.3),
-    60: Optics(0.108, aperture=1.0, condenser_aperture=0.32, first_focus_um=-1.7, focus_step_um=-1.1),
+    20: Optics(
+        UM_PER_PX[20],
+        aperture=0.75,
+        condenser_aperture=0.332,
+        first_focus_um=-10.0,
+        focus_step_um=2.7,
+    ),
+    40: Optics(
+        UM_PER_PX[40],
+        aperture=0.95,
+        condenser_aperture=0.32,
+        first_focus_um=-1.7,
+        focus_step_um=-1.3,
+    ),
+    60: Optics(
+        UM_PER_PX[60],
+        aperture=1.0,
+        condenser_aperture=0.32,
+        first_focus_um=-1.7,
+        focus_step_um=-1.1,
+    ),
 }
 
 
-def propagate(wave: NDArray[np.complex64], distance_um: float, um_per_px: float) -> NDArray[np.complex64]:
+def propagate(
+    wave: NDArray[np.complex64], distance_um: float, um_per_px: float
+) -> NDArray[np.complex64]:
     """Carry a wave, (Y, X), along the optical axis through the medium; borders wrap around."""
     axial = _axial_frequency(_frequencies(wave.shape, um_per_px, (0.0, 0.0)))
     return fft.ifft2(fft.fft2(wave) * _advance(axial, distance_um))
 
 
-def focus_series(paths_um: NDArray[np.float32], optics: Optics, defocus_um: float = 0.0) -> NDArray[np.float32]:
+def focus_series(
+    paths_um: NDArray[np.float32], optics: Optics, defocus_um: float = 0.0
+) -> NDArray[np.float32]:
     """Brightfield intensity at seven focal positions, 1.0 where nothing stands in the light's way.
 
     paths_um: (L, Y, X), optical path difference in µm of the L lowest of the layers at LAYER_HEIGHTS_UM; the light comes from above.
     *defocus_um* displaces all focal positions, positive upwards. Returns (Z, Y, X).
     """
     focus_um = optics.first_focus_um + defocus_um + optics.focus_step_um * np.arange(N_PLANES)
-    phases = [np.exp((2j * np.pi / WAVELENGTH_UM) * path_um).astype(np.complex64) for path_um in paths_um]
+    phases = [
+        np.exp((2j * np.pi / WAVELENGTH_UM) * path_um).astype(np.complex64) for path_um in paths_um
+    ]
     intensity = np.zeros((N_PLANES, *paths_um.shape[1:]), dtype=np.float32)
     sources = _condenser(optics.condenser_aperture)
     for source in sources:
-        for plane, wave in zip(intensity, _focus_waves(phases, source, optics, focus_um), strict=True):
+        for plane, wave in zip(
+            intensity, _focus_waves(phases, source, optics, focus_um), strict=True
+        ):
             plane += wave.real**2 + wave.imag**2
     intensity /= len(sources)
     for plane, blur_um in zip(intensity, _source_blur(optics, focus_um, len(sources)), strict=True):
-        ndimage.gaussian_filter(plane, blur_um / optics.um_per_px, output=plane, mode="wrap", truncate=3)
+        ndimage.gaussian_filter(
+            plane, blur_um / optics.um_per_px, output=plane, mode="wrap", truncate=3
+        )
     return intensity
 
 
 def _focus_waves(
-    phases: list[NDArray[np.complex64]], source: tuple[float, float], optics: Optics, focus_um: NDArray[np.float64]
+    phases: list[NDArray[np.complex64]],
+    source: tuple[float, float],
+    optics: Optics,
+    focus_um: NDArray[np.float64],
 ) -> Iterator[NDArray[np.complex64]]:
     """The wave at each focal position, lit from one *source*; its tilt is left out of the wave and kept in the propagator."""
     frequencies2 = _frequencies(phases[0].shape, optics.um_per_px, source)
@@ -91,11 +129,15 @@ def _condenser(aperture: float) -> list[tuple[float, float]]:
     order = np.arange(1, 5)
     turn = 1.34 * order
     radius = 0.9 * aperture / WAVELENGTH_UM * np.sqrt(2 * order / 9)
-    pairs = list(zip((radius * np.sin(turn)).tolist(), (radius * np.cos(turn)).tolist(), strict=True))
+    pairs = list(
+        zip((radius * np.sin(turn)).tolist(), (radius * np.cos(turn)).tolist(), strict=True)
+    )
     return [(0.0, 0.0), *pairs, *((-y, -x) for y, x in pairs)]
 
 
-def _source_blur(optics: Optics, focus_um: NDArray[np.float64], n_sources: int) -> NDArray[np.float64]:
+def _source_blur(
+    optics: Optics, focus_um: NDArray[np.float64], n_sources: int
+) -> NDArray[np.float64]:
     """Blur of each plane in µm (a Gaussian's sigma), because a source point stands for a patch of the condenser.
 
     Light tilted by an angle moves a defocused image sideways by angle times defocus, so a patch smears it in proportion. The
@@ -105,7 +147,9 @@ def _source_blur(optics: Optics, focus_um: NDArray[np.float64], n_sources: int) 
     return 0.75 * patch_angle * np.abs(focus_um - CELLS_MIDDLE_UM)
 
 
-def _frequencies(shape_px: tuple[int, ...], um_per_px: float, source: tuple[float, float]) -> NDArray[np.float32]:
+def _frequencies(
+    shape_px: tuple[int, ...], um_per_px: float, source: tuple[float, float]
+) -> NDArray[np.float32]:
     """Squared spatial frequency, (Y, X), of a wave tilted by *source*."""
     fy, fx = (fft.fftfreq(n, um_per_px) + shift for n, shift in zip(shape_px, source, strict=True))
     return (fy[:, None] ** 2 + fx[None, :] ** 2).astype(np.float32)
@@ -114,7 +158,9 @@ def _frequencies(shape_px: tuple[int, ...], um_per_px: float, source: tuple[floa
 def _axial_frequency(frequencies2: NDArray[np.float32]) -> NDArray[np.float32]:
     """Frequency along the axis, less that of the straight wave; NaN for waves too steep to travel."""
     with np.errstate(invalid="ignore"):
-        return np.sqrt(np.float32((MEDIUM_INDEX / WAVELENGTH_UM) ** 2) - frequencies2) - np.float32(MEDIUM_INDEX / WAVELENGTH_UM)
+        return np.sqrt(np.float32((MEDIUM_INDEX / WAVELENGTH_UM) ** 2) - frequencies2) - np.float32(
+            MEDIUM_INDEX / WAVELENGTH_UM
+        )
 
 
 def _advance(axial: NDArray[np.float32], distance_um: float) -> NDArray[np.complex64]:

@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from adipocyte.config import TARGETS, WAYS
+from adipocyte.domain import TARGETS, Intensities, table_key
 from adipocyte.errors import BundleError, ConfigError, NewerBundleError
 from adipocyte.imaging.histograms import N_COUNTS
 from adipocyte.imaging.quality import Limits
 from adipocyte.networks.files import NETWORK_FILES, copy_network
 
-FORMAT = 4
+BUNDLE_FORMAT = 4
 SEGMENTER = "segmenter"
-MANIFEST, _HISTOGRAMS = "bundle.json", "histograms.safetensors"
+BUNDLE_MANIFEST, _HISTOGRAMS = "bundle.json", "histograms.safetensors"
 _AGAIN = "register the model again with mlflow run . -e register"
 
 
@@ -30,7 +30,7 @@ class BundleManifest:
     `scalings` maps magnification ("20") and channel ("brightfield", "A1", …) to [mean, std] in counts, `limits` maps magnification and
     figure of quality (see `imaging.quality`) to the [low, high] of the training wells. `runs` maps "segmenter" and each target to the run
     that trained it; `store_digest` names the data, `commit` and `version` the code. `licences` maps "code" and each network to the terms
-    that it, or the weights it started from, stands under. `intensities` is the way (see `config.WAYS`) in which painted images get their
+    that it, or the weights it started from, stands under. `intensities` is the way (see `domain.Intensities`) in which painted images get their
     intensities unless another is asked for. `storage` is the precision of the weights on disk (see `networks.files.copy_network`).
     `checksums` maps each file of the bundle to its SHA-256; `calibrations` names one of them, "" before `calibrate_bundle`.
 
@@ -50,13 +50,17 @@ class BundleManifest:
     storage: str = "float32"
     calibrations: str = ""
     checksums: dict[str, str] = field(default_factory=dict)
-    format: int = FORMAT
+    format: int = BUNDLE_FORMAT
 
     def __post_init__(self) -> None:
         if not set(self.targets) <= set(TARGETS):
-            raise BundleError(f"the bundle paints {', '.join(self.targets)}, of which only {', '.join(TARGETS)} are known: {_AGAIN}")
-        if self.intensities not in WAYS:
-            raise BundleError(f"the bundle keeps the intensities {self.intensities!r}, not one of {', '.join(WAYS)}: {_AGAIN}")
+            raise BundleError(
+                f"the bundle paints {', '.join(self.targets)}, of which only {', '.join(TARGETS)} are known: {_AGAIN}"
+            )
+        if self.intensities not in list(Intensities):
+            raise BundleError(
+                f"the bundle keeps the intensities {self.intensities!r}, not one of {', '.join(Intensities)}: {_AGAIN}"
+            )
 
     @property
     def magnifications(self) -> tuple[int, ...]:
@@ -65,12 +69,18 @@ class BundleManifest:
     @property
     def paintings(self) -> tuple[str, ...]:
         """What has a histogram and a calibration of its own: "20/A1", …"""
-        return tuple(f"{magnification}/{target}" for magnification in self.magnifications for target in self.targets)
+        return tuple(
+            table_key(magnification, target)
+            for magnification in self.magnifications
+            for target in self.targets
+        )
 
     @property
     def ways(self) -> tuple[str, ...]:
         """The ways in which intensities can be set: "calibration" only when the bundle has been calibrated."""
-        return WAYS if self.calibrations else tuple(way for way in WAYS if way != "calibration")
+        return tuple(
+            way for way in Intensities if way is not Intensities.CALIBRATION or self.calibrations
+        )
 
     def way(self, intensities: str | None) -> str:
         """The way that *intensities* stand for: None is the one that the bundle keeps.
@@ -78,14 +88,21 @@ class BundleManifest:
         Raises ConfigError when there is no such way, or it takes calibrations and the bundle has none.
         """
         way = self.intensities if intensities is None else intensities
-        if way not in WAYS:
-            raise ConfigError(f"intensities must be one of {', '.join(WAYS)}, got {way!r}")
+        if way not in list(Intensities):
+            raise ConfigError(f"intensities must be one of {', '.join(Intensities)}, got {way!r}")
         if way not in self.ways:
-            raise ConfigError("the model has not been calibrated: take the intensities none or matching, or register it anew")
+            raise ConfigError(
+                "the model has not been calibrated: take the intensities none or matching, or register it anew"
+            )
         return way
 
 
-def write_bundle(folder: Path, manifest: BundleManifest, networks: Mapping[str, Path], histograms: Mapping[str, NDArray[np.int64]]) -> None:
+def write_bundle(
+    folder: Path,
+    manifest: BundleManifest,
+    networks: Mapping[str, Path],
+    histograms: Mapping[str, NDArray[np.int64]],
+) -> None:
     """Gather a bundle in *folder*, which must not be there. It has no calibrations before `calibrate_bundle`.
 
     *networks* maps "segmenter" and each target to the folder of its network; *histograms* maps "20/A1", … to (65536,) counts. Weights are
@@ -95,21 +112,29 @@ def write_bundle(folder: Path, manifest: BundleManifest, networks: Mapping[str, 
     for name in names(manifest.targets):
         copy_network(networks[name], folder / name, manifest.storage)
     save_file(dict(histograms), folder / _HISTOGRAMS)
-    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    _write_manifest(folder, replace(manifest, checksums={name: _digest(folder / name) for name in files}))
+    files = sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
+    _write_manifest(
+        folder, replace(manifest, checksums={name: _digest(folder / name) for name in files})
+    )
 
 
-def calibrate_bundle(folder: Path, calibrations: Mapping[str, NDArray[np.uint16]], intensities: str) -> None:
+def calibrate_bundle(
+    folder: Path, calibrations: Mapping[str, NDArray[np.uint16]], intensities: str
+) -> None:
     """Give the bundle in *folder* its *calibrations* and the way of *intensities* that it keeps; killed at any moment, it stays whole.
 
     *calibrations* maps "20/A1", … for every magnification and target to a table (65536,) (see `imaging.calibration`); or is empty.
 
-    Raises BundleError when there is no bundle, a table is missing or *intensities* is none of `config.WAYS`.
+    Raises BundleError when there is no bundle, a table is missing or *intensities* is none of `domain.Intensities`.
     """
     manifest = read_manifest(folder)
-    checksums = {name: digest for name, digest in manifest.checksums.items() if name != manifest.calibrations}
+    checksums = {
+        name: digest for name, digest in manifest.checksums.items() if name != manifest.calibrations
+    }
     changed = replace(manifest, intensities=intensities, calibrations="", checksums=checksums)
-    if calibrations or intensities == "calibration":
+    if calibrations or intensities == Intensities.CALIBRATION:
         _require_all(manifest, calibrations)
     if calibrations:
         changed = _with_calibrations(folder, changed, calibrations)
@@ -121,8 +146,8 @@ def calibrate_bundle(folder: Path, calibrations: Mapping[str, NDArray[np.uint16]
 def read_manifest(folder: Path) -> BundleManifest:
     """Raises BundleError when *folder* holds no bundle or one of an older format than this code's, NewerBundleError for a newer one."""
     try:
-        content = json.loads((folder / MANIFEST).read_text())
-        if content["format"] != FORMAT:
+        content = json.loads((folder / BUNDLE_MANIFEST).read_text())
+        if content["format"] != BUNDLE_FORMAT:
             raise _of_another_format(folder, content["format"])
         return BundleManifest(**content | {"targets": tuple(content["targets"])})
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -136,14 +161,18 @@ def check_files(folder: Path, manifest: BundleManifest) -> None:
     needed = [f"{name}/{file}" for name in names(manifest.targets) for file in NETWORK_FILES]
     needed += [_HISTOGRAMS, *filter(None, [manifest.calibrations])]
     if unlisted := [name for name in needed if name not in manifest.checksums]:
-        raise BundleError(f"{folder / MANIFEST} has no checksum of {unlisted[0]}: {_AGAIN}")
+        raise BundleError(f"{folder / BUNDLE_MANIFEST} has no checksum of {unlisted[0]}: {_AGAIN}")
     for name, digest in manifest.checksums.items():
         try:
             found = _digest(folder / name)
         except OSError as error:
-            raise BundleError(f"the bundle is not whole: {folder / name} cannot be read ({error.strerror}): {_AGAIN}") from error
+            raise BundleError(
+                f"the bundle is not whole: {folder / name} cannot be read ({error.strerror}): {_AGAIN}"
+            ) from error
         if found != digest:
-            raise BundleError(f"the bundle is damaged: {folder / name} is not as it was written: copy it again, or {_AGAIN}")
+            raise BundleError(
+                f"the bundle is damaged: {folder / name} is not as it was written: copy it again, or {_AGAIN}"
+            )
 
 
 def read_histograms(folder: Path) -> dict[str, NDArray[np.int64]]:
@@ -156,8 +185,10 @@ def read_calibrations(folder: Path, manifest: BundleManifest) -> dict[str, NDArr
 
     Raises BundleError when they are damaged, incomplete, or missing though *manifest* keeps them as its way.
     """
-    calibrations = _read_tables(folder / manifest.calibrations, np.uint16) if manifest.calibrations else {}
-    if calibrations or manifest.intensities == "calibration":
+    calibrations = (
+        _read_tables(folder / manifest.calibrations, np.uint16) if manifest.calibrations else {}
+    )
+    if calibrations or manifest.intensities == Intensities.CALIBRATION:
         _require_all(manifest, calibrations)
     return calibrations
 
@@ -167,7 +198,9 @@ def names(targets: Iterable[str]) -> list[str]:
     return [SEGMENTER, *targets] if "A1" in targets else list(targets)
 
 
-def _with_calibrations(folder: Path, manifest: BundleManifest, calibrations: Mapping[str, NDArray[np.uint16]]) -> BundleManifest:
+def _with_calibrations(
+    folder: Path, manifest: BundleManifest, calibrations: Mapping[str, NDArray[np.uint16]]
+) -> BundleManifest:
     """Write the tables under a name of their own content, beside those that the manifest on disk still names."""
     partial = folder / ".calibrations.partial"
     save_file(dict(calibrations), partial)
@@ -183,15 +216,19 @@ def _digest(path: Path) -> str:
 
 
 def _of_another_format(folder: Path, found: int) -> BundleError:
-    if isinstance(found, int) and found > FORMAT:
-        return NewerBundleError(f"the bundle {folder} has format {found}, newer than the {FORMAT} that this code reads: update the code")
-    return BundleError(f"the bundle {folder} has format {found}, older than the {FORMAT} that this code reads: {_AGAIN}")
+    if isinstance(found, int) and found > BUNDLE_FORMAT:
+        return NewerBundleError(
+            f"the bundle {folder} has format {found}, newer than the {BUNDLE_FORMAT} that this code reads: update the code"
+        )
+    return BundleError(
+        f"the bundle {folder} has format {found}, older than the {BUNDLE_FORMAT} that this code reads: {_AGAIN}"
+    )
 
 
 def _write_manifest(folder: Path, manifest: BundleManifest) -> None:
-    partial = folder / f".{MANIFEST}.partial"
+    partial = folder / f".{BUNDLE_MANIFEST}.partial"
     partial.write_text(json.dumps(asdict(manifest), indent=1))
-    partial.replace(folder / MANIFEST)
+    partial.replace(folder / BUNDLE_MANIFEST)
 
 
 def _read_tables(path: Path, dtype: type[np.generic]) -> dict[str, NDArray]:
@@ -201,7 +238,9 @@ def _read_tables(path: Path, dtype: type[np.generic]) -> dict[str, NDArray]:
         raise BundleError(f"{path} cannot be read ({error}): {_AGAIN}") from error
     for name, table in tables.items():
         if table.shape != (N_COUNTS,) or table.dtype != dtype:
-            raise BundleError(f"{name} in {path} is {table.dtype} of shape {table.shape}, not {dtype.__name__} of ({N_COUNTS},): {_AGAIN}")
+            raise BundleError(
+                f"{name} in {path} is {table.dtype} of shape {table.shape}, not {dtype.__name__} of ({N_COUNTS},): {_AGAIN}"
+            )
     return tables
 
 

@@ -1,1 +1,1 @@
-"""The prepared store: OME-Zarr plates of raw counts, nuclei masks, and one manifest of all that was measured and decided."""
+"""The prepared store as a format: OME-Zarr plates of raw counts, nuclei masks, one manifest."""

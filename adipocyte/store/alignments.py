@@ -1,113 +1,40 @@
 """How fluorescence lies against brightfield at each magnification and site of the well: as estimated, as given in a file, or not at all."""
 
-import json
-from collections import Counter, defaultdict
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from functools import partial
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
-import zarr
-from tqdm import tqdm
-
-from adipocyte.errors import ConfigError
-from adipocyte.imaging.alignment import IDENTITY, Alignment
-from adipocyte.imaging.registration import Field, Registration, register
-from adipocyte.plate.reader import FieldKey
-from adipocyte.store.paths import field_path
-from adipocyte.store.workers import each
+from adipocyte.imaging.alignment import Alignment
+from adipocyte.imaging.registration import Registration
 
 Registrations = dict[int, dict[int, Registration]]  # by magnification and field of view
-Alignments = dict[int, dict[int, Alignment]]  # by magnification and field of view, which is the site of the well
-
-
-@dataclass(frozen=True)
-class _Magnification:
-    """One *magnification*, to be registered at its *sites* by the fields *keys* in the store *folder*: planes, then *targets*."""
-
-    folder: Path
-    magnification: int
-    sites: tuple[int, ...]
-    keys: tuple[FieldKey, ...]
-    targets: tuple[str, ...]
-
-    def load(self, key: FieldKey) -> Field:
-        """The planes (Z, Y, X) and targets (Y, X) of a field, in counts, as the microscope wrote them."""
-        stack = zarr.open_array(field_path(self.folder, key) / "0", mode="r")[:]
-        n_z_planes = len(stack) - len(self.targets)
-        return stack[:n_z_planes], dict(zip(self.targets, stack[n_z_planes:], strict=True))
-
-
-def estimate_alignments(
-    folder: Path, keys: Iterable[FieldKey], trained: Iterable[FieldKey], targets: tuple[str, ...], workers: int
-) -> Registrations:
-    """Measure, in the store in the making, how fluorescence lies at every site of *keys*, from the fields *trained* alone."""
-    sites: dict[int, set[int]] = defaultdict(set)
-    for key in keys:
-        sites[key.magnification].add(key.fov)
-    tasks = [
-        _Magnification(folder, one, tuple(sorted(sites[one])), tuple(sorted(key for key in trained if key.magnification == one)), targets)
-        for one in sorted(sites)
-    ]
-    results = each(_register, tasks, min(workers, 1))  # one by one: each may take a gigabyte
-    return dict(sorted(tqdm(results, desc="align", unit="magnification", total=len(tasks))))
-
-
-def _register(task: _Magnification) -> tuple[int, dict[int, Registration]]:
-    loaders = {fov: [partial(task.load, key) for key in task.keys if key.fov == fov] for fov in task.sites}
-    return task.magnification, register(loaders)
-
-
-def alignment_sentences(registrations: Registrations) -> list[str]:
-    """What was found at each magnification, for people: sites that are aligned, and why others are not."""
-    sentences = []
-    for magnification, sites in registrations.items():
-        moved = [one.alignment for one in sites.values() if not one.alignment.is_identity]
-        if moved:
-            farthest_px = max(max(abs(one.dy_px), abs(one.dx_px)) for one in moved)
-            sentences.append(f"{magnification}x: stains aligned at {len(moved)} of {len(sites)} sites, by up to {farthest_px:.1f} pixels")
-        reasons = Counter(one.verdict for one in sites.values() if one.alignment.is_identity)
-        sentences += [f"{magnification}x: {n} of {len(sites)} sites {verdict}" for verdict, n in reasons.items()]
-    return sentences
-
-
-def no_alignments(keys: Iterable[FieldKey]) -> Alignments:
-    """Brightfield and fluorescence on top of each other at the sites of *keys*."""
-    alignments: Alignments = defaultdict(dict)
-    for key in sorted(keys):
-        alignments[key.magnification][key.fov] = IDENTITY
-    return dict(alignments)
-
-
-def read_alignments(path: Path, keys: Iterable[FieldKey]) -> Alignments:
-    """The alignments in a file, as `preprocess` logs it (alignment.json). Raises ConfigError when it cannot be used for *keys*."""
-    needed = "needed is the alignment.json of a preparation, with every magnification and field of view of this plate"
-    try:
-        alignments = parse_alignments(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path} is no file of alignments ({error}): {needed}; or give -P align=estimate or -P align=none") from error
-    for key in sorted(keys):
-        if key.fov not in alignments.get(key.magnification, {}):
-            raise ConfigError(f"{path} does not say how fluorescence lies at {key.magnification}x in field of view {key.fov}: {needed}")
-    return alignments
+Alignments = dict[
+    int, dict[int, Alignment]
+]  # by magnification and field of view, which is the site of the well
 
 
 def sites_json(sites: Alignments | Registrations) -> dict[str, Any]:
     """Alignments or registrations as JSON holds them: {"20": {"1": {"dy_px": …, "dx_px": …, "scale": …}}}."""
-    return {str(magnification): {str(fov): asdict(one) for fov, one in by_fov.items()} for magnification, by_fov in sites.items()}
+    return {
+        str(magnification): {str(fov): asdict(one) for fov, one in by_fov.items()}
+        for magnification, by_fov in sites.items()
+    }
 
 
 def parse_alignments(content: dict[str, Any]) -> Alignments:
     """Undo `sites_json` of alignments. Raises ValueError, TypeError or AttributeError when *content* is something else."""
-    return {int(magnification): {int(fov): Alignment(**one) for fov, one in sites.items()} for magnification, sites in content.items()}
+    return {
+        int(magnification): {int(fov): Alignment(**one) for fov, one in sites.items()}
+        for magnification, sites in content.items()
+    }
 
 
 def parse_registrations(content: dict[str, Any]) -> Registrations:
     """Undo `sites_json` of registrations. Raises as `parse_alignments` does."""
     return {
         int(magnification): {
-            int(fov): Registration(**one | {name: Alignment(**one[name]) for name in ("alignment", "measured")})
+            int(fov): Registration(
+                **one | {name: Alignment(**one[name]) for name in ("alignment", "measured")}
+            )
             for fov, one in sites.items()
         }
         for magnification, sites in content.items()

@@ -6,14 +6,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from adipocyte.domain import FieldKey
 from adipocyte.errors import StoreError
 from adipocyte.imaging.quality import Limits
-from adipocyte.plate.reader import FieldKey
-from adipocyte.plate.scan import Problem
-from adipocyte.store.alignments import Alignments, Registrations, parse_alignments, parse_registrations
+from adipocyte.plate.problems import Problem
+from adipocyte.store.alignments import (
+    Alignments,
+    Registrations,
+    parse_alignments,
+    parse_registrations,
+)
 
-FORMAT = 2
-NAME = "manifest.json"
+STORE_FORMAT = 2
+STORE_MANIFEST = "manifest.json"
 _NEXT = "prepare one with: mlflow run . -e preprocess -P plate=<folder of the raw plate>"
 
 
@@ -36,7 +41,7 @@ class FieldEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Manifest:
+class StoreManifest:
     """What a store holds and how it came about.
 
     `scalings` maps magnification ("20") and channel ("brightfield", "A1", "A2", "A3") to [mean, std], and `medians` to the median, in
@@ -59,42 +64,46 @@ class Manifest:
     registrations: Registrations
     problems: tuple[Problem, ...]
     n_ignored: int
-    format: int = FORMAT
+    format: int = STORE_FORMAT
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
+def write_manifest(folder: Path, manifest: StoreManifest) -> None:
     """Write *manifest* into *folder*, whole or not at all."""
     fields = [asdict(key) | asdict(entry) for key, entry in manifest.fields.items()]
     content = asdict(replace(manifest, fields={})) | {"fields": fields}
-    partial = folder / f".{NAME}.partial"
+    partial = folder / f".{STORE_MANIFEST}.partial"
     partial.write_text(json.dumps(content, indent=1))
-    os.replace(partial, folder / NAME)
+    os.replace(partial, folder / STORE_MANIFEST)
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path) -> StoreManifest:
     """Read the manifest of the store in *folder*. Raises StoreError when there is no whole store, or one of another format than this
     code's."""
-    if not (folder / NAME).is_file():
+    if not (folder / STORE_MANIFEST).is_file():
         state = "not whole (its preprocessing did not finish)" if folder.is_dir() else "not there"
         raise StoreError(f"the prepared store {folder} is {state}; {_NEXT}")
     try:
-        content = json.loads((folder / NAME).read_text())
+        content = json.loads((folder / STORE_MANIFEST).read_text())
         found = content["format"]
-        if found == FORMAT:
+        if found == STORE_FORMAT:
             return _manifest(content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StoreError(f"{folder / NAME} is damaged ({error!r}); remove {folder} and {_NEXT}") from error
-    raise StoreError(f"the prepared store {folder} has format {found}, this code reads format {FORMAT}; {_NEXT}")
+        raise StoreError(
+            f"{folder / STORE_MANIFEST} is damaged ({error!r}); remove {folder} and {_NEXT}"
+        ) from error
+    raise StoreError(
+        f"the prepared store {folder} has format {found}, this code reads format {STORE_FORMAT}; {_NEXT}"
+    )
 
 
-def _manifest(content: dict[str, Any]) -> Manifest:
+def _manifest(content: dict[str, Any]) -> StoreManifest:
     fields = {
         FieldKey(one["magnification"], one["well"], one["fov"]): FieldEntry(
             shape=tuple(one["shape"]), quality=one["quality"], flags=tuple(one["flags"])
         )
         for one in content["fields"]
     }
-    return Manifest(
+    return StoreManifest(
         **content
         | {
             "origin": Origin(**content["origin"]),

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from adipocyte.plate.reader import FieldKey
+from adipocyte.domain import FieldKey
 
 MASK = "nuclei"
 HISTOGRAMS = "histograms.safetensors"
@@ -14,7 +14,9 @@ def plate_path(folder: Path, magnification: int) -> Path:
 
 
 def field_path(folder: Path, key: FieldKey) -> Path:
-    return plate_path(folder, key.magnification) / key.well[0] / str(int(key.well[1:])) / str(key.fov)
+    return (
+        plate_path(folder, key.magnification) / key.well[0] / str(int(key.well[1:])) / str(key.fov)
+    )
 
 
 def mask_path(folder: Path, key: FieldKey) -> Path:

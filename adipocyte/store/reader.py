@@ -8,11 +8,11 @@ import zarr
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
+from adipocyte.domain import FieldKey, Window, table_key
 from adipocyte.errors import StoreError
-from adipocyte.imaging.alignment import Alignment, Window
+from adipocyte.imaging.alignment import Alignment
 from adipocyte.imaging.normalisation import Scaling
-from adipocyte.plate.reader import FieldKey
-from adipocyte.store.manifest import Manifest, read_manifest
+from adipocyte.store.manifest import StoreManifest, read_manifest
 from adipocyte.store.paths import HISTOGRAMS, field_path, mask_path
 
 WHOLE: Window = (slice(None), slice(None))
@@ -24,8 +24,10 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.manifest: Manifest = read_manifest(folder)
-        self._channels = [f"Z{z}" for z in range(1, self.manifest.n_z_planes + 1)] + list(self.manifest.targets)
+        self.manifest: StoreManifest = read_manifest(folder)
+        self._channels = [f"Z{z}" for z in range(1, self.manifest.n_z_planes + 1)] + list(
+            self.manifest.targets
+        )
         self._arrays: dict[Path, zarr.Array] = {}
 
     @property
@@ -39,7 +41,11 @@ class Store:
     def keys(self, part: str) -> list[FieldKey]:
         """The fields in the wells of a *part* of the split: "train", "validation" or "test"; the first two without those left out."""
         left_out = self.left_out if part != "test" else ()
-        return [key for key in self.manifest.fields if key.well in self.manifest.split[part] and key not in left_out]
+        return [
+            key
+            for key in self.manifest.fields
+            if key.well in self.manifest.split[part] and key not in left_out
+        ]
 
     @property
     def left_out(self) -> tuple[FieldKey, ...]:
@@ -71,14 +77,18 @@ class Store:
     def target(self, key: FieldKey, target: str, window: Window = WHOLE) -> NDArray[np.uint16]:
         """A stain of a field in *window*, brought into brightfield's frame: (Y, X) in counts."""
         alignment, shape = self.alignment(key), self.shape(key)
-        part = self._array(field_path(self.folder, key))[(self._channels.index(target), *alignment.source(window, shape))]
+        part = self._array(field_path(self.folder, key))[
+            (self._channels.index(target), *alignment.source(window, shape))
+        ]
         return alignment.resample(part, window, shape)
 
     def stain(self, key: FieldKey, target: str) -> NDArray[np.uint16]:
         """A stain of a field as the microscope took it, in its own frame: (Y, X) in counts."""
         return self._array(field_path(self.folder, key))[self._channels.index(target)]
 
-    def planes_and_target(self, key: FieldKey, target: str, window: Window = WHOLE) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+    def planes_and_target(
+        self, key: FieldKey, target: str, window: Window = WHOLE
+    ) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
         """`planes` and `target`, in one reading where they lie on top of each other."""
         if not self.alignment(key).is_identity:
             return self.planes(key, window), self.target(key, target, window)
@@ -101,13 +111,15 @@ class Store:
 
     def histogram(self, magnification: int, channel: str) -> NDArray[np.int64]:
         """How many pixels of the training wells have each count, (65536,)."""
-        return self._histograms[f"{magnification}/{channel}"]
+        return self._histograms[table_key(magnification, channel)]
 
     def require_target(self, target: str) -> None:
         """Raise StoreError when the store has no such target."""
         if target not in self.manifest.targets:
             found = ", ".join(self.manifest.targets)
-            raise StoreError(f"the store {self.folder} has no {target}, only {found}: prepare a plate with {target} images")
+            raise StoreError(
+                f"the store {self.folder} has no {target}, only {found}: prepare a plate with {target} images"
+            )
 
     @cached_property
     def _histograms(self) -> dict[str, NDArray[np.int64]]:

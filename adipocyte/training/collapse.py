@@ -6,7 +6,7 @@ from torch import Tensor
 WON = 0.95  # share of patches
 
 
-def judgement(on_real: Tensor, on_fake: Tensor) -> dict[str, Tensor]:
+def discriminator_figures(on_real: Tensor, on_fake: Tensor) -> dict[str, Tensor]:
     """How a discriminator judged a batch, from its scores of real and of painted patches, (N, …), one or more for each patch.
 
     Returns scalars: d_real and d_fake, the mean scores; d_gap, their difference; d_accuracy, the share of patches whose mean score
@@ -14,7 +14,12 @@ def judgement(on_real: Tensor, on_fake: Tensor) -> dict[str, Tensor]:
     """
     real, fake = (scores.detach().float().flatten(1).mean(dim=1) for scores in (on_real, on_fake))
     right = torch.cat([real > 0.5, fake < 0.5]).float()
-    return {"d_real": real.mean(), "d_fake": fake.mean(), "d_gap": real.mean() - fake.mean(), "d_accuracy": right.mean()}
+    return {
+        "d_real": real.mean(),
+        "d_fake": fake.mean(),
+        "d_gap": real.mean() - fake.mean(),
+        "d_accuracy": right.mean(),
+    }
 
 
 def collapse_warning(means: dict[str, float], epoch: int) -> str:

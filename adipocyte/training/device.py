@@ -7,14 +7,15 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 
+from adipocyte.system.machine import arithmetic, fastest_device
+
 
 def make_fabric(precision: str) -> Fabric:
-    """*precision* is "32", "bf16" or "auto": bf16 where the processor computes in it natively, else 32 bit.
+    """*precision* is "32", "bf16" or "auto": the faster one (see `system.machine`).
 
     Weights stay in float32; bf16 is mixed precision. Under `torchrun` it joins the other processes, which average their gradients.
     """
-    if precision == "auto":
-        precision = "bf16" if has_bf16() else "32"
+    precision = arithmetic(precision, fastest_device())
     n_local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's
     n_processes = int(os.environ.get("WORLD_SIZE", "1"))
     fabric = Fabric(
@@ -38,7 +39,13 @@ def placed(fabric: Fabric, network: nn.Module, compiled: bool = False) -> nn.Mod
     return network
 
 
-def update(fabric: Fabric, network: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, clip_norm: float) -> Tensor:
+def update(
+    fabric: Fabric,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: Tensor,
+    clip_norm: float,
+) -> Tensor:
     """One step of *optimizer* down the *loss* of *network*. Returns the norm of the gradient, before it is cut to *clip_norm* (0: not)."""
     optimizer.zero_grad()
     fabric.backward(loss)
@@ -48,10 +55,3 @@ def update(fabric: Fabric, network: nn.Module, optimizer: torch.optim.Optimizer,
         torch.nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
     optimizer.step()
     return norm
-
-
-def has_bf16() -> bool:
-    """Whether the processor that trains computes in bf16 natively."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported()  # has no public name before torch 2.15

@@ -11,20 +11,28 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from adipocyte.config import GeneratorConfig
 from adipocyte.errors import ConfigError
 from adipocyte.networks.discriminator import Discriminator
-from adipocyte.networks.losses import adversarial_loss, discriminator_loss, r1_penalty, spectral_loss
+from adipocyte.networks.losses import (
+    adversarial_loss,
+    discriminator_loss,
+    spectral_loss,
+)
 from adipocyte.networks.unet import UNetSpec, build_unet
 from adipocyte.store.reader import Store
 from adipocyte.training.augmentations import Augmenter
-from adipocyte.training.collapse import collapse_warning, judgement
-from adipocyte.training.course import Course
+from adipocyte.training.collapse import collapse_warning, discriminator_figures
 from adipocyte.training.device import make_fabric, placed, update
-from adipocyte.training.masks import PredictedMasks, training_masks
+from adipocyte.training.loop import Loop
+from adipocyte.training.mask_sources import PredictedMasks, training_masks
 from adipocyte.training.patches import Patches, epoch_steps, patch_loader
 from adipocyte.training.state import starting_weights
 from adipocyte.training.tracker import Tracker
 from adipocyte.training.validation import FeatureMetric, validate_generator
 
-SELECTED_BY = {"pixels": "val_pixel_metric", "features": "val_feature_metric", "mean": "val_combined_metric"}
+SELECTED_BY = {
+    "pixels": "val_pixel_metric",
+    "features": "val_feature_metric",
+    "mean": "val_combined_metric",
+}
 
 
 def train_generator(
@@ -45,25 +53,50 @@ def train_generator(
     """
     store.require_target(config.target)
     if (config.target == "A1") != (segmenter is not None):
-        raise ConfigError(f"A1 needs the folder of a segmenter and no other target does; got {segmenter} for {config.target}")
+        raise ConfigError(
+            f"A1 needs the folder of a segmenter and no other target does; got {segmenter} for {config.target}"
+        )
     if (config.select != "pixels") != (features is not None):
-        raise ConfigError(f"select={config.select} {'takes no' if features else 'needs a'} feature metric: give one for features and mean")
+        raise ConfigError(
+            f"select={config.select} {'takes no' if features else 'needs a'} feature metric: give one for features and mean"
+        )
     fabric = make_fabric(config.precision)
-    validation_masks = PredictedMasks(segmenter, store, "validation", fabric.device) if segmenter else None
+    validation_masks = (
+        PredictedMasks(segmenter, store, "validation", fabric.device) if segmenter else None
+    )
     masks = training_masks(store, config.mask_source, segmenter, fabric.device)
-    augmenter = Augmenter(config.patch_px, config.augment_p, config.rotate_deg, more=config.augmentations == "more")
-    patches = Patches(store, config.target, masks, augmenter, patch_px=config.patch_px, seed=config.seed)
+    augmenter = Augmenter(config.patch_px, config.augment_p, config.rotate_deg)
+    patches = Patches(
+        store, config.target, masks, augmenter, patch_px=config.patch_px, seed=config.seed
+    )
 
     torch.manual_seed(config.seed)
     spec = generator_spec(config, store.manifest.n_z_planes)
-    painter = placed(fabric, build_unet(spec, starting_weights(folder, config.encoder_weights)), compiled=config.compile == "true")
-    judge = placed(fabric, build_discriminator(config, spec.in_channels))
-    average = AveragedModel(painter, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True) if config.ema else None
-    shown = average.module if average else painter
-    g_optimizer = torch.optim.Adam(painter.parameters(), lr=config.learning_rate)
-    d_optimizer = torch.optim.Adam(judge.parameters(), lr=config.discriminator_learning_rate)
-    parts = {"generator": painter, "discriminator": judge, "generator_optimizer": g_optimizer, "discriminator_optimizer": d_optimizer}
-    course = Course(
+    raw_generator = placed(
+        fabric,
+        build_unet(spec, starting_weights(folder, config.encoder_weights)),
+        compiled=config.compile,
+    )
+    raw_discriminator = placed(fabric, build_discriminator(config, spec.in_channels))
+    average = (
+        AveragedModel(
+            raw_generator, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True
+        )
+        if config.ema
+        else None
+    )
+    shown = average.module if average else raw_generator
+    g_optimizer = torch.optim.Adam(raw_generator.parameters(), lr=config.learning_rate)
+    d_optimizer = torch.optim.Adam(
+        raw_discriminator.parameters(), lr=config.discriminator_learning_rate
+    )
+    parts = {
+        "generator": raw_generator,
+        "discriminator": raw_discriminator,
+        "generator_optimizer": g_optimizer,
+        "discriminator_optimizer": d_optimizer,
+    }
+    loop = Loop(
         fabric,
         config,
         folder,
@@ -73,61 +106,75 @@ def train_generator(
         score=lambda metrics: -metrics[SELECTED_BY[config.select]],
         n_steps=config.epoch_steps or epoch_steps(store, config.patch_px, config.batch),
     )
-    generator, g_optimizer = fabric.setup(painter, g_optimizer)
-    discriminator, d_optimizer = fabric.setup(judge, d_optimizer)
-    batches = patch_loader(fabric, patches, config.batch, config.workers, course.steps_left)
+    generator, g_optimizer = fabric.setup(raw_generator, g_optimizer)
+    discriminator, d_optimizer = fabric.setup(raw_discriminator, d_optimizer)
+    batches = patch_loader(fabric, patches, config.batch, config.workers, loop.steps_left)
 
-    for epoch in course.epochs():
+    for epoch in loop.epochs():
         set_rate(g_optimizer, config.learning_rate * rate_factor(epoch, config))
         set_rate(d_optimizer, config.discriminator_learning_rate * rate_factor(epoch, config))
-        adversarial = config.discriminator != "none" and epoch >= config.warmup_epochs
-        painter.train()
-        judge.train()
-        for step in course.steps(config.target):
+        raw_generator.train()
+        raw_discriminator.train()
+        for _ in loop.steps(config.target):
             planes, real, mask = next(batches)
             source = torch.cat([planes, mask], dim=1) if segmenter else planes  # (N, 7 or 8, Y, X)
             fake = generator(source)
             measured = {}
 
             # Discriminator first. `detach`: its loss must not reach the generator.
-            if adversarial and step % config.discriminator_every == 0:
+            if config.discriminator != "none":
                 on_real, on_fake = discriminator(source, real), discriminator(source, fake.detach())
-                d_loss = discriminator_loss(on_real, on_fake, config.label_smoothing)
-                if config.r1_weight:
-                    d_loss = d_loss + config.r1_weight * r1_penalty(judge, source, real)
-                d_gradient = update(fabric, judge, d_optimizer, d_loss, config.clip_norm)
-                measured = {"d_loss": d_loss, "d_gradient": d_gradient, **judgement(on_real, on_fake)}
+                d_loss = discriminator_loss(on_real, on_fake)
+                d_gradient = update(
+                    fabric, raw_discriminator, d_optimizer, d_loss, config.clip_norm
+                )
+                measured = {
+                    "d_loss": d_loss,
+                    "d_gradient": d_gradient,
+                    **discriminator_figures(on_real, on_fake),
+                }
 
             # Then the generator, judged by the discriminator just updated.
             losses = {"mae": l1_loss(fake, real), "spectral": spectral_loss(fake, real)}
-            if adversarial:
-                losses["adversarial"] = adversarial_loss(opinion(fabric, judge, source, fake))
+            if config.discriminator != "none":
+                losses["adversarial"] = adversarial_loss(
+                    opinion(fabric, raw_discriminator, source, fake)
+                )
             g_loss = weighted(losses, config)
-            g_gradient = update(fabric, painter, g_optimizer, g_loss, config.clip_norm)
+            g_gradient = update(fabric, raw_generator, g_optimizer, g_loss, config.clip_norm)
             if average:
-                average.update_parameters(painter)
-            course.note({"g_loss": g_loss, "g_gradient": g_gradient, **losses, **measured})
+                average.update_parameters(raw_generator)
+            loop.note({"g_loss": g_loss, "g_gradient": g_gradient, **losses, **measured})
 
         shown.eval()
         with fabric.autocast():
-            metrics, picture = validate_generator(shown, store, config.target, validation_masks, features)
-        means = course.end_epoch(metrics, picture)
+            metrics, picture = validate_generator(
+                shown, store, config.target, validation_masks, features
+            )
+        means = loop.end_epoch(metrics, picture)
         if warning := collapse_warning(means, epoch + 1):
             tracker.warning(warning)
-    return course.finish(spec)
+    return loop.finish(spec)
 
 
 def generator_spec(config: GeneratorConfig, n_z_planes: int) -> UNetSpec:
     """A1 sees the mask as one channel more; under "auto" it has one 5x5 convolution, A2 and A3 have ten (Table 4.2)."""
     is_nuclei = config.target == "A1"
-    wide = {"auto": "last" if is_nuclei else "all"}.get(config.wide_convolutions, config.wide_convolutions)
-    return UNetSpec(encoder=config.encoder, in_channels=n_z_planes + is_nuclei, wide_convolutions=wide, architecture=config.architecture)
+    wide = {"auto": "last" if is_nuclei else "all"}.get(
+        config.wide_convolutions, config.wide_convolutions
+    )
+    return UNetSpec(
+        encoder=config.encoder,
+        in_channels=n_z_planes + is_nuclei,
+        wide_convolutions=wide,
+        architecture=config.architecture,
+    )
 
 
 def build_discriminator(config: GeneratorConfig, condition_channels: int) -> Discriminator:
     """The discriminator of *config*; with "none" one that nobody asks."""
     kind = "cnn" if config.discriminator == "none" else config.discriminator
-    return Discriminator(condition_channels, config.discriminator_width, kind, config.discriminator_norm)
+    return Discriminator(condition_channels, config.discriminator_width, kind)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -153,5 +200,9 @@ def opinion(fabric: Fabric, discriminator: nn.Module, source: Tensor, fake: Tens
 
 def weighted(losses: dict[str, Tensor], config: GeneratorConfig) -> Tensor:
     """The generator's loss: MAE, spectral and, once there is a discriminator, adversarial, each with its weight (report, 5.3)."""
-    weights = {"mae": config.mae_weight, "spectral": config.spectral_weight, "adversarial": config.adversarial_weight}
+    weights = {
+        "mae": config.mae_weight,
+        "spectral": config.spectral_weight,
+        "adversarial": config.adversarial_weight,
+    }
     return torch.stack([weights[name] * loss.float() for name, loss in losses.items()]).sum()

@@ -16,7 +16,10 @@ class Interruption:
 
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():  # only there may a handler be set
-            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+            self._before = {
+                number: signal.signal(number, self._note)
+                for number in (signal.SIGTERM, signal.SIGINT)
+            }
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -32,4 +35,8 @@ class Interruption:
         """Whether any of the processes was asked to stop; all of them get the same answer."""
         if self._fabric.world_size == 1:
             return self._noted
-        return bool(self._fabric.all_reduce(torch.tensor(float(self._noted), device=self._fabric.device), reduce_op="max"))
+        return bool(
+            self._fabric.all_reduce(
+                torch.tensor(float(self._noted), device=self._fabric.device), reduce_op="max"
+            )
+        )

@@ -24,16 +24,29 @@ class Journal:
 
     def note(self, step: int, values: dict[str, Tensor]) -> None:
         """Remember scalars of *step*, counted from 1. Raises as `send` does."""
-        self._pending.append((step, values.keys(), torch.stack([value.detach().float() for value in values.values()])))
+        self._pending.append(
+            (
+                step,
+                values.keys(),
+                torch.stack([value.detach().float() for value in values.values()]),
+            )
+        )
         if len(self._pending) == SEND_EVERY:
             self.send()
 
     def send(self) -> None:
         """Send what is pending. Raises DivergedError at the first step with a number that is none."""
-        numbers = iter(torch.cat([values for _, _, values in self._pending]).tolist() if self._pending else [])
-        rows = {step: {f"step_{name}": next(numbers) for name in names} for step, names, _ in self._pending}
+        numbers = iter(
+            torch.cat([values for _, _, values in self._pending]).tolist() if self._pending else []
+        )
+        rows = {
+            step: {f"step_{name}": next(numbers) for name in names}
+            for step, names, _ in self._pending
+        }
         self._pending = []
-        bad = next((step for step, row in rows.items() if not all(map(math.isfinite, row.values()))), None)
+        bad = next(
+            (step for step, row in rows.items() if not all(map(math.isfinite, row.values()))), None
+        )
         good = {step: row for step, row in rows.items() if bad is None or step < bad}
         for row in good.values():
             for name, value in row.items():
@@ -43,7 +56,11 @@ class Journal:
         if good:
             self._tracker.metrics(good)
         if bad is not None:
-            wrong = ", ".join(name.removeprefix("step_") for name, value in rows[bad].items() if not math.isfinite(value))
+            wrong = ", ".join(
+                name.removeprefix("step_")
+                for name, value in rows[bad].items()
+                if not math.isfinite(value)
+            )
             raise DivergedError(
                 f"the training diverged: at step {bad} these were no longer numbers: {wrong}. "
                 "Train anew with a smaller step, -P learning_rate=<half>, or with -P clip_norm=1"

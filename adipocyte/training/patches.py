@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from adipocyte.domain import BRIGHTFIELD, FieldKey, Window
 from adipocyte.errors import ConfigError
-from adipocyte.plate.reader import FieldKey
-from adipocyte.store.reader import BRIGHTFIELD, Store, Window
+from adipocyte.store.reader import Store
 from adipocyte.training.augmentations import WINDOW, Augmenter
 
 Masks = Callable[[FieldKey, Window], NDArray[np.bool_]]
@@ -27,7 +27,14 @@ class Patches(Dataset[tuple[Tensor, Tensor, Tensor]]):
     """
 
     def __init__(
-        self, store: Store, target: str | None, masks: tuple[Masks, ...], augmenter: Augmenter, *, patch_px: int, seed: int
+        self,
+        store: Store,
+        target: str | None,
+        masks: tuple[Masks, ...],
+        augmenter: Augmenter,
+        *,
+        patch_px: int,
+        seed: int,
     ) -> None:
         self._store, self._target, self._masks, self._augmenter = store, target, masks, augmenter
         self._patch_px, self._seed = patch_px, seed
@@ -36,7 +43,9 @@ class Patches(Dataset[tuple[Tensor, Tensor, Tensor]]):
         smallest = min(side.stop - side.start for valid in self._valid.values() for side in valid)
         if patch_px > smallest:
             fits = smallest // 32 * 32
-            raise ConfigError(f"a patch of {patch_px} pixels does not fit the smallest field's side of {smallest}: -P patch_px={fits}")
+            raise ConfigError(
+                f"a patch of {patch_px} pixels does not fit the smallest field's side of {smallest}: -P patch_px={fits}"
+            )
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor, Tensor]:
         random = np.random.default_rng([self._seed, i])
@@ -45,7 +54,11 @@ class Patches(Dataset[tuple[Tensor, Tensor, Tensor]]):
         masks = self._masks[random.integers(len(self._masks))]
         stack = self._augmenter(self._read(key, window, masks), seed)
         planes, target, mask = stack[:-2], stack[-2:-1], stack[-1:] > 0.5
-        return torch.from_numpy(planes), torch.from_numpy(target), torch.from_numpy(mask.astype(np.float32))
+        return (
+            torch.from_numpy(planes),
+            torch.from_numpy(target),
+            torch.from_numpy(mask.astype(np.float32)),
+        )
 
     def _window(self, key: FieldKey, random: np.random.Generator) -> Window:
         """A random part of a field, never beyond what brightfield and fluorescence have both seen."""
@@ -65,7 +78,9 @@ class Patches(Dataset[tuple[Tensor, Tensor, Tensor]]):
         else:
             planes, counts = self._store.planes_and_target(key, self._target, window)
             target = self._store.scaling(key.magnification, self._target).normalise(counts)[None]
-        return np.concatenate([self._store.scaling(key.magnification, BRIGHTFIELD).normalise(planes), target, mask])
+        return np.concatenate(
+            [self._store.scaling(key.magnification, BRIGHTFIELD).normalise(planes), target, mask]
+        )
 
 
 def epoch_steps(store: Store, patch_px: int, batch: int) -> int:
@@ -74,14 +89,18 @@ def epoch_steps(store: Store, patch_px: int, batch: int) -> int:
     return max(1, math.ceil(area / (patch_px**2 * batch)))
 
 
-def patch_loader(fabric: Fabric, patches: Patches, batch: int, workers: int, steps: range) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def patch_loader(
+    fabric: Fabric, patches: Patches, batch: int, workers: int, steps: range
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """The batches of *steps*, in order, on the device of *fabric*, read ahead by *workers* processes (0: in this one).
 
     Step s has the patches s * batch to (s + 1) * batch; of several training processes each reads its own equal share of them. Raises
     ConfigError when a batch cannot be shared equally.
     """
     if batch % fabric.world_size:
-        raise ConfigError(f"{fabric.world_size} processes cannot share a batch of {batch} patches: -P batch={fabric.world_size}")
+        raise ConfigError(
+            f"{fabric.world_size} processes cannot share a batch of {batch} patches: -P batch={fabric.world_size}"
+        )
     share = batch // fabric.world_size
     starts = (step * batch + fabric.global_rank * share for step in steps)
     order = [range(start, start + share) for start in starts]

@@ -3,35 +3,47 @@
 from pathlib import Path
 
 import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from adipocyte.config import SegmenterConfig
-from adipocyte.networks.losses import segmentation_loss
 from adipocyte.networks.unet import UNetSpec, build_unet
 from adipocyte.store.reader import Store
 from adipocyte.training.augmentations import Augmenter
-from adipocyte.training.course import Course
 from adipocyte.training.device import make_fabric, placed, update
+from adipocyte.training.loop import Loop
 from adipocyte.training.patches import Patches, epoch_steps, patch_loader
 from adipocyte.training.state import starting_weights
 from adipocyte.training.tracker import Tracker
 from adipocyte.training.validation import validate_segmenter
 
 
-def train_segmenter(store: Store, config: SegmenterConfig, folder: Path, tracker: Tracker) -> dict[str, float]:
+def train_segmenter(
+    store: Store, config: SegmenterConfig, folder: Path, tracker: Tracker
+) -> dict[str, float]:
     """Train on *store*; in the end the network with the best val_dice goes to *folder*/network. Returns that network's metrics.
 
     A state in *folder* is taken up where it was left. Raises ConfigError when a patch is larger than a field, or the encoder or its
     weights are not to be had; BundleError, DivergedError, StoppedError and OSError as `train_generator` does.
     """
     fabric = make_fabric(config.precision)
-    augmenter = Augmenter(config.patch_px, config.augment_p, config.rotate_deg, more=config.augmentations == "more")
-    patches = Patches(store, None, (store.mask,), augmenter, patch_px=config.patch_px, seed=config.seed)
+    augmenter = Augmenter(config.patch_px, config.augment_p, config.rotate_deg)
+    patches = Patches(
+        store, None, (store.mask,), augmenter, patch_px=config.patch_px, seed=config.seed
+    )
 
     torch.manual_seed(config.seed)
-    spec = UNetSpec(encoder=config.encoder, in_channels=store.manifest.n_z_planes, architecture=config.architecture)
-    network = placed(fabric, build_unet(spec, starting_weights(folder, config.encoder_weights)), compiled=config.compile == "true")
+    spec = UNetSpec(
+        encoder=config.encoder,
+        in_channels=store.manifest.n_z_planes,
+        architecture=config.architecture,
+    )
+    network = placed(
+        fabric,
+        build_unet(spec, starting_weights(folder, config.encoder_weights)),
+        compiled=config.compile,
+    )
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
-    course = Course(
+    loop = Loop(
         fabric,
         config,
         folder,
@@ -42,18 +54,18 @@ def train_segmenter(store: Store, config: SegmenterConfig, folder: Path, tracker
         n_steps=config.epoch_steps or epoch_steps(store, config.patch_px, config.batch),
     )
     segmenter, optimizer = fabric.setup(network, optimizer)
-    batches = patch_loader(fabric, patches, config.batch, config.workers, course.steps_left)
+    batches = patch_loader(fabric, patches, config.batch, config.workers, loop.steps_left)
 
-    for _ in course.epochs():
+    for _ in loop.epochs():
         network.train()
-        for _ in course.steps("segmenter"):
+        for _ in loop.steps("segmenter"):
             planes, _, mask = next(batches)
-            loss = segmentation_loss(segmenter(planes), mask, config.loss)
+            loss = binary_cross_entropy_with_logits(segmenter(planes), mask)
             gradient = update(fabric, network, optimizer, loss, config.clip_norm)
-            course.note({"loss": loss, "gradient": gradient})
+            loop.note({"loss": loss, "gradient": gradient})
 
         network.eval()
         with fabric.autocast():
             metrics, picture = validate_segmenter(network, store)
-        course.end_epoch(metrics, picture)
-    return course.finish(spec)
+        loop.end_epoch(metrics, picture)
+    return loop.finish(spec)

@@ -37,16 +37,26 @@ def save_state(folder: Path, parts: Parts, progress: Progress) -> Path:
 
     Raises OSError when the disk is full; the older state is kept.
     """
-    tensors = {f"{name}/{key}": tensor for name, part in parts.items() for key, tensor in _tensors(part).items()}
+    tensors = {
+        f"{name}/{key}": tensor
+        for name, part in parts.items()
+        for key, tensor in _tensors(part).items()
+    }
     path, partial = folder / STATE, folder / f".{STATE}.partial"
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial, {"progress": _json(progress)})
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+            partial,
+            {"progress": _json(progress)},
+        )
         with partial.open("rb") as file:
             os.fsync(file.fileno())  # a power cut after the renaming must not find an empty file
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
-        raise OSError(f"the state of step {progress.step} could not be written into {folder} ({error}): free some space there") from error
+        raise OSError(
+            f"the state of step {progress.step} could not be written into {folder} ({error}): free some space there"
+        ) from error
     partial.replace(path)
     return path
 
@@ -62,11 +72,19 @@ def load_state(folder: Path, parts: Parts) -> Progress:
     try:
         with safe_open(path, framework="pt") as file:
             for name, part in parts.items():
-                stored = {key.removeprefix(f"{name}/"): file.get_tensor(key) for key in file.keys() if key.startswith(f"{name}/")}  # noqa: SIM118
-                part.load_state_dict(stored if isinstance(part, nn.Module) else _optimizer_state(part, stored))
+                stored = {
+                    key.removeprefix(f"{name}/"): file.get_tensor(key)
+                    for key in file.keys()  # noqa: SIM118
+                    if key.startswith(f"{name}/")
+                }
+                part.load_state_dict(
+                    stored if isinstance(part, nn.Module) else _optimizer_state(part, stored)
+                )
             return Progress(**json.loads(file.metadata()["progress"]))
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
-        raise BundleError(f"the state {path} cannot be loaded ({type(error).__name__}: {str(error)[:200]}): train anew") from error
+        raise BundleError(
+            f"the state {path} cannot be loaded ({type(error).__name__}: {str(error)[:200]}): train anew"
+        ) from error
 
 
 def starting_weights(folder: Path, encoder_weights: str) -> str:
@@ -90,7 +108,11 @@ def _json(progress: Progress) -> str:
 def _tensors(part: nn.Module | Optimizer) -> dict[str, Tensor]:
     if isinstance(part, nn.Module):
         return part.state_dict()
-    return {f"{i}/{key}": value for i, state in part.state_dict()["state"].items() for key, value in state.items()}
+    return {
+        f"{i}/{key}": value
+        for i, state in part.state_dict()["state"].items()
+        for key, value in state.items()
+    }
 
 
 def _optimizer_state(optimizer: Optimizer, stored: dict[str, Tensor]) -> dict[str, object]:
@@ -100,5 +122,7 @@ def _optimizer_state(optimizer: Optimizer, stored: dict[str, Tensor]) -> dict[st
         i, key = name.split("/")
         like = parameters[int(i)]
         # In the parameter's own layout, channels last, or every step would be slower.
-        state.setdefault(int(i), {})[key] = torch.empty_like(like).copy_(tensor) if tensor.shape == like.shape else tensor
+        state.setdefault(int(i), {})[key] = (
+            torch.empty_like(like).copy_(tensor) if tensor.shape == like.shape else tensor
+        )
     return {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from adipocyte.imaging.pictures import comparison
-from adipocyte.networks.whole_field import predict_field, segment_field
-from adipocyte.plate.reader import FieldKey
-from adipocyte.store.reader import BRIGHTFIELD, WHOLE, Store
+from adipocyte.domain import BRIGHTFIELD, WHOLE, FieldKey
+from adipocyte.imaging.grey import comparison
+from adipocyte.networks.tiles import predict_field, segment_field
+from adipocyte.store.reader import Store
 from adipocyte.training.patches import Masks
 
 _PREVIEW_PX = 384
@@ -29,11 +29,19 @@ class FeatureMetric(Protocol):
 def source_of(store: Store, key: FieldKey, masks: Masks | None) -> NDArray[np.float32]:
     """What a network sees of a field: normalised planes (Z, Y, X), and the nuclei mask as one more channel where *masks* is given."""
     planes = store.scaling(key.magnification, BRIGHTFIELD).normalise(store.planes(key))
-    return planes if masks is None else np.concatenate([planes, masks(key, WHOLE)[None].astype(np.float32)])
+    return (
+        planes
+        if masks is None
+        else np.concatenate([planes, masks(key, WHOLE)[None].astype(np.float32)])
+    )
 
 
 def validate_generator(
-    generator: nn.Module, store: Store, target: str, masks: Masks | None, features: FeatureMetric | None = None
+    generator: nn.Module,
+    store: Store,
+    target: str,
+    masks: Masks | None,
+    features: FeatureMetric | None = None,
 ) -> tuple[dict[str, float], NDArray[np.uint8]]:
     """Paint every validation field.
 
@@ -45,7 +53,9 @@ def validate_generator(
     measured = {}
     picture = None
     for key in store.keys("validation"):
-        prediction = store.scaling(key.magnification, target).denormalise(predict_field(generator, source_of(store, key, masks)))
+        prediction = store.scaling(key.magnification, target).denormalise(
+            predict_field(generator, source_of(store, key, masks))
+        )
         truth, valid = store.target(key, target), store.valid(key)
         mae = float(np.abs(prediction[valid].astype(np.int32) - truth[valid]).mean())
         _note(errors, "val_mae", key, mae)
@@ -54,15 +64,23 @@ def validate_generator(
             measured[key] = prediction
         if picture is None:
             window = _centre(truth.shape)
-            picture = comparison(store.planes(key)[(store.manifest.n_z_planes // 2, *window)], truth[window], prediction[window])
+            picture = comparison(
+                store.planes(key)[(store.manifest.n_z_planes // 2, *window)],
+                truth[window],
+                prediction[window],
+            )
     metrics = {name: float(np.mean(values)) for name, values in errors.items()}
     if features:
         metrics["val_feature_metric"] = features(measured)
-        metrics["val_combined_metric"] = (metrics["val_pixel_metric"] + metrics["val_feature_metric"]) / 2
+        metrics["val_combined_metric"] = (
+            metrics["val_pixel_metric"] + metrics["val_feature_metric"]
+        ) / 2
     return metrics, picture
 
 
-def validate_segmenter(segmenter: nn.Module, store: Store) -> tuple[dict[str, float], NDArray[np.uint8]]:
+def validate_segmenter(
+    segmenter: nn.Module, store: Store
+) -> tuple[dict[str, float], NDArray[np.uint8]]:
     """Segment every validation field.
 
     Returns metrics: val_dice and val_iou against the maskSLIC masks, pixels of all fields together, over all and for each
@@ -73,12 +91,18 @@ def validate_segmenter(segmenter: nn.Module, store: Store) -> tuple[dict[str, fl
     for key in store.keys("validation"):
         truth, prediction = store.mask(key), segment_field(segmenter, source_of(store, key, None))
         valid = store.valid(key)
-        overlap = np.array([(truth & prediction)[valid].sum(), truth[valid].sum(), prediction[valid].sum()])
+        overlap = np.array(
+            [(truth & prediction)[valid].sum(), truth[valid].sum(), prediction[valid].sum()]
+        )
         for suffix in ("", f"_{key.magnification}x"):
             counts[suffix] += overlap
         if picture is None:
             window = _centre(truth.shape)
-            images = (store.planes(key)[(store.manifest.n_z_planes // 2, *window)], truth[window], prediction[window])
+            images = (
+                store.planes(key)[(store.manifest.n_z_planes // 2, *window)],
+                truth[window],
+                prediction[window],
+            )
             picture = comparison(*(image.astype(np.uint16) for image in images))
     metrics = {}
     for suffix, (both, true, predicted) in counts.items():

@@ -20,7 +20,12 @@ WINDOW_PX, FACTOR, SMOOTHING = 185, 0.7, 1.34
 def find_nuclei(hoechst: NDArray[np.float32], parameters: Parameters) -> tuple[Labels, Labels]:
     """The nuclei of the usual sizes, and every piece that they were chosen from: "nuclei" and "nuclei__unedited"."""
     detection = parameters.nuclei
-    thresholds = local_thresholds(hoechst, parameters.nuclei_window_px, detection.threshold_factor, detection.threshold_at_least)
+    thresholds = local_thresholds(
+        hoechst,
+        parameters.nuclei_window_px,
+        detection.threshold_factor,
+        detection.threshold_at_least,
+    )
     mask = primary.foreground(above(hoechst, thresholds, detection.threshold_smoothing), detection)
     unedited = primary.part_by_shape(mask, detection)
     return primary.finished(primary.of_right_size(unedited, detection)), unedited
@@ -29,16 +34,30 @@ def find_nuclei(hoechst: NDArray[np.float32], parameters: Parameters) -> tuple[L
 def living(nuclei: Labels, hoechst: NDArray[np.float32]) -> Labels:
     """Without the nuclei that are too bright (apoptotic), too small or too smooth for their area to be true: "Nuclei_filtered"."""
     shape, mean = shapes(nuclei), brightness(nuclei, hoechst)["MeanIntensity"]
-    keep = (shape["FormFactor"] <= 1) & (shape["Area"] >= SMALLEST_NUCLEUS_PX) & (mean <= BRIGHTEST_NUCLEUS)
+    keep = (
+        (shape["FormFactor"] <= 1)
+        & (shape["Area"] >= SMALLEST_NUCLEUS_PX)
+        & (mean <= BRIGHTEST_NUCLEUS)
+    )
     return kept(nuclei, np.concatenate([[False], keep]))
 
 
-def find_cells(bodipy: NDArray[np.float32], red: NDArray[np.float32], nuclei: Labels, unedited: Labels, parameters: Parameters) -> Labels:
+def find_cells(
+    bodipy: NDArray[np.float32],
+    red: NDArray[np.float32],
+    nuclei: Labels,
+    unedited: Labels,
+    parameters: Parameters,
+) -> Labels:
     """Grow each of the *nuclei* over the stained ground around it, to where its neighbours are nearer: "cell_bodies".
 
     CellProfiler's IdentifySecondaryObjects. Pieces of nuclei on the frame grow as well, and are then taken away with what they covered.
     """
-    image = (bodipy + 3 * red) / 4 if parameters.cells_from_weighted_mean else np.clip(bodipy + red, 0, 1)
+    image = (
+        (bodipy + 3 * red) / 4
+        if parameters.cells_from_weighted_mean
+        else np.clip(bodipy + red, 0, 1)
+    )
     ground = above(image, local_thresholds(image, WINDOW_PX, FACTOR, 0), SMOOTHING)
     seeds = np.where(on_frame(unedited)[unedited] | (nuclei > 0), unedited, 0)
     grown = fill_labeled_holes(propagate(image, seeds, ground))

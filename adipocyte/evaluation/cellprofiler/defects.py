@@ -26,7 +26,9 @@ def dark_holes(image: NDArray[np.float64]) -> NDArray[np.float32]:
     deepest = np.zeros(image.shape)
     for radius_px in range(WIDEST_HOLE_PX // 2 + 1):
         eroded = cv2.erode(eroded, CROSS)
-        rebuilt = reconstruct(eroded, last)  # as under `inverted`, for it can only have less; but flatter, so sooner
+        rebuilt = reconstruct(
+            eroded, last
+        )  # as under `inverted`, for it can only have less; but flatter, so sooner
         if radius_px >= 1:
             deepest = np.maximum(deepest, last - rebuilt)
         last = rebuilt

@@ -34,12 +34,16 @@ def merge(big: Labels, small: Labels) -> Labels:
     A droplet that no droplet of the other size overlaps stays itself. The pixels of all others go to the nearest big one of them.
     """
     both = (big > 0) & (small > 0)
-    disputed_big, disputed_small = (np.bincount(labels[both], minlength=labels.max() + 1) > 0 for labels in (big, small))
+    disputed_big, disputed_small = (
+        np.bincount(labels[both], minlength=labels.max() + 1) > 0 for labels in (big, small)
+    )
     disputed_big, disputed_small = disputed_big[big], disputed_small[small]
     joined = np.where((small > 0) & ~disputed_small, small + big.max(), 0)
     joined = np.where((big > 0) & ~disputed_big, big, joined)
     if disputed_big.any():
-        y, x = ndimage.distance_transform_edt(~disputed_big, return_distances=False, return_indices=True)
+        y, x = ndimage.distance_transform_edt(
+            ~disputed_big, return_distances=False, return_indices=True
+        )
         disputed = disputed_big | disputed_small
         joined[disputed] = big[y[disputed], x[disputed]]
     return label(joined, connectivity=2).astype(np.int32)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from adipocyte.config import TARGETS
+from adipocyte.domain import TARGETS
 from adipocyte.errors import ImageError
 from adipocyte.evaluation.cellprofiler import cells, defects, droplets
 from adipocyte.evaluation.cellprofiler.granularity import N_SIZES, granularity
@@ -17,7 +17,13 @@ from adipocyte.evaluation.cellprofiler.parameters import PARAMETERS, Parameters
 SMALLEST_PX = 370
 STAINS = dict(zip(TARGETS, ("Hoechst", "Bodipy", "CellTrackerRed"), strict=True))
 DEFECTS = "Defect_image_rescaled"
-COUNTED = ("Defective_lipid_droplets", "Lipids_no_edge", "cells_no_edge", "nuclei", "nuclei_no_edge")
+COUNTED = (
+    "Defective_lipid_droplets",
+    "Lipids_no_edge",
+    "cells_no_edge",
+    "nuclei",
+    "nuclei_no_edge",
+)
 MEASURED_IN = {
     "Lipids_no_edge": ("Bodipy", DEFECTS),
     "cells_no_edge": ("Bodipy", "CellTrackerRed"),
@@ -27,7 +33,12 @@ AGGREGATES = {"Mean": np.mean, "StDev": np.std}
 
 _OF_OBJECTS = [
     *(f"{name}_AreaShape_{shape}" for name in MEASURED_IN for shape in SHAPES),
-    *(f"{name}_Intensity_{figure}_{image}" for name, images in MEASURED_IN.items() for figure in BRIGHTNESS for image in images),
+    *(
+        f"{name}_Intensity_{figure}_{image}"
+        for name, images in MEASURED_IN.items()
+        for figure in BRIGHTNESS
+        for image in images
+    ),
 ]
 COLUMNS: tuple[str, ...] = tuple(
     sorted(
@@ -62,15 +73,28 @@ def measure(images: Mapping[str, NDArray[np.uint16]], magnification: int) -> Mea
     _check(images, magnification)
     parameters = PARAMETERS[magnification]
     # In float32, as CellProfiler reads 16 bits: in float64 a quarter of the features would move, some by more than their own size.
-    stains = {name: images[target].astype(np.float32) / np.float32(65535) for target, name in STAINS.items()}
+    stains = {
+        name: images[target].astype(np.float32) / np.float32(65535)
+        for target, name in STAINS.items()
+    }
     labels = _find(stains, parameters)
     pictures = stains | {DEFECTS: defects.defect_image(stains["Bodipy"], parameters.defect_floor)}
     objects = _measure_objects(labels, pictures)
-    defective = objects[f"Lipids_no_edge_Intensity_IntegratedIntensity_{DEFECTS}"] >= parameters.defective_from
-    labels["Defective_lipid_droplets"] = kept(labels["Lipids_no_edge"], np.concatenate([[False], defective]))
+    defective = (
+        objects[f"Lipids_no_edge_Intensity_IntegratedIntensity_{DEFECTS}"]
+        >= parameters.defective_from
+    )
+    labels["Defective_lipid_droplets"] = kept(
+        labels["Lipids_no_edge"], np.concatenate([[False], defective])
+    )
     features = {f"Count_{name}": float(labels[name].max()) for name in COUNTED}
-    features |= {f"Granularity_{size}_Bodipy": lost for size, lost in enumerate(granularity(stains["Bodipy"]), start=1)}
-    features |= {f"{kind}_{name}": aggregate(objects[name], kind) for kind in AGGREGATES for name in objects}
+    features |= {
+        f"Granularity_{size}_Bodipy": lost
+        for size, lost in enumerate(granularity(stains["Bodipy"]), start=1)
+    }
+    features |= {
+        f"{kind}_{name}": aggregate(objects[name], kind) for kind in AGGREGATES for name in objects
+    }
     return Measured({column: features[column] for column in COLUMNS}, labels)
 
 
@@ -86,9 +110,13 @@ def aggregate(values: NDArray[np.float64], kind: str) -> float:
 def _check(images: Mapping[str, NDArray[np.uint16]], magnification: int) -> None:
     if magnification not in PARAMETERS:
         known = ", ".join(str(one) for one in PARAMETERS)
-        raise ImageError(f"there is no CellProfiler pipeline for magnification {magnification!r}: give one of {known}")
+        raise ImageError(
+            f"there is no CellProfiler pipeline for magnification {magnification!r}: give one of {known}"
+        )
     if missing := [target for target in TARGETS if target not in images]:
-        raise ImageError(f"the field lacks {' and '.join(missing)}: its features need all of {', '.join(TARGETS)}")
+        raise ImageError(
+            f"the field lacks {' and '.join(missing)}: its features need all of {', '.join(TARGETS)}"
+        )
     for target in TARGETS:
         image = images[target]
         if image.dtype != np.uint16 or image.ndim != 2:
@@ -97,7 +125,9 @@ def _check(images: Mapping[str, NDArray[np.uint16]], magnification: int) -> None
             )
         if image.shape != images[TARGETS[0]].shape:
             shapes_found = f"{images[TARGETS[0]].shape} and {target} of {image.shape}"
-            raise ImageError(f"{TARGETS[0]} is of shape {shapes_found}: all must be of one field and of one size")
+            raise ImageError(
+                f"{TARGETS[0]} is of shape {shapes_found}: all must be of one field and of one size"
+            )
         if min(image.shape) < SMALLEST_PX:
             size = f"{image.shape[0]} x {image.shape[1]} pixels"
             raise ImageError(
@@ -128,7 +158,9 @@ def _find(stains: Mapping[str, NDArray[np.float32]], parameters: Parameters) -> 
     }
 
 
-def _measure_objects(labels: Mapping[str, Labels], pictures: Mapping[str, NDArray[np.floating]]) -> dict[str, NDArray[np.float64]]:
+def _measure_objects(
+    labels: Mapping[str, Labels], pictures: Mapping[str, NDArray[np.floating]]
+) -> dict[str, NDArray[np.float64]]:
     """One value for each object, by the columns' names without "Mean_" or "StDev_"."""
     found = {}
     for name, seen_in in MEASURED_IN.items():

@@ -26,7 +26,9 @@ def speckles(image: NDArray[np.floating]) -> NDArray[np.float32]:
     return (image - _over_disk(cv2.dilate, _over_disk(cv2.erode, image))).astype(np.float32)
 
 
-def _over_disk(extreme: Callable[..., NDArray], image: NDArray[np.floating]) -> NDArray[np.floating]:
+def _over_disk(
+    extreme: Callable[..., NDArray], image: NDArray[np.floating]
+) -> NDArray[np.floating]:
     """The least or the most over a disk of radius 5, the image being mirrored at its edges, as in SciPy's filters."""
     padded = cv2.copyMakeBorder(image, *[5] * 4, cv2.BORDER_REFLECT)
     return extreme(padded, disk(5))[5:-5, 5:-5]
@@ -58,7 +60,9 @@ def median(image: NDArray[np.floating]) -> NDArray[np.floating]:
     """Median over OCTAGON, of the image in `ranks`; at the image's edge, of an even number, the lower of the middle two."""
     found, values = ranks(image)
     top = np.uint8(len(values) - 1)
-    return values[top - rank.median(top - found.astype(np.uint8), OCTAGON)]  # upside down, for scikit-image takes the upper
+    return values[
+        top - rank.median(top - found.astype(np.uint8), OCTAGON)
+    ]  # upside down, for scikit-image takes the upper
 
 
 def blur(image: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -17,12 +17,18 @@ def granularity(image: NDArray[np.float32]) -> list[float]:
 
     image: (Y, X). It is first made four times smaller, and its background, opened at a sixteenth of the size, subtracted.
     """
-    shape = np.array(image.shape) * ZOOM  # not rounded, nor below: CellProfiler's own places hang on the fractions
+    shape = (
+        np.array(image.shape) * ZOOM
+    )  # not rounded, nor below: CellProfiler's own places hang on the fractions
     pixels = _sampled(image, shape, 1 / ZOOM)
     background_shape = shape * ZOOM
     background = _sampled(pixels, background_shape, 1 / ZOOM)
-    background = dilation(erosion(background, disk(BACKGROUND_RADIUS_PX)), disk(BACKGROUND_RADIUS_PX))
-    pixels = np.maximum(pixels - _sampled(background, shape, (background_shape - 1) / (shape - 1)), 0)
+    background = dilation(
+        erosion(background, disk(BACKGROUND_RADIUS_PX)), disk(BACKGROUND_RADIUS_PX)
+    )
+    pixels = np.maximum(
+        pixels - _sampled(background, shape, (background_shape - 1) / (shape - 1)), 0
+    )
 
     start = mean = float(pixels.mean())
     start = max(start, np.finfo(float).eps)
@@ -35,7 +41,9 @@ def granularity(image: NDArray[np.float32]) -> list[float]:
     return lost
 
 
-def _sampled(image: NDArray[np.float32], shape: NDArray[np.float64], step: float | NDArray[np.float64]) -> NDArray[np.float32]:
+def _sampled(
+    image: NDArray[np.float32], shape: NDArray[np.float64], step: float | NDArray[np.float64]
+) -> NDArray[np.float32]:
     """An *image* read *step* apart, between its pixels too, on a grid of *shape*, rounded up."""
     places = np.mgrid[0 : shape[0], 0 : shape[1]] * np.reshape(np.broadcast_to(step, 2), (2, 1, 1))
     return ndimage.map_coordinates(image, places, order=1)

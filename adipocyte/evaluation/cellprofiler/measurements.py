@@ -39,7 +39,11 @@ def brightness(labels: Labels, image: NDArray[np.floating]) -> dict[str, NDArray
     total = np.bincount(objects, weights=pixels, minlength=n)[1:]
     mean = total / area
     spread = np.bincount(objects, weights=(pixels - mean[objects - 1]) ** 2, minlength=n)[1:]
-    return {"IntegratedIntensity": total, "MeanIntensity": mean, "StdIntensity": np.sqrt(spread / area)}
+    return {
+        "IntegratedIntensity": total,
+        "MeanIntensity": mean,
+        "StdIntensity": np.sqrt(spread / area),
+    }
 
 
 def perimeters(labels: Labels) -> NDArray[np.float64]:
@@ -56,13 +60,19 @@ def perimeters(labels: Labels) -> NDArray[np.float64]:
     outermost[places] = np.any([flat[places + step] != flat[places] for step in beside], axis=0)
     places = np.flatnonzero(outermost)
     n_beside, n_across = (
-        np.sum([outermost[places + step] & (flat[places + step] == flat[places]) for step in steps], axis=0) for steps in (beside, across)
+        np.sum(
+            [outermost[places + step] & (flat[places + step] == flat[places]) for step in steps],
+            axis=0,
+        )
+        for steps in (beside, across)
     )
     lengths = np.zeros((5, 5))  # by the two numbers of neighbours
     lengths[[2, 3, 2, 3, 2, 3], [0, 0, 1, 1, 2, 2]] = 1
     lengths[[0, 1], [2, 3]] = np.sqrt(2)
     lengths[[1, 1], [1, 2]] = (1 + np.sqrt(2)) / 2
-    return np.bincount(flat[places], weights=lengths[n_beside, n_across], minlength=labels.max() + 1)[1:]
+    return np.bincount(
+        flat[places], weights=lengths[n_beside, n_across], minlength=labels.max() + 1
+    )[1:]
 
 
 def mean_radii(labels: Labels) -> NDArray[np.float64]:
@@ -87,7 +97,9 @@ def hull_areas(labels: Labels) -> NDArray[np.int64]:
     numbers = labels[y, x]
     # In half pixels all middles are whole numbers, from 0 where one is added: nothing is rounded.
     sides = ((1, 0), (-1, 0), (0, 1), (0, -1))
-    middles = np.concatenate([np.column_stack([2 * y + 1 + dy, 2 * x + 1 + dx, numbers]) for dy, dx in sides])
+    middles = np.concatenate(
+        [np.column_stack([2 * y + 1 + dy, 2 * x + 1 + dx, numbers]) for dy, dx in sides]
+    )
     hull, n_corners = convex_hull_ijv(middles.astype(np.int32), np.arange(1, n + 1))
     starts = np.cumsum(n_corners) - n_corners
     following = np.arange(len(hull)) + 1
@@ -101,14 +113,19 @@ def _row_ends(labels: Labels) -> NDArray[np.bool_]:
     return (labels > 0) & ((labels != padded[:, :-2]) | (labels != padded[:, 2:]))
 
 
-def _columns_inside(numbers: NDArray[np.int64], begin: NDArray[np.int64], end: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+def _columns_inside(
+    numbers: NDArray[np.int64], begin: NDArray[np.int64], end: NDArray[np.int64], n: int
+) -> NDArray[np.int64]:
     """How many pixels' centres each of *n* hulls holds, from its edges, (edge, yx) in half pixels, going round, and whose they are.
 
     In every column of pixels that an edge spans, the pixels above it are counted, and those above the far edge taken away.
     """
     direction = np.sign(end[:, 1] - begin[:, 1])
     left, right = np.minimum(begin[:, 1], end[:, 1]), np.maximum(begin[:, 1], end[:, 1])
-    first, after = -(-left // 2), -(-right // 2)  # of two edges that meet in a column, the right one has it
+    first, after = (
+        -(-left // 2),
+        -(-right // 2),
+    )  # of two edges that meet in a column, the right one has it
     spans = after - first
     edge = np.repeat(np.arange(len(numbers)), spans)
     column = np.arange(len(edge)) + np.repeat(first - np.cumsum(spans) + spans, spans)
@@ -116,4 +133,6 @@ def _columns_inside(numbers: NDArray[np.int64], begin: NDArray[np.int64], end: N
     # Where the edge crosses the column, in pixels times twice the run: whole numbers, so that a centre on the edge is seen to be on it.
     crossing = begin[edge, 0] * run + rise * (2 * column - begin[edge, 1])
     n_above = -(-crossing * np.sign(run) // (2 * np.abs(run)))
-    return np.abs(np.bincount(numbers[edge], weights=direction[edge] * n_above, minlength=n + 1)[1:]).astype(np.int64)
+    return np.abs(
+        np.bincount(numbers[edge], weights=direction[edge] * n_above, minlength=n + 1)[1:]
+    ).astype(np.int64)

@@ -28,7 +28,9 @@ class Parameters:
     defective_from: float  # the least defect, summed over a droplet
 
 
-def _nuclei(diameter_px: tuple[float, float], threshold_at_least: float, suppression_px: float) -> Detection:
+def _nuclei(
+    diameter_px: tuple[float, float], threshold_at_least: float, suppression_px: float
+) -> Detection:
     return Detection(diameter_px, threshold_at_least, 1, 5, 0, suppression_px)
 
 
@@ -41,7 +43,31 @@ def _big_droplets(diameter_px: tuple[float, float]) -> Detection:
 
 
 PARAMETERS = {
-    20: Parameters(_nuclei((20, 80), 0.02, 25), 67, False, _small_droplets(0.05), _big_droplets((20, 100)), 0.3, 10),
-    40: Parameters(_nuclei((30, 150), 0.01, 25), 67, False, _small_droplets(0.2), _big_droplets((30, 150)), 0.4, 20),
-    60: Parameters(_nuclei((50, 200), 0.01, 35), 93, True, _small_droplets(0.05), _big_droplets((30, 150)), 0.5, 20),
+    20: Parameters(
+        _nuclei((20, 80), 0.02, 25),
+        67,
+        False,
+        _small_droplets(0.05),
+        _big_droplets((20, 100)),
+        0.3,
+        10,
+    ),
+    40: Parameters(
+        _nuclei((30, 150), 0.01, 25),
+        67,
+        False,
+        _small_droplets(0.2),
+        _big_droplets((30, 150)),
+        0.4,
+        20,
+    ),
+    60: Parameters(
+        _nuclei((50, 200), 0.01, 35),
+        93,
+        True,
+        _small_droplets(0.05),
+        _big_droplets((30, 150)),
+        0.5,
+        20,
+    ),
 }

@@ -28,7 +28,9 @@ def part_by_shape(mask: NDArray[np.bool_], detection: Detection) -> Labels:
     return _part(mask, distance_px, distance_px.max() - distance_px, detection)
 
 
-def part_by_brightness(mask: NDArray[np.bool_], image: NDArray[np.float64], detection: Detection) -> Labels:
+def part_by_brightness(
+    mask: NDArray[np.bool_], image: NDArray[np.float64], detection: Detection
+) -> Labels:
     """Part a *mask* (Y, X) along the dark seams of an *image* (Y, X)."""
     return _part(mask, _smoothed(image, detection.smoothing_px), 1 - image, detection)
 
@@ -37,7 +39,9 @@ def of_right_size(labels: Labels, detection: Detection) -> Labels:
     """Without the objects that are smaller or larger in area than disks of the diameters; the rest keep their numbers."""
     low, high = (np.pi * diameter_px**2 / 4 for diameter_px in detection.diameter_px)
     areas = np.bincount(labels.ravel())
-    return np.where((areas >= low) & (areas <= high), np.arange(len(areas)), 0).astype(np.int32)[labels]
+    return np.where((areas >= low) & (areas <= high), np.arange(len(areas)), 0).astype(np.int32)[
+        labels
+    ]
 
 
 def finished(labels: Labels) -> Labels:
@@ -48,15 +52,29 @@ def finished(labels: Labels) -> Labels:
 def _smoothed(image: NDArray[np.float64], filter_px: float) -> NDArray[np.float64]:
     """A Gaussian of sigma filter / 2.35, cut off at half the filter, of full weight up to the image's edge."""
     sigma_px, reach_px = filter_px / 2.35, max(int(filter_px / 2), 1)
-    weights = np.exp(-0.5 * (np.arange(-reach_px, reach_px + 1) / sigma_px) ** 2) / np.sqrt(2 * np.pi) / sigma_px
+    weights = (
+        np.exp(-0.5 * (np.arange(-reach_px, reach_px + 1) / sigma_px) ** 2)
+        / np.sqrt(2 * np.pi)
+        / sigma_px
+    )
 
     def spread(pixels: NDArray[np.float64]) -> NDArray[np.float64]:
-        return ndimage.convolve1d(ndimage.convolve1d(pixels, weights, axis=0, mode="constant"), weights, axis=1, mode="constant")
+        return ndimage.convolve1d(
+            ndimage.convolve1d(pixels, weights, axis=0, mode="constant"),
+            weights,
+            axis=1,
+            mode="constant",
+        )
 
     return spread(image) / spread(np.ones(image.shape))
 
 
-def _part(mask: NDArray[np.bool_], height: NDArray[np.float64], depth: NDArray[np.float64], detection: Detection) -> Labels:
+def _part(
+    mask: NDArray[np.bool_],
+    height: NDArray[np.float64],
+    depth: NDArray[np.float64],
+    detection: Detection,
+) -> Labels:
     """Flood *depth* inside the *mask*, from the peaks of *height*."""
     pieces, _ = ndimage.label(mask, EIGHT)
     markers, _ = ndimage.label(_peaks(height, pieces, detection), EIGHT)
@@ -68,15 +86,21 @@ def _peaks(height: NDArray[np.float64], pieces: Labels, detection: Detection) ->
     smallest_px = detection.diameter_px[0]
     zoom = min(10 / smallest_px, 1)
     if zoom == 1:
-        apart_px = smallest_px / 1.5 if detection.suppression_px is None else detection.suppression_px
+        apart_px = (
+            smallest_px / 1.5 if detection.suppression_px is None else detection.suppression_px
+        )
         return binary_shrink(_local_maxima(height, pieces, apart_px))
     apart_px = 7 if detection.suppression_px is None else detection.suppression_px * zoom + 0.5
     places = np.mgrid[tuple(slice(0, side * zoom) for side in height.shape)] / zoom
     far_pieces = ndimage.map_coordinates(pieces, places, order=0)
     maxima = _local_maxima(ndimage.map_coordinates(height, places), far_pieces, apart_px)
-    back = np.mgrid[tuple(slice(0, side) for side in height.shape)] / (height.shape[0] / maxima.shape[0])
+    back = np.mgrid[tuple(slice(0, side) for side in height.shape)] / (
+        height.shape[0] / maxima.shape[0]
+    )
     return binary_shrink(ndimage.map_coordinates(maxima.astype(np.float64), back) > 0.5)
 
 
-def _local_maxima(height: NDArray[np.float64], pieces: Labels, apart_px: float) -> NDArray[np.bool_]:
+def _local_maxima(
+    height: NDArray[np.float64], pieces: Labels, apart_px: float
+) -> NDArray[np.bool_]:
     return is_local_maximum(height, pieces, strel_disk(max(1, apart_px - 0.5))) & (height > 0)

@@ -25,7 +25,9 @@ def propagate(image: NDArray[np.float32], seeds: Labels, mask: NDArray[np.bool_]
     costs = [cost for offset in _STEPS for cost in [_costs(image, *offset)] * 2]
     open_ground = np.pad(mask & (seeds == 0), 1).ravel()
     owner = np.pad(seeds, 1).ravel()
-    distance = np.where(open_ground, np.inf, -np.inf)  # what is not open is never nearer by another way
+    distance = np.where(
+        open_ground, np.inf, -np.inf
+    )  # what is not open is never nearer by another way
     frontier = np.flatnonzero(np.pad(mask & (seeds > 0), 1))
     distance[frontier] = 0
     waiting = np.zeros(distance.size, dtype=bool)
@@ -52,7 +54,10 @@ def _costs(image: NDArray[np.float32], dy: int, dx: int) -> NDArray[np.float64]:
     padded = np.pad(image.astype(np.float64), 2, mode="edge")
     difference = np.zeros(image.shape)
     for y, x in np.ndindex(3, 3):
-        here, there = (padded[1 + i : 1 + i + height, 1 + j : 1 + j + width] for i, j in ((y, x), (y + dy, x + dx)))
+        here, there = (
+            padded[1 + i : 1 + i + height, 1 + j : 1 + j + width]
+            for i, j in ((y, x), (y + dy, x + dx))
+        )
         difference += np.abs(here - there)
     n = abs(dy) + abs(dx)
     return np.pad(np.sqrt(difference**2 + n * REGULARISATION**2), 1).ravel()

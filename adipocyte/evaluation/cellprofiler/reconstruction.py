@@ -27,7 +27,9 @@ def reconstruct(seed: NDArray[np.floating], ceiling: NDArray[np.floating]) -> ND
     return _spread(grown, ceiling, edges)
 
 
-def _spread(grown: NDArray[np.floating], ceiling: NDArray[np.floating], edges: NDArray[np.bool_]) -> NDArray[np.floating]:
+def _spread(
+    grown: NDArray[np.floating], ceiling: NDArray[np.floating], edges: NDArray[np.bool_]
+) -> NDArray[np.floating]:
     """Follow what can still be raised, from the pixels on *edges*. All (Y, X)."""
     # Under a rim of the least there is, nothing spreads into the rim that could come back.
     least, width = grown.min(), grown.shape[1] + 2
@@ -49,7 +51,11 @@ def _spread(grown: NDArray[np.floating], ceiling: NDArray[np.floating], edges: N
 
 
 def _raise(
-    light: NDArray[np.floating], limit: NDArray[np.floating], waiting: NDArray[np.bool_], places: NDArray[np.intp], step: int
+    light: NDArray[np.floating],
+    limit: NDArray[np.floating],
+    waiting: NDArray[np.bool_],
+    places: NDArray[np.intp],
+    step: int,
 ) -> NDArray[np.intp]:
     """Raise the pixels a *step* beside *places* as far as their limits let them. Returns, and marks, those that were not waiting yet."""
     beside = places + step

@@ -26,7 +26,9 @@ def li_threshold(image: NDArray[np.floating]) -> float:
     threshold, last = sum_below[-1] / n_below[-1], -math.inf
     while abs(threshold - last) > tolerance:
         last = threshold
-        top = np.searchsorted(heights, threshold, side="right") - 1  # the last value that is not above
+        top = (
+            np.searchsorted(heights, threshold, side="right") - 1
+        )  # the last value that is not above
         if sum_below[top] == 0:
             break
         back = sum_below[top] / n_below[top]
@@ -40,7 +42,9 @@ def global_threshold(image: NDArray[np.floating], factor: float, at_least: float
     return min(max(li_threshold(image) * factor, at_least), 1.0)
 
 
-def local_thresholds(image: NDArray[np.floating], window_px: int, factor: float, at_least: float) -> NDArray[np.float64]:
+def local_thresholds(
+    image: NDArray[np.floating], window_px: int, factor: float, at_least: float
+) -> NDArray[np.float64]:
     """A threshold for every pixel of a (Y, X) image: Li's of blocks about *window_px* wide times *factor*, with a spline between them.
 
     They are held between *at_least* and 1 and within LOCAL_BOUNDS of the whole image's. Both sides are at least two windows.
@@ -48,21 +52,37 @@ def local_thresholds(image: NDArray[np.floating], window_px: int, factor: float,
     everywhere = global_threshold(image, factor, at_least)
     n_blocks = np.array(image.shape) // window_px
     steps = np.array(image.shape) / n_blocks
-    rows, columns = ([slice(int(i * step), int((i + 1) * step)) for i in range(n)] for n, step in zip(n_blocks, steps, strict=True))
+    rows, columns = (
+        [slice(int(i * step), int((i + 1) * step)) for i in range(n)]
+        for n, step in zip(n_blocks, steps, strict=True)
+    )
     blocks = np.array([[li_threshold(image[row, column]) for column in columns] for row in rows])
 
-    centres = [np.linspace(int(step / 2), int((n - 0.5) * step), n) for n, step in zip(n_blocks, steps, strict=True)]
-    pixels = [np.linspace(0.5, int(n * step) - 0.5, side) for n, step, side in zip(n_blocks, steps, image.shape, strict=True)]
+    centres = [
+        np.linspace(int(step / 2), int((n - 0.5) * step), n)
+        for n, step in zip(n_blocks, steps, strict=True)
+    ]
+    pixels = [
+        np.linspace(0.5, int(n * step) - 0.5, side)
+        for n, step, side in zip(n_blocks, steps, image.shape, strict=True)
+    ]
     frame = [edge for side in image.shape for edge in (0.5, side - 0.5)]
     degree = min(3, n_blocks.min() - 1)
     spline = RectBivariateSpline(*centres, blocks, bbox=frame, kx=degree, ky=degree)
     low, high = LOCAL_BOUNDS
-    return np.clip(spline(*pixels) * factor, max(at_least, low * everywhere), min(1.0, high * everywhere))
+    return np.clip(
+        spline(*pixels) * factor, max(at_least, low * everywhere), min(1.0, high * everywhere)
+    )
 
 
-def above(image: NDArray[np.floating], threshold: float | NDArray[np.float64], smoothing: float) -> NDArray[np.bool_]:
+def above(
+    image: NDArray[np.floating], threshold: float | NDArray[np.float64], smoothing: float
+) -> NDArray[np.bool_]:
     """Where a (Y, X) image, smoothed, reaches its threshold. *smoothing* is CellProfiler's scale: twice the radius that half a Gaussian's
     weight lies within, along one axis."""
     sigma_px = smoothing / 0.6744 / 2
     weights = ndimage.gaussian_filter(np.ones(image.shape), sigma_px, mode="constant")
-    return ndimage.gaussian_filter(image, sigma_px, mode="constant") / (weights + np.finfo(float).eps) >= threshold
+    return (
+        ndimage.gaussian_filter(image, sigma_px, mode="constant") / (weights + np.finfo(float).eps)
+        >= threshold
+    )

@@ -10,18 +10,34 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+)
 from numpy.typing import NDArray
 
+from adipocyte.domain import TARGET_COLOURS
 from adipocyte.evaluation.metric import Interval
 from adipocyte.evaluation.objects import ObjectPairs
 
-TARGET_COLOURS = {"A1": "#4f7fd6", "A2": "#2f9e6e", "A3": "#d5654a"}
-GROUP_COLOURS = {"image": "#8c78c2", "nuclei": TARGET_COLOURS["A1"], "cells": TARGET_COLOURS["A3"], "lipids": TARGET_COLOURS["A2"]}
+GROUP_COLOURS = {
+    "image": "#8c78c2",
+    "nuclei": TARGET_COLOURS["A1"],
+    "cells": TARGET_COLOURS["A3"],
+    "lipids": TARGET_COLOURS["A2"],
+}
 WAY_COLOURS = ("#8c78c2", "#d98a1f", "#1f9bab", "#c2558f", "#7d9a2e")
 MANY_OBJECTS = 1500  # above, a scatter shows how many lie in a place instead of each
 
-_INK, _LINE, _FAINT = "#010203", "#040506", "#070809"  # stand for colours that the page's style sheet knows
+_INK, _LINE, _FAINT = (
+    "#010203",
+    "#040506",
+    "#070809",
+)  # stand for colours that the page's style sheet knows
 _IN_PAGE = {_INK: "currentColor", _LINE: "var(--line)", _FAINT: "var(--faint)"}
 _STYLE = {
     "svg.fonttype": "none",
@@ -52,11 +68,19 @@ def _chart(name: str, width_px: int, height_px: int, draw: Callable[[Axes], None
         figure = Figure(figsize=(width_px / 72, height_px / 72), layout="constrained")
         draw(figure.subplots())
         file = io.StringIO()
-        figure.savefig(file, format="svg", dpi=144, transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+        figure.savefig(
+            file,
+            format="svg",
+            dpi=144,
+            transparent=True,
+            metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")),
+        )
     svg = file.getvalue()
     svg = re.sub(r'<g id="[^"]*"', "<g", svg[svg.index("<svg") :])
     svg = re.sub(
-        r"<svg[^>]*>", f'<svg viewBox="0 0 {width_px} {height_px}" width="{width_px}" role="img" aria-label="{escape(name)}">', svg
+        r"<svg[^>]*>",
+        f'<svg viewBox="0 0 {width_px} {height_px}" width="{width_px}" role="img" aria-label="{escape(name)}">',
+        svg,
     )
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     for colour, in_page in _IN_PAGE.items():
@@ -64,7 +88,9 @@ def _chart(name: str, width_px: int, height_px: int, draw: Callable[[Axes], None
     return Markup(svg)  # safe: matplotlib escapes what it writes
 
 
-def intervals(name: str, values: Mapping[str, float], spans: Mapping[str, Mapping[str, Interval]], shown: str) -> Markup:
+def intervals(
+    name: str, values: Mapping[str, float], spans: Mapping[str, Mapping[str, Interval]], shown: str
+) -> Markup:
     """A metric by way, with its intervals over fields (broad) and wells (thin) where there are."""
 
     def draw(axes: Axes) -> None:
@@ -72,7 +98,13 @@ def intervals(name: str, values: Mapping[str, float], spans: Mapping[str, Mappin
             colour = WAY_COLOURS[row % len(WAY_COLOURS)]
             for drawn_anew, width, opacity in (("wells", 2, 1), ("fields", 9, 0.35)):
                 if drawn_anew in spans[way]:
-                    axes.plot(spans[way][drawn_anew], (row, row), color=colour, linewidth=width, alpha=opacity)
+                    axes.plot(
+                        spans[way][drawn_anew],
+                        (row, row),
+                        color=colour,
+                        linewidth=width,
+                        alpha=opacity,
+                    )
             axes.plot(value, row, "o", color=colour, markersize=8 if way == shown else 5)
         axes.set_yticks(range(len(values)), list(values))
         axes.set_ylim(len(values) - 0.4, -0.6)
@@ -92,8 +124,18 @@ def feature_bars(name: str, errors: Mapping[str, float], groups: Mapping[str, st
 
     def draw(axes: Axes) -> None:
         rows = np.arange(len(ordered))
-        bars = axes.barh(rows, np.sqrt(values), color=[GROUP_COLOURS[groups[feature]] for feature in ordered], height=0.72)
-        axes.bar_label(bars, [f"{value:.3f}" if value < 10 else f"{value:.3g}" for value in values], padding=3, fontsize=9)
+        bars = axes.barh(
+            rows,
+            np.sqrt(values),
+            color=[GROUP_COLOURS[groups[feature]] for feature in ordered],
+            height=0.72,
+        )
+        axes.bar_label(
+            bars,
+            [f"{value:.3f}" if value < 10 else f"{value:.3g}" for value in values],
+            padding=3,
+            fontsize=9,
+        )
         axes.set_yticks(rows, [_short(feature) for feature in ordered], fontsize=10)
         axes.set_ylim(len(ordered) - 0.4, -0.6)
         axes.set_xlim(0, 1.12 * max(np.sqrt(values).max(), 1e-3))
@@ -127,12 +169,26 @@ def object_sizes(name: str, pairs: ObjectPairs, colour: str, *, log: bool) -> Ma
                 cmap="viridis", rasterized=True, linewidths=0.1,
             )  # fmt: skip
         else:
-            axes.scatter(pairs.truth_px, pairs.painted_px, s=14, color=colour, alpha=0.7, linewidths=0, rasterized=len(sizes) > 800)
+            axes.scatter(
+                pairs.truth_px,
+                pairs.painted_px,
+                s=14,
+                color=colour,
+                alpha=0.7,
+                linewidths=0,
+                rasterized=len(sizes) > 800,
+            )
         if log:
             axes.set_xscale("log")
             axes.set_yscale("log")
         axes.plot((low, high), (low, high), color=_INK, linewidth=1, dashes=(4, 3))
-        axes.set(xlim=(low, high), ylim=(low, high), aspect="equal", xlabel="true area (px)", ylabel="painted area (px)")
+        axes.set(
+            xlim=(low, high),
+            ylim=(low, high),
+            aspect="equal",
+            xlabel="true area (px)",
+            ylabel="painted area (px)",
+        )
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(LogLocator(numticks=6) if log else MaxNLocator(5))
             axis.set_major_formatter(_LOG_TICKS)
@@ -143,7 +199,12 @@ def object_sizes(name: str, pairs: ObjectPairs, colour: str, *, log: bool) -> Ma
     return _chart(name, 340, 320, draw)
 
 
-def distributions(name: str, truth: NDArray[np.int64], painted: Mapping[str, NDArray[np.int64]], colours: Mapping[str, str]) -> Markup:
+def distributions(
+    name: str,
+    truth: NDArray[np.int64],
+    painted: Mapping[str, NDArray[np.int64]],
+    colours: Mapping[str, str],
+) -> Markup:
     """How many pixels have which counts: the truth's as an area, each way's as a line; both axes logarithmic. (65536,) each."""
     edges = np.concatenate([[0], np.unique(np.geomspace(1, 65536, 140).astype(np.int64))])
     octaves = np.diff(np.log2(np.maximum(edges, 0.5)))  # a count of 0 stands at 1/2
@@ -159,9 +220,20 @@ def distributions(name: str, truth: NDArray[np.int64], painted: Mapping[str, NDA
         axes.stairs(of_truth, at, fill=True, baseline=1e-7, color=_FAINT)
         for way, line in lines.items():
             axes.stairs(line, at, baseline=1e-7, color=colours[way], linewidth=1.6)
-        axes.set(xscale="log", yscale="log", xlabel="counts", ylabel="share per doubling", ylim=(1e-6, 3), xlim=(at[first], at[last + 1]))
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3) if at[last + 1] < 300 * at[first] else (1,), numticks=12))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: "0" if value < 1 else f"{value:,.0f}"))
+        axes.set(
+            xscale="log",
+            yscale="log",
+            xlabel="counts",
+            ylabel="share per doubling",
+            ylim=(1e-6, 3),
+            xlim=(at[first], at[last + 1]),
+        )
+        axes.xaxis.set_major_locator(
+            LogLocator(subs=(1, 3) if at[last + 1] < 300 * at[first] else (1,), numticks=12)
+        )
+        axes.xaxis.set_major_formatter(
+            FuncFormatter(lambda value, _: "0" if value < 1 else f"{value:,.0f}")
+        )
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.yaxis.set_major_locator(FixedLocator([1e-6, 1e-4, 1e-2, 1]))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
@@ -184,20 +256,46 @@ def plate_map(name: str, wells: Mapping[str, float], highest: float) -> Markup:
         axes.scatter(columns, rows, s=size, facecolors="none", edgecolors=_LINE, linewidths=1)
         at = np.array(list(places.values()))
         values, scale = np.array(list(wells.values())), Normalize(0, highest)
-        discs = axes.scatter(at[:, 1], at[:, 0], s=size, c=values, cmap="YlOrRd", norm=scale, edgecolors=_LINE, linewidths=1)
+        discs = axes.scatter(
+            at[:, 1],
+            at[:, 0],
+            s=size,
+            c=values,
+            cmap="YlOrRd",
+            norm=scale,
+            edgecolors=_LINE,
+            linewidths=1,
+        )
         for (row, column), value in zip(at, values, strict=True):
             if pitch > 30:
                 tone = "white" if scale(value) > 0.6 else "black"
-                axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=9.5, color=tone)
-        axes.set_xticks(range(n_columns), [str(column + 1) for column in range(n_columns)], fontsize=min(11, 0.62 * pitch))
-        axes.set_yticks(range(n_rows), [chr(ord("A") + row) for row in range(n_rows)], fontsize=min(11, 0.8 * pitch))
+                axes.text(
+                    column, row, f"{value:.2f}", ha="center", va="center", fontsize=9.5, color=tone
+                )
+        axes.set_xticks(
+            range(n_columns),
+            [str(column + 1) for column in range(n_columns)],
+            fontsize=min(11, 0.62 * pitch),
+        )
+        axes.set_yticks(
+            range(n_rows),
+            [chr(ord("A") + row) for row in range(n_rows)],
+            fontsize=min(11, 0.8 * pitch),
+        )
         axes.set(xlim=(-0.55, n_columns - 0.45), ylim=(n_rows - 0.45, -0.55), aspect="equal")
         axes.xaxis.tick_top()
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        axes.figure.colorbar(discs, ax=axes, fraction=0.05, shrink=0.9, ticks=MaxNLocator(4)).outline.set_visible(False)
+        axes.figure.colorbar(
+            discs, ax=axes, fraction=0.05, shrink=0.9, ticks=MaxNLocator(4)
+        ).outline.set_visible(False)
 
-    return _chart(name, 340 if n_columns > 5 else 120 + round(44 * n_columns), round(40 + pitch * n_rows), draw)
+    return _chart(
+        name,
+        340 if n_columns > 5 else 120 + round(44 * n_columns),
+        round(40 + pitch * n_rows),
+        draw,
+    )
 
 
 def way_colours(ways: Sequence[str]) -> dict[str, str]:

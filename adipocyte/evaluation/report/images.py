@@ -9,9 +9,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from adipocyte.evaluation.figures import FieldFigures, FieldPaths
-from adipocyte.imaging.pictures import display_range, to_grey
-from adipocyte.plate.reader import FieldKey
+from adipocyte.domain import FieldKey
+from adipocyte.evaluation.fields import FieldPaths
+from adipocyte.evaluation.measure import FieldMeasurement
+from adipocyte.imaging.grey import display_range, to_grey
 from adipocyte.plate.tiff import read_image
 
 BUDGET_BYTES = 34_000_000  # of all pictures together: 4/3 of it as text, and MLflow's page shows no artifact of more than 50 MB
@@ -52,17 +53,29 @@ class Gallery:
     loss: float
 
 
-def chosen(figures: Sequence[FieldFigures], target: str, magnification: int, way: str) -> list[Shown]:
+def chosen(
+    figures: Sequence[FieldMeasurement], target: str, magnification: int, way: str
+) -> list[Shown]:
     """The fields with the largest, the middle and the smallest MAE; fewer where there are fewer."""
     found = [
         Shown(field.key, target, "", of_target["mae"], of_target["pearson"])
         for field in figures
-        if field.key.magnification == magnification and (of_target := field.pixels[way].get(target)) and np.isfinite(of_target["mae"])
+        if field.key.magnification == magnification
+        and (of_target := field.pixels[way].get(target))
+        and np.isfinite(of_target["mae"])
     ]
     found.sort(key=lambda shown: (-shown.mae, shown.key))
-    places = {0: "worst", len(found) // 2: "median", len(found) - 1: "best"} if len(found) > 2 else dict(enumerate(("worst", "best")))
+    places = (
+        {0: "worst", len(found) // 2: "median", len(found) - 1: "best"}
+        if len(found) > 2
+        else dict(enumerate(("worst", "best")))
+    )
     ranks = {0: "only"} if len(found) == 1 else places
-    return [Shown(one.key, target, ranks[place], one.mae, one.pearson) for place, one in enumerate(found) if place in ranks]
+    return [
+        Shown(one.key, target, ranks[place], one.mae, one.pearson)
+        for place, one in enumerate(found)
+        if place in ranks
+    ]
 
 
 def gallery(chosen_fields: Sequence[Shown], paths: dict[FieldKey, FieldPaths], way: str) -> Gallery:
@@ -79,17 +92,25 @@ def gallery(chosen_fields: Sequence[Shown], paths: dict[FieldKey, FieldPaths], w
     method, files = _fitted(greys)
     kind = method.split()[0].lower()
     sources = [f"data:image/{kind};base64,{base64.b64encode(file).decode()}" for file in files]
-    losses = [cv2.absdiff(grey, cv2.imdecode(file, cv2.IMREAD_GRAYSCALE)).mean() for grey, file in zip(greys, files, strict=True)]
+    losses = [
+        cv2.absdiff(grey, cv2.imdecode(file, cv2.IMREAD_GRAYSCALE)).mean()
+        for grey, file in zip(greys, files, strict=True)
+    ]
     pairs = [
         Pair(shown, low, high, truth.shape[1], truth.shape[0], *of_pair)
-        for shown, (low, high), truth, *of_pair in zip(chosen_fields, ranges, greys[::2], sources[::2], sources[1::2], strict=True)
+        for shown, (low, high), truth, *of_pair in zip(
+            chosen_fields, ranges, greys[::2], sources[::2], sources[1::2], strict=True
+        )
     ]
     return Gallery(pairs, method, float(np.mean(losses)) if losses else 0.0)
 
 
 def _fitted(greys: list[NDArray[np.uint8]]) -> tuple[str, list[NDArray[np.uint8]]]:
     """Every image compressed in the best way that the budget allows, the last way whatever it takes: the way's name, the files."""
-    ways = [(f"WebP quality {quality}", ".webp", [cv2.IMWRITE_WEBP_QUALITY, quality]) for quality in _QUALITIES]
+    ways = [
+        (f"WebP quality {quality}", ".webp", [cv2.IMWRITE_WEBP_QUALITY, quality])
+        for quality in _QUALITIES
+    ]
     if all(grey.size < _SMALL_PX for grey in greys):
         ways.insert(0, ("PNG", ".png", [cv2.IMWRITE_PNG_COMPRESSION, 9]))
     *better, (last, suffix, settings) = ways
@@ -100,7 +121,9 @@ def _fitted(greys: list[NDArray[np.uint8]]) -> tuple[str, list[NDArray[np.uint8]
     return last, _compressed(greys, suffix, settings, math.inf)
 
 
-def _compressed(greys: list[NDArray[np.uint8]], suffix: str, settings: list[int], limit_bytes: float) -> list[NDArray[np.uint8]]:
+def _compressed(
+    greys: list[NDArray[np.uint8]], suffix: str, settings: list[int], limit_bytes: float
+) -> list[NDArray[np.uint8]]:
     """The images' files, as many as fit."""
     files: list[NDArray[np.uint8]] = []
     for grey in greys:

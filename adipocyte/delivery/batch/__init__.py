@@ -1,0 +1,1 @@
+"""Whole plates stained, here or on a cluster."""

@@ -1,0 +1,80 @@
+"""One field of a plate painted, from its files to its files."""
+
+import time
+from dataclasses import dataclass
+
+from adipocyte.delivery.batch.output import Output
+from adipocyte.delivery.models.load import load_stainer
+from adipocyte.domain import FieldKey
+from adipocyte.errors import ImageError, PlateError
+from adipocyte.plate.fields import FieldFiles, read_field, stained_name
+from adipocyte.plate.problems import Problem, problem_of
+from adipocyte.plate.tiff import encode_image
+
+PAINTED, FAILED = "painted", "failed"
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What all who paint a plate must know besides its fields; *model*, *plate* and *out* are addresses that hold on each machine.
+
+    *claim* is written in *out*, so that whoever paints can tell it from another folder of that path.
+    """
+
+    model: str
+    plate: str
+    out: str
+    claim: str
+    intensities: str
+    tile_px: int | None
+    tta: bool
+    precision: str
+    compiled: bool
+    memory_mb: float | None
+
+
+@dataclass(frozen=True)
+class FieldOutcome:
+    """What became of one field: PAINTED, or FAILED for a `problem`; `seconds` from reading it to having written its images."""
+
+    key: FieldKey
+    status: str
+    seconds: float
+    warnings: tuple[str, ...] = ()
+    problem: Problem | None = None
+
+
+class FieldPainter:
+    """Paints fields of a plate, each from its files to its files, with a model that is loaded once.
+
+    Raises RunError when there is no such model, OutputError when an image cannot be written.
+    """
+
+    def __init__(self, assignment: Assignment) -> None:
+        self._assignment = assignment
+        self._out = Output(assignment.out)
+        self._stainer = load_stainer(
+            assignment.model,
+            assignment.memory_mb,
+            precision=assignment.precision,
+            compiled=assignment.compiled,
+        )
+
+    def __call__(self, field: FieldFiles) -> FieldOutcome:
+        start, do = time.perf_counter(), self._assignment
+        try:
+            planes = read_field(field, ()).planes
+            stained = self._stainer.stain(
+                planes,
+                field.key.magnification,
+                intensities=do.intensities,
+                tile_px=do.tile_px,
+                tta=do.tta,
+            )
+        except (ImageError, PlateError) as error:
+            return FieldOutcome(
+                field.key, FAILED, time.perf_counter() - start, problem=problem_of(field.key, error)
+            )
+        for target, image in stained.images.items():
+            self._out.write(stained_name(field, target), encode_image(image))
+        return FieldOutcome(field.key, PAINTED, time.perf_counter() - start, stained.warnings)

@@ -1,0 +1,1 @@
+"""Registered models: assembled, judged, packaged, registered and loaded."""

@@ -1,0 +1,138 @@
+"""From finished runs to a whole bundle: networks, calibrations, and the way of intensities that the validation wells prefer."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import adipocyte
+from adipocyte.delivery.runs.runs import (
+    commit,
+    encoder_weights_of,
+    network_of,
+    segmenter_of,
+    target_of,
+)
+from adipocyte.domain import SEGMENTER, Intensities, table_key
+from adipocyte.errors import RunError
+from adipocyte.evaluation.fields import FieldPaths
+from adipocyte.evaluation.metric import Score
+from adipocyte.evaluation.painting import (
+    Tables,
+    cross_calibrated,
+    fit_calibrations,
+    paint_fields,
+)
+from adipocyte.staining.bundle import BundleManifest, calibrate_bundle, write_bundle
+from adipocyte.staining.stainer import Stainer
+from adipocyte.store.reader import Store
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A bundle under way: its *folder*, the validation *fields* as it paints them in every way that can be judged by them, and the
+    *calibrations* fitted on all of these.
+    """
+
+    folder: Path
+    fields: list[FieldPaths]
+    calibrations: Tables
+
+    def finish(self, scores: dict[str, Score]) -> str:
+        """Let the bundle keep the way that scored best, and return it: the one that loses the fewest features, then that with the lowest
+        combined metric, or, where no feature was measured, pixel metric.
+        """
+        kept = min(
+            (way for way in Intensities if way in scores),
+            key=lambda way: (scores[way].n_left_out, _metric(scores[way])),
+        )
+        calibrate_bundle(self.folder, self.calibrations, kept)
+        return kept
+
+
+def assemble(
+    store: Store, runs: dict[str, str], folder: Path, storage: str = "float32"
+) -> Assembled:
+    """Write the networks of *runs* (targets, and "segmenter" where A1 is one, to run ids) into *folder* and paint the validation wells.
+
+    *storage* is the precision that the bundle keeps weights in.
+    The calibrations that the fields are painted with, to be judged, are fitted on others of them (see `cross_calibrated`). Raises RunError
+    when a run is not what its network takes, BundleError when a network is damaged.
+    """
+    bundle = gather(store, runs, folder / "bundle", storage)
+    stainer = Stainer(bundle)
+    fields = paint_fields(stainer, store, store.keys("validation"), stainer.manifest.ways, folder)
+    calibrations = fit_calibrations(fields)
+    if calibrations.keys() != set(
+        stainer.manifest.paintings
+    ):  # a magnification without a validation field
+        return Assembled(bundle, fields, {})
+    return Assembled(bundle, cross_calibrated(fields, folder), calibrations)
+
+
+def gather(store: Store, runs: dict[str, str], folder: Path, storage: str) -> Path:
+    """Write the bundle of *runs* into *folder* and return it. Raises RunError when a run is not what its network takes."""
+    targets = tuple(target for target in store.manifest.targets if target in runs)
+    manifest = BundleManifest(
+        targets=targets,
+        n_z_planes=store.manifest.n_z_planes,
+        scalings=store.manifest.scalings,
+        limits=store.manifest.limits,
+        runs=runs,
+        store_digest=store.digest,
+        commit=commit(),
+        version=adipocyte.__version__,
+        licences={
+            "code": "MIT",
+            **{network: _licence(encoder_weights_of(run)) for network, run in runs.items()},
+        },
+        intensities=Intensities.NONE,
+        storage=storage,
+    )
+    histograms = {
+        table_key(m, target): store.histogram(m, target)
+        for m in store.magnifications
+        for target in targets
+    }
+    with ExitStack() as stack:
+        kept = {
+            target: network_of(runs[target], "train_gan", store.digest, target)
+            for target in targets
+        }
+        if SEGMENTER in runs:
+            kept[SEGMENTER] = network_of(runs[SEGMENTER], "train_segmenter", store.digest)
+        write_bundle(
+            folder,
+            manifest,
+            {name: stack.enter_context(network) for name, network in kept.items()},
+            histograms,
+        )
+    return folder
+
+
+def runs_by_network(run_ids: tuple[str, ...]) -> dict[str, str]:
+    """Training runs by target, with the segmenter whose masks A1 trained with.
+
+    Raises RunError when one is no run of train_gan, or two paint the same target.
+    """
+    runs: dict[str, str] = {}
+    for run_id in run_ids:
+        if (target := target_of(run_id)) in runs:
+            raise RunError(
+                f"runs {runs[target]} and {run_id} both paint {target}: judge one after the other, -P runs=<one of them>"
+            )
+        runs[target] = run_id
+    return runs | {SEGMENTER: segmenter_of(runs["A1"])} if "A1" in runs else runs
+
+
+def _licence(encoder_weights: str) -> str:
+    """The terms of the weights that a network started from."""
+    return {
+        "none": "trained from random weights",
+        "imagenet": "started from the ImageNet weights that segmentation-models-pytorch fetches; the terms of ImageNet apply",
+    }.get(
+        encoder_weights, f"started from the weights of {encoder_weights}, under their owner's terms"
+    )
+
+
+def _metric(score: Score) -> float:
+    return score.pixel_metric if score.combined_metric is None else score.combined_metric

@@ -1,0 +1,63 @@
+"""Registered models, loaded from the registry."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+from mlflow.models.model import MLMODEL_FILE_NAME
+
+from adipocyte.delivery.runs.runs import fetched
+from adipocyte.errors import RunError
+from adipocyte.staining.bundle import BUNDLE_MANIFEST, BundleManifest, read_manifest
+from adipocyte.staining.stainer import Stainer
+
+_BUNDLE = "artifacts/bundle"  # in the folder of a logged model
+
+
+def load_stainer(
+    uri: str, memory_mb: float | None = None, *, precision: str = "auto", compiled: bool = False
+) -> Stainer:
+    """The stainer inside a registered model ("models:/adipocyte@champion"); the rest is that of `Stainer`.
+
+    Raises RunError when there is no such model.
+    """
+    with _bundle_file(uri, "") as bundle:
+        return Stainer(bundle, memory_mb, precision=precision, compiled=compiled)
+
+
+def load_manifest(uri: str) -> BundleManifest:
+    """What is in the bundle of a registered model, without its networks. Raises RunError when there is no such model."""
+    with _bundle_file(uri, BUNDLE_MANIFEST) as path:
+        return read_manifest(path.parent)
+
+
+@contextlib.contextmanager
+def _bundle_file(uri: str, name: str) -> Iterator[Path]:
+    with contextlib.ExitStack() as stack:
+        try:
+            path = stack.enter_context(fetched(uri, f"{_BUNDLE}/{name}".rstrip("/")))
+        except (MlflowException, OSError) as error:
+            raise RunError(
+                f"there is no registered model at {uri} ({error}): make one with mlflow run . -e register, or name another"
+            ) from error
+        yield path
+
+
+def pinned(uri: str) -> str:
+    """The address of the version that an alias stands for now, as "models:/adipocyte/3"; any other address as it is."""
+    name, at, alias = uri.removeprefix("models:/").partition("@")
+    if not at:
+        return uri
+    try:
+        return f"models:/{name}/{mlflow.MlflowClient().get_model_version_by_alias(name, alias).version}"
+    except MlflowException:  # loading it will say what is wrong
+        return uri
+
+
+def model_id_of(uri: str) -> str | None:
+    """The id of the logged model behind *uri*, on whose page MLflow shows metrics; None for a bare folder."""
+    with fetched(uri, MLMODEL_FILE_NAME) as path:
+        return Model.load(path).model_id

@@ -1,0 +1,1 @@
+"""MLflow runs: opening and finding them, trainings, the search for settings."""

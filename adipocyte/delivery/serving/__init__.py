@@ -1,0 +1,1 @@
+"""What answers requests: the served model, its parameters, the page to try it."""

@@ -1,0 +1,232 @@
+"""A page to try a served model: drop a stack, see its stains. It talks to the server as anyone's program would, through the client."""
+
+import contextlib
+import os
+import signal
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+from numpy.typing import NDArray
+
+from adipocyte.client import Answer, ServiceError, StainClient
+from adipocyte.domain import MAGNIFICATIONS, TARGET_COLOURS, TARGET_NAMES, TARGETS
+from adipocyte.errors import ImageError
+from adipocyte.plate.tiff import read_header, read_stack, write_image
+
+_SHOWN_PX = 1200  # the longer side of what is shown; what is downloaded is whole
+_MOST_UPLOADED = "500mb"
+_KEPT_S = 3600  # a visitor's field is forgotten after an hour
+_NO_SERVER = (
+    "No model is served there. "
+    "Start one with `mlflow models serve -m models:/adipocyte@champion --env-manager local --port 5001 --timeout 600`."
+)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A visitor's field as the page shows it: `planes` (Z, Y, X) and `stains` by target, (Y, X), 0 to 1, reduced to fit a screen."""
+
+    planes: NDArray[np.float32]
+    stains: dict[str, NDArray[np.float32]]
+
+
+def page(client: StainClient, scratch: Path) -> gr.Blocks:
+    """The page. What visitors are to download is written into *scratch*."""
+    with gr.Blocks(
+        title="adipocyte", analytics_enabled=False, delete_cache=(_KEPT_S, _KEPT_S)
+    ) as blocks:
+        shown = gr.State(None, time_to_live=_KEPT_S)
+        gr.Markdown(
+            "# Virtual staining of fat cells\nBrightfield planes in; nuclei, lipid droplets and cytoplasm out."
+        )
+        with gr.Row():
+            stack = gr.File(
+                label="Brightfield stack: a TIFF of all focal planes, raw counts",
+                file_types=[".tif", ".tiff"],
+                elem_id="stack",
+            )
+            with gr.Column():
+                magnification = gr.Radio(
+                    [f"{known}x" for known in MAGNIFICATIONS],
+                    value=f"{MAGNIFICATIONS[0]}x",
+                    label="Magnification",
+                    elem_id="magnification",
+                )
+                matching = gr.Radio(
+                    ["as the model keeps", "histogram matching", "as painted"],
+                    value="as the model keeps",
+                    label="Intensities",
+                )
+                button = gr.Button("Stain", variant="primary", elem_id="stain")
+        said = gr.Markdown(elem_id="said")
+        with gr.Row():
+            with gr.Column():
+                brightfield = _image("Brightfield")
+                z_plane = gr.Slider(1, 7, value=4, step=1, label="Focal plane", elem_id="z_plane")
+            with gr.Column():
+                composite = _image("Composite")
+                gains = [
+                    gr.Slider(
+                        0,
+                        3,
+                        value=1,
+                        step=0.05,
+                        label=f"{TARGET_NAMES[target]}",
+                        elem_id=f"gain_{target}",
+                    )
+                    for target in TARGETS
+                ]
+        with gr.Row():
+            stains = [_image(f"{target} {TARGET_NAMES[target]}") for target in TARGETS]
+        files = gr.File(
+            label="Download: uint16 TIFFs, counts",
+            file_count="multiple",
+            interactive=False,
+            elem_id="files",
+        )
+
+        def stain(path: str | None, chosen: str, intensities: str) -> tuple:
+            if path is None:
+                return (None, "Drop a stack first.", gr.skip(), None)
+            try:
+                planes = read_stack(Path(path), read_header(Path(path)).n_planes)
+                way = {"histogram matching": True, "as painted": False}.get(intensities)
+                answer = client.stain(planes, int(chosen.removesuffix("x")), histogram_matching=way)
+            except (ImageError, ServiceError) as error:
+                advice = f" {_NO_SERVER}" if "no answer from" in str(error) else ""
+                return (
+                    None,
+                    f"⚠️ {str(error).replace(str(path), Path(path).name)}{advice}",
+                    gr.skip(),
+                    None,
+                )
+            n_z = len(planes)
+            middle = (
+                gr.Slider(1, n_z, value=n_z // 2 + 1)
+                if n_z > 1
+                else gr.Slider(1, 2, value=1, interactive=False)
+            )
+            return (
+                _shown(planes, answer),
+                _said(planes, answer),
+                middle,
+                _files(answer, scratch, Path(path).stem),
+            )
+
+        blocks.load(lambda: "" if client.answers() else f"⚠️ {_NO_SERVER}", None, said)
+        painted = button.click(
+            stain, [stack, magnification, matching], [shown, said, z_plane, files]
+        )
+        painted.then(_stains, [shown], stains).then(_plane, [shown, z_plane], brightfield).then(
+            _composite, [shown, *gains], composite
+        )
+        z_plane.change(_plane, [shown, z_plane], brightfield, show_progress="hidden")
+        for gain in gains:
+            gain.change(_composite, [shown, *gains], composite, show_progress="hidden")
+    return blocks
+
+
+def open_page(server: str, port: int) -> None:
+    """Serve the page on this machine alone until it is interrupted or terminated; nothing that it wrote is left."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with (
+        tempfile.TemporaryDirectory(prefix="adipocyte-") as scratch,
+        contextlib.suppress(KeyboardInterrupt),
+    ):
+        os.environ["GRADIO_TEMP_DIR"] = scratch  # uploads, too
+        launch(page(StainClient(server, attempts=1), Path(scratch)), port)
+
+
+def launch(blocks: gr.Blocks, port: int, *, wait: bool = True) -> None:
+    """Open a page on this machine alone. It asks nothing of any other: its fonts are the browser's, and nobody is told of its use."""
+    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
+    blocks.launch(
+        server_name="127.0.0.1",
+        server_port=port,
+        share=False,
+        ssr_mode=False,
+        max_file_size=_MOST_UPLOADED,
+        footer_links=[],
+        theme=theme,
+        prevent_thread_lock=not wait,
+    )
+
+
+def _image(label: str) -> gr.Image:
+    return gr.Image(
+        label=label,
+        interactive=False,
+        format="png",
+        buttons=["fullscreen"],
+        elem_id=label.split()[0].lower(),
+    )
+
+
+def _shown(planes: NDArray[np.uint16], answer: Answer) -> Shown:
+    stride = -(-max(planes.shape[1:]) // _SHOWN_PX)
+    low, high = np.percentile(planes[:, ::stride, ::stride], (0.5, 99.5))
+    light = _unit(planes[:, ::stride, ::stride], low, high)
+    stains = {}
+    for target, image in answer.images.items():
+        reduced = image[::stride, ::stride]
+        stains[target] = _unit(reduced, *np.percentile(reduced, (1, 99.8)))
+    return Shown(light, stains)
+
+
+def _unit(image: NDArray[np.uint16], low: float, high: float) -> NDArray[np.float32]:
+    """Counts from *low* to *high* as 0 to 1."""
+    return np.clip((image.astype(np.float32) - low) / max(high - low, 1), 0, 1)
+
+
+def _said(planes: NDArray[np.uint16], answer: Answer) -> str:
+    _, height, width = planes.shape
+    told = (
+        f"{len(planes)} planes of {height} × {width} pixels, painted: {', '.join(answer.images)}."
+    )
+    return f"{told}\n\n⚠️ {answer.warnings}" if answer.warnings else told
+
+
+def _files(answer: Answer, scratch: Path, stem: str) -> list[str]:
+    """Each visit has a folder of its own, so that nobody downloads another's images."""
+    folder = Path(tempfile.mkdtemp(dir=scratch))
+    paths = [folder / f"{stem}_{target}.tif" for target in answer.images]
+    for path, image in zip(paths, answer.images.values(), strict=True):
+        write_image(path, image)
+    return [str(path) for path in paths]
+
+
+def _plane(shown: Shown | None, z_plane: float) -> NDArray[np.uint8] | None:
+    return None if shown is None else _grey(shown.planes[min(int(z_plane), len(shown.planes)) - 1])
+
+
+def _stains(shown: Shown | None) -> list[NDArray[np.uint8] | None]:
+    return [
+        _grey(shown.stains[target]) if shown and target in shown.stains else None
+        for target in TARGETS
+    ]
+
+
+def _composite(shown: Shown | None, *gains: float) -> NDArray[np.uint8] | None:
+    """The stains in colours, added up, each as bright as its gain says."""
+    if shown is None:
+        return None
+    light = {
+        target: gain for target, gain in zip(TARGETS, gains, strict=True) if target in shown.stains
+    }
+    colours = sum(
+        gain * shown.stains[target][..., None] * _light(TARGET_COLOURS[target])
+        for target, gain in light.items()
+    )
+    return (255 * np.clip(colours, 0, 1)).astype(np.uint8)
+
+
+def _light(colour: str) -> NDArray[np.float32]:
+    """Red, green and blue of a colour "#rrggbb", 0 to 1 each."""
+    return np.frombuffer(bytes.fromhex(colour[1:]), np.uint8).astype(np.float32) / 255
+
+
+def _grey(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+    return (255 * image).astype(np.uint8)

@@ -1,0 +1,51 @@
+"""Facts of the field that every room shares: stains, magnifications, a field's key. It imports nothing of ours."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+TARGETS = ("A1", "A2", "A3")
+TARGET_NAMES = {"A1": "nuclei", "A2": "lipid droplets", "A3": "cytoplasm"}
+TARGET_COLOURS = {
+    "A1": "#4080ff",
+    "A2": "#2faf6a",
+    "A3": "#e8573f",
+}  # on screens, in charts and in the store's metadata
+BRIGHTFIELD = "brightfield"
+SEGMENTER = "segmenter"  # the network that finds nuclei in brightfield, beside one generator for each target
+
+MAGNIFICATIONS = (20, 40, 60)
+UM_PER_PX = {20: 0.325, 40: 0.163, 60: 0.108}  # not published; these fit the instrument
+N_Z_PLANES = 7
+SMALLEST_PX = 64  # the shortest side of a field that can be prepared, painted or judged
+
+Window = tuple[slice, slice]  # a part of an image: rows, columns
+WHOLE: Window = (slice(None), slice(None))
+
+
+class Intensities(StrEnum):
+    """A way of setting the counts of painted images.
+
+    NONE leaves them as the network paints them. MATCHING gives each image the distribution of the
+    training wells. CALIBRATION puts every image through one table, fitted to other wells.
+    """
+
+    NONE = "none"
+    MATCHING = "matching"
+    CALIBRATION = "calibration"
+
+
+@dataclass(frozen=True, order=True)
+class FieldKey:
+    """One field of view, by what names it."""
+
+    magnification: int
+    well: str
+    fov: int
+
+    def __str__(self) -> str:
+        return f"{self.magnification}x {self.well} F{self.fov:03d}"
+
+
+def table_key(magnification: int, channel: str) -> str:
+    """The key of a histogram or calibration table: "20/A1"."""
+    return f"{magnification}/{channel}"

@@ -1,0 +1,184 @@
+"""What was judged, as metrics for MLflow, as rows and as text."""
+
+import csv
+import io
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from adipocyte.evaluation.cellprofiler.features import COLUMNS
+from adipocyte.evaluation.judge import Judgement
+from adipocyte.evaluation.measure import FieldMeasurement
+from adipocyte.evaluation.metric import METRICS, Part, Score
+from adipocyte.evaluation.pixels import FIGURES
+
+TRUTH = "truth"
+
+
+def metrics(judgement: Judgement) -> dict[str, float]:
+    """Every figure under a stable name, ready for MLflow.
+
+    "mae_A2" over all magnifications and "mae_A2_20x", … for each; so too pixel_metric_A2, psnr_A2, ssim_A2 and pearson_A2 (means over
+    fields but for pixel_metric). "pixel_metric", "feature_metric" and "combined_metric", "…_20x" too; "…_low" and "…_high" end their
+    95 % interval over fields, "…_wells_low" and "…_wells_high" over wells. "n_fields", "n_features_left_out". These are of the way that
+    is kept; all ways stand behind their names ("matching_mae_A2"), where there are several.
+    """
+    found = {}
+    for way, one in judgement.scores.items():
+        figures = _pixel_means(judgement.figures, way) | _score_metrics(one)
+        if len(judgement.scores) > 1:
+            found |= {f"{way}_{name}": value for name, value in figures.items()}
+        if way == judgement.kept:
+            found |= figures
+    return found
+
+
+def rows(judgement: Judgement) -> list[dict[str, Any]]:
+    """A row for each field, target and way: the pixel figures."""
+    return [
+        {**vars(field.key), "target": target, "intensities": way, **figures}
+        for field in judgement.figures
+        for way, targets in field.pixels.items()
+        for target, figures in targets.items()
+    ]
+
+
+def feature_rows(judgement: Judgement) -> list[dict[str, Any]]:
+    """A row for each magnification, way and feature: its error, or why it was left out."""
+    found = []
+    for way, one in judgement.scores.items():
+        for magnification, part in one.parts.items():
+            row = {"magnification": magnification, "intensities": way}
+            found += [
+                {**row, "feature": name, "error": error, "left_out": ""}
+                for name, error in part.feature_errors.items()
+            ]
+            found += [
+                {**row, "feature": name, "error": None, "left_out": reason}
+                for name, reason in part.left_out.items()
+            ]
+    return found
+
+
+def feature_tables(judgement: Judgement) -> dict[str, str]:
+    """CellProfiler's Image tables, by "20x/truth_Image.csv", "20x/matching_Image.csv", …: what the organisers' notebook reads.
+
+    A row for each field that was measured; "nan" where there is no number.
+    """
+    tables = {}
+    for magnification in judgement.scores[judgement.kept].parts:
+        measured = [
+            field
+            for field in judgement.figures
+            if field.key.magnification == magnification and field.truth_features
+        ]
+        if not measured:
+            continue
+        tables[f"{magnification}x/{TRUTH}_Image.csv"] = _image_table(
+            [(field, field.truth_features) for field in measured]
+        )
+        for way in judgement.scores:
+            tables[f"{magnification}x/{way}_Image.csv"] = _image_table(
+                [(field, field.painted_features[way]) for field in measured]
+            )
+    return tables
+
+
+def table(judgement: Judgement) -> str:
+    """The figures as text: a line for each target and way, then one for each way's score."""
+    found = metrics(judgement)
+    several = len(judgement.scores) > 1
+    lines = ["target  intensities   MAE (counts)   MAE/median   PSNR (dB)   SSIM   Pearson r"]
+    for target in judgement.targets:
+        for way in judgement.scores:
+            prefix = f"{way}_" if several else ""
+            mae, pixel, psnr, ssim, pearson = (
+                found.get(f"{prefix}{name}_{target}", float("nan"))
+                for name in ("mae", "pixel_metric", "psnr", "ssim", "pearson")
+            )
+            numbers = f"{mae:>12.1f} {pixel:>12.3f} {psnr:>11.1f} {ssim:>6.3f} {pearson:>11.3f}"
+            lines.append(f"{target:<7} {_marked(way, judgement):<13} {numbers}")
+    lines += [
+        "",
+        "        intensities   combined   pixels   features   left out   95 % over fields",
+    ]
+    for way, one in judgement.scores.items():
+        low, high = one.intervals["combined_metric"].get("fields", (None, None))
+        interval = f"{low:.3f} – {high:.3f}" if low is not None else "–"
+        numbers = f"{_number(one.combined_metric):>9} {one.pixel_metric:>8.3f} {_number(one.feature_metric):>10} {one.n_left_out:>10}"
+        lines.append(f"        {_marked(way, judgement):<13} {numbers}   {interval}")
+    return "\n".join(lines)
+
+
+def _marked(way: str, judgement: Judgement) -> str:
+    return f"{way} *" if way == judgement.kept and len(judgement.scores) > 1 else way
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _pixel_means(figures: Sequence[FieldMeasurement], way: str) -> dict[str, float]:
+    values: dict[str, list[float]] = defaultdict(list)
+    for field in figures:
+        for target, found in field.pixels[way].items():
+            for figure in FIGURES:
+                values[f"{figure}_{target}"].append(found[figure])
+                values[f"{figure}_{target}_{field.key.magnification}x"].append(found[figure])
+    return {name: float(np.mean(found)) for name, found in values.items()}
+
+
+def _score_metrics(one: Score) -> dict[str, float]:
+    found: dict[str, float | None] = {metric: getattr(one, metric) for metric in METRICS}
+    for metric, intervals in one.intervals.items():
+        for drawn, (low, high) in intervals.items():
+            infix = "" if drawn == "fields" else f"_{drawn}"
+            found |= {f"{metric}{infix}_low": low, f"{metric}{infix}_high": high}
+    for magnification, part in one.parts.items():
+        found |= {f"{name}_{magnification}x": value for name, value in _part_metrics(part).items()}
+    for target in {target for part in one.parts.values() for target in part.pixel_metrics}:
+        parts = [part for part in one.parts.values() if target in part.pixel_metrics]
+        found[f"pixel_metric_{target}"] = float(
+            np.average(
+                [part.pixel_metrics[target] for part in parts],
+                weights=[part.n_fields for part in parts],
+            )
+        )
+    found |= {
+        "n_fields": sum(part.n_fields for part in one.parts.values()),
+        "n_features_left_out": one.n_left_out,
+    }
+    return {name: float(value) for name, value in found.items() if value is not None}
+
+
+def _part_metrics(part: Part) -> dict[str, float | None]:
+    return {
+        **{metric: getattr(part, metric) for metric in METRICS},
+        **{f"pixel_metric_{target}": value for target, value in part.pixel_metrics.items()},
+        "n_fields": part.n_fields,
+        "n_features_left_out": len(part.left_out),
+    }
+
+
+def _image_table(measured: list[tuple[FieldMeasurement, dict[str, float]]]) -> str:
+    """CSV with CellProfiler's columns in its order, which is alphabetical."""
+    text = io.StringIO()
+    writer = csv.DictWriter(
+        text,
+        sorted([*COLUMNS, "ImageNumber", "Metadata_FoV", "Metadata_Well"]),
+        lineterminator="\n",
+    )
+    writer.writeheader()
+    for number, (field, features) in enumerate(measured, start=1):
+        names = {
+            "ImageNumber": number,
+            "Metadata_FoV": f"F{field.key.fov:03d}",
+            "Metadata_Well": field.key.well,
+        }
+        writer.writerow(
+            names
+            | {name: value if np.isfinite(value) else "nan" for name, value in features.items()}
+        )
+    return text.getvalue()

@@ -1,0 +1,80 @@
+"""The pixels of one field of a raw plate, and where they go under the challenge's names."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adipocyte.domain import FieldKey
+from adipocyte.errors import PlateError
+from adipocyte.plate.names import brightfield_name, magnification_folder, target_name
+from adipocyte.plate.tiff import read_image, read_stack, write_image
+
+
+@dataclass(frozen=True)
+class FieldFiles:
+    """The files of one field: `planes`, one for each z-plane or one stack of all `n_z_planes`; `targets`, those that are there.
+
+    `shape` is (Y, X) in pixels.
+    """
+
+    key: FieldKey
+    plate: str
+    planes: tuple[Path, ...]
+    targets: dict[str, Path]
+    n_z_planes: int
+    shape: tuple[int, int]
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (*self.planes, *self.targets.values())
+
+
+@dataclass(frozen=True)
+class RawField:
+    """The pixels of one field: `planes` (Z, Y, X) and each of `targets` (Y, X), uint16, in counts."""
+
+    planes: NDArray[np.uint16]
+    targets: dict[str, NDArray[np.uint16]]
+
+
+def read_field(files: FieldFiles, targets: tuple[str, ...]) -> RawField:
+    """Read the z-planes and *targets* of one field.
+
+    Raises PlateError for images of two sizes, ImageError for an image that cannot be used; both name the file.
+    """
+    if len(files.planes) == 1:
+        planes = read_stack(files.planes[0], files.n_z_planes)
+    else:
+        planes = np.stack(_alike([(path, read_image(path)) for path in files.planes]))
+    stains = [(files.targets[target], read_image(files.targets[target])) for target in targets]
+    images = _alike([(files.planes[0], planes[0]), *stains])[1:]
+    return RawField(planes, dict(zip(targets, images, strict=True)))
+
+
+def write_field(folder: Path, key: FieldKey, field: RawField) -> None:
+    """Write a field under the challenge's names into *folder*, its plate."""
+    images = folder / magnification_folder(key.magnification)
+    for z, plane in enumerate(field.planes, start=1):
+        write_image(images / str(brightfield_name(key.well, key.fov, z)), plane)
+    for target, image in field.targets.items():
+        write_image(images / str(target_name(key.well, key.fov, target)), image)
+
+
+def stained_name(files: FieldFiles, target: str) -> str:
+    """What the painted *target* of a field is called within a stained plate, its folder included."""
+    name = target_name(files.key.well, files.key.fov, target, files.plate)
+    return f"{magnification_folder(files.key.magnification)}/{name}"
+
+
+def _alike(images: list[tuple[Path, NDArray[np.uint16]]]) -> list[NDArray[np.uint16]]:
+    """The images alone, once they are known to be of one size."""
+    first_path, first = images[0]
+    for path, image in images:
+        if image.shape != first.shape:
+            sizes = f"{image.shape}, but {first_path.name} is {first.shape}"
+            raise PlateError(
+                f"{path} is {sizes}: all images of a field must have one size; export the field again"
+            )
+    return [image for _, image in images]

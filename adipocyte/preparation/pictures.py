@@ -1,0 +1,85 @@
+"""Pictures and the table of a prepared store: quality of its fields, histograms, nuclei masks."""
+
+import math
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from adipocyte.domain import BRIGHTFIELD
+from adipocyte.imaging import quality
+from adipocyte.imaging.grey import display_range
+from adipocyte.preparation.contact_sheet import contact_sheet, thumbnail
+from adipocyte.store.reader import Store
+
+_MOST_FIELDS = 24
+_MOST_PX = 400
+
+
+def histogram_plot(store: Store) -> Figure:
+    """How often each count occurs in the training wells: a panel for each magnification, a line for each channel."""
+    figure = Figure(figsize=(5 * len(store.magnifications), 4), layout="constrained")
+    panels = figure.subplots(1, len(store.magnifications), squeeze=False)[0]
+    for panel, magnification in zip(panels, store.magnifications, strict=True):
+        for channel in (BRIGHTFIELD, *store.manifest.targets):
+            histogram = store.histogram(magnification, channel)
+            most = int(np.searchsorted(np.cumsum(histogram), 0.9999 * histogram.sum())) + 1
+            bins = np.linspace(0, most, 129).astype(int)
+            shares = (
+                np.add.reduceat(histogram[:most], bins[:-1].clip(max=most - 1)) / histogram.sum()
+            )
+            panel.plot((bins[:-1] + bins[1:]) / 2, shares, label=channel)
+        panel.set(
+            title=f"{magnification}x, training wells",
+            xlabel="counts",
+            ylabel="share of pixels",
+            yscale="log",
+        )
+        panel.legend()
+    return figure
+
+
+def mask_sheet(store: Store) -> Figure:
+    """A contact sheet: the nuclei stain of each field with the outline of its mask (at most 24 fields, evenly chosen)."""
+    keys = list(store.manifest.fields)
+    keys = keys[:: math.ceil(len(keys) / _MOST_FIELDS)]
+    n_columns = min(6, len(keys))
+    n_rows = math.ceil(len(keys) / n_columns)
+    figure = Figure(figsize=(3 * n_columns, 3 * n_rows), layout="constrained")
+    for panel in (panels := figure.subplots(n_rows, n_columns, squeeze=False).ravel()):
+        panel.axis("off")
+    for panel, key in zip(panels, keys, strict=False):
+        step = max(1, max(store.shape(key)) // _MOST_PX)
+        nuclei, mask = store.target(key, "A1")[::step, ::step], store.mask(key)[::step, ::step]
+        low, high = display_range(nuclei)
+        panel.imshow(nuclei, cmap="gray", vmin=low, vmax=high)
+        if mask.any() and not mask.all():
+            panel.contour(mask, levels=[0.5], colors="orange", linewidths=0.8)
+        panel.set_title(f"{key}, {mask.mean():.1%} nuclei", fontsize=9)
+    return figure
+
+
+def quality_rows(store: Store) -> list[dict[str, Any]]:
+    """A row for each field, flagged ones first: what names it, its flags, its distance from the training wells, all its figures.
+
+    Every row has the same columns; None where a figure could not be measured.
+    """
+    names = list(
+        dict.fromkeys(name for entry in store.manifest.fields.values() for name in entry.quality)
+    )
+    rows = []
+    for key, entry in sorted(store.manifest.fields.items(), key=lambda one: not one[1].flags):
+        distance = quality.distance(entry.quality, store.manifest.limits[str(key.magnification)])
+        figures = {name: entry.quality.get(name) for name in names}
+        rows.append({**vars(key), "flags": "; ".join(entry.flags), "distance": distance, **figures})
+    return rows
+
+
+def quality_sheet(store: Store) -> Figure:
+    """Thumbnails of the fields' sharpest planes, flagged fields first and framed in red."""
+    keys = list(store.manifest.fields)
+    sharpest = [int(store.manifest.fields[key].quality.get("sharpest_z", 1)) - 1 for key in keys]
+    thumbnails = [thumbnail(store.plane(key, z)) for key, z in zip(keys, sharpest, strict=True)]
+    return contact_sheet(
+        thumbnails, list(map(str, keys)), [store.manifest.fields[key].flags for key in keys]
+    )

@@ -1,0 +1,62 @@
+"""Constants of normalisation, medians and reference histograms, summed up over the training wells' fields."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adipocyte.domain import BRIGHTFIELD, FieldKey, table_key
+from adipocyte.errors import PlateError
+from adipocyte.imaging.histograms import N_COUNTS, mean_and_std, median
+from adipocyte.imaging.normalisation import REPORT_SCALINGS
+from adipocyte.preparation.progress import read_histograms
+
+Histograms = dict[str, NDArray[np.int64]]
+
+
+def sum_histograms(folder: Path, keys: Iterable[FieldKey]) -> Histograms:
+    """Histograms, (65536,), of each magnification and channel ("20/A1") over fields of a store in the making."""
+    histograms: Histograms = defaultdict(lambda: np.zeros(N_COUNTS, dtype=np.int64))
+    for key in keys:
+        for channel, histogram in read_histograms(folder, key).items():
+            histograms[table_key(key.magnification, channel)] += histogram
+    return dict(histograms)
+
+
+def scalings_of(
+    histograms: Histograms, normalisation: str
+) -> dict[str, dict[str, tuple[float, float]]]:
+    """Mean and standard deviation in counts by magnification ("20") and channel; brightfield's are Table 3.1's under "report"."""
+    scalings = _by_channel(
+        {name: mean_and_std(histogram) for name, histogram in histograms.items()}
+    )
+    if normalisation == "report":
+        for magnification, channels in scalings.items():
+            constants = REPORT_SCALINGS[int(magnification)]
+            channels[BRIGHTFIELD] = (constants.mean, constants.std)
+    return scalings
+
+
+def medians_of(histograms: Histograms) -> dict[str, dict[str, float]]:
+    """Medians in counts by magnification ("20") and channel. Raises PlateError where one is 0: nothing could be divided by it."""
+    medians = _by_channel({name: median(histogram) for name, histogram in histograms.items()})
+    for magnification, channels in medians.items():
+        for channel, counts in channels.items():
+            if not counts:
+                raise PlateError(
+                    f"the median of {channel} at {magnification}x is 0 counts over the training wells, so MAE / median, which "
+                    "chooses networks, has no value: give the plate as the camera wrote it, without background subtracted"
+                )
+    return medians
+
+
+def _by_channel(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """{"20/A1": value} → {"20": {"A1": value}}."""
+    nested: dict[str, dict[str, Any]] = defaultdict(dict)
+    for name, value in values.items():
+        magnification, channel = name.split("/")
+        nested[magnification][channel] = value
+    return dict(nested)

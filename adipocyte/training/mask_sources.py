@@ -1,0 +1,49 @@
+"""Where the masks come from that the nuclei generator is trained with: the true stain, as published, or the segmenter, as in use."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from adipocyte.domain import FieldKey, Window
+from adipocyte.networks.files import load_network
+from adipocyte.networks.tiles import segment_field
+from adipocyte.store.reader import Store
+from adipocyte.training.patches import Masks
+from adipocyte.training.validation import source_of
+
+
+def training_masks(
+    store: Store, source: str, segmenter: Path | None, device: torch.device
+) -> tuple[Masks, ...]:
+    """The masks of a *source*: "true", "predicted" by the network in the folder *segmenter*, or "mixed", which is both.
+
+    Raises BundleError when that network is damaged.
+    """
+    if segmenter is None or source == "true":
+        return (store.mask,)
+    predicted = PredictedMasks(segmenter, store, "train", device)
+    return (store.mask, predicted) if source == "mixed" else (predicted,)
+
+
+class PredictedMasks:
+    """The masks that the network in the folder *segmenter* sees in each field of a *part*, held in memory at a bit a pixel.
+
+    Calling it gives the mask of a field in a window, (Y, X), as `Store.mask` does. Raises BundleError when the network is damaged.
+    """
+
+    def __init__(self, segmenter: Path, store: Store, part: str, device: torch.device) -> None:
+        network = load_network(segmenter, device)[1]
+        self._widths = {key: store.shape(key)[1] for key in store.keys(part)}
+        self._packed: dict[FieldKey, NDArray[np.uint8]] = {}
+        for key in tqdm(store.keys(part), desc=f"nuclei masks, {part}", unit="field"):
+            self._packed[key] = np.packbits(
+                segment_field(network, source_of(store, key, None)), axis=1
+            )
+
+    def __call__(self, key: FieldKey, window: Window) -> NDArray[np.bool_]:
+        return np.unpackbits(self._packed[key], axis=1, count=self._widths[key])[window].astype(
+            bool
+        )

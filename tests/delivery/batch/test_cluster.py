@@ -1,0 +1,289 @@
+"""A Ray cluster paints what one machine paints, each field once, whatever dies on the way."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+import torch
+from ray.cluster_utils import Cluster as RealCluster
+
+from adipocyte.config import StainConfig
+from adipocyte.delivery.batch import cluster
+from adipocyte.delivery.batch import plate as batch
+from adipocyte.delivery.batch.cluster import joined
+from adipocyte.delivery.batch.output import Output
+from adipocyte.delivery.batch.painter import FAILED, PAINTED, Assignment
+from adipocyte.delivery.batch.plate import Here, stain_plate
+from adipocyte.errors import ConfigError, RunError
+from adipocyte.plate.scan import scan_plate
+from tests.support import ROOT
+from tests.support.plates import images, plane, write_plate
+
+N_FIELDS = 12
+AT_WORK = "ray::MapWorker(Map(_Worker)).submit"  # what Ray calls the process of a worker that has a field in hand
+
+
+@pytest.fixture(scope="module")
+def plate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_plate(tmp_path_factory.mktemp("raw") / "plate", range(1, N_FIELDS + 1))
+
+
+@pytest.fixture(scope="module")
+def expected(
+    plate: Path, small_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, bytes]:
+    """What this process paints, on as many threads as the workers have: sums in float32 depend on how they are shared out."""
+    out, n_threads = tmp_path_factory.mktemp("here"), torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        torch.set_num_threads(1)
+        stain_plate(config(plate, small_model, out, precision="32", intensities="none"), Here())
+    torch.set_num_threads(n_threads)
+    return images(out)
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[RealCluster]:
+    """A cluster of a head, which paints nothing, and one node, to which tests add others; each node has a core to give."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    started = RealCluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    started.add_node(num_cpus=1)
+    started.wait_for_nodes()
+    yield started
+    ray.shutdown()
+    started.shutdown()
+
+
+def config(plate: Path, model: Path, out: Path, **settings: Any) -> StainConfig:
+    return StainConfig(plate=plate, model=str(model), out=str(out), **settings)
+
+
+def assignment(plate: Path, model: Path | str, out: Path) -> Assignment:
+    """For a plate that has been claimed."""
+    out.mkdir(exist_ok=True)
+    (out / "stained.json").write_text('{"claim": "ours"}')
+    return Assignment(
+        str(model), str(plate), str(out), "ours", "none", None, False, "32", False, 1000.0
+    )
+
+
+def entries(out: Path) -> dict[str, Any]:
+    return json.loads((out / "manifest.json").read_text())["fields"]
+
+
+def wait_for(condition: Callable[[], Any]) -> Any:
+    """What a condition gives once it holds."""
+    deadline = time.monotonic() + 120
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return found
+
+
+def at_work() -> list[psutil.Process]:
+    """The processes that have a field in hand."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            found += [process] if AT_WORK in " ".join(process.cmdline()) else []
+    return found
+
+
+def is_held(process: psutil.Process) -> bool:
+    """Whether a *process* opens a pipe that nobody writes to."""
+    with contextlib.suppress(OSError):
+        return any(
+            path.read_text() == "wait_for_partner"
+            for path in Path(f"/proc/{process.pid}/task").glob("*/wchan")
+        )
+    return False
+
+
+def test_a_node_dies_and_every_field_is_painted_once_and_as_here(
+    nodes, small_model, expected, tmp_path
+):
+    """A field in the middle has a pipe for a plane, which holds whoever reads it: that worker's node is killed, with the field in hand."""
+    plate = write_plate(tmp_path / "plate", range(1, N_FIELDS + 1))
+    fields = scan_plate(plate, ()).fields
+    pipe = plane(plate, N_FIELDS // 2, 1)
+    content = pipe.read_bytes()
+    pipe.unlink()
+    os.mkfifo(pipe)
+    nodes.add_node(num_cpus=1)
+    nodes.wait_for_nodes()
+
+    def kill_the_node_that_is_held() -> None:
+        [held] = wait_for(lambda: [process for process in at_work() if is_held(process)])
+        [its_node] = [
+            node
+            for node in nodes.worker_nodes
+            if node.all_processes["raylet"][0].process.pid == held.ppid()
+        ]
+        nodes.remove_node(its_node, allow_graceful=False)
+        pipe.unlink()
+        pipe.write_bytes(content)
+
+    with joined(nodes.address, 1) as crew, ThreadPoolExecutor(1) as killer:
+        assert crew.n_workers == 2
+        killing = killer.submit(kill_the_node_that_is_held)
+        manifest = batch.PlateManifest(Output(str(tmp_path / "out")), {}, ())
+        records = list(
+            manifest.kept(crew.paint(assignment(plate, small_model, tmp_path / "out"), fields))
+        )
+        killing.result()
+        wait_for(
+            lambda: (
+                [node["Alive"] for node in ray.nodes() if node["Resources"].get("CPU")].count(True)
+                == 1
+            )
+        )
+    assert sorted(record.key for record in records) == [field.key for field in fields]
+    assert {record.status for record in records} == {PAINTED}
+    assert images(tmp_path / "out") == expected
+    assert [entry["status"] for entry in entries(tmp_path / "out").values()] == [PAINTED] * N_FIELDS
+
+
+def test_the_command_paints_on_a_cluster_and_goes_on_after_a_kill(
+    nodes, small_model, expected, tmp_path
+):
+    """With a bad field, which is recorded; the plate of the command is another copy of the same fields."""
+    plate = write_plate(tmp_path / "plate", range(1, N_FIELDS + 1))
+    good = plane(plate, 5, 4).read_bytes()
+    plane(plate, 5, 4).write_bytes(b"no TIFF")
+    settings = {
+        "plate": plate,
+        "model": small_model,
+        "out": tmp_path / "out",
+        "precision": "32",
+        "intensities": "none",
+    }
+    settings |= {"cluster": nodes.address, "worker_cpus": 1}
+    arguments = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+    command = [sys.executable, "-m", "entrypoints.stain", *arguments]
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
+    ) as painting:
+        wait_for(lambda: images(tmp_path / "out") or painting.poll() is not None)
+        painting.send_signal(signal.SIGKILL)
+    assert images(tmp_path / "out")
+
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 2, result.stderr
+    assert "20x B03 F005" in result.stderr
+    assert "Traceback" not in result.stderr
+    told = entries(tmp_path / "out")
+    assert {key for key, entry in told.items() if entry["status"] == FAILED} == {"20x B03 F005"}
+
+    plane(plate, 5, 4).write_bytes(good)
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert (
+        f"1 fields painted into {tmp_path}/out, {N_FIELDS - 1} were there already" in result.stdout
+    )
+    assert images(tmp_path / "out") == expected
+
+
+def test_a_field_that_kills_its_worker_is_tried_thrice_and_recorded(nodes, small_model, tmp_path):
+    """A plane that is a pipe holds whoever reads it until it is killed, as memory that runs out would do."""
+    plate = write_plate(tmp_path / "plate", (1,))
+    fields = scan_plate(plate, ()).fields
+    pipe = plane(plate, 1, 1)
+    pipe.unlink()
+    os.mkfifo(pipe)
+    killed: list[int] = []
+
+    def kill() -> None:
+        while len(killed) < 3:
+            [stuck] = wait_for(
+                lambda: [
+                    process
+                    for process in at_work()
+                    if is_held(process) and process.pid not in killed
+                ]
+            )
+            killed.append(stuck.pid)
+            stuck.kill()
+
+    with joined(nodes.address, 1) as crew, ThreadPoolExecutor(1) as killer:
+        killing = killer.submit(kill)
+        [record] = crew.paint(assignment(plate, small_model, tmp_path / "out"), fields)
+        killing.result()
+    assert (record.key, record.status) == (fields[0].key, FAILED)
+    assert record.problem.found == "its worker died, 3 times"
+
+
+def test_what_keeps_all_fields_from_being_painted_ends_the_command_at_once(
+    nodes, plate, small_model, tmp_path
+):
+    fields = scan_plate(plate, ()).fields
+    claimed = assignment(plate, small_model, tmp_path / "out")
+    with joined(nodes.address, 0) as crew:
+        with pytest.raises(
+            RunError,
+            match=r"a worker on .* gives up: there is no registered model at models:/nobody/1",
+        ):
+            list(crew.paint(assignment(plate, "models:/nobody/1", tmp_path / "out"), fields))
+        elsewhere = assignment(tmp_path / "mine", small_model, tmp_path / "out")
+        with pytest.raises(
+            RunError,
+            match=r"there is no .*/mine on this node: the plate must lie on a disk that all nodes share",
+        ):
+            list(crew.paint(elsewhere, fields))
+        with pytest.raises(
+            RunError,
+            match="memory://stained on this node is not the folder that it is where the command runs",
+        ):
+            list(crew.paint(Assignment(**vars(claimed) | {"out": "memory://stained"}), fields))
+        with pytest.raises(
+            RunError, match="out on this node is not the folder"
+        ):  # what another plate left there by the same path
+            list(crew.paint(Assignment(**vars(claimed) | {"claim": "theirs"}), fields))
+
+
+def test_more_cores_than_any_node_has_are_refused(nodes):
+    with (
+        pytest.raises(
+            ConfigError, match=r"the cluster's nodes have \[1\] cores, none of them 64 for a worker"
+        ),
+        joined(nodes.address, 64),
+    ):
+        pass
+
+
+def test_a_cluster_that_does_not_answer_is_named():
+    with (
+        pytest.raises(
+            RunError, match=r"no Ray cluster can be joined at 127.0.0.1:1 .*ray start --head"
+        ),
+        joined("127.0.0.1:1", 1),
+    ):
+        pass
+
+
+def test_without_ray_its_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with (
+        pytest.raises(ConfigError, match=r'pip install "adipocyte\[cluster\]"'),
+        joined("127.0.0.1:1", 1),
+    ):
+        pass
+
+
+def test_databases_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cluster._from_anywhere("sqlite:///mlflow.db") == f"sqlite:///{tmp_path}/mlflow.db"
+    assert cluster._from_anywhere("sqlite:////data/mlflow.db") == "sqlite:////data/mlflow.db"
+    assert cluster._from_anywhere("mlruns") == str(tmp_path / "mlruns")
+    assert cluster._from_anywhere("http://mlflow:5000") == "http://mlflow:5000"

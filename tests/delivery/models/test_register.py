@@ -1,0 +1,840 @@
+"""The registry: what a version says of itself, registering again and after an interruption, rolling back, and a server elsewhere.
+
+The networks are random and have been moved by hand to paint better or worse, so nothing is trained.
+"""
+
+import ast
+import base64
+import glob
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import requests
+import torch
+import yaml
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from adipocyte.config import GeneratorConfig, PreprocessConfig, RegisterConfig, SegmenterConfig
+from adipocyte.delivery.models import register as registry
+from adipocyte.delivery.models.assemble import gather
+from adipocyte.delivery.models.load import load_stainer, model_id_of
+from adipocyte.delivery.models.package import code_digest, requirements
+from adipocyte.delivery.models.register import Registered
+from adipocyte.delivery.runs.runs import network_of, step_run
+from adipocyte.domain import FieldKey
+from adipocyte.errors import RunError
+from adipocyte.networks.files import save_network
+from adipocyte.networks.unet import UNetSpec, build_unet
+from adipocyte.plate.fields import RawField, write_field
+from adipocyte.plate.tiff import decode_stack, encode_stack
+from adipocyte.preparation.prepare import prepare
+from adipocyte.simulation import simulate_field
+from adipocyte.staining.stainer import Stainer
+from adipocyte.store.reader import Store
+from tests.support import ROOT
+
+CHROMIUM = shutil.which("chromium")
+GOOD, POOR = (
+    0.0,
+    3.0,
+)  # by how many standard deviations of the training wells a network paints too bright
+TAGS = {
+    "digest",
+    "store",
+    "code",
+    "commit",
+    "adipocyte",
+    "intensities",
+    "verdict",
+    "reason",
+    "run.A1",
+    "run.segmenter",
+    "pixel_metric",
+}
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """An MLflow store with the runs of two chains that were never trained: one paints about the mean, the other far too bright."""
+
+    environment: dict[str, str]
+    store: Store
+    good: dict[str, str]
+    poor: dict[str, str]
+
+
+def keep_networks(store: Store, folder: Path) -> dict[float, dict[str, str]]:
+    """Runs of a segmenter and of two generators of A1, by how bright they paint; the segmenter is the same."""
+    segmenter = keep_network(store, folder, "train_segmenter", SegmenterConfig(), 0.0, {})
+    tags = {"target": "A1", "segmenter": segmenter}
+    return {
+        offset: {
+            "segmenter": segmenter,
+            "A1": keep_network(
+                store, folder, "train_gan", GeneratorConfig(target="A1"), offset, tags
+            ),
+        }
+        for offset in (GOOD, POOR)
+    }
+
+
+def keep_network(
+    store: Store, folder: Path, step: str, config: object, offset: float, tags: dict[str, str]
+) -> str:
+    """A run of a *step* with a random network that gives about *offset* everywhere, in network units. Returns its id."""
+    torch.manual_seed(0)
+    spec = UNetSpec(
+        encoder="resnet18", in_channels=store.manifest.n_z_planes + ("segmenter" in tags)
+    )
+    network = build_unet(spec)
+    head = network.segmentation_head[0]
+    with torch.no_grad():
+        head.weight.mul_(0.1)
+        head.bias.fill_(offset)
+    with step_run(step, config, store=store.digest, **tags) as run:
+        save_network(folder / run.info.run_id, spec, network)
+        mlflow.log_artifacts(str(folder / run.info.run_id), "network")
+    return run.info.run_id
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store with A1 alone, for the smallest whole chain. One field validates: too few to calibrate by, which would hide a difference."""
+    folder = tmp_path_factory.mktemp("store")
+    for seed, well in enumerate(("B03", "B04", "C02", "C03")):
+        simulated = simulate_field(20, (96, 80), seed=seed)
+        write_field(
+            folder / "plate",
+            FieldKey(20, well, 1),
+            RawField(simulated.planes, {"A1": simulated.targets["A1"]}),
+        )
+    settings = {
+        "plate": str(folder / "plate"),
+        "store": str(folder / "store"),
+        "validation_wells": "B03",
+        "test_wells": "B04",
+    }
+    return prepare(PreprocessConfig(**settings, mask_smallest_px=50, workers=0))
+
+
+@pytest.fixture(scope="module")
+def shelf(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
+    folder = tmp_path_factory.mktemp("shelf")
+    before, uri = mlflow.get_tracking_uri(), f"sqlite:///{folder}/mlflow.db"
+    mlflow.set_tracking_uri(uri)
+    experiment = mlflow.create_experiment(
+        "registry", artifact_location=f"file://{folder}/artifacts"
+    )
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = {
+        **os.environ,
+        "MLFLOW_TRACKING_URI": uri,
+        "MLFLOW_EXPERIMENT_ID": experiment,
+        "PYTHONPATH": path,
+    }
+    with (
+        pytest.MonkeyPatch.context() as patch
+    ):  # not set_experiment, which later tests of this process would inherit
+        patch.setenv("MLFLOW_EXPERIMENT_ID", experiment)
+        runs = keep_networks(store, folder)
+        yield Shelf(environment, store, runs[GOOD], runs[POOR])
+    mlflow.set_tracking_uri(before)
+
+
+@pytest.fixture(scope="module")
+def pair(shelf: Shelf) -> tuple[Registered, Registered]:
+    """A model "pair" of two versions: the champion, and a candidate that paints worse."""
+    return register(shelf.store, shelf.good, "pair"), register(shelf.store, shelf.poor, "pair")
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The temporary folder, empty."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def register(store: Store, runs: dict[str, str], name: str, **settings) -> Registered:
+    config = RegisterConfig(name=name, workers=0, **settings)
+    with step_run("register", config, store=store.digest):
+        return registry.register(store, runs, config)
+
+
+def versions(name: str) -> list:
+    """All versions of a model, the first one first."""
+    found = MlflowClient().search_model_versions(f"name = '{name}'")
+    return sorted(
+        (MlflowClient().get_model_version(name, version.version) for version in found),
+        key=lambda one: int(one.version),
+    )
+
+
+def aliases(name: str) -> dict[str, str]:
+    return {
+        alias: str(number)
+        for alias, number in MlflowClient().get_registered_model(name).aliases.items()
+    }
+
+
+def field(store: Store) -> np.ndarray:
+    return store.planes(store.keys("test")[0])
+
+
+def painted(stainer: Stainer, store: Store) -> np.ndarray:
+    return stainer.stain(field(store), 20).images["A1"]
+
+
+def request(store: Store) -> dict:
+    return {
+        "dataframe_records": [
+            {"stack": base64.b64encode(encode_stack(field(store))).decode(), "magnification": 20}
+        ]
+    }
+
+
+def answered(answer: dict) -> np.ndarray:
+    return decode_stack(base64.b64decode(answer["predictions"][0]["A1"]), 1)[0]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def server(
+    command: list[str], port: int, environment: dict[str, str], log: Path, health: str
+) -> Iterator[str]:
+    """A server of MLflow's, on a *port* of this machine, from when it says that it is well until the block ends."""
+    arguments = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        *command,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    environment = {
+        **environment,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }  # nothing here is scheduled
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            arguments,
+            cwd="/",
+            env=environment,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait(lambda: requests.get(url + health, timeout=5).ok, process, log)
+        yield url
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(60)
+
+
+def wait(is_ready: Callable[[], bool], process: subprocess.Popen, log: Path) -> None:
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline:
+        assert process.poll() is None, log.read_text()
+        try:
+            if is_ready():
+                return
+        except OSError:
+            pass
+        time.sleep(0.2)
+    raise AssertionError(f"not ready in time: {log.read_text()}")
+
+
+# What a version says of itself.
+
+
+def test_a_version_carries_what_it_was_made_of_and_how_well_it_paints(shelf, pair):
+    first, second = versions("pair")
+    run = mlflow.get_run(second.run_id)
+    assert set(first.tags) >= TAGS
+    assert first.tags["run.A1"] == shelf.good["A1"]
+    assert first.tags["store"] == shelf.store.digest
+    assert float(second.tags["pixel_metric"]) == pytest.approx(
+        run.data.metrics["validation_pixel_metric"], abs=1e-4
+    )
+    assert (second.tags["verdict"], second.tags["against"]) == ("candidate", "1")
+    assert second.description.startswith("No better: pixel_metric")
+    assert (
+        f"| pixel_metric | {second.tags['pixel_metric']} | {first.tags['pixel_metric']} |"
+        in second.description
+    )
+    assert (
+        max(len(version.description) for version in (first, second)) < 5000
+    )  # what MLflow's column takes on a strict database
+    assert aliases("pair") == {"champion": "1", "candidate": "2"}
+
+
+def test_the_picture_lies_with_the_run_and_with_the_model(pair, tmp_path):
+    [version, _] = versions("pair")
+    of_run = mlflow.artifacts.download_artifacts(
+        f"runs:/{version.run_id}/fields.png", dst_path=str(tmp_path)
+    )
+    of_model = mlflow.artifacts.download_artifacts("models:/pair/1/artifacts/fields.png")
+    assert Path(of_run).read_bytes() == Path(of_model).read_bytes()
+    assert Path(of_run).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path")
+def test_the_page_of_a_version_shows_table_and_picture_and_leads_to_the_model(
+    shelf, pair, tmp_path
+):
+    from playwright.sync_api import sync_playwright
+
+    version = versions("pair")[1]
+    backend = [
+        "ui",
+        "--backend-store-uri",
+        shelf.environment["MLFLOW_TRACKING_URI"],
+        "--workers",
+        "1",
+    ]
+    with (
+        server(backend, free_port(), shelf.environment, tmp_path / "log", "/health") as url,
+        sync_playwright() as playwright,
+    ):
+        tab = playwright.chromium.launch(executable_path=CHROMIUM).new_page()
+        tab.goto(f"{url}/#/models/pair/versions/2")
+        tab.get_by_role("cell", name=version.tags["pixel_metric"]).first.wait_for()
+        picture = tab.get_by_role("link").locator("img[src*='fields.png']")
+        picture.wait_for()
+        size = picture.evaluate(
+            "async image => { await image.decode(); return [image.naturalWidth, image.naturalHeight]; }"
+        )
+        assert size == [
+            230,
+            460,
+        ]  # one target at one magnification, the true field above the painted one
+        tab.goto(f"{url}/{picture.locator('..').get_attribute('href')}")
+        tab.get_by_text(version.source.rpartition("/")[2]).first.wait_for()
+        tab.get_by_text("validation_pixel_metric", exact=True).first.wait_for()
+
+
+# Registering again.
+
+
+def test_the_same_is_registered_once(shelf, pair):
+    again = register(shelf.store, shelf.poor, "pair")
+    assert (again.version, again.alias, again.is_new, again.left_over) == (
+        "2",
+        "candidate",
+        False,
+        (),
+    )
+    assert again.reason == pair[1].reason
+    assert len(versions("pair")) == 2
+
+
+def test_other_settings_make_another_version(shelf):
+    first, other = (register(shelf.store, shelf.good, "settings", seed=seed) for seed in (0, 1))
+    assert (first.version, other.version, other.is_new) == ("1", "2", True)
+    assert (first.alias, other.alias) == ("champion", "candidate")  # no better
+
+
+def test_other_code_is_another_version(tmp_path):
+    package = tmp_path / "package"
+    (package / "__pycache__").mkdir(parents=True)
+    (package / "one.py").write_text("a = 1\n")
+    before = code_digest(package)
+    (package / "__pycache__" / "one.pyc").write_bytes(b"compiled")
+    assert code_digest(package) == before
+    (package / "one.py").write_text("a = 2\n")
+    changed = code_digest(package)
+    (package / "one.py").rename(package / "two.py")
+    assert len({before, changed, code_digest(package)}) == 3
+
+
+def test_registering_again_does_not_undo_what_was_decided_by_hand(shelf):
+    good, poor = (register(shelf.store, run, "by_hand") for run in (shelf.good, shelf.poor))
+    MlflowClient().set_registered_model_alias("by_hand", "champion", poor.version)
+    again = register(shelf.store, shelf.good, "by_hand")
+    assert (again.version, again.is_new, again.alias) == (good.version, False, "")
+    assert again.address == "models:/by_hand/1"
+    assert aliases("by_hand")["champion"] == poor.version
+
+
+@pytest.mark.parametrize(
+    ("found", "alias", "reason"),
+    [
+        (3, "champion", "version 1 cannot be read by this code any more"),
+        (99, "candidate", "version 1 stays champion, for it cannot be"),
+    ],
+    ids=["older", "newer"],
+)
+def test_a_champion_of_an_older_format_gives_way_and_one_of_newer_code_stays(
+    shelf, found, alias, reason
+):
+    name = f"format{found}"
+    register(shelf.store, shelf.poor, name)
+    location = mlflow.get_logged_model(model_id_of(f"models:/{name}/1")).artifact_location
+    manifest = Path(location.removeprefix("file://")) / "artifacts" / "bundle" / "bundle.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": found}))
+    later = register(shelf.store, shelf.good, name)
+    assert later.alias == alias
+    assert later.reason.startswith(reason)
+    assert aliases(name)[alias] == "2"
+
+
+def test_a_champion_that_does_not_paint_all_of_the_store_stays_and_the_reason_is_told(
+    shelf, small_store, tmp_path
+):
+    runs = keep_networks(small_store, tmp_path)[GOOD]
+    register(small_store, runs, "other")
+    later = register(small_store, runs, "other", seed=1)
+    assert later.alias == "candidate"
+    assert (
+        later.reason
+        == "version 1 stays champion, for it cannot be compared on this store: it paints A1, not A1, A2, A3"
+    )
+    assert "| pixel_metric_A1 |" in versions("other")[1].description
+
+
+# Interruptions.
+
+
+class Killed(BaseException):
+    """What stops a registration in the tests that only raise."""
+
+
+def stopping(reached: list[str], step: str = "") -> Callable:
+    """A call that stops who makes it, and leaves its *step* in *reached*."""
+
+    def instead(*_, **__):
+        reached.append(step)
+        raise Killed
+
+    return instead
+
+
+STEPS = (  # every call by which `register` changes something outside its process, in their order
+    "log_artifact",
+    "_create_logged_model",
+    "log_model_artifacts",
+    "log_batch",
+    "log_table",
+    "create_registered_model",
+    "create_model_version",
+    "set_registered_model_alias",
+    "set_logged_model_tags",
+    "set_model_version_tag",
+)
+
+
+def check_usable(name: str) -> None:
+    """Every version says what it is and can be loaded; every alias leads to one of them."""
+    try:
+        registered = MlflowClient().get_registered_model(name)
+    except MlflowException:
+        return
+    found = versions(name)
+    assert {str(number) for number in registered.aliases.values()} <= {
+        str(version.version) for version in found
+    }
+    for version in found:
+        assert version.description
+        assert set(version.tags) >= TAGS
+        assert load_stainer(f"models:/{name}/{version.version}").manifest.targets == ("A1",)
+    for alias, number in registered.aliases.items():
+        assert (
+            alias
+            == next(version for version in found if str(version.version) == str(number)).tags[
+                "verdict"
+            ]
+        )
+
+
+def test_stopped_at_any_step_the_registry_is_usable_and_the_same_command_completes(
+    shelf, monkeypatch
+):
+    register(shelf.store, shelf.poor, "stopped")
+    reached = []
+    config = RegisterConfig(name="stopped", workers=0)
+    for step in STEPS:
+        with step_run("register", config, store=shelf.store.digest), monkeypatch.context() as patch:
+            patch.setattr(MlflowClient, step, stopping(reached, step))
+            with pytest.raises(Killed):
+                registry.register(shelf.store, shelf.good, config)
+        check_usable("stopped")
+        expected = "2" if STEPS.index(step) > STEPS.index("set_registered_model_alias") else "1"
+        assert aliases("stopped")["champion"] == expected
+    assert reached == list(STEPS)
+
+    done = register(shelf.store, shelf.good, "stopped")
+    assert (done.version, done.alias, done.is_new) == (
+        "2",
+        "champion",
+        False,
+    )  # the version was there since the eighth try
+    assert len(versions("stopped")) == 2
+    assert (
+        len(done.left_over) == 5
+    )  # of the tries after a logged model was begun and before its version was made
+    [kept] = [version for version in versions("stopped") if str(version.version) == done.version]
+    assert not any(kept.source.endswith(model_id) for model_id in done.left_over)
+    for model_id in done.left_over:
+        MlflowClient().delete_logged_model(model_id)
+    assert register(shelf.store, shelf.good, "stopped").left_over == ()
+
+
+def test_killed_the_registry_is_usable_and_the_same_command_completes(shelf):
+    arguments = [
+        str(shelf.store.folder),
+        json.dumps(shelf.good),
+        "killed",
+        "upload",
+        "set_registered_model_alias",
+    ]
+    done = subprocess.run(
+        [sys.executable, "tests/support/interrupted.py", *arguments],
+        cwd=ROOT,
+        env=shelf.environment,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    check_usable("killed")
+    assert len(versions("killed")) == 1
+    assert aliases("killed") == {}
+    registered = register(shelf.store, shelf.good, "killed")
+    assert (registered.version, registered.alias, registered.is_new, len(registered.left_over)) == (
+        "1",
+        "champion",
+        False,
+        1,
+    )
+    [half] = registered.left_over
+    assert MlflowClient().get_logged_model(half).status.value != "READY"
+
+
+def test_a_version_that_was_interrupted_does_not_unseat_a_champion_it_never_met(shelf, monkeypatch):
+    register(shelf.store, shelf.poor, "late")
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "set_registered_model_alias", stopping([]))
+        with pytest.raises(Killed):
+            register(shelf.store, shelf.good, "late")
+    register(shelf.store, shelf.good, "late", seed=1)
+    assert aliases("late") == {"champion": "3"}
+    late = register(shelf.store, shelf.good, "late")
+    assert (late.version, late.alias) == ("2", "candidate")
+    assert aliases("late") == {"champion": "3", "candidate": "2"}
+
+
+# What is fetched from here.
+
+
+def test_artifacts_on_this_disk_are_not_copied(shelf, pair, temporary):
+    with network_of(shelf.good["A1"], "train_gan", shelf.store.digest, "A1") as folder:
+        assert folder.as_uri() == f"{mlflow.get_run(shelf.good['A1']).info.artifact_uri}/network"
+    model = Path(mlflow.artifacts.download_artifacts("models:/pair/1/MLmodel")).parent
+    before = sorted(model.rglob("*"))
+    load_stainer("models:/pair@champion")
+    assert model_id_of("models:/pair@champion") == model.parent.name
+    assert sorted(model.rglob("*")) == before
+    assert list(temporary.rglob("*")) == []
+
+
+def test_what_is_not_there_is_said_in_words(shelf):
+    with pytest.raises(RunError, match="there is no registered model at models:/nobody@champion"):
+        load_stainer("models:/nobody@champion")
+    with step_run(
+        "train_gan", GeneratorConfig(target="A1"), store=shelf.store.digest, target="A1"
+    ) as run:
+        pass
+    with (
+        pytest.raises(RunError, match="has no network to load"),
+        network_of(run.info.run_id, "train_gan", shelf.store.digest, "A1"),
+    ):
+        pass
+
+
+# What a model is made of.
+
+
+def test_a_model_is_text_json_pictures_and_safetensors_and_nothing_that_training_leaves(pair):
+    model = Path(mlflow.artifacts.download_artifacts("models:/pair/1/MLmodel")).parent
+    files = [path.relative_to(model) for path in model.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files if path.parts[0] == "code"} == {
+        ".py",
+        ".typed",
+        ".css",
+        ".html",
+        ".js",
+    }
+    assert {
+        re.sub(r"-[0-9a-f]{8}\.", ".", str(path)) for path in files if path.parts[0] != "code"
+    } == {
+        "MLmodel",
+        "conda.yaml",
+        "python_env.yaml",
+        "requirements.txt",
+        "registered_model_meta",
+        "stainer_model.py",
+        "input_example.json",
+        "serving_input_example.json",
+        "artifacts/fields.png",
+        "artifacts/bundle/bundle.json",
+        "artifacts/bundle/calibrations.safetensors",
+        "artifacts/bundle/histograms.safetensors",
+        "artifacts/bundle/A1/network.json",
+        "artifacts/bundle/A1/weights.safetensors",
+        "artifacts/bundle/segmenter/network.json",
+        "artifacts/bundle/segmenter/weights.safetensors",
+    } - (
+        {"registered_model_meta"} - {str(path) for path in files}
+    )  # MLflow adds it where somebody has downloaded the model
+    starts = {(model / path).read_bytes()[:2] for path in files}
+    assert b"PK" not in starts  # a zip, as torch.save writes
+    assert not any(start.startswith(b"\x80") for start in starts)  # a pickle
+
+
+# `mlflow models predict`, in a process that notes what is unpickled and then says where our code came from.
+WATCHED = """
+import sys
+found = []
+sys.addaudithook(lambda event, arguments: found.append(arguments) if event == "pickle.find_class" else None)
+from mlflow.cli import cli
+cli(["models", "predict", *sys.argv[1:]], standalone_mode=False)
+print({name: module.__file__ for name, module in sys.modules.items() if name.partition(".")[0] == "adipocyte"})
+print(found)
+"""
+
+
+def test_predict_answers_a_file_with_the_code_that_was_shipped_and_unpickles_nothing(
+    shelf, pair, tmp_path
+):
+    (tmp_path / "request.json").write_text(json.dumps(request(shelf.store)))
+    files = [
+        "-i",
+        str(tmp_path / "request.json"),
+        "-o",
+        str(tmp_path / "answer.json"),
+        "-t",
+        "json",
+    ]
+    command = [
+        sys.executable,
+        "-c",
+        WATCHED,
+        "-m",
+        "models:/pair@champion",
+        "--env-manager",
+        "local",
+        *files,
+    ]
+    done = subprocess.run(command, cwd=ROOT, env=shelf.environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads((tmp_path / "answer.json").read_text())
+    np.testing.assert_array_equal(
+        answered(answer), painted(load_stainer("models:/pair@champion"), shelf.store)
+    )
+
+    modules, unpickled = map(ast.literal_eval, done.stdout.splitlines()[-2:])
+    assert unpickled == []
+    assert "adipocyte.staining.stainer" in modules
+    code = Path(mlflow.artifacts.download_artifacts("models:/pair/1/MLmodel")).parent / "code"
+    assert {path for path in modules.values() if not Path(path).is_relative_to(code)} == set()
+
+
+def test_the_dockerfile_copies_the_model_and_installs_what_is_pinned(shelf, pair, tmp_path):
+    arguments = [
+        "-m",
+        "models:/pair@champion",
+        "-d",
+        str(tmp_path / "image"),
+        "--env-manager",
+        "local",
+    ]
+    command = [sys.executable, "-m", "mlflow", "models", "generate-dockerfile", *arguments]
+    subprocess.run(command, cwd="/", env=shelf.environment, check=True, capture_output=True)
+    lines = (tmp_path / "image" / "Dockerfile").read_text().splitlines()
+    python = ".".join(map(str, sys.version_info[:3]))
+    assert f"FROM python:{python}-slim" in lines
+    assert f"RUN pip install mlflow=={mlflow.__version__}" in lines
+    [source] = [line.split()[1] for line in lines if line.startswith("COPY")]
+    model = tmp_path / "image" / source
+    assert any("_install_pyfunc_deps" in line and "/opt/ml/model" in line for line in lines)
+    assert requirements() == (model / "requirements.txt").read_text().split()
+    assert yaml.safe_load((model / "python_env.yaml").read_text())["dependencies"] == [
+        "-r requirements.txt"
+    ]
+    np.testing.assert_array_equal(
+        painted(Stainer(model / "artifacts" / "bundle"), shelf.store),
+        painted(load_stainer("models:/pair@champion"), shelf.store),
+    )
+
+
+# Rolling back.
+
+
+def test_a_served_alias_follows_when_the_server_is_started_again(shelf, tmp_path):
+    for run in (shelf.good, shelf.poor):
+        register(shelf.store, run, "served")
+    images = {
+        number: painted(load_stainer(f"models:/served/{number}"), shelf.store) for number in (1, 2)
+    }
+    assert (images[1] != images[2]).any()
+
+    def ask() -> np.ndarray:
+        command = [
+            "models",
+            "serve",
+            "-m",
+            "models:/served@champion",
+            "--env-manager",
+            "local",
+            "--workers",
+            "1",
+        ]
+        with server(command, free_port(), shelf.environment, tmp_path / "log", "/ping") as url:
+            return answered(
+                requests.post(f"{url}/invocations", json=request(shelf.store), timeout=100).json()
+            )
+
+    MlflowClient().set_registered_model_alias("served", "champion", 2)
+    np.testing.assert_array_equal(ask(), images[2])
+    [code] = re.findall(
+        r"python -c \"(import mlflow; .*set_registered_model_alias.*)\"",
+        (ROOT / "README.md").read_text(),
+    )
+    rollback = code.replace("'adipocyte', 'champion', 2", "'served', 'champion', 1")
+    assert rollback != code
+    subprocess.run(
+        [sys.executable, "-c", rollback], env=shelf.environment, check=True, capture_output=True
+    )
+    np.testing.assert_array_equal(ask(), images[1])
+
+
+# A database and artifacts elsewhere.
+
+
+def postgresql() -> Path | None:
+    """The folder of PostgreSQL's programs, as Debian installs them."""
+    found = sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"))
+    return Path(found[-1]).parent if found else None
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[str]:
+    """A PostgreSQL in a folder of its own; for root it runs as the user that Debian made for it, for it refuses root."""
+    programs = postgresql()
+    if programs is None:
+        pytest.skip("no PostgreSQL in /usr/lib/postgresql: apt-get install postgresql")
+    someone = (
+        {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, port = Path(scratch), free_port()
+        if someone:
+            shutil.chown(folder, "postgres", "postgres")
+        data, log = folder / "data", folder / "log"
+        making = [programs / "initdb", "-D", data, "-A", "trust", "-U", "adipocyte", "--no-sync"]
+        subprocess.run(making, cwd=folder, check=True, capture_output=True, **someone)
+        serving = [
+            programs / "postgres",
+            "-D",
+            data,
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(port),
+            "-k",
+            folder,
+            "-c",
+            "fsync=off",
+        ]
+        with log.open("w") as file:
+            process = subprocess.Popen(serving, cwd=folder, stdout=file, stderr=file, **someone)
+        try:
+            wait(
+                lambda: socket.create_connection(("127.0.0.1", port), 1).close() is None,
+                process,
+                log,
+            )
+            wait(lambda: "ready to accept connections" in log.read_text(), process, log)
+            yield f"postgresql+psycopg2://adipocyte@127.0.0.1:{port}/postgres"
+        finally:
+            process.send_signal(signal.SIGINT)  # its fast shutdown
+            assert process.wait(60) == 0, log.read_text()
+
+
+@pytest.fixture
+def remote(
+    database: str, shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    """`mlflow server` on PostgreSQL, which keeps the artifacts to itself: clients send and fetch them through it."""
+    stores = [
+        "--backend-store-uri",
+        database,
+        "--artifacts-destination",
+        str(tmp_path / "artifacts"),
+        "--serve-artifacts",
+    ]
+    environment = {
+        name: value for name, value in shelf.environment.items() if not name.startswith("MLFLOW_")
+    }
+    before = mlflow.get_tracking_uri()
+    with server(
+        ["server", *stores, "--workers", "1"], free_port(), environment, tmp_path / "log", "/health"
+    ) as url:
+        mlflow.set_tracking_uri(url)
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", mlflow.create_experiment("remote"))
+        yield url
+        mlflow.set_tracking_uri(before)
+
+
+def test_a_model_goes_through_a_server_on_postgresql_and_comes_back(
+    remote, shelf, tmp_path, temporary
+):
+    store = shelf.store
+    runs = keep_networks(store, tmp_path / "networks")
+    good, poor = runs[GOOD], runs[POOR]
+    register(store, good, "far")
+    second = register(store, poor, "far")
+    assert mlflow.get_run(good["A1"]).info.artifact_uri.startswith("mlflow-artifacts:/")
+    assert aliases("far") == {"champion": "1", "candidate": "2"}
+    assert register(store, good, "far").is_new is False
+    assert versions("far")[1].description.startswith("No better")
+
+    stainer = load_stainer("models:/far@champion")
+    bundle = gather(store, good, tmp_path / "bundle", "float32")
+    expected = Stainer(bundle).stain(field(store), 20, intensities="none").images["A1"]
+    np.testing.assert_array_equal(
+        stainer.stain(field(store), 20, intensities="none").images["A1"], expected
+    )
+
+    MlflowClient().set_registered_model_alias("far", "champion", second.version)
+    assert load_stainer("models:/far@champion").manifest.runs == poor
+    assert model_id_of("models:/far@champion") == versions("far")[1].source.rpartition("/")[2]
+    assert list(temporary.rglob("*")) == []  # nothing that was fetched is left
+
+    model = mlflow.pyfunc.load_model("models:/far/1")
+    assert decode_stack(model.predict(model.input_example).loc[0, "A1"], 1).shape == (1, 64, 64)

@@ -1,0 +1,377 @@
+"""A training as a run of MLflow: what it records, and that nothing is lost, whatever stops it."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import pytest
+import requests
+from safetensors.torch import load_file
+
+from adipocyte.config import GeneratorConfig, build
+from adipocyte.delivery.runs.runs import newest_run
+from adipocyte.delivery.runs.training import resumed, training_run
+from adipocyte.errors import ConfigError, RunError
+from adipocyte.store.reader import Store
+from adipocyte.training.state import STATE, state_step
+from tests.support import ROOT
+
+# Two epochs of five steps, a state every other step.
+SETTINGS_FILE = {
+    "target": "A2",
+    "patch_px": 32,
+    "batch": 2,
+    "epochs": 2,
+    "epoch_steps": 5,
+    "workers": 1,
+    "precision": "32",
+    "save_every": 2,
+}
+
+
+class Place:
+    """A folder with a store, an MLflow store of its own, and commands that run there."""
+
+    def __init__(self, folder: Path, store: Store, uri: str) -> None:
+        self.store = Store(Path(shutil.copytree(store.folder, folder / "store")))
+        self.states = folder / "store.training"
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        self.environment = {
+            **os.environ,
+            "PATH": path,
+            "MLFLOW_TRACKING_URI": uri,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(ROOT),
+        }
+        mlflow.set_tracking_uri(uri)
+
+    def start(self, name: str = "train_gan", **settings) -> subprocess.Popen:
+        given = {**SETTINGS_FILE, "store": self.store.folder, **settings}
+        command = [
+            sys.executable,
+            "-m",
+            f"entrypoints.{name}",
+            *(f"--{key}={value}" for key, value in given.items() if value != ""),
+        ]
+        return subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, name: str = "train_gan", **settings) -> tuple[int, str, str]:
+        process = self.start(name, **settings)
+        said, complained = process.communicate(timeout=300)
+        return process.returncode, said, complained
+
+    def step(self) -> int:
+        """The step of the only state that is kept here."""
+        return max((state_step(path) for path in self.states.glob(f"*/{STATE}")), default=-1)
+
+    def interrupt(self, process: subprocess.Popen, number: int, step: int) -> tuple[int, str, str]:
+        """Send a signal to a training once a state of at least *step* is saved."""
+        wait_for(lambda: self.step() >= step or process.poll() is not None)
+        os.killpg(process.pid, number)  # the whole group, as schedulers and terminals do
+        said, complained = process.communicate(timeout=120)
+        return process.returncode, said, complained
+
+
+def wait_for(condition, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+@pytest.fixture(autouse=True)
+def same_tracking_uri_afterwards():
+    before = mlflow.get_tracking_uri()
+    yield
+    mlflow.set_tracking_uri(before)
+
+
+@pytest.fixture
+def place(small_store: Store, tmp_path: Path) -> Place:
+    made = Place(tmp_path, small_store, f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = mlflow.create_experiment("tests", artifact_location=f"file://{tmp_path}/artifacts")
+    made.environment["MLFLOW_EXPERIMENT_ID"] = experiment
+    return made
+
+
+def runs() -> list:
+    return mlflow.search_runs(
+        search_all_experiments=True, output_format="list", order_by=["attributes.start_time ASC"]
+    )
+
+
+def weights(run_id: str) -> dict:
+    return load_file(
+        Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="network"))
+        / "weights.safetensors"
+    )
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(tensor.equal(b[name]) for name, tensor in a.items())
+
+
+def history(run_id: str, name: str) -> dict[int, float]:
+    return {
+        metric.step: metric.value
+        for metric in mlflow.MlflowClient().get_metric_history(run_id, name)
+    }
+
+
+def test_a_training_killed_at_any_step_goes_on_bit_for_bit_in_the_same_run(place):
+    assert place.run()[0] == 0
+    (whole,) = runs()
+
+    killed = place.interrupt(place.start(), signal.SIGKILL, step=2)[0]
+    assert killed == -signal.SIGKILL
+    broken = runs()[1].info.run_id
+    first_kept = place.step()
+    assert 2 <= first_kept < 10
+    status, said, complained = place.run(resume=broken)
+    assert (status, broken in said) == (0, True), complained
+
+    assert [run.info.status for run in runs()] == ["FINISHED", "FINISHED"]  # no third run
+    assert same(weights(broken), weights(whole.info.run_id))
+    for name in ("step_g_loss", "step_d_gap", "train_mae", "val_mae"):
+        assert history(broken, name) == history(whole.info.run_id, name)
+    assert not place.states.exists()  # no longer needed
+
+    status, _, complained = place.run(resume=broken)
+    assert status == 2
+    assert "has finished: there is nothing to resume" in complained
+
+
+def test_a_training_asked_to_stop_saves_its_state_and_says_how_to_go_on(place):
+    status, _, complained = place.interrupt(place.start(), signal.SIGTERM, step=2)
+    (run,) = runs()
+    kept = place.step()
+    assert status == 130
+    assert run.info.status == "KILLED"
+    command = f"mlflow run . -e train_gan -P target=A2 -P resume={run.info.run_id} -P store={place.store.folder}"
+    assert (
+        f"Stopped: stopped at step {kept}, as asked. The state of step {kept} is kept; to go on from it: {command}"
+        in complained
+    )
+
+    # By just that command, which opens a run of its own: that one stays empty, and no later step takes it for a training.
+    said = subprocess.run(
+        [sys.executable, "-m", *command.split(), "--env-manager", "local"],
+        cwd=ROOT,
+        env=place.environment,
+        capture_output=True,
+        text=True,
+    )
+    assert said.returncode == 0, said.stderr
+    run, opened = runs()
+    assert (run.info.status, opened.info.run_name) == ("FINISHED", "resumed train_gan A2")
+    assert not opened.data.metrics
+    assert newest_run("train_gan", place.store.digest, "A2") == run.info.run_id
+    assert list(history(run.info.run_id, "val_mae")) == [5, 10]
+
+
+def test_a_run_records_what_a_person_would_ask_of_it(place):
+    place.environment["MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL"] = "1"
+    assert place.run()[0] == 0
+    (run,) = runs()
+    (dataset,) = run.inputs.dataset_inputs
+    assert (dataset.dataset.name, dataset.dataset.digest) == ("store", place.store.digest)
+    assert json.loads(dataset.dataset.source) == {"uri": str(place.store.folder)}
+    assert run.data.params["config.batch"] == "2"
+    assert (
+        run.data.tags["mlflow.source.git.commit"]
+        == subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True).strip()
+    )
+    assert any(name.startswith("system/cpu") for name in run.data.metrics)
+    assert list(history(run.info.run_id, "step_d_accuracy")) == list(range(1, 11))
+    for name in ("epoch", "train_mae", "val_mae", "val_mae_20x", "seconds", "patches_per_second"):
+        assert list(history(run.info.run_id, name)) == [5, 10]
+    assert run.data.metrics["best_val_mae"] == min(history(run.info.run_id, "val_mae").values())
+    names = {file.path for file in mlflow.artifacts.list_artifacts(run_id=run.info.run_id)}
+    assert {"config.json", "network", "images"} <= names
+
+
+def test_a_run_that_another_process_trains_cannot_be_resumed(place):
+    process = place.start(epochs=50)
+    try:
+        wait_for(lambda: place.step() >= 2)
+        (run,) = runs()
+        status, _, complained = place.run(epochs=50, resume=run.info.run_id)
+        assert status == 2
+        assert "is being trained by another process at this moment" in complained
+        assert runs()[0].info.status == "RUNNING"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def stopped_run(config: GeneratorConfig, store: Store) -> str:
+    """The id of a run that was stopped before its first step."""
+    try:
+        with training_run("train_gan", config, store, target="A2") as training:
+            raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        return training.run_id
+
+
+def test_what_cannot_be_resumed_is_refused_with_the_reason(place):
+    tiny = {**SETTINGS_FILE, "store": str(place.store.folder)}
+    with pytest.raises(RunError, match="there is no run '0123' to resume"):
+        resumed(build(GeneratorConfig, {**tiny, "resume": "0123"}), "train_gan")
+    config = build(GeneratorConfig, tiny)
+    run_id = stopped_run(config, place.store)
+    assert mlflow.get_run(run_id).info.status == "KILLED"
+    with pytest.raises(
+        ConfigError,
+        match=r"trains with batch=2, not 4: a resumed run keeps its settings; leave -P batch out",
+    ):
+        resumed(build(GeneratorConfig, {**tiny, "batch": 4, "resume": run_id}), "train_gan")
+    with pytest.raises(
+        RunError, match=r"is one of train_gan A2: resume it with mlflow run \. -e train_gan"
+    ):
+        resumed(build(GeneratorConfig, {**tiny, "target": "A3", "resume": run_id}), "train_gan")
+    settings = mlflow.artifacts.load_dict(f"{mlflow.get_run(run_id).info.artifact_uri}/config.json")
+    older = {
+        name: value for name, value in settings.items() if name not in ("select", "select_fields")
+    }  # as before these settings
+    mlflow.MlflowClient().log_dict(run_id, older, "config.json")
+    plain = build(
+        GeneratorConfig, {"target": "A2", "resume": run_id}
+    )  # as MLproject's defaults come along
+    assert resumed(plain, "train_gan") == build(GeneratorConfig, {**tiny, "resume": run_id})
+    with (
+        pytest.raises(
+            RunError,
+            match=r"no state of run .* was saved, neither in .* nor with the run: train anew",
+        ),
+        training_run("train_gan", resumed(plain, "train_gan"), place.store, target="A2"),
+    ):
+        raise AssertionError
+
+
+def start_server(folder: Path, port: int) -> subprocess.Popen:
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--port",
+        str(port),
+        "--backend-store-uri",
+        f"sqlite:///{folder}/server.db",
+    ]
+    command += ["--artifacts-destination", str(folder / "artifacts"), "--workers", "1"]
+    server = subprocess.Popen(
+        command,
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+    def answers():
+        try:
+            return requests.get(f"http://127.0.0.1:{port}/health", timeout=1).ok
+        except requests.RequestException:
+            return False
+
+    wait_for(answers)
+    return server
+
+
+def stop_server(server: subprocess.Popen) -> None:
+    os.killpg(server.pid, signal.SIGKILL)
+    server.wait()
+
+
+def test_a_lost_tracking_server_ends_in_a_clear_error_and_another_machine_goes_on(
+    small_store, tmp_path
+):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = start_server(tmp_path, port)
+    try:
+        place = Place(tmp_path, small_store, f"http://127.0.0.1:{port}")
+        place.environment |= {
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+            "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
+        }
+        assert place.run()[0] == 0
+        process = place.start()
+        wait_for(
+            lambda: place.step() >= 4 or process.poll() is not None
+        )  # the state of step 2 was copied by then
+        stop_server(server)
+        _, complained = process.communicate(timeout=200)
+        assert process.returncode == 2
+        assert "Error: the tracking server took no more of the run's records" in complained
+        assert (
+            "is kept; to go on from it: mlflow run . -e train_gan -P target=A2 -P resume="
+            in complained
+        )
+        assert place.step() >= 4
+
+        server = start_server(tmp_path, port)
+        whole, broken = (run.info.run_id for run in runs())
+        shutil.rmtree(
+            place.states
+        )  # as on another machine, which has only what the run's artifacts hold
+        status, _, complained = place.run(resume=broken)
+        assert status == 0, complained
+        assert same(weights(broken), weights(whole))
+        assert not mlflow.artifacts.list_artifacts(run_id=broken, artifact_path="state")
+    finally:
+        stop_server(server)
+
+
+def test_main_typed_again_keeps_what_was_ready_and_goes_on_with_what_was_not(place, small_plate):
+    settings = {**SETTINGS_FILE, "plate": small_plate}
+    del settings["target"]
+    command = [sys.executable, "-m", "mlflow", "run", str(ROOT), "--env-manager", "local"]
+    command += [
+        f"-P{name}={value}" for name, value in {**settings, "store": place.store.folder}.items()
+    ]
+
+    def has_state_of_a1():
+        tags = [run.data.tags for run in runs()]
+        return any(tag.get("adipocyte.target") == "A1" for tag in tags) and place.step() >= 2
+
+    first = subprocess.Popen(
+        command, cwd=ROOT, env=place.environment, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    wait_for(has_state_of_a1, seconds=240)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+
+    again = subprocess.run(command, cwd=ROOT, env=place.environment, capture_output=True, text=True)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "train_segmenter is ready from before" in again.stdout
+    second = next(
+        run
+        for run in runs()
+        if run.data.tags.get("adipocyte.step") == "main" and run.info.status == "FINISHED"
+    )
+    steps = [run for run in runs() if run.data.tags.get("adipocyte.step", "").startswith("train_")]
+    assert sorted(run.info.run_name for run in steps) == [
+        "train_gan A1",
+        "train_gan A2",
+        "train_gan A3",
+        "train_segmenter",
+    ]
+    assert {run.info.status for run in steps} == {"FINISHED"}
+    assert {run.data.tags["mlflow.parentRunId"] for run in steps} == {second.info.run_id}

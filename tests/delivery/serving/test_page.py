@@ -1,0 +1,238 @@
+"""The page to try a model, in a real browser, before the real server."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+import tifffile
+
+from adipocyte.client import StainClient
+from adipocyte.plate.tiff import encode_stack, read_image
+from tests.support.served import ROOT, free_port, planes
+
+CHROMIUM = shutil.which("chromium")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path")
+FIELD = planes(0, (96, 160))
+
+
+@pytest.fixture(scope="module")
+def server(small_server) -> str:
+    return small_server.url
+
+
+@pytest.fixture(scope="module")
+def address(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The page itself."""
+    from adipocyte.delivery.serving.page import launch, page
+
+    port, blocks = (
+        free_port(),
+        page(StainClient(server, attempts=1), tmp_path_factory.mktemp("scratch")),
+    )
+    launch(blocks, port, wait=False)
+    yield f"http://127.0.0.1:{port}"
+    blocks.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def tab(browser, address):
+    """The page, opened; it may ask nothing of any other machine."""
+    tab = browser.new_page(viewport={"width": 1280, "height": 1000})
+    asked: list[str] = []
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto(address)
+    yield tab
+    tab.close()
+    assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
+
+
+def drop(tab, path: Path) -> None:
+    tab.locator("#stack input[type=file]").set_input_files(path)
+    tab.locator("#stack").get_by_text(path.stem[:5]).first.wait_for()
+    tab.locator("#stain").click()
+
+
+def pixels(tab, name: str) -> np.ndarray:
+    """An image of the page as the browser decodes it, (Y, X, 4) uint8."""
+    height, width, flat = tab.locator(f"#{name} img").evaluate(
+        """async (image) => {
+            await image.decode();
+            const context = new OffscreenCanvas(image.naturalWidth, image.naturalHeight).getContext("2d");
+            context.drawImage(image, 0, 0);
+            const data = context.getImageData(0, 0, image.naturalWidth, image.naturalHeight).data;
+            return [image.naturalHeight, image.naturalWidth, Array.from(data)];
+        }"""
+    )
+    return np.array(flat, dtype=np.uint8).reshape(height, width, 4)
+
+
+def set_slider(tab, name: str, value: float) -> None:
+    """Move a slider of the page."""
+    tab.locator(f"#{name} input[type=number]").fill(str(value))
+    tab.locator(f"#{name} input[type=number]").press("Enter")
+
+
+def changed(tab, name: str, before: str) -> None:
+    """Wait until a picture of the page is another."""
+    tab.wait_for_function(
+        "([name, before]) => document.querySelector(`#${name} img`).src !== before",
+        arg=[name, before],
+    )
+
+
+@pytest.fixture
+def stained(tab, tmp_path):
+    """The page with a field painted."""
+    (tmp_path / "field.tif").write_bytes(encode_stack(FIELD))
+    drop(tab, tmp_path / "field.tif")
+    tab.locator("#composite img").wait_for()
+    return tab
+
+
+@needs_chromium
+def test_a_field_is_painted_and_downloaded_as_the_client_gets_it(stained, server, tmp_path):
+    expected = StainClient(server).stain(FIELD, 20)
+    assert (
+        "7 planes of 96 × 160 pixels, painted: A1, A2, A3" in stained.locator("#said").inner_text()
+    )
+    for number, target in enumerate(("A1", "A2", "A3")):
+        assert pixels(stained, target.lower()).shape == (96, 160, 4)
+        with stained.expect_download() as download:
+            stained.locator("#files a").nth(number).click()
+        download.value.save_as(tmp_path / f"{target}.tif")
+        assert download.value.suggested_filename == f"field_{target}.tif"
+        np.testing.assert_array_equal(
+            read_image(tmp_path / f"{target}.tif"), expected.images[target]
+        )
+
+
+@needs_chromium
+def test_the_focal_plane_is_the_one_that_was_picked(stained):
+    seen = []
+    for z_plane in (1, 7):
+        before = stained.locator("#brightfield img").get_attribute("src")
+        set_slider(stained, "z_plane", z_plane)
+        changed(stained, "brightfield", before)
+        seen.append(pixels(stained, "brightfield")[..., 0].astype(float))
+    for image, plane in zip(seen, (FIELD[0], FIELD[6]), strict=True):
+        inside = (image > 0) & (image < 255)
+        assert np.corrcoef(image[inside], plane[inside])[0, 1] > 0.999
+    assert (seen[0] != seen[1]).any()
+
+
+@needs_chromium
+def test_a_stain_leaves_the_composite_with_its_slider(stained):
+    before = stained.locator("#composite img").get_attribute("src")
+    assert pixels(stained, "composite")[..., 2].any()
+    for target in ("A1", "A2"):
+        set_slider(stained, f"gain_{target}", 0)
+        changed(stained, "composite", before)
+        before = stained.locator("#composite img").get_attribute("src")
+    red, green, blue = (
+        pixels(stained, "composite")[..., colour].astype(float) for colour in range(3)
+    )
+    assert red.max() > 200  # A3 alone: mostly red
+    np.testing.assert_allclose(green, 0.3 * red, atol=2)
+    np.testing.assert_allclose(blue, 0.25 * red, atol=2)
+
+
+@needs_chromium
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (b"no TIFF", "wrong.tif cannot be read as TIFF"),
+        (encode_stack(FIELD[:5]), "row 0: the stack has 5 of 7 pages"),
+        (encode_stack(FIELD[:, :20]), "a side must be at least 64"),
+    ],
+    ids=["no TIFF", "five planes", "too small"],
+)
+def test_a_wrong_file_is_answered_in_a_sentence(tab, tmp_path, data, sentence):
+    (tmp_path / "wrong.tif").write_bytes(data)
+    drop(tab, tmp_path / "wrong.tif")
+    tab.locator("#said").get_by_text(sentence).wait_for()
+
+
+@needs_chromium
+def test_what_is_unlike_the_training_wells_is_said(tab, tmp_path):
+    (tmp_path / "field.tif").write_bytes(encode_stack(np.full((7, 64, 64), 65535, np.uint16)))
+    drop(tab, tmp_path / "field.tif")
+    tab.locator("#said").get_by_text("⚠️").wait_for()
+
+
+WATCHED = """
+import runpy, sys
+noted = sys.argv[1]
+def watch(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo"):
+        address = arguments[1] if event == "socket.connect" else arguments[0]
+        print(address if isinstance(address, (str, bytes)) else address[0], file=open(noted, "a"))
+sys.addaudithook(watch)
+sys.argv = ["demo_app", *sys.argv[2:]]
+runpy.run_module("entrypoints.demo_app", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_opens_a_page_asks_nobody_else_and_leaves_nothing(server, tmp_path, ending):
+    port, scratch, asked = free_port(), tmp_path / "scratch", tmp_path / "asked"
+    scratch.mkdir()
+    command = [sys.executable, "-c", WATCHED, asked, f"--server={server}", f"--port={port}"]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env={**os.environ, "TMPDIR": str(scratch)}, stdout=log, stderr=log
+        )
+    try:
+        for _ in range(600):
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            try:
+                assert (
+                    "Virtual staining" in requests.get(f"http://127.0.0.1:{port}", timeout=5).text
+                )
+                break
+            except requests.ConnectionError:
+                time.sleep(0.1)
+        assert len(list(scratch.glob("adipocyte-*"))) == 1
+    finally:
+        process.send_signal(ending)
+        assert process.wait(60) == 0, (tmp_path / "log").read_text()
+    assert list(scratch.glob("adipocyte-*")) == []
+    assert set(asked.read_text().split()) <= {"127.0.0.1", "localhost", "None", "::1"}
+
+
+@needs_chromium
+def test_without_a_server_it_says_how_to_start_one(browser, tmp_path):
+    from adipocyte.delivery.serving.page import launch, page
+
+    port, blocks = (
+        free_port(),
+        page(StainClient(f"http://127.0.0.1:{free_port()}", attempts=1), tmp_path),
+    )
+    launch(blocks, port, wait=False)
+    tab = browser.new_page()
+    tab.goto(f"http://127.0.0.1:{port}")
+    tab.locator("#said").get_by_text(
+        "No model is served there"
+    ).wait_for()  # before anything is dropped
+    tifffile.imwrite(tmp_path / "field.tif", FIELD, photometric="minisblack")
+    drop(tab, tmp_path / "field.tif")
+    tab.locator("#said").get_by_text("mlflow models serve -m models:/adipocyte@champion").wait_for()
+    tab.close()
+    blocks.close()

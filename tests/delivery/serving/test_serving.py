@@ -1,0 +1,614 @@
+"""The served model, over the real server: what comes back for good rows, for bad ones, for every parameter, and what is refused how."""
+
+import base64
+import contextlib
+import http.client
+import io
+import json
+import logging
+import os
+import shutil
+import ssl
+import subprocess
+import time
+import tracemalloc
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import requests
+import tifffile
+from mlflow.exceptions import MlflowException
+
+from adipocyte.client import ServiceError, StainClient
+from adipocyte.delivery.models.package import signature
+from adipocyte.delivery.serving.parameters import NAMES
+from adipocyte.domain import TARGETS
+from adipocyte.plate.tiff import decode_stack, encode_stack
+from adipocyte.staining.stainer import Stainer
+from tests.support.served import ROOT, Server, free_port, planes, serve
+
+GREY = np.random.default_rng(0).integers(500, 4000, (7, 64, 64), dtype=np.uint16)
+
+
+@pytest.fixture(scope="module")
+def model(small_model: Path) -> mlflow.pyfunc.PyFuncModel:
+    return mlflow.pyfunc.load_model(str(small_model))
+
+
+@pytest.fixture(scope="module")
+def stainer(small_bundle: Path) -> Stainer:
+    return Stainer(small_bundle)
+
+
+def rows(*stacks: bytes, magnification: object = 20, **params: object) -> dict:
+    records = [
+        {"stack": base64.b64encode(stack).decode(), "magnification": magnification}
+        for stack in stacks
+    ]
+    return {"dataframe_records": records} | ({"params": params} if params else {})
+
+
+def post(server: Server, body: dict | str) -> requests.Response:
+    data = body if isinstance(body, str) else json.dumps(body)
+    return requests.post(
+        f"{server.url}/invocations",
+        data=data,
+        headers={"Content-Type": "application/json"},
+        timeout=300,
+    )
+
+
+def answers(response: requests.Response) -> list[dict]:
+    assert response.status_code == 200, response.text
+    return response.json()["predictions"]
+
+
+def image(text: str) -> np.ndarray:
+    return decode_stack(base64.b64decode(text), 1)[0]
+
+
+def refused(response: requests.Response, sentence: str) -> None:
+    assert response.status_code == 400, response.text
+    assert sentence in response.json()["message"]
+
+
+def tiff(array: np.ndarray, **options: str) -> bytes:
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, array, **options)
+    return buffer.getvalue()
+
+
+# Good rows.
+
+
+def test_the_example_on_the_models_page_works_as_pasted(small_server, small_model):
+    response = post(small_server, (small_model / "serving_input_example.json").read_text())
+    [answer] = answers(response)
+    assert list(answer) == [*TARGETS, "warnings"]
+    assert image(answer["A1"]).shape == (64, 64)
+
+
+def test_an_answer_is_base64_without_line_breaks(small_server):
+    """As RFC 4648 has it; MLflow writes bytes with a break after every 76 letters, which strict readers refuse."""
+    [answer] = answers(post(small_server, rows(encode_stack(GREY))))
+    assert decode_stack(base64.b64decode(answer["A1"], validate=True), 1).shape == (1, 64, 64)
+
+
+def test_the_server_paints_what_the_stainer_paints(small_server, stainer):
+    stack = planes()
+    [answer] = answers(post(small_server, rows(encode_stack(stack))))
+    expected = stainer.stain(stack, 20)
+    for target in TARGETS:
+        np.testing.assert_array_equal(image(answer[target]), expected.images[target])
+
+
+def test_eight_rows_are_eight_fields(small_server, stainer):
+    stacks = [np.roll(GREY, shift, axis=2) for shift in range(8)]
+    found = answers(post(small_server, rows(*map(encode_stack, stacks))))
+    assert len(found) == 8
+    for stack, answer in zip(stacks, found, strict=True):
+        np.testing.assert_array_equal(image(answer["A2"]), stainer.stain(stack, 20).images["A2"])
+
+
+def test_clients_at_the_same_time_each_get_their_own_answer(small_server, stainer):
+    stacks = [np.roll(GREY, shift, axis=1) for shift in range(8)]
+    with ThreadPoolExecutor(8) as clients:
+        found = list(
+            clients.map(
+                lambda stack: answers(post(small_server, rows(encode_stack(stack))))[0], stacks
+            )
+        )
+    for stack, answer in zip(stacks, found, strict=True):
+        np.testing.assert_array_equal(image(answer["A3"]), stainer.stain(stack, 20).images["A3"])
+
+
+def test_warnings_say_what_is_unlike_the_training_wells(small_server):
+    dark, clipped = planes() // 4, np.minimum(planes(), int(np.median(planes())))
+    good, low, high = answers(
+        post(small_server, rows(*map(encode_stack, (planes(), dark, clipped))))
+    )
+    assert good["warnings"] == ""
+    assert "brightfield mean" in low["warnings"]
+    assert "saturated" in high["warnings"]
+
+
+# Parameters.
+
+
+def test_the_signature_lists_every_parameter_with_its_default():
+    given = {
+        parameter.name: (parameter.dtype.name, parameter.default)
+        for parameter in signature(TARGETS).params
+    }
+    assert given == {
+        "histogram_matching": ("boolean", None),
+        "targets": ("string", ""),
+        "tile_px": ("long", 0),
+        "tta": ("boolean", False),
+        "on_error": ("string", "stop"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("params", "keywords"),
+    [
+        ({"histogram_matching": True}, {"intensities": "matching"}),
+        ({"histogram_matching": False}, {"intensities": "none"}),
+        ({"targets": "A3, A2"}, {"targets": ("A3", "A2")}),
+        ({"targets": "A1"}, {"targets": ("A1",)}),
+        ({"tile_px": 928}, {"tile_px": 928}),
+        ({"tta": True}, {"tta": True}),
+        (
+            {"targets": "A2", "tta": True, "histogram_matching": True},
+            {"targets": ("A2",), "tta": True, "intensities": "matching"},
+        ),
+        ({name: None for name in NAMES}, {}),
+    ],
+    ids=str,
+)
+def test_a_parameter_does_what_it_says(small_server, stainer, params, keywords):
+    stack = planes(1, (160, 192))
+    [answer] = answers(post(small_server, rows(encode_stack(stack), **params)))
+    expected = stainer.stain(stack, 20, **keywords).images
+    assert set(answer) - {"warnings"} == set(expected)
+    for target, painted in expected.items():
+        np.testing.assert_array_equal(image(answer[target]), painted)
+
+
+def test_parameters_that_change_the_picture_are_not_ignored(stainer):
+    stack = planes(1, (160, 192))
+    plain = stainer.stain(stack, 20).images["A2"]
+    for keywords in ({"intensities": "matching"}, {"tta": True}):
+        assert (stainer.stain(stack, 20, **keywords).images["A2"] != plain).any(), keywords
+
+
+@pytest.mark.parametrize(
+    ("params", "sentence"),
+    [
+        (
+            {"histogram_macthing": False},
+            f"there is no parameter ['histogram_macthing']: there are {', '.join(NAMES)}; mind the spelling",
+        ),
+        ({"histogram_matching": "perhaps"}, "histogram_matching"),
+        ({"targets": "A2,A9"}, "A9"),
+        ({"targets": ["A2"]}, "targets"),
+        ({"tile_px": 900}, "multiples of 32"),
+        ({"tile_px": 128}, "the side at least 928"),
+        ({"tile_px": -640}, "the side at least 928"),
+        ({"tile_px": 640.5}, "tile_px"),
+        ({"tta": 1}, "tta"),
+        ({"on_error": "skip"}, "on_error must be stop or report, got 'skip'"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("stack", [encode_stack(GREY), b"no TIFF"], ids=["good row", "bad row"])
+def test_a_parameter_that_makes_no_sense_is_refused_whatever_the_rows(
+    small_server, stack, params, sentence
+):
+    refused(post(small_server, rows(stack, **({"on_error": "report"} | params))), sentence)
+
+
+def test_params_must_be_a_dictionary(small_server):
+    refused(
+        post(small_server, rows(encode_stack(GREY)) | {"params": ["tta"]}), "must be a dictionary"
+    )
+
+
+def test_a_misspelt_parameter_is_refused_in_python_too_however_little_is_logged(model, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("mlflow"), "level", logging.ERROR)
+    table = pd.DataFrame({"stack": [encode_stack(GREY)], "magnification": [20]})
+    with pytest.raises(MlflowException, match=r"there is no parameter \['histogram_macthing'\]"):
+        model.predict(table, params={"histogram_macthing": False})
+
+
+# Bad rows.
+
+BAD_ROWS = {
+    "six planes": (
+        encode_stack(GREY[:6]),
+        20,
+        "the stack has 6 of 7 pages: it must have 7 grey pages",
+    ),
+    "float": (
+        tiff(GREY.astype(np.float32), photometric="minisblack"),
+        20,
+        "pixels of type float32",
+    ),
+    "colour": (
+        tiff(np.ones((7, 64, 64, 3), np.uint16), photometric="rgb"),
+        20,
+        "(64, 64, 3) (colour?)",
+    ),
+    "truncated": (encode_stack(GREY)[:20000], 20, "cut short"),
+    "end missing": (encode_stack(GREY)[:-5000], 20, "cut short"),
+    "no bytes": (b"", 20, "is empty (0 bytes)"),
+    "no TIFF": (b"not a picture", 20, "cannot be read as TIFF"),
+    "JPEG": (
+        tiff(GREY.astype(np.uint8), compression="jpeg", photometric="minisblack"),
+        20,
+        "is compressed with JPEG",
+    ),
+    "too small": (encode_stack(GREY[:, :40]), 20, "a side must be at least 64"),
+    "magnification": (encode_stack(GREY), 60, "has not seen 60x, only 20x"),
+    "negative": (encode_stack(GREY), -20, "has not seen -20x, only 20x"),
+}
+
+
+@pytest.mark.parametrize(
+    ("stack", "magnification", "sentence"), BAD_ROWS.values(), ids=BAD_ROWS.keys()
+)
+def test_a_bad_row_stops_the_request_and_names_itself(small_server, stack, magnification, sentence):
+    good = {"stack": base64.b64encode(encode_stack(GREY)).decode(), "magnification": 20}
+    bad = {"stack": base64.b64encode(stack).decode(), "magnification": magnification}
+    response = post(small_server, {"dataframe_records": [good, bad]})
+    refused(response, "row 1: ")
+    refused(response, sentence)
+
+
+def test_bad_rows_are_reported_beside_the_others_answers_when_asked_for(small_server, stainer):
+    records = rows(encode_stack(GREY))["dataframe_records"]
+    for stack, magnification, _ in BAD_ROWS.values():
+        records += rows(stack, magnification=magnification)["dataframe_records"]
+    records += rows(encode_stack(GREY[:, ::-1].copy()))["dataframe_records"]
+    first, *bad, last = answers(
+        post(small_server, {"dataframe_records": records, "params": {"on_error": "report"}})
+    )
+    for answer, stack in ((first, GREY), (last, GREY[:, ::-1].copy())):
+        assert list(answer) == [*TARGETS, "warnings", "error"]
+        assert answer["error"] == ""
+        np.testing.assert_array_equal(image(answer["A1"]), stainer.stain(stack, 20).images["A1"])
+    for answer, (_, _, sentence) in zip(bad, BAD_ROWS.values(), strict=True):
+        assert sentence in answer["error"]
+        assert answer | {"error": ""} == {
+            "A1": None,
+            "A2": None,
+            "A3": None,
+            "warnings": "",
+            "error": "",
+        }
+
+
+def test_a_request_of_bad_rows_alone_is_reported_too(small_server):
+    answer = answers(post(small_server, rows(b"no TIFF", on_error="report", targets="A2")))
+    assert [list(row) for row in answer] == [["A2", "warnings", "error"]]
+    assert answer[0]["A2"] is None
+
+
+# Requests that are none.
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ("", "valid JSON"),
+        ("{}", "exactly one of the input fields"),
+        ("[1, 2]", "Received a list"),
+        ({"dataframe_records": []}, "missing inputs"),
+        (
+            {"dataframe_split": {"columns": ["stack", "magnification"], "data": []}},
+            "the request holds no row",
+        ),
+        ({"dataframe_records": [{"stak": "", "magnification": 20}]}, "missing inputs ['stack']"),
+        ({"dataframe_records": [{"stack": "AAAA"}]}, "missing inputs ['magnification']"),
+        ({"dataframe_records": [{"stack": "AAAA", "magnification": "twenty"}]}, "magnification"),
+        ({"dataframe_records": [{"stack": "AAAA", "magnification": None}]}, "magnification"),
+        ({"dataframe_records": [{"stack": None, "magnification": 20}]}, "stack"),
+        ({"dataframe_records": [{"stack": 17, "magnification": 20}]}, "stack"),
+        ({"dataframe_records": [{"stack": GREY[0, :2].tolist(), "magnification": 20}]}, "stack"),
+        (
+            {
+                "inputs": {
+                    "stack": [base64.b64encode(encode_stack(GREY)).decode()],
+                    "magnification": [20],
+                }
+            },
+            "row 0: the stack ",
+        ),
+        ({"instances": [{"stack": "AAAA", "magnification": 20}]}, "row 0: the stack "),
+        ({"messages": [{"role": "user", "content": "paint"}]}, "stack"),
+    ],
+    ids=lambda body: str(body)[:60],
+)
+def test_a_request_that_makes_no_sense_is_the_callers_fault(small_server, body, sentence):
+    refused(post(small_server, body), sentence)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "status"),
+    [
+        ("text/csv", "stack,magnification\nAAAA,20\n", 400),
+        ("application/vnd.apache.parquet", "no parquet", 400),
+        ("image/tiff", encode_stack(GREY), 415),
+        ("application/json; charset=latin-1", "{}", 415),
+    ],
+)
+def test_another_kind_of_body_is_refused(small_server, kind, body, status):
+    assert (
+        requests.post(
+            f"{small_server.url}/invocations", data=body, headers={"Content-Type": kind}, timeout=60
+        ).status_code
+        == status
+    )
+
+
+@pytest.mark.parametrize(
+    "body", ["[" * 200_000, '{"inputs": ' + "1" * 5000 + "}"], ids=["nested deep", "a long number"]
+)
+def test_what_mlflow_itself_stumbles_over_does_not_stop_the_server(small_server, body):
+    assert post(small_server, body).status_code == 500
+    assert len(answers(post(small_server, rows(encode_stack(GREY), targets="A2")))) == 1
+
+
+# Memory and time.
+
+
+def test_a_field_beyond_the_memory_limit_is_painted_in_tiles_or_refused_and_the_others_are_not(
+    small_model, stainer, tmp_path
+):
+    field, huge = np.tile(GREY, (1, 18, 18)), np.tile(GREY, (1, 50, 50))
+    in_tiles, whole = (
+        stainer.memory_needed_mb(field.shape[1:], targets=["A2"], tile_px=side)
+        for side in (1088, None)
+    )
+    with serve(
+        small_model, tmp_path / "log", ADIPOCYTE_MEMORY_MB=f"{(in_tiles + whole) / 2:.0f}"
+    ) as server:
+        [answer] = answers(post(server, rows(encode_stack(field), targets="A2")))
+        np.testing.assert_array_equal(
+            image(answer["A2"]), stainer.stain(field, 20, targets=["A2"], tile_px=1088).images["A2"]
+        )
+        refused(
+            post(server, rows(encode_stack(field), targets="A2", tile_px=1152)),
+            "row 0: a field of 1152 x 1152 pixels takes ",
+        )
+        compressed = tiff(huge, compression="zlib")
+        refused(post(server, rows(compressed, targets="A2")), "ADIPOCYTE_MEMORY_MB")
+        first, second = answers(
+            post(server, rows(compressed, encode_stack(GREY), on_error="report", targets="A2"))
+        )
+        assert "are allowed" in first["error"]
+        assert second["error"] == ""
+
+
+def test_a_field_beyond_the_memory_limit_is_refused_before_it_is_decoded(small_model, monkeypatch):
+    monkeypatch.setenv("ADIPOCYTE_MEMORY_MB", "200")
+    model = mlflow.pyfunc.load_model(str(small_model))
+    table = pd.DataFrame(
+        {"stack": [tiff(np.tile(GREY, (1, 40, 40)), compression="zlib")], "magnification": [20]}
+    )
+    tracemalloc.start()
+    try:
+        with pytest.raises(
+            MlflowException,
+            match=r"2560 x 2560 pixels takes .* MB of memory in tiles of 1088, 200 are allowed",
+        ):
+            model.predict(table)
+        assert tracemalloc.get_traced_memory()[1] < 30e6  # the stack alone has 92 MB
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_limit_that_no_field_fits_in_is_refused_as_such(small_model, monkeypatch):
+    monkeypatch.setenv("ADIPOCYTE_MEMORY_MB", "1")
+    model = mlflow.pyfunc.load_model(str(small_model))
+    with pytest.raises(MlflowException, match="1 are allowed"):
+        model.predict(pd.DataFrame({"stack": [encode_stack(GREY)], "magnification": [20]}))
+
+
+def test_a_memory_limit_that_is_no_number_is_refused(small_model, monkeypatch):
+    monkeypatch.setenv("ADIPOCYTE_MEMORY_MB", "4 GB")
+    with pytest.raises(
+        Exception, match="ADIPOCYTE_MEMORY_MB must be a whole number of megabytes, got '4 GB'"
+    ):
+        mlflow.pyfunc.load_model(str(small_model))
+
+
+def test_one_field_is_painted_at_a_time(small_model, monkeypatch):
+    model = mlflow.pyfunc.load_model(str(small_model))
+    inside, most, whole = 0, 0, Stainer.stain
+
+    def counted(self, *args, **options):
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        try:
+            return whole(self, *args, **options)
+        finally:
+            inside -= 1
+
+    monkeypatch.setattr(type(model.unwrap_python_model()._stainer), "stain", counted)
+    table = pd.DataFrame({"stack": [encode_stack(GREY)] * 2, "magnification": [20] * 2})
+    with ThreadPoolExecutor(4) as clients:
+        found = list(clients.map(lambda _: model.predict(table), range(4)))
+    assert (most, len(found)) == (1, 4)
+
+
+def test_a_row_whose_turn_comes_after_the_servers_time_out_is_not_painted(small_model, monkeypatch):
+    model = mlflow.pyfunc.load_model(str(small_model))
+    monkeypatch.setenv("MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT", "1")
+    table = pd.DataFrame({"stack": [encode_stack(GREY)], "magnification": [20]})
+    with (
+        model.unwrap_python_model()._turn,
+        pytest.raises(MlflowException, match="turn did not come") as refusal,
+    ):
+        model.predict(table)
+    assert refusal.value.get_http_status_code() == 503
+    assert len(model.predict(table)) == 1
+
+
+def test_a_refusal_in_python_is_an_mlflow_exception(model):
+    with pytest.raises(MlflowException, match="row 0: the stack has 6 of 7 pages"):
+        model.predict(pd.DataFrame({"stack": [encode_stack(GREY[:6])], "magnification": [20]}))
+
+
+# The client over the server.
+
+
+@pytest.mark.parametrize(
+    ("matching", "intensities"), [(None, None), (True, "matching"), (False, "none")]
+)
+def test_the_client_can_switch_matching_on_and_off_and_leave_it_to_the_model(
+    small_server, stainer, matching, intensities
+):
+    answer = StainClient(small_server.url).stain(planes(), 20, histogram_matching=matching)
+    expected = stainer.stain(planes(), 20, intensities=intensities)
+    assert (set(answer.images), answer.warnings) == (set(TARGETS), "")
+    np.testing.assert_array_equal(answer.images["A3"], expected.images["A3"])
+
+
+def test_the_client_repeats_the_servers_sentence(small_server):
+    with pytest.raises(ServiceError, match="the stack has 6 of 7 pages"):
+        StainClient(small_server.url).stain(GREY[:6], 20)
+
+
+def test_the_client_says_when_nobody_answers():
+    with pytest.raises(ServiceError, match="is mlflow models serve running there"):
+        StainClient("http://127.0.0.1:9").stain(GREY, 20)
+
+
+# Behind a proxy.
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """nginx with docs/nginx.conf: its address and the certificate it shows."""
+
+    port: int
+    certificate: str
+
+    def post(
+        self, body: str, kind: str = "application/json", password: str | None = "secret"
+    ) -> requests.Response:
+        auth = ("biologist", password) if password else None
+        address = f"https://127.0.0.1:{self.port}/invocations"
+        return requests.post(
+            address,
+            data=body,
+            headers={"Content-Type": kind},
+            auth=auth,
+            verify=self.certificate,
+            timeout=60,
+        )
+
+
+@pytest.fixture(scope="module")
+def proxy(small_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """docs/nginx.conf over `small_server`, with other paths and ports than on the machine that it is written for."""
+    for tool in ("nginx", "openssl"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed: apt-get install {tool}")
+    folder = tmp_path_factory.mktemp("nginx")
+    names = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    key = [
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-keyout",
+        f"{folder}/stain.key",
+        "-out",
+        f"{folder}/stain.crt",
+    ]
+    subprocess.run(
+        ["openssl", "req", "-x509", "-days", "1", *key, *names], check=True, capture_output=True
+    )
+    password = subprocess.run(
+        ["openssl", "passwd", "-apr1", "secret"], check=True, capture_output=True, text=True
+    ).stdout
+    (folder / "stain.users").write_text(f"biologist:{password}")
+    port = free_port()
+    site = (ROOT / "docs" / "nginx.conf").read_text()
+    for shown, here in (
+        ("listen 443", f"listen 127.0.0.1:{port}"),
+        ("http://127.0.0.1:5001", small_server.url),
+        ("/etc/nginx", str(folder)),
+    ):
+        assert shown in site
+        site = site.replace(shown, here)
+    scratch = "".join(
+        f"{kind}_temp_path {folder}/{kind};\n"
+        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    user = "user root;" if os.geteuid() == 0 else ""
+    (folder / "nginx.conf").write_text(
+        f"{user} daemon off; pid {folder}/pid; error_log {folder}/error.log;\nevents {{}}\nhttp {{ access_log off;\n{scratch}{site} }}"
+    )
+    process = subprocess.Popen(["nginx", "-c", str(folder / "nginx.conf")], stderr=subprocess.PIPE)
+    made = Proxy(port, f"{folder}/stain.crt")
+    try:
+        for _ in range(100):
+            assert process.poll() is None, process.stderr.read()
+            with contextlib.suppress(requests.ConnectionError):
+                made.post("{}")
+                break
+            time.sleep(0.05)
+        yield made
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.mark.parametrize("password", [None, "guess"])
+def test_the_proxy_lets_nobody_in_without_the_password(proxy, password):
+    assert proxy.post(json.dumps(rows(encode_stack(GREY))), password=password).status_code == 401
+
+
+def test_the_client_goes_through_the_proxy_with_the_password(proxy, stainer, monkeypatch):
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", proxy.certificate)
+    answer = StainClient(f"https://biologist:secret@127.0.0.1:{proxy.port}").stain(planes(), 20)
+    np.testing.assert_array_equal(answer.images["A2"], stainer.stain(planes(), 20).images["A2"])
+
+
+def test_the_proxy_passes_refusals_on_and_adds_its_own(proxy):
+    refused(proxy.post(json.dumps(rows(b"no TIFF"))), "row 0: the stack cannot be read as TIFF")
+    assert proxy.post("stack,magnification\nAAAA,20\n", kind="text/csv").status_code == 415
+    assert proxy.post("no parquet", kind="application/vnd.apache.parquet").status_code == 415
+    for path, status in (("invocations", 403), ("ping", 200), ("version", 404), ("docs", 404)):
+        address = f"https://127.0.0.1:{proxy.port}/{path}"
+        assert (
+            requests.get(
+                address, auth=("biologist", "secret"), verify=proxy.certificate, timeout=60
+            ).status_code
+            == status
+        )
+
+
+def test_the_proxy_refuses_a_body_beyond_its_limit_before_it_is_sent(proxy):
+    context = ssl.create_default_context(cafile=proxy.certificate)
+    connection = http.client.HTTPSConnection("127.0.0.1", proxy.port, context=context, timeout=30)
+    credentials = base64.b64encode(b"biologist:secret").decode()
+    connection.putrequest("POST", "/invocations")
+    for name, value in {
+        "Authorization": f"Basic {credentials}",
+        "Content-Type": "application/json",
+        "Content-Length": "200000000",
+    }.items():
+        connection.putheader(name, value)
+    connection.endheaders()
+    assert connection.getresponse().status == 413
+    connection.close()

@@ -1,0 +1,275 @@
+"""What every command does with bad input: one paragraph, exit status 2, nothing half-written."""
+
+import importlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import tifffile
+from click.testing import CliRunner, Result
+
+from adipocyte.domain import FieldKey
+from adipocyte.plate.fields import RawField, write_field
+from adipocyte.store.reader import Store
+from tests.support import ROOT
+
+COMMANDS = sorted(
+    path.stem
+    for path in (ROOT / "entrypoints").glob("*.py")
+    if path.stem not in ("__init__", "command")
+)
+HEAVY = {
+    "gradio",
+    "matplotlib",
+    "mlflow",
+    "numpy",
+    "optuna",
+    "pandas",
+    "scipy",
+    "skimage",
+    "torch",
+    "zarr",
+}
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder to work in, with an MLflow store of its own, whatever store another test has left set."""
+    monkeypatch.chdir(tmp_path)
+    before, uri = mlflow.get_tracking_uri(), f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    mlflow.set_tracking_uri(uri)
+    yield tmp_path
+    mlflow.set_tracking_uri(before)
+
+
+def run(name: str, *args: str) -> Result:
+    return CliRunner().invoke(getattr(importlib.import_module(f"entrypoints.{name}"), name), args)
+
+
+def refusal(name: str, *args: str) -> str:
+    """What the command says when it refuses; it must end as a refusal does."""
+    result = run(name, *args)
+    assert result.exit_code == 2, result.output
+    assert isinstance(result.exception, SystemExit)
+    _, error, said = result.stderr.rpartition(
+        "Error: "
+    )  # MLflow and progress bars may have written lines before
+    assert error, result.stderr
+    return said
+
+
+def plate_of(planes: np.ndarray, folder: Path) -> Path:
+    """A plate of two wells that hold the same *planes*, A1 included."""
+    for well in ("B03", "C04"):
+        write_field(folder, FieldKey(20, well, 1), RawField(planes, {"A1": planes[0]}))
+    return folder
+
+
+def grey(n_planes: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(100, 900, (n_planes, 64, 64), dtype=np.uint16)
+
+
+@pytest.mark.parametrize("name", ["main", "preprocess", "stain"])
+def test_a_plate_that_is_not_there_is_named_with_the_way_to_make_one(name):
+    said = refusal(name, "--plate", "no/such/plate")
+    assert "no/such/plate" in said
+    assert "-P plate=" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("train_segmenter", ()),
+        ("train_gan", ("--target", "A2")),
+        ("register", ()),
+        ("evaluate", ()),
+    ],
+)
+def test_without_a_store_the_next_command_is_preprocess(name, args):
+    assert "mlflow run . -e preprocess" in refusal(name, *args)
+
+
+def test_without_a_segmenter_the_nuclei_generator_asks_for_one(small_store: Store):
+    assert "mlflow run . -e train_segmenter" in refusal(
+        "train_gan", "--target", "A1", "--store", str(small_store.folder)
+    )
+
+
+def test_without_runs_register_asks_for_the_first_that_is_missing(small_store: Store):
+    assert "mlflow run . -e train_gan -P target=A1" in refusal(
+        "register", "--store", str(small_store.folder)
+    )
+
+
+def test_an_unknown_run_is_named(small_store: Store):
+    said = refusal(
+        "train_gan",
+        "--target",
+        "A1",
+        "--store",
+        str(small_store.folder),
+        "--segmenter",
+        "0123456789",
+    )
+    assert "0123456789" in said
+
+
+def test_a_simulation_is_not_written_over_other_images(elsewhere: Path, small_plate: Path):
+    before = {path: path.read_bytes() for path in small_plate.rglob("*.tif")}
+    assert "name another folder" in refusal("simulate", "--out", str(small_plate))
+    assert {path: path.read_bytes() for path in small_plate.rglob("*.tif")} == before
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("magnifications", "20x"), ("magnifications", ""), ("wells", "B3"), ("wells", "")],
+)
+def test_a_simulation_that_no_plate_could_hold_is_refused(elsewhere: Path, setting, value):
+    assert f"-P {setting}=" in refusal("simulate", f"--{setting}", value)
+    assert not (elsewhere / "simulated").exists()
+
+
+@pytest.mark.parametrize("name", ["", "lab/adipocyte", "a:b"])
+def test_a_name_that_the_registry_cannot_hold_is_refused_before_any_work(small_plate: Path, name):
+    assert "-P name=adipocyte" in refusal("main", "--plate", str(small_plate), "--name", name)
+
+
+def test_an_unknown_target_is_answered_with_the_three():
+    assert "A1, A2, A3" in refusal("train_gan", "--target", "A4")
+
+
+def test_a_missing_setting_is_named_with_its_meaning():
+    assert "-P target=" in refusal("train_gan")
+
+
+def test_a_misspelt_setting_is_answered_with_the_right_one():
+    assert "did you mean -P epochs=" in refusal("train_gan", "--target", "A2", "--epohcs", "3")
+
+
+def test_a_setting_may_be_spelt_with_underscores_or_hyphens():
+    for spelling in ("--patch_px", "--patch-px"):
+        assert "patch_px must be" in refusal("train_gan", "--target", "A2", spelling, "8")
+
+
+def test_a_value_of_the_wrong_type_is_refused():
+    assert "epochs" in refusal("train_gan", "--target", "A2", "--epochs", "many")
+
+
+def test_an_unknown_model_is_answered_with_register(small_plate: Path):
+    assert "mlflow run . -e register" in refusal(
+        "stain", "--plate", str(small_plate), "--model", "models:/nobody@champion"
+    )
+
+
+def test_a_missing_plane_is_named_and_leaves_no_store(elsewhere: Path):
+    plate = plate_of(grey(7), elsewhere / "plate")
+    next(plate.glob("20x_images/*C04*Z07C04.tif")).unlink()
+    said = refusal("preprocess", "--plate", str(plate))
+    assert "lacks Z7" in said
+    assert "-P on_error=skip" in said
+    assert not (elsewhere / "prepared").exists()
+
+
+def test_preprocess_skips_on_request_and_shows_what_it_found(elsewhere: Path, small_plate: Path):
+    shutil.copytree(small_plate / "20x_images", elsewhere / "plate" / "20x_images")
+    next((elsewhere / "plate").glob("20x_images/*C03*Z07C04.tif")).unlink()
+    result = run(
+        "preprocess",
+        "--plate",
+        "plate",
+        "--on_error",
+        "skip",
+        "--workers",
+        "0",
+        "--test_wells",
+        "B03",
+    )
+    assert result.exit_code == 0, result.output
+    assert "20x C03 F001  lacks Z7" in result.stdout
+    assert "3 fields in prepared" in result.stdout
+    [preprocessing] = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert (preprocessing.data.metrics["fields"], preprocessing.data.metrics["skipped"]) == (3, 1)
+    artifacts = {
+        file.path for file in mlflow.MlflowClient().list_artifacts(preprocessing.info.run_id)
+    }
+    assert {
+        "manifest.json",
+        "alignment.json",
+        "quality.json",
+        "quality.png",
+        "histograms.png",
+        "masks.png",
+    } <= artifacts
+    rows = mlflow.load_table("quality.json", run_ids=[preprocessing.info.run_id])
+    assert list(rows["well"]) == ["B03", "B04", "C02"]
+    assert (rows["brightfield_mean_counts"] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("image", "found"),
+    [
+        (np.ones((64, 64), dtype=np.float32), "float32"),
+        (np.ones((64, 64, 3), dtype=np.uint16), "(64, 64, 3)"),
+        (np.ones((64, 48), dtype=np.uint16), "(64, 48)"),
+    ],
+    ids=["float", "colour", "another size"],
+)
+def test_an_image_of_another_kind_is_named_with_its_file(elsewhere: Path, image, found):
+    plate = plate_of(grey(7), elsewhere / "plate")
+    path = next(plate.glob("20x_images/*C04*Z05C04.tif"))
+    tifffile.imwrite(path, image)
+    said = refusal("preprocess", "--plate", str(plate))
+    assert path.name in said
+    assert found in said
+    assert not (elsewhere / "prepared").exists()
+
+
+def test_a_truncated_tiff_is_named(elsewhere: Path):
+    plate = plate_of(grey(7), elsewhere / "plate")
+    path = next(plate.glob("20x_images/*B03*Z02C04.tif"))
+    path.write_bytes(path.read_bytes()[:3000])
+    assert path.name in refusal("preprocess", "--plate", str(plate))
+
+
+def test_a_folder_that_is_no_store_is_not_overwritten(elsewhere: Path, small_plate: Path):
+    (elsewhere / "thesis").mkdir()
+    (elsewhere / "thesis" / "chapter1.txt").write_text("years of work")
+    assert "thesis" in refusal("preprocess", "--plate", str(small_plate), "--store", "thesis")
+    assert (elsewhere / "thesis" / "chapter1.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "main",
+        "preprocess",
+        "train_segmenter",
+        "train_gan",
+        "tune",
+        "evaluate",
+        "register",
+        "stain",
+        "simulate",
+        "demo",
+    ],
+)
+def test_help_lists_every_setting(name):
+    result = run(name, "--help")
+    assert result.exit_code == 0
+    assert "default" in result.output
+
+
+@pytest.mark.parametrize("module", ["adipocyte", *(f"entrypoints.{name}" for name in COMMANDS)])
+def test_what_takes_seconds_to_import_waits_until_a_command_is_at_work(module):
+    """`--help` answers at once, and so does a mistyped setting."""
+    script = f"import sys, {module}; print(sorted(set(sys.modules) & {HEAVY}))"
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"

@@ -1,0 +1,505 @@
+"""The features of a field: as CellProfiler gives them, by what geometry says, and the same on every processor."""
+
+import csv
+import functools
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from centrosome.cpmorphology import fill_labeled_holes
+from centrosome.filter import median_filter
+from centrosome.propagate import propagate as propagate_by_pixel
+from scipy import ndimage
+from scipy.spatial import ConvexHull
+from skimage.draw import disk as disk_pixels
+from skimage.filters import threshold_li
+from skimage.measure import label, perimeter
+from skimage.morphology import disk, reconstruction
+
+from adipocyte.domain import MAGNIFICATIONS, TARGETS
+from adipocyte.errors import ImageError
+from adipocyte.evaluation.cellprofiler import COLUMNS, SMALLEST_PX, Measured, features, measure
+from adipocyte.evaluation.cellprofiler.cells import inside
+from adipocyte.evaluation.cellprofiler.droplets import merge
+from adipocyte.evaluation.cellprofiler.filters import N_RANKS, median, ranks, speckles, stretch
+from adipocyte.evaluation.cellprofiler.granularity import granularity
+from adipocyte.evaluation.cellprofiler.measurements import (
+    brightness,
+    hull_areas,
+    mean_radii,
+    perimeters,
+    shapes,
+)
+from adipocyte.evaluation.cellprofiler.parameters import PARAMETERS
+from adipocyte.evaluation.cellprofiler.primary import foreground
+from adipocyte.evaluation.cellprofiler.propagation import REGULARISATION, propagate
+from adipocyte.evaluation.cellprofiler.reconstruction import CROSS, TILE_PX, reconstruct
+from adipocyte.evaluation.cellprofiler.thresholds import li_threshold
+from tests.support import SHARED as SHARED_FOLDER
+
+SHARED = SHARED_FOLDER / "data"
+GOLDEN = SHARED / "cellprofiler_golden"
+needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no {GOLDEN}")
+SETS = ("target", "prediction")
+FIELDS = (("B03", "F001"), ("D04", "F005"))
+
+
+def read(folder: Path, field: tuple[str, str]) -> dict[str, np.ndarray]:
+    well, fov = field
+    return {
+        target: tifffile.imread(next(folder.glob(f"*_{well}_T0001{fov}*C0{target[1]}.tif")))
+        for target in TARGETS
+    }
+
+
+@functools.cache
+def golden(magnification: int, kind: str, field: tuple[str, str]) -> Measured:
+    """A golden field, measured once."""
+    return measure(read(GOLDEN / "images" / f"{magnification}x" / kind, field), magnification)
+
+
+@functools.cache
+def cellprofilers(path: Path) -> dict[tuple[str, str], dict[str, float]]:
+    """The features that CellProfiler itself wrote, by field."""
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    return {
+        (row["Metadata_Well"], row["Metadata_FoV"]): {
+            column: float(row[column]) for column in COLUMNS
+        }
+        for row in rows
+    }
+
+
+def assert_same_features(found: dict[str, float], expected: dict[str, float]) -> None:
+    """Libraries add float32 up in other orders than CellProfiler's did: 1e-4 of granularity, less of all else."""
+    for column in COLUMNS:
+        rtol, atol = (1e-4, 1e-5) if column.startswith("Granularity") else (1e-6, 0)
+        np.testing.assert_allclose(found[column], expected[column], rtol, atol, err_msg=column)
+
+
+@needs_golden
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("kind", SETS)
+@pytest.mark.parametrize("magnification", MAGNIFICATIONS)
+def test_all_99_features_are_those_that_cellprofiler_measured(magnification, kind, field):
+    expected = cellprofilers(GOLDEN / "csv" / f"{magnification}x" / f"{kind}_Image.csv")[field]
+    assert_same_features(golden(magnification, kind, field).features, expected)
+
+
+@needs_golden
+@pytest.mark.parametrize("magnification", MAGNIFICATIONS)
+def test_the_labels_of_every_step_are_cellprofilers(magnification):
+    labels = golden(magnification, "target", FIELDS[0]).labels
+    files = sorted((GOLDEN / "labels" / f"{magnification}x").glob("*.tif"))
+    assert {file.stem for file in files} == labels.keys()
+    for file in files:
+        agreeing = np.mean(tifffile.imread(file) == labels[file.stem])
+        assert agreeing >= 0.999, file.stem
+
+
+@needs_golden
+@pytest.mark.parametrize("magnification", MAGNIFICATIONS)
+def test_the_challenges_score_of_these_features_is_the_organisers(magnification):
+    with (GOLDEN / "expected.json").open() as file:
+        expected = json.load(file)[f"{magnification}x"]
+    true, predicted = (
+        np.array(
+            [
+                [golden(magnification, kind, field).features[column] for column in COLUMNS]
+                for field in FIELDS
+            ]
+        )
+        for kind in SETS
+    )
+    feature_error = np.mean(np.abs(predicted - true) / np.median(true, axis=0))
+    assert (feature_error + expected["mae_pixel"]) / 2 == pytest.approx(
+        expected["combined"], abs=0.005
+    )
+
+
+@needs_golden
+@pytest.mark.parametrize(
+    ("case", "n_nan"), [("e1_normal", 0), ("e2_no_nuclei", 54), ("e6_all_zero", 78)]
+)
+def test_features_of_what_is_not_there_are_nan_as_in_cellprofiler(case, n_nan):
+    found = measure(read(GOLDEN / "edge_cases" / "images" / case, FIELDS[0]), 20).features
+    assert sum(map(np.isnan, found.values())) == n_nan
+    assert_same_features(
+        found, cellprofilers(GOLDEN / "edge_cases" / "csv" / f"{case}.csv")[FIELDS[0]]
+    )
+
+
+@needs_golden
+def test_a_field_that_cellprofiler_refuses_is_refused():
+    with pytest.raises(ImageError, match=r"364 x 364 pixels.*at least 370"):
+        measure(read(GOLDEN / "edge_cases" / "images" / "e7_crop_364px", FIELDS[0]), 20)
+
+
+def drawn_field(nuclei: dict[tuple[int, int], int], side_px: int = 384) -> dict[str, np.ndarray]:
+    """A 20x field: nuclei, disks of radius 14 by their centres and brightness, in cells of radius 40 with six droplets of radius 4 each."""
+    random = np.random.default_rng(0)
+    images = {target: random.normal(300, 10, (side_px, side_px)) for target in TARGETS}
+    shape = (side_px, side_px)
+    for (y, x), counts in nuclei.items():
+        images["A3"][disk_pixels((y, x), 40, shape=shape)] += 3000
+        images["A1"][disk_pixels((y, x), 14, shape=shape)] += counts
+        for turn in np.linspace(0, 2 * np.pi, 6, endpoint=False):
+            images["A2"][
+                disk_pixels((y + 26 * np.sin(turn), x + 26 * np.cos(turn)), 4, shape=shape)
+            ] += 3000
+    return {target: image.astype(np.uint16) for target, image in images.items()}
+
+
+HEALTHY, APOPTOTIC = 2000, 4000
+INSIDE, ON_FRAME = ((100, 100), (100, 250), (250, 160)), (250, 24)
+
+
+@functools.cache
+def drawn() -> Measured:
+    """Three healthy nuclei, a bright one, and one whose cell touches the frame."""
+    return measure(
+        drawn_field({**dict.fromkeys(INSIDE, HEALTHY), (300, 300): APOPTOTIC, ON_FRAME: HEALTHY}),
+        20,
+    )
+
+
+def test_nuclei_and_the_cells_around_them_are_counted():
+    labels = drawn().labels
+    assert drawn().features["Count_nuclei"] == labels["nuclei"].max() == 5
+    assert labels["Nuclei_filtered"].max() == 4
+    assert drawn().features["Count_cells_no_edge"] == drawn().features["Count_nuclei_no_edge"] == 3
+    for y, x in INSIDE:
+        assert labels["cells_no_edge"][y, x] == labels["nuclei_no_edge"][y, x] > 0
+
+
+def test_a_nucleus_too_bright_to_live_is_dropped():
+    assert drawn().labels["nuclei"][300, 300] > 0
+    assert drawn().labels["Nuclei_filtered"][300, 300] == 0
+
+
+def test_a_nucleus_is_dropped_with_a_cell_that_touches_the_frame():
+    assert (
+        drawn().labels["cell_bodies"][ON_FRAME] == drawn().labels["Nuclei_filtered"][ON_FRAME] > 0
+    )
+    assert drawn().labels["nuclei_no_edge"][ON_FRAME] == 0
+
+
+def test_disks_are_measured_as_disks():
+    area = len(disk_pixels((0, 0), 14)[0])
+    assert drawn().features["Mean_nuclei_no_edge_AreaShape_Area"] == pytest.approx(
+        area, rel=0.1
+    )  # the edge is smoothed, and its threshold high
+    assert drawn().features["Mean_nuclei_no_edge_AreaShape_FormFactor"] == pytest.approx(1, abs=0.1)
+    assert drawn().features["Mean_nuclei_no_edge_Intensity_MeanIntensity_Hoechst"] == pytest.approx(
+        2300 / 65535, rel=0.05
+    )
+
+
+def test_a_droplet_on_the_frame_is_not_counted():
+    assert drawn().labels["Lipid_droplets_final_segmentation"].max() == 30
+    assert drawn().features["Count_Lipids_no_edge"] == drawn().labels["Lipids_no_edge"].max() == 29
+    assert not drawn().labels["Lipids_no_edge"][:, 0].any()
+
+
+def test_every_step_is_labelled_and_every_feature_given():
+    assert tuple(drawn().features) == COLUMNS
+    assert len(COLUMNS) == len(set(COLUMNS)) == 99
+    assert {labels.dtype for labels in drawn().labels.values()} == {np.dtype(np.int32)}
+    assert {labels.shape for labels in drawn().labels.values()} == {(384, 384)}
+
+
+def test_without_nuclei_their_features_and_those_of_cells_are_nan():
+    found = measure(drawn_field({}, SMALLEST_PX), 20).features
+    missing = {column for column in COLUMNS if np.isnan(found[column])}
+    assert missing >= {
+        column for column in COLUMNS if "_nuclei_no_edge_" in column or "_cells_no_edge_" in column
+    }
+    assert found["Count_nuclei"] == found["Count_cells_no_edge"] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "magnification", "message"),
+    [
+        (
+            lambda images: images | {"A2": images["A2"].astype(np.float32)},
+            20,
+            r"A2 is float32.*uint16",
+        ),
+        (
+            lambda images: images | {"A1": images["A1"].astype(np.int32) - 400},
+            20,
+            r"A1 is int32.*uint16",
+        ),
+        (lambda images: images | {"A3": images["A3"][:-1]}, 20, r"A3 of \(370, 371\).*one size"),
+        (
+            lambda images: {target: image[:, :369] for target, image in images.items()},
+            20,
+            r"371 x 369 pixels.*at least 370",
+        ),
+        (lambda images: {"A1": images["A1"]}, 20, "lacks A2 and A3"),
+        (lambda images: images, 10, r"magnification 10: give one of 20, 40, 60"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_in_words(change, magnification, message):
+    images = {target: np.zeros((371, 371), dtype=np.uint16) for target in TARGETS}
+    with pytest.raises(ImageError, match=message):
+        measure(change(images), magnification)
+
+
+FINGERPRINT = "from tests.test_cellprofiler import fingerprint; print(fingerprint())"
+
+
+def fingerprint() -> str:
+    """A hash over every bit of one field's features and labels."""
+    found = measure(drawn_field(dict.fromkeys(INSIDE, HEALTHY)), 20)
+    bits = [np.array(list(found.features.values())), *found.labels.values()]
+    return hashlib.sha256(b"".join(part.tobytes() for part in bits)).hexdigest()
+
+
+def test_the_same_field_gives_the_same_bits_on_every_processor():
+    """NumPy without its vector instructions stands for an older processor, one thread for a smaller one."""
+    found = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])
+    for set_up in ({}, {"NPY_DISABLE_CPU_FEATURES": " ".join(found), "OMP_NUM_THREADS": "1"}):
+        run = subprocess.run(
+            [sys.executable, "-c", FINGERPRINT],
+            env=os.environ | set_up,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert run.stdout.strip() == fingerprint(), run.stderr
+
+
+def introsort(counts: list[int]) -> list[int]:
+    """NumPy's argsort of few numbers, as it is written down: quicksort by median of three, insertion under 17, the larger half later."""
+    order, stack, low, high = list(range(len(counts))), [], 0, len(counts) - 1
+    while True:
+        while high - low > 15:
+            middle = (low + high) // 2
+            for a, b in ((middle, low), (high, middle), (middle, low)):
+                if counts[order[a]] < counts[order[b]]:
+                    order[a], order[b] = order[b], order[a]
+            pivot, i, j = counts[order[middle]], low, high - 1
+            order[middle], order[j] = order[j], order[middle]
+            while True:
+                i += 1
+                while counts[order[i]] < pivot:
+                    i += 1
+                j -= 1
+                while pivot < counts[order[j]]:
+                    j -= 1
+                if i >= j:
+                    break
+                order[i], order[j] = order[j], order[i]
+            order[i], order[high - 1] = order[high - 1], order[i]
+            if i - low < high - i:
+                stack.append((i + 1, high))
+                high = i - 1
+            else:
+                stack.append((low, i - 1))
+                low = i + 1
+        for i in range(low + 1, high + 1):
+            taken, j = order[i], i
+            while j > low and counts[taken] < counts[order[j - 1]]:
+                order[j], j = order[j - 1], j - 1
+            order[j] = taken
+        if not stack:
+            return order
+        low, high = stack.pop()
+
+
+def test_equally_rare_values_are_joined_in_the_order_of_a_plain_introsort():
+    """With it CellProfiler's own rule (centrosome's rank_order) is followed, step by step."""
+    image = np.random.default_rng(0).integers(0, 900, (60, 60)) ** 2 / 7.0
+    found, values = ranks(image)
+    expected, left = np.unique(image, return_inverse=True)[1].ravel(), np.unique(image)
+    while len(left) > N_RANKS:
+        joined = np.zeros(len(left) + 1, dtype=bool)
+        joined[introsort(np.bincount(expected).tolist())[: len(left) + 1 - N_RANKS]] = True
+        joined = joined[:-1] & ((np.arange(len(left)) & 2 == 0) | ~joined[1:])
+        joined[0] = False
+        expected, left = (np.cumsum(~joined) - 1)[expected], left[~joined]
+    np.testing.assert_array_equal(found.ravel(), expected)
+    np.testing.assert_array_equal(values, left)
+
+
+@pytest.mark.parametrize("n_values", [2, 9, 255])
+def test_the_median_is_centrosomes_up_to_the_edges(n_values):
+    image = np.random.default_rng(1).integers(0, n_values, (40, 50))
+    np.testing.assert_array_equal(median(image / 8) * 8, median_filter(image, None, 2))
+
+
+def test_speckles_are_what_scipys_opening_takes_away():
+    image = np.random.default_rng(2).random((50, 40)).astype(np.float32)
+    opened = ndimage.maximum_filter(
+        ndimage.minimum_filter(image, footprint=disk(5)), footprint=disk(5)
+    )
+    np.testing.assert_array_equal(speckles(image), image - opened)
+
+
+def test_a_constant_image_is_not_stretched():
+    np.testing.assert_array_equal(stretch(np.full((2, 2), 0.3)), 0.3)
+    np.testing.assert_array_equal(stretch(np.full((2, 2), 3.0)), 1)
+
+
+def test_lis_threshold_is_scikit_images():
+    random = np.random.default_rng(3)
+    image = (
+        np.concatenate([random.normal(300, 30, 5000), random.normal(900, 80, 700)]).round() / 65535
+    )
+    assert li_threshold(image) == pytest.approx(threshold_li(image), rel=1e-9)
+    assert li_threshold(np.full(9, 0.25)) == 0.25
+
+
+def test_reconstruction_crosses_tiles():
+    ceiling = ndimage.gaussian_filter(
+        np.random.default_rng(4).random((TILE_PX + 60, 2 * TILE_PX + 10)), 2
+    )
+    seed = ndimage.grey_erosion(ceiling, footprint=disk(9))
+    np.testing.assert_array_equal(
+        reconstruct(seed, ceiling), reconstruction(seed, ceiling, footprint=CROSS)
+    )
+
+
+def test_seeds_grow_as_in_centrosome():
+    random = np.random.default_rng(5)
+    image = ndimage.gaussian_filter(random.random((80, 90)), 2).astype(np.float32)
+    seeds = label(random.random(image.shape) > 0.995).astype(np.int32)
+    mask = image > np.quantile(image, 0.2)
+    expected, _ = propagate_by_pixel(image, seeds, mask, REGULARISATION)
+    np.testing.assert_array_equal(propagate(image, seeds, mask), expected)
+    assert set(np.unique(expected[seeds == 0])) > {0, 1}
+
+
+def test_small_holes_are_filled_and_large_ones_are_not():
+    bright = ndimage.gaussian_filter(np.random.default_rng(6).random((150, 150)), 3) > 0.49
+    detection = PARAMETERS[20].small_droplets
+    expected = fill_labeled_holes(
+        bright, size_fn=lambda area_px, _: area_px < detection.diameter_px[1] ** 2
+    )
+    np.testing.assert_array_equal(foreground(bright, detection), expected)
+    assert expected.sum() > bright.sum()
+
+
+def test_only_cells_with_no_pixel_on_the_frame_are_whole():
+    cells = np.zeros((9, 9), dtype=np.int32)
+    cells[1:4, 1:4], cells[5:9, 1:4], cells[5:8, 5:8] = 1, 2, 3
+    nuclei = np.where(
+        ndimage.binary_erosion(cells == 1) | ndimage.binary_erosion(cells == 3) | (cells == 2),
+        cells,
+        0,
+    )
+    whole, theirs = inside(cells, nuclei)
+    np.testing.assert_array_equal(whole, np.select([cells == 1, cells == 3], [1, 2]))
+    assert (theirs[2, 2], theirs[6, 6], theirs[6, 2]) == (1, 2, 0)
+
+
+def test_overlapping_droplets_become_the_big_one_and_others_stay():
+    big, small = np.zeros((2, 12, 12), dtype=np.int32)
+    big[1:5, 1:5], small[3:8, 3:5], small[9:11, 9:11] = 1, 1, 2
+    joined = merge(big, small)
+    assert joined.max() == 2
+    np.testing.assert_array_equal(joined == joined[1, 1], (big == 1) | (small == 1))
+
+
+@pytest.mark.parametrize(("side", "line"), [(1, False), (7, False), (9, True)])
+def test_squares_and_lines_have_the_shape_that_can_be_counted(side, line):
+    labels = np.zeros((20, 20), dtype=np.int32)
+    labels[4 : 5 if line else 4 + side, 6 : 6 + side] = 1
+    [area], [length], [solidity] = (
+        shapes(labels)[name] for name in ("Area", "Perimeter", "Solidity")
+    )
+    assert area == (side if line else side**2)
+    assert length == (side - 2 if line else 4 * (side - 1))
+    assert solidity == 1
+
+
+def random_objects() -> np.ndarray:
+    """Ragged objects that touch each other and the frame."""
+    noise = ndimage.gaussian_filter(np.random.default_rng(7).random((120, 130)), 2)
+    pieces = label(noise > 0.5)
+    halves = np.indices(noise.shape).sum(axis=0) % 40 < 20
+    return label(np.where(pieces > 0, 2 * pieces + halves, 0)).astype(np.int32)
+
+
+def test_outlines_and_radii_are_those_of_each_object_alone():
+    labels = random_objects()
+    alone = [np.pad(labels == number, 1) for number in range(1, labels.max() + 1)]
+    np.testing.assert_allclose(perimeters(labels), [perimeter(own) for own in alone], rtol=1e-12)
+    np.testing.assert_allclose(
+        mean_radii(labels),
+        [ndimage.distance_transform_edt(own)[own].mean() for own in alone],
+        rtol=1e-12,
+    )
+
+
+def even_odd_area(own: np.ndarray) -> int:
+    """Pixels whose ray to the left crosses an odd number of the hull's edges."""
+    y, x = np.nonzero(own)
+    hull = ConvexHull(
+        np.concatenate(
+            [
+                np.column_stack([y + dy, x + dx])
+                for dy, dx in ((0.5, 0), (-0.5, 0), (0, 0.5), (0, -0.5))
+            ]
+        )
+    )
+    corners = hull.points[hull.vertices]
+    rows, columns = np.indices(own.shape)
+    odd = np.zeros(own.shape, dtype=bool)
+    for (y0, x0), (y1, x1) in zip(corners, np.roll(corners, 1, axis=0), strict=True):
+        if x0 != x1:
+            spanned = ((x0 <= columns) & (columns < x1)) | ((x1 <= columns) & (columns < x0))
+            odd ^= spanned & (rows < (y1 - y0) * (columns - x0) / (x1 - x0) + y0)
+    return int(odd.sum())
+
+
+def test_hulls_hold_the_pixels_that_the_even_odd_rule_says():
+    labels = random_objects()
+    expected = [even_odd_area(labels == number) for number in range(1, labels.max() + 1)]
+    np.testing.assert_array_equal(hull_areas(labels), expected)
+
+
+def test_brightness_is_of_an_objects_own_pixels():
+    labels = np.array([[1, 1, 0], [2, 0, 0]], dtype=np.int32)
+    found = brightness(labels, np.array([[0.25, 0.75, 9], [0.5, 9, 9]], dtype=np.float32))
+    np.testing.assert_array_equal(found["IntegratedIntensity"], [1, 0.5])
+    np.testing.assert_array_equal(found["MeanIntensity"], [0.5, 0.5])
+    np.testing.assert_array_equal(found["StdIntensity"], [0.25, 0])
+
+
+def test_a_point_is_left_out_of_the_mean_of_form_factors_alone():
+    labels = np.zeros((9, 9), dtype=np.int32)
+    labels[1, 1], labels[3:7, 3:7] = 1, 2
+    shape = shapes(labels)
+    assert features.aggregate(shape["FormFactor"], "Mean") == shape["FormFactor"][1]
+    assert features.aggregate(shape["Area"], "Mean") == 8.5
+
+
+def test_granularity_says_at_which_size_the_light_is():
+    """Diamonds of radius 0 and 1, of equal light, on the pixels that are looked at: they go at the first and at the second step."""
+    grid = np.zeros((100, 100), dtype=np.float32)
+    grid[10:90:10, 10:90:20] = 0.5
+    grid[10:90:10, 20:90:20] = 0.1
+    grid = np.maximum(
+        grid,
+        np.where(
+            grid == 0, ndimage.grey_dilation(np.where(grid < 0.3, grid, 0), footprint=CROSS), 0
+        ),
+    )
+    image = np.zeros((400, 400), dtype=np.float32)
+    image[::4, ::4] = grid
+    np.testing.assert_allclose(granularity(image), [50, 50, *[0] * 14], atol=1e-3)
+
+
+def test_a_flat_image_has_no_granularity():
+    np.testing.assert_allclose(
+        granularity(np.full((400, 380), 0.1, dtype=np.float32)), 0, atol=1e-3
+    )

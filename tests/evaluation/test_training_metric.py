@@ -1,0 +1,123 @@
+"""CellProfiler's features as what chooses the best epoch of a training."""
+
+import numpy as np
+import pytest
+
+from adipocyte.config import GeneratorConfig, PreprocessConfig, build
+from adipocyte.domain import FieldKey
+from adipocyte.errors import ConfigError
+from adipocyte.evaluation.training_metric import TrainingFeatureMetric
+from adipocyte.plate.fields import RawField, write_field
+from adipocyte.preparation.prepare import prepare
+from adipocyte.simulation import simulate_field
+from adipocyte.training.generator import train_generator
+from adipocyte.training.tracker import Silent
+
+WELLS = ("B03", "B04", "C02")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Three fields of 372 x 376 pixels, just large enough for the features: trains on C02, validates on B03, tests on B04."""
+    folder = tmp_path_factory.mktemp("measurable")
+    for seed, well in enumerate(WELLS):
+        field = simulate_field(20, (372, 376), seed=seed)
+        write_field(folder / "plate", FieldKey(20, well, 1), RawField(field.planes, field.targets))
+    config = PreprocessConfig(
+        plate=folder / "plate",
+        store=folder / "store",
+        validation_wells="B03",
+        test_wells="B04",
+        workers=0,
+        align="none",
+    )
+    return prepare(config)
+
+
+@pytest.fixture(scope="module")
+def features(store):
+    return TrainingFeatureMetric(store, "A2", 2)
+
+
+@pytest.fixture(scope="module")
+def truth(store):
+    return {key: store.target(key, "A2") for key in store.keys("validation")}
+
+
+def test_a_perfect_painting_has_no_error_and_noise_has_much(features, truth):
+    assert features(truth) == 0
+    noise = {
+        key: np.random.default_rng(0).integers(0, 3000, image.shape).astype(np.uint16)
+        for key, image in truth.items()
+    }
+    assert features(noise) > 0.5
+
+
+def test_a_painting_without_nuclei_is_worse_than_a_dim_one(store):
+    """Features that it does not give count as 0, so losing every nucleus is never a way to a lower error."""
+    of_nuclei = TrainingFeatureMetric(store, "A1", 1)
+    truth = {key: store.target(key, "A1") for key in of_nuclei.keys}
+    dim = {key: (image * 0.9).astype(np.uint16) for key, image in truth.items()}
+    assert (
+        of_nuclei({key: np.zeros_like(image) for key, image in truth.items()}) > of_nuclei(dim) > 0
+    )
+
+
+def test_stores_that_cannot_be_measured_are_refused_with_the_way_out(small_store):
+    with pytest.raises(
+        ConfigError,
+        match=r"has 96 x 80 pixels to measure, the features need 370 a side: .* -P select=pixels",
+    ):
+        TrainingFeatureMetric(small_store, "A2", 1)
+
+
+@pytest.mark.parametrize(
+    ("select", "by"), [("features", "val_feature_metric"), ("mean", "val_combined_metric")]
+)
+def test_training_keeps_the_epoch_that_is_best_by_what_was_asked(
+    store, features, tmp_path, select, by
+):
+    notes = Notes()
+    given = {
+        "target": "A2",
+        "select": select,
+        "encoder": "resnet18",
+        "epochs": 3,
+        "epoch_steps": 1,
+        "patch_px": 32,
+        "batch": 2,
+        "workers": 0,
+    }
+    best = train_generator(store, build(GeneratorConfig, given), None, tmp_path, notes, features)
+    epochs = [row for row in notes.rows if by in row]
+    assert len(epochs) == 3
+    assert best[by] == min(row[by] for row in epochs)
+    assert all(
+        row["val_combined_metric"] == (row["val_pixel_metric"] + row["val_feature_metric"]) / 2
+        for row in epochs
+    )
+
+
+def test_a_choice_by_features_needs_what_measures_them(store, features, tmp_path):
+    with pytest.raises(ConfigError, match="select=mean needs a feature metric"):
+        train_generator(
+            store,
+            build(GeneratorConfig, {"target": "A2", "select": "mean"}),
+            None,
+            tmp_path,
+            Silent(),
+        )
+    with pytest.raises(ConfigError, match="select=pixels takes no feature metric"):
+        train_generator(
+            store, build(GeneratorConfig, {"target": "A2"}), None, tmp_path, Silent(), features
+        )
+
+
+class Notes(Silent):
+    """Keeps what a training tells."""
+
+    def __init__(self):
+        self.rows = []
+
+    def metrics(self, rows):
+        self.rows += rows.values()

@@ -1,0 +1,480 @@
+"""Names go both ways; a plate or an image that cannot be used is refused in words that name it, and only so."""
+
+import io
+import tracemalloc
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adipocyte.domain import FieldKey
+from adipocyte.errors import ImageError, PlateError
+from adipocyte.plate import tiff
+from adipocyte.plate.fields import RawField, read_field, stained_name, write_field
+from adipocyte.plate.names import ImageName, magnification_folder, parse_magnification, parse_name
+from adipocyte.plate.scan import scan_plate
+from adipocyte.plate.tiff import (
+    decode_stack,
+    encode_image,
+    encode_stack,
+    read_image,
+    stack_shape,
+    write_image,
+)
+
+KEY = FieldKey(20, "B03", 1)
+TARGETS = ("A1", "A2", "A3")
+TWO_DIGITS = st.integers(0, 99)
+NAMES = st.builds(
+    ImageName,
+    plate=st.text(
+        st.characters(
+            codec="utf-8", exclude_characters="/\n\r", exclude_categories=["Cc", "Zl", "Zp", "Cs"]
+        ),
+        min_size=1,
+    ),
+    well=st.from_regex(r"[A-P][0-9]{2}", fullmatch=True).filter(str.isascii),
+    time=st.integers(0, 9999),
+    fov=st.integers(0, 999),
+    line=TWO_DIGITS,
+    action=TWO_DIGITS,
+    z_plane=st.none() | TWO_DIGITS,
+    channel=TWO_DIGITS,
+)
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 65536, shape, dtype=np.uint16)
+
+
+def tiff_of(image: np.ndarray, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, image, **options)
+    return buffer.getvalue()
+
+
+def retagged(data: bytes, **tags: int) -> bytes:
+    """A TIFF whose first page's header says something else than its pixels."""
+    buffer = io.BytesIO(data)
+    with tifffile.TiffFile(buffer, mode="r+b") as file:
+        for name, value in tags.items():
+            file.pages.first.tags[name].overwrite(value)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def plate(tmp_path):
+    """A raw plate of one field of 8 x 9 pixels."""
+    write_field(
+        tmp_path, KEY, RawField(noise(7, 8, 9), dict(zip(TARGETS, noise(3, 8, 9), strict=True)))
+    )
+    return tmp_path
+
+
+def file_of(plate, ending: str):
+    (path,) = (plate / "20x_images").glob(f"*{ending}.tif")
+    return path
+
+
+# Names
+
+
+@given(name=NAMES)
+def test_a_name_written_and_read_is_the_same_name(name):
+    assert parse_name(str(name)) == name
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("AssayPlate_Greiner_#655090_B03_T0001F002L01A04Z05C04.tif", "Z5"),
+        ("AssayPlate_Greiner_#655090_B03_T0001F002L01A02Z01C02.tif", "A2"),
+        (
+            "AssayPlate_Greiner_#655090_B03_T0001F002L01A01Z01C02.tif",
+            "A2",
+        ),  # the organisers' evaluation folders
+        ("AssayPlate_Greiner_#655090_B03_T0001F002L01A03Z01C03.tiff", "A3"),
+    ],
+)
+def test_the_channel_alone_says_what_an_image_is(text, label):
+    name = parse_name(text)
+    found = name.target or f"Z{name.z_plane}"
+    assert (name.plate, name.well, name.fov, found) == (
+        "AssayPlate_Greiner_#655090",
+        "B03",
+        2,
+        label,
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "thumbnail.tif", "P_B3_T0001F002L01A04Z05C04.tif", "P_B03_T0001F002L01A04Z05C04.png"],
+)
+def test_a_name_of_another_form_is_refused_with_an_example(text):
+    with pytest.raises(
+        PlateError,
+        match=rf"'{text}' is not a name .*AssayPlate_Greiner_#655090_B03_T0001F001L01A04Z01C04\.tif",
+    ):
+        parse_name(text)
+
+
+def test_a_folder_says_its_magnification():
+    assert [parse_magnification(magnification_folder(m)) for m in (20, 40, 60)] == [20, 40, 60]
+    assert [
+        parse_magnification(folder) for folder in ("40x", "10x_images", "20x_images_old", "masks")
+    ] == [40, None, None, None]
+
+
+# A plate
+
+
+def test_a_field_written_and_read_is_the_same_field(plate):
+    (files,) = scan_plate(plate).fields
+    field = read_field(files, TARGETS)
+    assert (files.key, tuple(files.targets), files.n_z_planes) == (KEY, TARGETS, 7)
+    np.testing.assert_array_equal(field.planes, noise(7, 8, 9))
+    np.testing.assert_array_equal(list(field.targets.values()), noise(3, 8, 9))
+
+
+def test_targets_are_found_under_the_organisers_names_too(plate):
+    old = file_of(plate, "A03Z01C03")
+    old.rename(old.with_name(old.name.replace("A03Z01C03", "A01Z01C03")))
+    np.testing.assert_array_equal(
+        read_field(scan_plate(plate).fields[0], ("A3",)).targets["A3"], noise(3, 8, 9)[2]
+    )
+
+
+def test_fields_come_by_magnification_well_and_number_and_other_files_are_left_alone(plate):
+    for key in (
+        FieldKey(60, "C02", 1),
+        FieldKey(20, "B03", 12),
+        FieldKey(20, "B03", 2),
+        FieldKey(40, "A01", 1),
+    ):
+        write_field(plate, key, RawField(noise(7, 8, 9), {}))
+    (plate / "20x_images" / "thumbnail.tif").write_bytes(b"no image")
+    write_image(
+        plate / "20x_images" / str(ImageName(well="B03", fov=1, action=5, z_plane=1, channel=5)),
+        noise(8, 9),
+    )
+    scanned = scan_plate(plate, targets=())
+    assert (scanned.n_ignored, scanned.problems) == (2, ())
+    assert list(map(str, (files.key for files in scanned.fields))) == [
+        "20x B03 F001",
+        "20x B03 F002",
+        "20x B03 F012",
+        "40x A01 F001",
+        "60x C02 F001",
+    ]
+
+
+def test_a_stained_image_has_the_name_of_the_plate_it_was_made_from(plate):
+    for path in (plate / "20x_images").iterdir():
+        path.rename(path.with_name(path.name.replace("AssayPlate_Greiner_#655090", "Mine")))
+    (files,) = scan_plate(plate).fields
+    assert stained_name(files, "A2") == "20x_images/Mine_B03_T0001F001L01A02Z01C02.tif"
+
+
+@pytest.mark.parametrize("ending", ["Z07C04", "A02Z01C02"])
+def test_images_of_two_sizes_are_refused_with_both(plate, ending):
+    (files,) = scan_plate(plate).fields
+    write_image(file_of(plate, ending), noise(9, 8))
+    with pytest.raises(
+        PlateError,
+        match=rf"{ending}\.tif is \(9, 8\), but .*Z01C04\.tif is \(8, 9\): all images of a field must have one",
+    ):
+        read_field(files, TARGETS)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"is empty \(0 bytes\): it must be a TIFF of 1 grey page"),
+        (
+            b"\x89PNG\r\n\x1a\n" + bytes(64),
+            "cannot be read as TIFF .* it must be a whole TIFF of 1 grey page",
+        ),
+        (
+            tiff_of(noise(8, 9).astype(np.float32)),
+            "pixels of type float32: it must have raw camera counts, uint8 or uint16; do not rescale",
+        ),
+        (
+            tiff_of(noise(8, 9).astype(np.int16)),
+            "pixels of type int16: it must have raw camera counts, uint8 or uint16",
+        ),
+        (
+            tiff_of(noise(8, 9, 3), photometric="rgb"),
+            r"a page of shape \(8, 9, 3\) \(colour\?\): .*save grey planes",
+        ),
+        (encode_stack(noise(2, 8, 9)), "more than 1 pages: it must have 1 grey page"),
+    ],
+    ids=["empty", "not a TIFF", "float", "signed", "colour", "two pages"],
+)
+def test_an_image_of_the_wrong_kind_is_refused_with_its_file(plate, content, message):
+    (files,) = scan_plate(plate).fields
+    path = file_of(plate, "Z03C04")
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match=rf"^{path} .*{message}"):
+        read_field(files, ())
+
+
+def test_an_image_cut_short_anywhere_is_refused_with_its_file(tmp_path):
+    path, whole = tmp_path / "image.tif", encode_image(noise(8, 9))
+    for size in range(len(whole)):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ImageError, match=f"^{path} "):
+            read_image(path)
+
+
+# Writing
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()], ids=repr)
+@pytest.mark.parametrize("step", ["encode_image", "os.chmod", "os.replace"])
+def test_an_image_is_written_whole_or_the_old_one_stays(tmp_path, monkeypatch, step, error):
+    def fail(*_):
+        raise error
+
+    path = tmp_path / "image.tif"
+    write_image(path, noise(8, 9))
+    monkeypatch.setattr(f"{tiff.__name__}.{step}", fail)
+    with pytest.raises(type(error)):
+        write_image(path, np.zeros((8, 9), dtype=np.uint16))
+    assert list(tmp_path.iterdir()) == [path]
+    np.testing.assert_array_equal(read_image(path), noise(8, 9))
+
+
+# A stack
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ome": True},
+        {"imagej": True},
+        {"compression": "zlib"},
+        {"compression": "zlib", "predictor": True},
+        {"compression": "lzw"},
+        {"tile": (16, 16)},
+        {"compression": "zstd"},
+        {"compression": "deflate", "bigtiff": True},
+        {"bigtiff": True, "byteorder": ">"},
+    ],
+    ids=str,
+)
+def test_a_stack_is_read_whatever_writes_it(options):
+    np.testing.assert_array_equal(
+        decode_stack(tiff_of(noise(7, 40, 33), photometric="minisblack", **options), 7),
+        noise(7, 40, 33),
+    )
+
+
+def test_a_stack_is_written_smaller_than_it_is():
+    stack = (
+        np.random.default_rng(0).poisson(2000, (7, 300, 200)).astype(np.uint16)
+    )  # a camera's noise
+    data = encode_stack(stack)
+    assert len(data) < 0.85 * stack.nbytes
+    np.testing.assert_array_equal(decode_stack(data, 7), stack)
+
+
+def test_a_large_dark_stack_is_not_written_so_small_that_it_would_be_refused():
+    assert not decode_stack(encode_stack(np.zeros((1, 8000, 8000), np.uint16)), 1).any()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            b"",
+            r"the stack is empty \(0 bytes\): it must be a TIFF of 7 grey pages of one size, uint8 or uint16",
+        ),
+        (
+            b"not a TIFF at all",
+            "the stack cannot be read as TIFF .* it must be a whole TIFF of 7 grey pages",
+        ),
+        (
+            encode_stack(noise(6, 8, 9)),
+            "the stack has 6 of 7 pages: it must have 7 grey pages, z in order",
+        ),
+        (encode_stack(noise(8, 8, 9)), "the stack has more than 7 pages: it must have 7"),
+        (
+            tiff_of(noise(7, 8, 9), compression="zlib")[:-1],
+            "the stack is cut short: its pages point past its end at .* bytes",
+        ),
+        (
+            tiff_of(noise(7, 8, 9).astype(np.float32), photometric="minisblack"),
+            "pixels of type float32: .*raw camera counts",
+        ),
+        (
+            tiff_of(noise(7, 8, 9, 3), photometric="rgb"),
+            r"a page of shape \(8, 9, 3\) \(colour\?\)",
+        ),
+        (
+            retagged(encode_stack(noise(7, 8, 9)), ImageWidth=0),
+            "a page without pixels: it must have 7",
+        ),
+        (
+            retagged(tiff_of(noise(7, 8, 9), tile=(16, 16)), TileWidth=0),
+            "cannot be read as TIFF .* it must be a whole TIFF of 7",
+        ),
+        (
+            retagged(encode_stack(noise(7, 8, 9)), ImageWidth=8),
+            r"pages of \(8, 8\) uint16 and of \(8, 9\) uint16 pixels",
+        ),
+    ],
+    ids=[
+        "empty",
+        "not a TIFF",
+        "six",
+        "eight",
+        "cut short",
+        "float",
+        "colour",
+        "no pixels",
+        "no tile",
+        "two sizes",
+    ],
+)
+def test_a_stack_of_the_wrong_kind_is_refused(data, message):
+    with pytest.raises(ImageError, match=f"{message}"):
+        decode_stack(data, 7)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            retagged(encode_image(noise(8, 9)), ImageWidth=60_000, ImageLength=60_000),
+            "60000 x 60000 pixels: a side may be at most 10000",
+        ),
+        (
+            retagged(tiff_of(noise(8, 9), tile=(16, 16)), TileWidth=60_000, TileLength=60_000),
+            r"tiles of \(60000, 60000\) pixels",
+        ),
+    ],
+    ids=["image", "tile"],
+)
+def test_an_image_that_says_it_is_huge_is_refused_before_anything_is_allocated(data, message):
+    tracemalloc.start()
+    try:
+        with pytest.raises(ImageError, match=message):
+            decode_stack(data, 1)
+        assert tracemalloc.get_traced_memory()[1] < 1e6  # the image would take 7.2e9 bytes
+    finally:
+        tracemalloc.stop()
+
+
+def shared(data: bytes) -> bytes:
+    """A TIFF in strips, each of which says that its bytes are those of the whole file."""
+    buffer = io.BytesIO(data)
+    with tifffile.TiffFile(buffer, mode="r+b") as file:
+        tags = file.pages.first.tags
+        tags["StripOffsets"].overwrite([8] * tags["StripOffsets"].count)
+        tags["StripByteCounts"].overwrite([len(data) - 8] * tags["StripByteCounts"].count)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            tiff_of(np.zeros((9000, 9000), np.uint16), compression="zlib"),
+            "would swell from .* bytes to 162036000: ",
+        ),
+        (tiff_of(np.zeros((9000, 9000), np.uint16), compression="zstd"), "would swell from "),
+        (
+            retagged(tiff_of(noise(64, 64), tile=(16, 16)), ImageWidth=9999, ImageLength=9999),
+            "in 390625 strips or tiles: it may have 40000",
+        ),
+        (
+            retagged(tiff_of(noise(64, 64), tile=(64, 64)), TileWidth=9984, TileLength=9984),
+            "would swell from ",
+        ),
+        (
+            shared(tiff_of(noise(64, 64), compression="zlib", rowsperstrip=2)),
+            "strips that share bytes",
+        ),
+        (
+            tiff_of(noise(64, 64), compression="lzma"),
+            "is compressed with LZMA: save it uncompressed, or with LZW, deflate",
+        ),
+        (tiff_of(noise(64, 64).astype(np.uint8), compression="jpeg"), "is compressed with JPEG"),
+        (tiff_of(noise(64, 64), compression="jpeg2000"), "is compressed with .*JPEG_?2000"),
+    ],
+    ids=[
+        "deflate bomb",
+        "zstd bomb",
+        "many tiles",
+        "large tile",
+        "shared bytes",
+        "LZMA",
+        "JPEG",
+        "JPEG 2000",
+    ],
+)
+def test_what_costs_more_than_it_holds_is_refused_before_a_pixel_is_decoded(data, message):
+    tracemalloc.start()
+    try:
+        for refuse in (decode_stack, stack_shape):
+            with pytest.raises(ImageError, match=message):
+                refuse(data, 1)
+        assert tracemalloc.get_traced_memory()[1] < 4e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_black_field_is_no_bomb():
+    assert not decode_stack(
+        tiff_of(np.zeros((7, 2154, 2554), np.uint16), compression="zlib", photometric="minisblack"),
+        7,
+    ).any()
+
+
+def test_a_stacks_shape_is_known_before_it_is_decoded():
+    assert stack_shape(
+        tiff_of(noise(7, 40, 33), compression="zlib", photometric="minisblack"), 7
+    ) == (40, 33)
+
+
+@given(
+    data=st.sampled_from(
+        [
+            tiff_of(noise(2, 8, 9), **options)
+            for options in ({}, {"compression": "zlib"}, {"ome": True})
+        ]
+    ),
+    changes=st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 255)), max_size=4),
+    kept=st.none() | st.integers(0, 2**16),
+)
+def test_damaged_bytes_are_read_or_refused_and_nothing_else(data, changes, kept):
+    damaged = bytearray(data)
+    for position, byte in changes:
+        damaged[position % len(damaged)] = byte
+    try:
+        stack = decode_stack(bytes(damaged[: None if kept is None else kept % len(damaged)]), 2)
+    except ImageError:
+        return
+    assert (stack.dtype, stack.shape[0]) == (np.uint16, 2)
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"ome": True}], ids=str)
+def test_a_stack_cut_short_anywhere_is_refused_unless_no_pixel_is_lost(options):
+    data = tiff_of(noise(2, 8, 9), **options)
+    for size in range(len(data)):
+        try:
+            stack = decode_stack(data[:size], 2)
+        except ImageError:
+            continue
+        np.testing.assert_array_equal(
+            stack, noise(2, 8, 9)
+        )  # what was lost is a description at the end, which nobody reads
+
+
+def test_an_image_that_cannot_be_opened_is_named(tmp_path):
+    (tmp_path / "lost.tif").symlink_to(tmp_path / "nowhere.tif")
+    with pytest.raises(ImageError, match=r"lost\.tif cannot be opened"):
+        read_image(tmp_path / "lost.tif")

@@ -1,0 +1,301 @@
+"""A scan finds what a plate holds, whatever wrote it, and tells everything that is wrong with it at once, with what to do."""
+
+import numpy as np
+import pytest
+import tifffile
+
+from adipocyte.domain import FieldKey
+from adipocyte.errors import PlateError
+from adipocyte.plate.fields import RawField, read_field, write_field
+from adipocyte.plate.names import ImageName
+from adipocyte.plate.problems import problem_table
+from adipocyte.plate.scan import scan_plate
+from adipocyte.plate.tiff import encode_stack, write_image
+
+TARGETS = ("A1", "A2", "A3")
+SHAPE = (8, 9)
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 65536, shape, dtype=np.uint16)
+
+
+def add_field(
+    plate, fov: int, n_z: int = 7, well: str = "B03", magnification: int = 20
+) -> RawField:
+    field = RawField(
+        noise(n_z, *SHAPE, seed=fov),
+        dict(zip(TARGETS, noise(3, *SHAPE, seed=100 + fov), strict=True)),
+    )
+    write_field(plate, FieldKey(magnification, well, fov), field)
+    return field
+
+
+@pytest.fixture
+def plate(tmp_path):
+    """A raw plate of three whole fields of 8 x 9 pixels."""
+    for fov in (1, 2, 3):
+        add_field(tmp_path, fov)
+    return tmp_path
+
+
+def file_of(plate, fov: int, ending: str):
+    (path,) = (plate / "20x_images").glob(f"*F{fov:03d}*{ending}.tif")
+    return path
+
+
+def stacked(plate, fov: int, name: ImageName, **options: object) -> None:
+    """Put the z-planes of a field into one file of that name."""
+    paths = sorted((plate / "20x_images").glob(f"*F{fov:03d}*C04.tif"))
+    stack = np.stack([tifffile.imread(path) for path in paths])
+    for path in paths:
+        path.unlink()
+    tifffile.imwrite(plate / "20x_images" / str(name), stack, photometric="minisblack", **options)
+
+
+def brightfield(fov: int, z_plane: int | None) -> ImageName:
+    return ImageName(well="B03", fov=fov, action=4, z_plane=z_plane, channel=4)
+
+
+def found(plate) -> list[tuple[str, str, str]]:
+    return [
+        (problem.where, problem.found, problem.remedy) for problem in scan_plate(plate).problems
+    ]
+
+
+# What it takes
+
+
+@pytest.mark.parametrize("name", [brightfield(2, None), brightfield(2, 1)], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"ome": True}, {"bigtiff": True, "compression": "zstd"}, {"compression": "lzw"}],
+    ids=str,
+)
+def test_a_field_may_be_one_stack_and_others_single_planes(plate, name, options):
+    before = {files.key: read_field(files, TARGETS) for files in scan_plate(plate).fields}
+    stacked(plate, 2, name, **options)
+    scanned = scan_plate(plate)
+    assert (scanned.problems, scanned.n_z_planes) == ((), 7)
+    for files in scanned.fields:
+        np.testing.assert_array_equal(read_field(files, TARGETS).planes, before[files.key].planes)
+    assert [len(files.planes) for files in scanned.fields] == [7, 1, 7]
+
+
+@pytest.mark.parametrize("n_z", [1, 3, 12])
+@pytest.mark.parametrize("as_stack", [False, True])
+def test_the_number_of_planes_is_that_of_the_plate(tmp_path, n_z, as_stack):
+    field = add_field(tmp_path, 1, n_z=n_z)
+    if as_stack:
+        stacked(tmp_path, 1, brightfield(1, None))
+    scanned = scan_plate(tmp_path)
+    assert (scanned.n_z_planes, scanned.problems) == (n_z, ())
+    np.testing.assert_array_equal(read_field(scanned.fields[0], ()).planes, field.planes)
+
+
+def test_eight_bits_are_counts_like_sixteen(tmp_path):
+    for path in (
+        write_field(tmp_path, FieldKey(20, "B03", 1), RawField(noise(7, *SHAPE), {})),
+        *(tmp_path / "20x_images").iterdir(),
+    ):
+        if path:
+            tifffile.imwrite(path, (tifffile.imread(path) >> 8).astype(np.uint8))
+    planes = read_field(scan_plate(tmp_path).fields[0], ()).planes
+    assert planes.dtype == np.uint16
+    np.testing.assert_array_equal(planes, noise(7, *SHAPE) >> 8)
+
+
+def test_any_prefix_names_a_plate_and_either_spelling_of_tiff(plate):
+    for path in (plate / "20x_images").iterdir():
+        path.rename(
+            path.with_name(
+                "My screen (2)_" + path.name.removeprefix("AssayPlate_Greiner_#655090_")
+            ).with_suffix(".TIFF")
+        )
+    scanned = scan_plate(plate)
+    assert (len(scanned.fields), scanned.fields[0].plate, scanned.problems) == (
+        3,
+        "My screen (2)",
+        (),
+    )
+
+
+def test_files_of_no_field_are_counted_and_hidden_ones_passed_over(plate):
+    for name in (
+        "thumbnail.tif",
+        "notes.txt",
+        ".DS_Store",
+        file_of(plate, 1, "A01Z01C01").name.replace("C01", "C05"),
+    ):
+        (plate / "20x_images" / name).write_bytes(b"nothing")
+    (plate / "exports").mkdir()
+    scanned = scan_plate(plate)
+    assert (scanned.n_ignored, scanned.problems, len(scanned.fields)) == (3, (), 3)
+
+
+def test_a_stain_that_is_not_asked_for_is_not_looked_at(plate):
+    file_of(plate, 1, "C01").write_bytes(b"")
+    assert len(scan_plate(plate, targets=()).problems) == 0
+    assert len(scan_plate(plate, targets=("A2",)).problems) == 0
+    assert len(scan_plate(plate).problems) == 1
+
+
+def test_a_stain_that_no_field_has_is_none_of_the_plates(plate):
+    for path in (plate / "20x_images").glob("*C03.tif"):
+        path.unlink()
+    scanned = scan_plate(plate)
+    assert (scanned.targets, scanned.problems) == (("A1", "A2"), ())
+
+
+# What it refuses at once
+
+
+def test_a_folder_that_is_not_there_is_refused_with_the_next_command(tmp_path):
+    with pytest.raises(
+        PlateError,
+        match=r"no plate at .*gone.*20x_images/.*-P plate=<folder>.*mlflow run \. -e simulate",
+    ):
+        scan_plate(tmp_path / "gone")
+
+
+def test_a_folder_without_images_is_refused_with_the_layout(tmp_path):
+    (tmp_path / "20x_images").mkdir()
+    with pytest.raises(
+        PlateError, match=r"holds no image .*20x_images/.*named like AssayPlate.*_B03_.*\.tif"
+    ):
+        scan_plate(tmp_path)
+
+
+def test_one_folder_of_a_plate_given_as_the_plate_is_refused_with_what_is_wrong(plate):
+    with pytest.raises(
+        PlateError,
+        match=r"20x_images/ 30 images whose magnification cannot be told.*put them into a folder named 20x_images",
+    ):
+        scan_plate(plate / "20x_images")
+
+
+# What it tells
+
+
+def test_everything_wrong_is_told_at_once_with_the_field_and_what_to_do(plate):
+    for fov in range(4, 12):
+        add_field(plate, fov)
+    file_of(plate, 2, "Z04C04").unlink()
+    file_of(plate, 2, "Z06C04").unlink()
+    file_of(plate, 3, "A03Z01C03").unlink()
+    file_of(plate, 4, "Z02C04").write_bytes(b"")
+    file_of(plate, 5, "A02Z01C02").write_bytes(file_of(plate, 5, "A02Z01C02").read_bytes()[:-20])
+    write_image(file_of(plate, 6, "Z07C04"), noise(9, 8))
+    tifffile.imwrite(file_of(plate, 7, "A01Z01C01"), noise(*SHAPE).astype(np.uint8))
+    write_image(
+        plate / "20x_images" / file_of(plate, 8, "A02Z01C02").name.replace("A02", "A01"),
+        noise(*SHAPE),
+    )
+    write_image(plate / "20x_images" / str(brightfield(9, 8)), noise(*SHAPE))
+    tifffile.imwrite(file_of(plate, 10, "Z03C04"), noise(*SHAPE).astype(np.float32))
+    add_field(plate, 1, well="C02", magnification=60)
+    (plate / "60x_images").rename(plate / "sixty")
+    scanned = scan_plate(plate)
+    assert [files.key.fov for files in scanned.fields] == [1, 11]
+    told = {problem.where: (problem.found, problem.remedy) for problem in scanned.problems}
+    expected = {
+        "sixty/": (
+            "10 images whose magnification cannot be told",
+            "20x_images, 40x_images or 60x_images",
+        ),
+        "20x B03 F002": ("lacks Z4, Z6", "F002L01A04Z04C04.tif to"),
+        "20x B03 F003": ("has no A3 image, which others have", "F003L01A03Z01C03.tif to"),
+        "20x B03 F004": ("F004L01A04Z02C04.tif is empty (0 bytes)", "it must be a TIFF"),
+        "20x B03 F005": ("F005L01A02Z01C02.tif is cut short", "copy it again, whole"),
+        "20x B03 F006": ("Z07C04.tif is (9, 8), but ", "all images of a field must have one size"),
+        "20x B03 F007": ("C01.tif is uint8, others uint16", "export all images alike"),
+        "20x B03 F008": (
+            "A02Z01C02.tif are the same image",
+            "keep one: time points are not told apart",
+        ),
+        "20x B03 F009": (
+            "Z08C04.tif is a plane beyond Z1…Z7, which others have",
+            "move it elsewhere",
+        ),
+        "20x B03 F010": ("pixels of type float32", "do not rescale"),
+    }
+    assert told.keys() == expected.keys()
+    for where, (what, remedy) in expected.items():
+        assert what in told[where][0]
+        assert remedy in told[where][1]
+    table = problem_table(scanned.problems).splitlines()
+    assert table[0].split() == ["where", "found", "what", "to", "do"]
+    assert len(table) == 1 + len(expected)
+
+
+@pytest.mark.parametrize(
+    ("n_pages", "what"),
+    [
+        (6, "has 6 z-planes, others 7"),
+        (9, "has 9 z-planes, others 7"),
+        (1, "has 1 z-planes, others 7"),
+        (100, "more than 99 pages"),
+    ],
+)
+def test_a_stack_of_another_number_of_planes_is_told(plate, n_pages, what):
+    stacked(plate, 2, brightfield(2, None))
+    (plate / "20x_images" / str(brightfield(2, None))).write_bytes(
+        encode_stack(noise(n_pages, *SHAPE))
+    )
+    [(where, told, _)] = found(plate)
+    assert where == "20x B03 F002"
+    assert what in told
+
+
+def test_a_stack_beside_single_planes_is_told(plate):
+    (plate / "20x_images" / str(brightfield(2, None))).write_bytes(encode_stack(noise(7, *SHAPE)))
+    [(where, told, remedy)] = found(plate)
+    assert (where, remedy) == ("20x B03 F002", "move it elsewhere")
+    assert told.endswith("is a stack beside single planes")
+
+
+def test_a_plane_of_several_pages_is_told(plate):
+    file_of(plate, 2, "Z03C04").write_bytes(encode_stack(noise(2, *SHAPE)))
+    [(_, told, remedy)] = found(plate)
+    assert told.endswith("Z03C04.tif has 2 pages")
+    assert remedy == "export one plane to a file"
+
+
+@pytest.mark.parametrize("options", [{"ome": True}, {"imagej": True}], ids=str)
+def test_a_stack_of_planes_and_channels_is_told_by_its_axes(plate, options):
+    stacked(plate, 2, brightfield(2, None))
+    axes = "ZCYX"  # ImageJ's own order
+    tifffile.imwrite(
+        plate / "20x_images" / str(brightfield(2, None)),
+        noise(7, 2, *SHAPE),
+        metadata={"axes": axes},
+        **options,
+    )
+    [(_, told, remedy)] = found(plate)
+    assert "7 along depth" in told
+    assert "2 along channel" in told
+    assert "export each channel by itself" in remedy
+
+
+def test_a_plate_of_many_problems_shows_them_all(tmp_path):
+    for fov in range(1, 61):
+        write_image(tmp_path / "20x_images" / str(brightfield(fov, 2)), noise(*SHAPE))
+    assert len(problem_table(scan_plate(tmp_path).problems).splitlines()) == 1 + 60
+
+
+def test_a_stain_that_few_fields_have_is_none_of_the_plates(plate):
+    for path in (plate / "20x_images").glob("*F00[12]*C03.tif"):
+        path.unlink()
+    scanned = scan_plate(plate)
+    assert (scanned.targets, scanned.problems, len(scanned.fields)) == (("A1", "A2"), (), 3)
+
+
+def test_a_folder_that_may_not_be_read_is_told(plate, monkeypatch):
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(
+        type(plate), "iterdir", refuse
+    )  # whoever runs the tests may read everything
+    with pytest.raises(PlateError, match=r"cannot be looked into \(Permission denied\)"):
+        scan_plate(plate)

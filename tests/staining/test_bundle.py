@@ -1,0 +1,286 @@
+"""The bundle on disk: whole, of this format, and as it was written, or refused by name."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+
+import adipocyte
+from adipocyte.errors import BundleError
+from adipocyte.networks.files import load_network
+from adipocyte.staining import bundle as bundles
+from adipocyte.staining.bundle import calibrate_bundle, read_calibrations, read_manifest
+from adipocyte.staining.stainer import Stainer
+from tests.support.bundles import write_random_bundle
+
+TABLES = {
+    f"20/{target}": np.roll(np.arange(65536, dtype=np.uint16), 1) for target in ("A1", "A2", "A3")
+}
+PLANES = np.random.default_rng(0).integers(1000, 3000, (7, 64, 64), dtype=np.uint16)
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_random_bundle(tmp_path_factory.mktemp("bundle"))
+
+
+@pytest.fixture
+def folder(original: Path, tmp_path: Path) -> Path:
+    """A copy, calibrated."""
+    copied = shutil.copytree(original, tmp_path / "bundle")
+    calibrate_bundle(copied, TABLES, "calibration")
+    return copied
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_it_states_what_it_is_and_where_it_came_from(folder):
+    stated = json.loads((folder / "bundle.json").read_text())
+    assert stated["format"] == 4
+    assert stated["version"] == adipocyte.__version__
+    assert stated["licences"] == {"code": "MIT"}
+    assert stated["n_z_planes"] == 7
+    assert stated["scalings"]["20"]["brightfield"] == [2000.0, 500.0]
+    assert {
+        "runs",
+        "store_digest",
+        "commit",
+        "limits",
+        "targets",
+        "intensities",
+        "storage",
+    } <= stated.keys()
+    assert set(stated["checksums"]) == set(content(folder)) - {"bundle.json"}
+
+
+def test_it_holds_nothing_but_json_and_safetensors(folder):
+    assert {Path(name).suffix for name in content(folder)} == {".json", ".safetensors"}
+
+
+def test_calibrations_come_back_as_they_were_written_and_nothing_else_changes(original, folder):
+    before, after = asdict(read_manifest(original)), asdict(read_manifest(folder))
+    assert read_calibrations(original, read_manifest(original)) == {}
+    found = read_calibrations(folder, read_manifest(folder))
+    assert set(found) == set(TABLES)
+    assert all((found[name] == table).all() for name, table in TABLES.items())
+    assert after["checksums"].pop(after["calibrations"])
+    assert after == before | {"intensities": "calibration", "calibrations": after["calibrations"]}
+
+
+def test_new_calibrations_replace_the_old_ones(folder):
+    others = {name: np.roll(table, 5) for name, table in TABLES.items()}
+    calibrate_bundle(folder, others, "none")
+    assert (
+        Stainer(folder).rescale({"A2": PLANES[0]}, 20, "calibration")["A2"]
+        == others["20/A2"][PLANES[0]]
+    ).all()
+    assert len(list(folder.glob("calibrations*"))) == 1
+    calibrate_bundle(folder, {}, "none")
+    assert not list(folder.glob("calibrations*"))
+    Stainer(folder)
+
+
+@pytest.mark.parametrize("step", ["save_file", "_digest", "_write_manifest"])
+def test_killed_while_it_is_calibrated_it_stays_whole(folder, monkeypatch, step):
+    """Before and after each thing that it does, as if the power had failed there."""
+    others = {name: np.roll(table, 5) for name, table in TABLES.items()}
+    real = getattr(bundles, step)
+
+    def fails_before(*args):
+        raise KeyboardInterrupt
+
+    def fails_after(*args):
+        real(*args)
+        raise KeyboardInterrupt
+
+    for fails in (fails_before, fails_after):
+        with monkeypatch.context() as patch:
+            patch.setattr(bundles, step, fails)
+            with pytest.raises(KeyboardInterrupt):
+                calibrate_bundle(folder, others, "matching")
+        assert read_manifest(folder).way(None) in ("calibration", "matching")
+    calibrate_bundle(folder, others, "matching")
+    assert read_manifest(folder).way(None) == "matching"
+
+
+@pytest.mark.parametrize("intensities", ["calibration", "none"])
+def test_it_is_not_calibrated_by_halves(folder, intensities):
+    before = content(folder)
+    with pytest.raises(BundleError, match="no calibration for 20/A3"):
+        calibrate_bundle(
+            folder, {name: table for name, table in TABLES.items() if name != "20/A3"}, intensities
+        )
+    with pytest.raises(BundleError, match="'best'"):
+        calibrate_bundle(folder, TABLES, "best")
+    assert content(folder) == before
+
+
+# Weights.
+
+
+def test_bfloat16_halves_the_weights_and_paints_nearly_the_same(original, tmp_path):
+    small = write_random_bundle(tmp_path, storage="bfloat16")
+    weights = "A2/weights.safetensors"
+    assert (small / weights).stat().st_size < 0.51 * (original / weights).stat().st_size
+    _, network = load_network(small / "A2")
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+    full, half = (
+        Stainer(folder).stain(PLANES, 20).images["A2"].astype(float) for folder in (original, small)
+    )
+    assert 0 < np.abs(full - half).mean() < 0.01 * np.ptp(full)
+
+
+# What is refused.
+
+
+def _changed(folder: Path, **entries: object) -> None:
+    path = folder / "bundle.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+
+def _without_checksum(folder: Path, name: str) -> None:
+    _changed(
+        folder,
+        checksums={
+            other: digest
+            for other, digest in read_manifest(folder).checksums.items()
+            if other != name
+        },
+    )
+
+
+def _calibrations(folder: Path) -> Path:
+    [path] = folder.glob("calibrations-*")
+    return path
+
+
+def _with_tables(folder: Path, tables: dict[str, np.ndarray]) -> None:
+    """As if they had been written so: the checksum fits."""
+    path, manifest = _calibrations(folder), read_manifest(folder)
+    save_file(tables, path)
+    _changed(folder, checksums=manifest.checksums | {path.name: bundles._digest(path)})
+
+
+def _one_byte_changed(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (
+            lambda folder: _changed(folder, format=3),
+            "has format 3, older than the 4 that this code reads: register the model again",
+        ),
+        (
+            lambda folder: _changed(folder, format=5),
+            "has format 5, newer than the 4 that this code reads: update the code",
+        ),
+        (
+            lambda folder: _changed(folder, intensities="best"),
+            "keeps the intensities 'best', not one of none, matching",
+        ),
+        (
+            lambda folder: _changed(folder, targets=["A2", "../A3"]),
+            "paints A2, ../A3, of which only A1, A2, A3 are known",
+        ),
+        (
+            lambda folder: _changed(folder, checksums={}),
+            "has no checksum of segmenter/network.json",
+        ),
+        (
+            lambda folder: _without_checksum(folder, read_manifest(folder).calibrations),
+            "has no checksum of calibrations-",
+        ),
+        (lambda folder: (folder / "bundle.json").write_text("{"), "holds no whole bundle"),
+        (lambda folder: (folder / "bundle.json").unlink(), "holds no whole bundle"),
+        (
+            lambda folder: shutil.rmtree(folder / "A3"),
+            "not whole: .*A3/network.json cannot be read",
+        ),
+        (
+            lambda folder: (folder / "A1" / "weights.safetensors").unlink(),
+            "not whole: .*A1/weights.safetensors cannot be read",
+        ),
+        (
+            lambda folder: _one_byte_changed(folder / "A2" / "weights.safetensors"),
+            "damaged: .*A2/weights.safetensors is not as it was",
+        ),
+        (
+            lambda folder: _one_byte_changed(folder / "histograms.safetensors"),
+            "damaged: .*histograms.safetensors is not as it was",
+        ),
+        (
+            lambda folder: _calibrations(folder).unlink(),
+            "not whole: .*calibrations-.*cannot be read",
+        ),
+        (
+            lambda folder: _changed(folder, calibrations=""),
+            "no calibration for 20/A1, 20/A2, 20/A3",
+        ),
+        (
+            lambda folder: _with_tables(folder, {"20/A1": TABLES["20/A1"]}),
+            "no calibration for 20/A2, 20/A3:",
+        ),
+        (
+            lambda folder: _with_tables(folder, {"20/A1": np.zeros(10, np.uint16)}),
+            r"is uint16 of shape \(10,\), not uint16 of \(65536,\)",
+        ),
+    ],
+    ids=[
+        "older",
+        "newer",
+        "way",
+        "target",
+        "no checksums",
+        "no checksum of the calibrations",
+        "half a manifest",
+        "no manifest",
+        "no network",
+        "no weights",
+        "a changed weight",
+        "a changed histogram",
+        "no calibrations",
+        "not calibrated",
+        "a table missing",
+        "a short table",
+    ],
+)
+def test_it_is_refused_by_name(folder: Path, damage: Callable[[Path], None], sentence: str):
+    damage(folder)
+    with pytest.raises(BundleError, match=sentence):
+        Stainer(folder)
+
+
+def test_a_network_that_is_no_network_is_no_bundle(original, tmp_path):
+    networks = {
+        name: shutil.copytree(original / name, tmp_path / name)
+        for name in ("segmenter", "A1", "A2", "A3")
+    }
+    (networks["A2"] / "weights.safetensors").write_bytes(b"damage")
+    manifest = read_manifest(original)
+    with pytest.raises(BundleError, match="train the network again"):
+        bundles.write_bundle(
+            tmp_path / "bundle", bundles.replace(manifest, storage="bfloat16"), networks, {}
+        )
+
+
+def test_histograms_are_read_as_they_were_written(original):
+    assert (
+        load_file(original / "histograms.safetensors")["20/A1"]
+        == bundles.read_histograms(original)["20/A1"]
+    ).all()

@@ -1,0 +1,412 @@
+"""Run by test_request_fuzz.py in a process of its own, for a codec may crash: python request_fuzz.py <model> <examples>.
+
+Sends requests of every kind of nonsense down the road that `mlflow models serve` takes (its function `invocations`), and ends with an error
+when one is answered by anything but images or a 4xx with a sentence, takes longer than PATIENCE_S, needs more address space than
+LIMIT_MB, or opens a file or a connection. Prints what it saw as JSON.
+"""
+
+import base64
+import collections
+import faulthandler
+import io
+import json
+import logging
+import os
+import resource
+import signal
+import struct
+import sys
+import time
+
+import mlflow
+import numpy as np
+import tifffile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from mlflow.exceptions import MlflowException
+from mlflow.pyfunc import scoring_server
+
+from adipocyte.delivery.serving.parameters import NAMES
+
+LIMIT_MB = 600
+PATIENCE_S = 20
+JSON, CSV, PARQUET = "application/json", "text/csv", "application/vnd.apache.parquet"
+GREY = np.random.default_rng(0).integers(500, 4000, (7, 64, 64), dtype=np.uint16)
+NETWORK = (
+    "socket.connect",
+    "socket.getaddrinfo",
+    "subprocess.Popen",
+    "os.system",
+    "urllib.Request",
+    "os.posix_spawn",
+    "os.fork",
+)
+INSTALLED = tuple(
+    map(os.path.realpath, (sys.prefix, sys.base_prefix, os.getcwd()))
+)  # where code is imported from, at first use
+
+
+def tiff(stack: np.ndarray, **options: object) -> bytes:
+    """A TIFF of a (Z, Y, X) stack."""
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, stack, photometric="minisblack", **options)
+    return buffer.getvalue()
+
+
+OPTIONS = [
+    {},
+    {"compression": "zlib"},
+    {"compression": "zlib", "predictor": True},
+    {"compression": "lzw"},
+    {"compression": "lzw", "predictor": True, "rowsperstrip": 5},
+    {"compression": "zstd"},
+    {"compression": "packbits"},
+    {"compression": "jpeg2000"},
+    {"compression": "lzma"},
+    {"tile": (16, 16)},
+    {"tile": (32, 48), "compression": "zlib"},
+    {"ome": True},
+    {"imagej": True},
+    {"bigtiff": True},
+    {"byteorder": ">"},
+    {"bigtiff": True, "byteorder": ">", "compression": "lzw"},
+]
+STACKS = [tiff(GREY, **options) for options in OPTIONS] + [
+    tiff(GREY.astype(np.uint8), compression=codec) for codec in (None, "zlib", "jpeg")
+]
+
+
+def tag_places(data: bytes) -> tuple[str, list[int]]:
+    """The byte order of a TIFF and where its pages' tags stand."""
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        return file.byteorder, [tag.offset for page in file.pages for tag in page.tags.values()]
+
+
+WHOLE = st.integers(0, len(STACKS) - 1).map(
+    lambda number: STACKS[number]
+)  # hypothesis writes out what it samples from
+PLACES = dict(zip(STACKS, map(tag_places, STACKS), strict=True))
+NASTY = st.one_of(
+    st.integers(0, 300),
+    st.sampled_from(
+        [
+            0,
+            1,
+            64,
+            9999,
+            10_000,
+            10_001,
+            65535,
+            2**16,
+            2**31 - 1,
+            2**31,
+            2**32 - 1,
+            2**63,
+            2**64 - 1,
+        ]
+    ),
+)
+
+
+@st.composite
+def retagged(draw: st.DrawFn) -> bytes:
+    """A stack in whose page headers a few numbers are others: code, type, count, value or offset of a tag."""
+    data = draw(WHOLE)
+    order, places = PLACES[data]
+    changed = bytearray(data)
+    for place in draw(st.lists(st.sampled_from(places), min_size=1, max_size=3)):
+        kind = draw(st.sampled_from("HIQ"))
+        start = place + draw(st.sampled_from([0, 2, 4, 8, 12]))
+        number = struct.pack(order + kind, draw(NASTY) % 256 ** struct.calcsize(kind))
+        changed[start : start + len(number)] = number
+    return bytes(changed)
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> bytes:
+    """A stack with other bytes here and there, cut short, or with the end of another."""
+    data = bytearray(draw(WHOLE))
+    for position, byte in draw(
+        st.lists(st.tuples(st.integers(0, 2**20), st.integers(0, 255)), max_size=8)
+    ):
+        data[position % len(data)] = byte
+    kept = draw(st.none() | st.integers(0, len(data)))
+    return bytes(data[:kept]) + (
+        draw(WHOLE)[kept:] if kept is not None and draw(st.booleans()) else b""
+    )
+
+
+MAGIC = st.sampled_from(
+    [b"", b"II*\0", b"MM\0*", b"II+\0\x08\0\0\0", b"II*\0\x08\0\0\0", b"IIRO", b"EP*\0"]
+)
+STACK_BYTES = st.one_of(
+    retagged(),
+    retagged(),
+    damaged(),
+    WHOLE,
+    st.builds(bytes.__add__, MAGIC, st.binary(max_size=300)),
+)
+STACK = STACK_BYTES.map(lambda data: base64.b64encode(data).decode())
+NONSENSE = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=20)
+    | st.sampled_from(["/etc/passwd", "http://127.0.0.1:9/"]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+ODD_MAGNIFICATION = (
+    st.sampled_from([40, 0, -20, 20.5, "20", "twenty", True, 2**70, 1e300, float("nan")]) | NONSENSE
+)
+MAGNIFICATION = st.just(20) | ODD_MAGNIFICATION
+PARAMS = st.fixed_dictionaries(
+    {"targets": st.sampled_from(["A2", "A3"])},
+    optional={
+        "histogram_matching": st.none() | st.booleans(),
+        "tile_px": st.sampled_from([None, 0, 928]),
+        "on_error": st.sampled_from(["stop", "report"]),
+    },
+)
+ODD_PARAMS = st.dictionaries(
+    st.sampled_from([*NAMES, "tile", ""]),
+    NONSENSE | st.sampled_from(["A1,A2", "A9", 100, -1, 2**40, True]),
+    max_size=3,
+)
+ROWS = st.lists(
+    st.fixed_dictionaries({"stack": STACK, "magnification": st.just(20)}), min_size=1, max_size=2
+)
+ROWS_OF_ODD_MAGNIFICATION = st.lists(
+    st.fixed_dictionaries({"stack": STACK, "magnification": MAGNIFICATION}), min_size=1, max_size=2
+)
+GOOD_FORM = st.builds(
+    lambda rows, params: {"dataframe_records": rows, "params": params}, ROWS, PARAMS
+)
+NEARLY_GOOD_FORM = st.builds(
+    lambda rows, params: {"dataframe_records": rows, "params": params},
+    ROWS | ROWS_OF_ODD_MAGNIFICATION,
+    PARAMS | ODD_PARAMS,
+)
+ODD_ROWS = st.lists(
+    st.dictionaries(
+        st.sampled_from(["stack", "magnification", "stak", "index"]), NONSENSE | STACK, max_size=3
+    ),
+    max_size=3,
+)
+ODD_FORM = st.dictionaries(
+    st.sampled_from(
+        ["dataframe_records", "dataframe_split", "inputs", "instances", "params", "messages"]
+    ),
+    ODD_ROWS
+    | NONSENSE
+    | st.fixed_dictionaries(
+        {
+            "columns": st.just(["stack", "magnification"]),
+            "data": st.lists(st.tuples(STACK, MAGNIFICATION), max_size=2),
+        }
+    )
+    | st.fixed_dictionaries(
+        {
+            "stack": st.lists(STACK, max_size=2) | NONSENSE,
+            "magnification": st.lists(MAGNIFICATION, max_size=2),
+        }
+    ),
+    min_size=1,
+    max_size=2,
+)
+BODIES = st.one_of(
+    st.tuples(
+        (GOOD_FORM | GOOD_FORM | GOOD_FORM | NEARLY_GOOD_FORM | ODD_FORM)
+        .map(json.dumps)
+        .map(str.encode),
+        st.just(JSON),
+    ),
+    st.tuples(
+        st.binary(max_size=200) | NONSENSE.map(json.dumps).map(str.encode),
+        st.sampled_from([JSON, CSV, PARQUET, "image/tiff"]),
+    ),
+    st.tuples(STACK.map(lambda stack: f"stack,magnification\n{stack},20\n".encode()), st.just(CSV)),
+)
+
+
+def ome(xml: str) -> bytes:
+    """A good stack with an OME-XML that says something about files."""
+    name = "xmlns='http://www.openmicroscopy.org/Schemas/OME/2016-06'"
+    return tiff(GREY, description=f"<?xml version='1.0'?><OME {name}>{xml}</OME>", metadata=None)
+
+
+def temptations(folder: str) -> list[tuple[bytes, str]]:
+    """Requests that name files and addresses, wherever a name could be taken for one. Files of these names are there."""
+    path = os.path.join(folder, "secret.tif")
+    with open(path, "wb") as file:
+        file.write(tiff(GREY))
+    with open(os.path.join(folder, "secret.json"), "w") as file:
+        json.dump({"dataframe_records": []}, file)
+    names = [
+        path,
+        f"file://{path}",
+        "http://127.0.0.1:9/secret.tif",
+        "secret.tif",
+        "../../etc/passwd",
+    ]
+    pixels = "<Pixels ID='Pixels:0' DimensionOrder='XYZCT' Type='uint16' SizeX='64' SizeY='64' SizeZ='7' SizeC='1' SizeT='1'>"
+    series = "".join(
+        f"<TiffData IFD='0' FirstZ='{z}'><UUID FileName='secret.tif'>urn:uuid:{z}</UUID></TiffData>"
+        for z in range(7)
+    )
+    entity = "<!DOCTYPE OME [<!ENTITY secret SYSTEM 'file:///etc/passwd'>]><OME xmlns='http://www.openmicroscopy.org/OME'>&secret;</OME>"
+    stacks = [
+        ome(f"<BinaryOnly MetadataFile='{path}' UUID='urn:uuid:1'/>"),
+        ome(f"<Image ID='Image:0'>{pixels}{series}</Pixels></Image>"),
+        tiff(GREY, description=entity, metadata=None),
+        tiff(GREY, description=f"ImageJ=1.11a\nimages=7\nfile={path}", metadata=None),
+    ]
+    texts = [
+        *names,
+        *(base64.b64encode(data).decode() for data in [*map(str.encode, names), *stacks]),
+    ]
+    rows = [[{"stack": text, "magnification": 20}] for text in texts] + [
+        [{"stack": texts[-4], "magnification": name}] for name in names
+    ]
+    bodies = [
+        {"dataframe_records": row, "params": {"targets": "A2", "on_error": "report"}}
+        for row in rows
+    ]
+    bodies += [
+        {form: name}
+        for name in names
+        for form in ("inputs", "instances", "dataframe_records", "dataframe_split")
+    ]
+    bodies += [{"inputs": {"stack": name, "magnification": 20}} for name in names]
+    bodies += [
+        rows[-1][0] | {"dataframe_records": rows[-1], "params": {"targets": name}} for name in names
+    ]
+    requests = [(json.dumps(body).encode(), JSON) for body in [*bodies, *names]]
+    return requests + [
+        (name.encode(), kind)
+        for name in [*names, folder + "/secret.json"]
+        for kind in (JSON, CSV, PARQUET)
+    ]
+
+
+def address_space() -> int:
+    """Bytes of address space that this process has."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
+
+
+class Watch:
+    """What an `armed` process opens while `on`, files and connections, by audit hook."""
+
+    def __init__(self) -> None:
+        self.armed, self.on, self.opened = False, False, []
+        sys.addaudithook(self._see)
+
+    def _see(self, event: str, details: tuple) -> None:
+        if (
+            self.armed
+            and self.on
+            and (event in NETWORK or (event == "open" and not self._is_code(details[0])))
+        ):
+            self.opened.append((event, str(details[:1])[:200]))
+
+    @staticmethod
+    def _is_code(path: object) -> bool:
+        return (
+            isinstance(path, str)
+            and os.path.realpath(path).startswith(INSTALLED)
+            and not path.endswith((".tif", ".json"))
+        )
+
+
+def main() -> None:
+    """Ask a model the temptations, and then as many random questions as are wanted."""
+    faulthandler.enable()
+    logging.getLogger(scoring_server.__name__).setLevel(logging.ERROR)
+    folder, n_examples = sys.argv[1], int(sys.argv[2])
+    model = mlflow.pyfunc.load_model(folder)
+    schema, watch, seen = model.metadata.get_input_schema(), Watch(), collections.Counter()
+    longest_s = 0.0
+
+    def ask(body: bytes, kind: str) -> int:
+        nonlocal longest_s
+        start = time.perf_counter()
+        resource.setrlimit(
+            resource.RLIMIT_AS, (address_space() + LIMIT_MB * 10**6, resource.RLIM_INFINITY)
+        )
+        signal.setitimer(signal.ITIMER_REAL, PATIENCE_S)
+        watch.on = True
+        try:
+            answer = scoring_server.invocations(body, kind, model, schema)
+            status, sentence = answer.status, answer.response
+        except MlflowException as error:
+            status, sentence = error.get_http_status_code(), error.message
+        finally:
+            watch.on = False
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        longest_s = max(longest_s, time.perf_counter() - start)
+        assert status == 200 or 400 <= status < 500, (status, sentence[-500:])
+        assert sentence, status
+        assert "MemoryError" not in sentence, sentence[-2000:]
+        assert status == 200 or not any(
+            word in sentence[-2000:] for word in ("unexpected error", "alloc")
+        ), sentence[-2000:]
+        assert not watch.opened, (watch.opened, body[:200])
+        seen[status] += 1
+        return status
+
+    def out_of_time(*_: object) -> None:
+        raise TimeoutError(f"a request took more than {PATIENCE_S} s")
+
+    signal.signal(signal.SIGALRM, out_of_time)
+    for stack in STACKS:  # what is loaded at first use is loaded now
+        row = {"stack": base64.b64encode(stack).decode(), "magnification": 20}
+        ask(
+            json.dumps(
+                {"dataframe_records": [row], "params": {"on_error": "report", "tta": True}}
+            ).encode(),
+            JSON,
+        )
+    for kind in (CSV, PARQUET):
+        ask(b"nothing", kind)
+    watch.armed = True
+    tempted = [ask(*request) for request in temptations(os.environ["TMPDIR"])]
+    checks = [
+        HealthCheck.too_slow,
+        HealthCheck.data_too_large,
+        HealthCheck.filter_too_much,
+        HealthCheck.large_base_example,
+    ]
+
+    @settings(
+        max_examples=n_examples,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=checks,
+    )
+    @given(request=BODIES)
+    def fuzz(request: tuple[bytes, str]) -> None:
+        ask(*request)
+
+    start = time.perf_counter()
+    fuzz()
+    watch.on = True
+    with open(os.path.join(os.environ["TMPDIR"], "secret.tif"), "rb"):
+        assert watch.opened, "the watch sees nothing"
+    report = {
+        "requests": sum(seen.values()),
+        "by_status": {str(status): n for status, n in sorted(seen.items())},
+        "tempted": len(tempted),
+        "longest_s": round(longest_s, 2),
+        "fuzz_s": round(time.perf_counter() - start, 1),
+    }
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

@@ -6,7 +6,7 @@ import numpy as np
 
 from adipocyte.evaluation.metric import Score, mean_over
 
-Row = tuple[str, float | None, float | None]
+Row = tuple[str, float, float | None]
 Names = dict[int, list[str]]  # features by magnification
 
 
@@ -14,7 +14,7 @@ Names = dict[int, list[str]]  # features by magnification
 class Verdict:
     """Whether the new version `wins`, the `reason` in words, a `table` of (metric, new, in use).
 
-    A number in the table is None where that version has none.
+    The last is None where the version in use has no such number, or there is none in use.
     """
 
     wins: bool

@@ -8,14 +8,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from adipocyte.errors import ImageError
-from adipocyte.imaging.quality import (
-    Limits,
-    Measures,
-    distance,
-    flags,
-    learn_limits,
-    measure_quality,
-)
+from adipocyte.imaging.limits import Limits, distance, flag_words, flags, learn_limits
+from adipocyte.imaging.quality import Measures, measure_quality
 from adipocyte.preparation.contact_sheet import contact_sheet, thumbnail
 from adipocyte.simulation import SimulatedField, simulate_field
 
@@ -251,8 +245,10 @@ def without_plane_3(planes: NDArray) -> NDArray:
     ],
 )
 def test_a_bad_field_is_flagged_with_its_fault(planes, limits, damage, beginning):
-    sentences = flags(measure_quality(damage(planes)), limits)
+    measures = measure_quality(damage(planes))
+    sentences, words = flags(measures, limits), flag_words(measures, limits)
     assert any(sentence.startswith(beginning) for sentence in sentences), sentences
+    assert [sentence.partition(":")[0] for sentence in sentences] == list(words)
 
 
 def test_another_magnification_is_far_from_the_training_wells(limits):
@@ -277,8 +273,8 @@ def test_a_sentence_tells_what_was_found_what_is_allowed_and_what_to_do():
 def test_a_stain_that_failed_is_flagged(fields, limits):
     field = fields[5]
     unstained = {**field.targets, "A2": noisy(np.full((256, 256), 60.0))}
-    sentences = flags(measure_quality(field.planes, unstained), limits)
-    assert [sentence.partition(":")[0] for sentence in sentences] == ["A2 too dark", "A2 no stain"]
+    words = flag_words(measure_quality(field.planes, unstained), limits)
+    assert words == ("A2 too dark", "A2 no stain")
 
 
 def test_a_stack_without_stains_is_judged_by_its_brightfield(planes, limits):

@@ -51,6 +51,7 @@ from tests.support.served import mlflow_server
 CHROMIUM = shutil.which("chromium")
 # By how many standard deviations of the training wells a network paints too bright.
 GOOD, POOR = 0.0, 3.0
+UNSCHEDULED = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # of a server: less to start
 TAGS = {
     "digest",
     "store",
@@ -149,8 +150,8 @@ def shelf(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sh
         **os.environ,
         "MLFLOW_TRACKING_URI": uri,
         "MLFLOW_EXPERIMENT_ID": experiment,
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # nothing here is scheduled
         "PYTHONPATH": path,
+        **UNSCHEDULED,
     }
     # Not set_experiment, because later tests of this process would inherit it.
     with pytest.MonkeyPatch.context() as patch:
@@ -504,7 +505,7 @@ def test_a_model_is_text_json_pictures_and_safetensors_and_nothing_that_training
     assert not any(start.startswith(b"\x80") for start in starts)  # a pickle
 
 
-# `mlflow models predict`, in a process that records what is unpickled and prints where our code lies.
+# `mlflow models predict`, in a process that prints where our code lies and what was unpickled.
 WATCHED = """
 import sys
 found = []
@@ -643,11 +644,13 @@ def database() -> Iterator[str]:
 def remote(
     database: str, shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[str]:
-    """`mlflow server` on PostgreSQL, which keeps the artifacts to itself: clients send and fetch them through it."""
+    """`mlflow server` on PostgreSQL; clients send and fetch artifacts through it."""
     kept = ["--artifacts-destination", str(tmp_path / "artifacts"), "--serve-artifacts"]
     command = ["server", "--backend-store-uri", database, *kept, "--workers", "1"]
-    ours = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID")
-    environment = {name: value for name, value in shelf.environment.items() if name not in ours}
+    environment = {
+        name: value for name, value in shelf.environment.items() if not name.startswith("MLFLOW_")
+    }
+    environment |= UNSCHEDULED
     before = mlflow.get_tracking_uri()
     with mlflow_server(command, tmp_path / "log", environment, health="/health") as server:
         mlflow.set_tracking_uri(server.url)

@@ -2,7 +2,6 @@
 
 import copy
 import importlib.util
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,8 +23,7 @@ from adipocyte.networks.predictor import (
 from adipocyte.networks.unet import UNetSpec, build_unet
 from adipocyte.simulation import simulate_field
 from adipocyte.staining.stainer import Stainer
-from adipocyte.system import machine
-from adipocyte.system.machine import arithmetic, fastest_arithmetic
+from adipocyte.system.machine import fastest_arithmetic
 from tests.support.bundles import write_random_bundle
 
 CPU = torch.device("cpu")
@@ -87,26 +85,6 @@ def test_a_network_that_cannot_be_followed_stays_as_it_is():
 
 
 # The arithmetic.
-
-
-def test_the_faster_arithmetic_is_found_by_trying():
-    """oneDNN can be kept from the instructions that make bf16 fast; the processor's flags stay as they were."""
-    code = (
-        "from adipocyte.system.machine import fastest_arithmetic; print(fastest_arithmetic('cpu'))"
-    )
-    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "OMP_NUM_THREADS": "1"}
-    tried = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    assert tried.stdout.strip() == "32"
-
-
-def test_the_arithmetic_is_tried_once_and_can_be_set():
-    assert arithmetic("auto", CPU) == fastest_arithmetic("cpu")
-    trials = fastest_arithmetic.cache_info().misses
-    assert arithmetic("auto", CPU) == fastest_arithmetic("cpu")
-    assert fastest_arithmetic.cache_info().misses == trials
-    assert [arithmetic(precision, CPU) for precision in ("32", "bf16")] == ["32", "bf16"]
 
 
 def test_bf16_halves_what_a_field_takes(bundle):
@@ -229,56 +207,3 @@ def test_compiling_is_for_plates():
     ]
     assert shall_compile("on", 1, possible=False)  # and is told what to install
     assert not shall_compile("off", 3456, possible=True)
-
-
-# Threads.
-
-
-@pytest.mark.parametrize(
-    ("membership", "files", "cores"),
-    [
-        ("0::/job", {"job/cpu.max": "150000 100000"}, 1),
-        (
-            "0::/job/worker",
-            {"cpu.max": "max 100000", "job/cpu.max": "50000 100000"},
-            1,
-        ),  # the limit stands on what holds it
-        ("0::/job", {"job/cpu.max": "max 100000"}, None),
-        (
-            "4:cpu,cpuacct:/job",
-            {"cpu/job/cpu.cfs_quota_us": "100000", "cpu/job/cpu.cfs_period_us": "100000"},
-            1,
-        ),
-        (
-            "4:cpu,cpuacct:/job",
-            {"cpu/job/cpu.cfs_quota_us": "-1", "cpu/job/cpu.cfs_period_us": "100000"},
-            None,
-        ),
-        ("4:cpu:/job", {}, None),
-    ],
-)
-def test_a_container_bounds_the_cores(tmp_path, monkeypatch, membership, files, cores):
-    for name, text in {**files, "membership": membership}.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(f"{text}\n")
-    monkeypatch.setattr(machine, "_CGROUPS", tmp_path)
-    monkeypatch.setattr(machine, "_OF_THIS_PROCESS", tmp_path / "membership")
-    assert machine.usable_cores() == (cores or len(os.sched_getaffinity(0)))
-
-
-@pytest.mark.parametrize(("wish", "n_threads"), [(None, "1"), ("2", "2")])
-def test_threads_are_as_many_as_cores_unless_somebody_chose(wish, n_threads):
-    code = """
-import os, torch
-from adipocyte.staining.machine import pin_threads
-os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-pin_threads()
-print(torch.get_num_threads())
-"""
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    if wish:
-        environment["OMP_NUM_THREADS"] = wish
-    told = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    assert told.stdout.strip() == n_threads

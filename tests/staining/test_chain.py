@@ -1,7 +1,6 @@
 """The chain on fields of any size: tiles without seams, flips, a bound on memory."""
 
 import copy
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -23,7 +22,6 @@ from adipocyte.networks.tiles import (
 from adipocyte.networks.unet import UNetSpec, build_unet
 from adipocyte.simulation import simulate_field
 from adipocyte.staining.stainer import Stainer
-from adipocyte.system import machine
 from benchmarks.tiles import near_a_border
 from tests.support.bundles import write_random_bundle
 
@@ -271,49 +269,3 @@ def test_what_a_network_takes_is_told_by_shapes_alone():
 
 def test_the_bound_is_a_share_of_what_is_free(tmp_path, stainer):
     assert 0 < stainer.memory_mb < psutil.virtual_memory().total / 1e6
-
-
-@pytest.mark.parametrize(
-    ("membership", "group", "limit", "used", "files"),
-    [
-        ("0::/", "", "memory.max", "memory.current", "inactive_file"),
-        (
-            "0::/service/worker",
-            "service",
-            "memory.max",
-            "memory.current",
-            "inactive_file",
-        ),  # the limit stands on what holds it
-        (
-            "4:cpu:/\n3:memory:/job",
-            "memory/job",
-            "memory.limit_in_bytes",
-            "memory.usage_in_bytes",
-            "total_inactive_file",
-        ),
-        (
-            "3:memory:/host/job",
-            "memory",
-            "memory.limit_in_bytes",
-            "memory.usage_in_bytes",
-            "total_inactive_file",
-        ),  # seen from inside
-    ],
-    ids=["cgroup 2", "cgroup 2, above", "cgroup 1", "cgroup 1, its root"],
-)
-@pytest.mark.parametrize(
-    ("most", "left"),
-    [("max", None), ("1000000", 1_000_000 - 400_000 + 100_000), ("300000", 0), ("none", None)],
-)
-def test_a_container_bounds_what_is_free(
-    tmp_path: Path, monkeypatch, membership, group, limit, used, files, most, left
-):
-    (tmp_path / group).mkdir(parents=True, exist_ok=True)
-    (tmp_path / group / limit).write_text(f"{most}\n")
-    (tmp_path / group / used).write_text("400000\n")
-    (tmp_path / group / "memory.stat").write_text(f"anon 300000\n{files} 100000\n")
-    (tmp_path / "membership").write_text(f"{membership}\n")
-    monkeypatch.setattr(machine, "_CGROUPS", tmp_path)
-    monkeypatch.setattr(machine, "_OF_THIS_PROCESS", tmp_path / "membership")
-    free = machine.free_bytes(torch.device("cpu"))
-    assert free > 1_000_000 if left is None else free == left

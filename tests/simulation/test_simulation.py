@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from skimage.registration import phase_cross_correlation
 
+from adipocyte.domain import N_Z_PLANES
 from adipocyte.errors import ConfigError
 from adipocyte.simulation import (
     Conditions,
@@ -21,7 +22,7 @@ from adipocyte.simulation.cells import grow_cells
 from adipocyte.simulation.culture import draw_culture
 from adipocyte.simulation.debris import draw_debris
 from adipocyte.simulation.droplets import OVERLAP, draw_radii, pack
-from adipocyte.simulation.optics import N_PLANES, OBJECTIVES, Optics, focus_series, propagate
+from adipocyte.simulation.optics import OBJECTIVES, Optics, focus_series, propagate
 
 MAGNIFICATIONS = sorted(OBJECTIVES)
 
@@ -101,7 +102,7 @@ def test_a_field_too_small_for_its_optics_is_refused():
 @pytest.mark.parametrize("magnification", MAGNIFICATIONS)
 def test_an_empty_scene_is_flat_at_every_focus(magnification):
     light = focus_series(np.zeros((3, 96, 80), dtype=np.float32), OBJECTIVES[magnification])
-    assert light.shape == (N_PLANES, 96, 80)
+    assert light.shape == (N_Z_PLANES, 96, 80)
     np.testing.assert_allclose(light, 1.0, atol=1e-4)  # float32 sums of nine sources
 
 
@@ -165,7 +166,7 @@ def test_defocus_displaces_the_focus_series_and_leaves_fluorescence():
     for target, image in nominal.targets.items():
         np.testing.assert_array_equal(displaced.targets[target], image)
     # One z-step further up, plane z shows what plane z + 1 showed; lamp and noise differ by a few per cent.
-    for z in range(N_PLANES - 1):
+    for z in range(N_Z_PLANES - 1):
         assert np.corrcoef(displaced.planes[z].ravel(), nominal.planes[z + 1].ravel())[0, 1] > 0.98
 
 

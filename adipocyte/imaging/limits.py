@@ -43,7 +43,7 @@ _FOCUS = "check the focus and the magnification"
 _STAIN = "check the stain and the channel"
 _SATURATED = _Rule("pixels at the maximum", " %", 2, _CLIPPED, high="saturated", least=0.5, most=5)
 
-# fmt: off
+# fmt: off – a table
 # The least distances are wider than the differences between simulated fields of one culture;
 # docs/data.md shows by how much.
 _RULES = {
@@ -157,8 +157,8 @@ def distance(measures: Measures, limits: Limits) -> float:
 def _rule(name: str) -> _Rule | None:
     """The rule of a measure, None if it has no limits. A stain's measures begin with its name."""
     stain, _, measure = name.partition("_")
-    is_brightfield = name in _RULES or stain == "brightfield"
-    return _RULES.get(name) if is_brightfield else _STAIN_RULES.get(measure)
+    is_of_planes = name in _RULES or stain == "brightfield"
+    return _RULES.get(name) if is_of_planes else _STAIN_RULES.get(measure)
 
 
 def _limits_of(rule: _Rule, values: NDArray[np.float64]) -> list[float | None]:

@@ -40,10 +40,9 @@ _FILES = "check the shutter and the files"
 _CLIPPED = "shorten the exposure, and check that no program cut the counts"
 _LIGHT = "check the lamp, the exposure and the magnification"
 _FOCUS = "check the focus and the magnification"
-_STAIN = "check the stain and the channel"
 _SATURATED = _Rule("pixels at the maximum", " %", 2, _CLIPPED, high="saturated", least=0.5, most=5)
 
-# fmt: off – a table
+# fmt: off
 # The least distances are wider than the differences between simulated fields of one culture;
 # docs/data.md shows by how much.
 _RULES = {
@@ -93,7 +92,7 @@ _STAIN_RULES = {
         low="too dark", high="too bright", ratio=True, least=6,
     ),
     "contrast_counts": _Rule(
-        "contrast", " counts", 0, _STAIN,
+        "contrast", " counts", 0, "check the stain and the channel",
         low="no stain", high="harsh", ratio=True, least=5,
     ),
 }

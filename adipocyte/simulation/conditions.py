@@ -37,7 +37,7 @@ class Conditions:
         if unknown := set(self.stains) - set(TARGETS):
             raise ConfigError(
                 f"stains names {sorted(unknown)}, which are no targets",
-                f"choose of {', '.join(TARGETS)}",
+                f"choose from {', '.join(TARGETS)}",
             )
         if any(factor < 0 for factor in self.stains.values()):
             raise ConfigError(

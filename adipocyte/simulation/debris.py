@@ -14,7 +14,7 @@ class Bit:
     """One bit of debris: a clump of balls."""
 
     balls_um: NDArray[np.float64]  # (N, 4): z, y, x, radius
-    index_step: float  # refractive index minus the medium's
+    index_step: float  # difference of refractive index to its surroundings
     glow: tuple[float, float, float]  # autofluorescence in A1, A2 and A3
 
 

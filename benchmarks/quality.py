@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from adipocyte.imaging.quality import flags, learn_limits, measure_quality
+from adipocyte.imaging.limits import flags, learn_limits
+from adipocyte.imaging.quality import measure_quality
 from adipocyte.simulation import Conditions, simulate_field
 from adipocyte.simulation.camera import EXPOSURES, expose
 

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from adipocyte.domain import BRIGHTFIELD
-from adipocyte.imaging import quality
+from adipocyte.imaging import limits
 from adipocyte.imaging.grey import display_range
 from adipocyte.preparation.contact_sheet import contact_sheet, thumbnail
 from adipocyte.store.reader import Store
@@ -69,7 +69,7 @@ def quality_rows(store: Store) -> list[dict[str, Any]]:
     )
     rows = []
     for key, entry in sorted(store.manifest.fields.items(), key=lambda one: not one[1].flags):
-        distance = quality.distance(entry.quality, store.manifest.limits[str(key.magnification)])
+        distance = limits.distance(entry.quality, store.manifest.limits[str(key.magnification)])
         figures = {name: entry.quality.get(name) for name in names}
         rows.append({**vars(key), "flags": "; ".join(entry.flags), "distance": distance, **figures})
     return rows

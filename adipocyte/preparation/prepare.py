@@ -12,7 +12,7 @@ from tqdm import tqdm
 from adipocyte.config import PreprocessConfig, listed, plain
 from adipocyte.domain import SMALLEST_PX, FieldKey
 from adipocyte.errors import ConfigError, ImageError, PlateError, StoreError
-from adipocyte.imaging import quality
+from adipocyte.imaging.limits import Limits, flags, learn_limits
 from adipocyte.plate.problems import Problem, problem_table
 from adipocyte.plate.scan import Plate, scan_plate
 from adipocyte.preparation import workspace as place
@@ -181,7 +181,7 @@ def _sum_up(
         key: FieldEntry(
             shape=record.shape,
             quality=record.quality,
-            flags=quality.flags(record.quality, limits[str(key.magnification)]),
+            flags=flags(record.quality, limits[str(key.magnification)]),
         )
         for key, record in records.items()
     }
@@ -219,7 +219,7 @@ def _sum_up(
     )
 
 
-def _limits(records: Records, training_wells: tuple[str, ...]) -> dict[str, quality.Limits]:
+def _limits(records: Records, training_wells: tuple[str, ...]) -> dict[str, Limits]:
     """Limits of quality by magnification ("20"), learned from the training wells."""
     limits = {}
     for magnification in sorted({key.magnification for key in records}):
@@ -228,7 +228,7 @@ def _limits(records: Records, training_wells: tuple[str, ...]) -> dict[str, qual
             for key in records
             if key.magnification == magnification and key.well in training_wells
         ]
-        limits[str(magnification)] = quality.learn_limits([records[key].quality for key in keys])
+        limits[str(magnification)] = learn_limits([records[key].quality for key in keys])
     return limits
 
 

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from adipocyte.domain import TARGETS, Intensities, table_key
 from adipocyte.errors import BundleError, ConfigError, NewerBundleError
 from adipocyte.imaging.histograms import N_COUNTS
-from adipocyte.imaging.quality import Limits
+from adipocyte.imaging.limits import Limits
 from adipocyte.networks.files import NETWORK_FILES, copy_network
 
 BUNDLE_FORMAT = 4

@@ -11,7 +11,7 @@ from torch import nn
 
 from adipocyte.domain import SEGMENTER, SMALLEST_PX, Intensities, Window, table_key
 from adipocyte.errors import ConfigError, ImageError, MemoryLimitError
-from adipocyte.imaging import quality
+from adipocyte.imaging import limits, quality
 from adipocyte.imaging.histograms import apply_table, match_histogram
 from adipocyte.imaging.normalisation import Scaling
 from adipocyte.imaging.padding import pad_to_multiple
@@ -132,7 +132,7 @@ class Stainer:
         images = self.rescale(images, magnification, way)
         return Stained(
             images,
-            quality.flags(
+            limits.flags(
                 quality.measure_quality(planes), self.manifest.limits[str(magnification)]
             ),
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 from adipocyte.domain import FieldKey
 from adipocyte.errors import StoreError
-from adipocyte.imaging.quality import Limits
+from adipocyte.imaging.limits import Limits
 from adipocyte.plate.problems import Problem
 from adipocyte.store.alignments import (
     Alignments,

@@ -20,7 +20,7 @@ import torch
 import adipocyte
 from adipocyte.delivery.models.package import as_model
 from adipocyte.domain import SEGMENTER, TARGETS
-from adipocyte.imaging import quality
+from adipocyte.imaging import limits, quality
 from adipocyte.imaging.histograms import N_COUNTS
 from adipocyte.networks.files import save_network
 from adipocyte.networks.unet import UNetSpec, build_unet
@@ -59,7 +59,7 @@ def make_bundle(folder: Path, specs: Mapping[str, UNetSpec] | None = None) -> Pa
                 "20": {"brightfield": (2594.0, 966.0)} | dict.fromkeys(TARGETS, (2000.0, 500.0))
             },
             limits={
-                "20": quality.learn_limits(
+                "20": limits.learn_limits(
                     [quality.measure_quality(planes(seed)) for seed in (0, 1)]
                 )
             },

@@ -53,7 +53,8 @@ def prepare(config: PreprocessConfig) -> Store:
     the next call continues with the fields that are not finished.
 
     Raises PlateError for problems of the plate, ConfigError for wells that it does not have,
-    StoreError when the store's folder holds anything but a store, or cannot be written.
+    StoreError when the store's folder holds anything but a store or cannot be written, WorkerError
+    when one of the processes is killed.
     """
     plate, folder = config.plate.resolve(), config.store.resolve()
     if folder.is_relative_to(plate):

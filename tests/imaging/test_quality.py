@@ -1,4 +1,4 @@
-"""Quality of fields: each figure against a field whose answer is known, limits learned from good fields, the contact sheet."""
+"""Quality of fields: each figure against a field whose answer is known, limits learned from good fields."""
 
 import json
 
@@ -10,7 +10,6 @@ from scipy import ndimage
 from adipocyte.errors import ImageError
 from adipocyte.imaging.limits import Limits, distance, flag_words, flags, learn_limits
 from adipocyte.imaging.quality import Measures, measure_quality
-from adipocyte.preparation.contact_sheet import contact_sheet, thumbnail
 from adipocyte.simulation import SimulatedField, simulate_field
 
 RNG = np.random.default_rng(0)
@@ -315,38 +314,3 @@ def test_the_distance_is_0_in_the_middle_and_1_at_a_limit():
         {"brightfield_mean_counts": 4000.0, "focus_trend": 0.5}, limits
     ) == pytest.approx(1)
     assert distance({"brightfield_mean_counts": 0.0}, limits) == 99
-
-
-# The contact sheet.
-
-
-def test_flagged_fields_come_first_with_their_reason():
-    fault = "too dark: brightfield mean 3 counts"
-    thumbnails = [np.full((20, 30), 10 * n, np.uint8) for n in range(5)]
-    figure = contact_sheet(thumbnails, list("abcde"), [(), (), (), (fault,), ()])
-    panels = [panel for panel in figure.axes if panel.images]
-    assert [panel.get_title() for panel in panels] == ["d", "a", "b", "c", "e"]
-    assert [panel.get_xlabel() for panel in panels] == ["too dark", "", "", "", ""]
-    np.testing.assert_array_equal(panels[0].images[0].get_array(), thumbnails[3])
-    assert figure.get_suptitle() == "5 fields, 1 flagged"
-
-
-def test_a_sheet_of_a_whole_plate_shows_every_flagged_field_and_says_what_it_leaves_out():
-    bad = {5, 100, 207}
-    flagged = [("empty: …",) if n in bad else () for n in range(208)]
-    figure = contact_sheet(
-        [np.zeros((4, 4), np.uint8)] * 208, [str(n) for n in range(208)], flagged
-    )
-    titles = [panel.get_title() for panel in figure.axes if panel.images]
-    assert titles[:4] == ["5", "100", "207", "0"]
-    assert len(set(titles)) == 96
-    assert figure.get_suptitle() == "208 fields, 3 flagged, 112 left out"
-
-
-def test_a_thumbnail_is_small_and_shows_dark_to_bright():
-    small = thumbnail(
-        np.arange(500 * 330, dtype=np.uint32).reshape(500, 330).clip(max=65535).astype(np.uint16)
-    )
-    assert small.shape == (125, 83)
-    assert (small.min(), small.max()) == (0, 255)
-    assert not thumbnail(np.full((64, 64), 7, np.uint16)).any()

@@ -1,17 +1,16 @@
-"""The features of a field: as CellProfiler gives them, by what geometry says, and the same on every processor."""
+"""Features of a field: CellProfiler's, right by geometry, the same on every processor."""
 
-import csv
 import functools
 import hashlib
-import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import tifffile
 from centrosome.cpmorphology import fill_labeled_holes
 from centrosome.filter import median_filter
 from centrosome.propagate import propagate as propagate_by_pixel
@@ -41,109 +40,107 @@ from adipocyte.evaluation.cellprofiler.primary import foreground
 from adipocyte.evaluation.cellprofiler.propagation import REGULARISATION, propagate
 from adipocyte.evaluation.cellprofiler.reconstruction import CROSS, TILE_PX, reconstruct
 from adipocyte.evaluation.cellprofiler.thresholds import li_threshold
-from tests.support import SHARED as SHARED_FOLDER
+from tests.support import golden
+from tests.support.golden import FIELDS, KINDS, LARGER, PLACES, SHIPPED, SHIPPED_FIELDS
 
-SHARED = SHARED_FOLDER / "data"
-GOLDEN = SHARED / "cellprofiler_golden"
-needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no {GOLDEN}")
-SETS = ("target", "prediction")
-FIELDS = (("B03", "F001"), ("D04", "F005"))
-
-
-def read(folder: Path, field: tuple[str, str]) -> dict[str, np.ndarray]:
-    well, fov = field
-    return {
-        target: tifffile.imread(next(folder.glob(f"*_{well}_T0001{fov}*C0{target[1]}.tif")))
-        for target in TARGETS
-    }
+ONLY_LARGER_FIELDS = [field for field in FIELDS if field not in SHIPPED_FIELDS]
+ONLY_LARGER_LABELS = [one for one in MAGNIFICATIONS if one not in golden.SHIPPED_LABELS]
 
 
 @functools.cache
-def golden(magnification: int, kind: str, field: tuple[str, str]) -> Measured:
-    """A golden field, measured once."""
-    return measure(read(GOLDEN / "images" / f"{magnification}x" / kind, field), magnification)
-
-
-@functools.cache
-def cellprofilers(path: Path) -> dict[tuple[str, str], dict[str, float]]:
-    """The features that CellProfiler itself wrote, by field."""
-    with path.open() as file:
-        rows = list(csv.DictReader(file))
-    return {
-        (row["Metadata_Well"], row["Metadata_FoV"]): {
-            column: float(row[column]) for column in COLUMNS
-        }
-        for row in rows
-    }
+def measured(magnification: int, kind: str, place: golden.Place) -> Measured:
+    """A field that CellProfiler measured, measured once by us."""
+    folder = SHIPPED if (magnification, kind, place) in SHIPPED_FIELDS else LARGER
+    return measure(golden.read_images(folder, magnification, kind, place), magnification)
 
 
 def assert_same_features(found: dict[str, float], expected: dict[str, float]) -> None:
-    """Libraries add float32 up in other orders than CellProfiler's did: 1e-4 of granularity, less of all else."""
+    """To 1e-4 in granularity, because libraries add float32 up in other orders; else to 1e-6."""
     for column in COLUMNS:
         rtol, atol = (1e-4, 1e-5) if column.startswith("Granularity") else (1e-6, 0)
         np.testing.assert_allclose(found[column], expected[column], rtol, atol, err_msg=column)
 
 
-@needs_golden
-@pytest.mark.parametrize("field", FIELDS)
-@pytest.mark.parametrize("kind", SETS)
-@pytest.mark.parametrize("magnification", MAGNIFICATIONS)
-def test_all_99_features_are_those_that_cellprofiler_measured(magnification, kind, field):
-    expected = cellprofilers(GOLDEN / "csv" / f"{magnification}x" / f"{kind}_Image.csv")[field]
-    assert_same_features(golden(magnification, kind, field).features, expected)
+def assert_same_labels(folder: Path, magnification: int) -> None:
+    labels = measured(magnification, "target", PLACES[0]).labels
+    expected = golden.read_labels(folder, magnification)
+    assert expected.keys() == labels.keys()
+    for step, image in expected.items():
+        assert np.mean(image == labels[step]) >= 0.999, step
 
 
-@needs_golden
-@pytest.mark.parametrize("magnification", MAGNIFICATIONS)
+def assert_score_is_the_organisers(
+    magnification: int, feature: Callable[[int, str, golden.Place], dict[str, float]]
+) -> None:
+    true, predicted = (
+        np.array([list(feature(magnification, kind, place).values()) for place in PLACES])
+        for kind in KINDS
+    )
+    expected = golden.official_metric()[f"{magnification}x"]
+    feature_error = np.mean(np.abs(predicted - true) / np.median(true, axis=0))
+    combined = (feature_error + expected["mae_pixel"]) / 2
+    assert combined == pytest.approx(expected["combined"], abs=0.005)
+
+
+@pytest.mark.parametrize(("magnification", "kind", "place"), SHIPPED_FIELDS)
+def test_all_99_features_are_those_that_cellprofiler_measured(magnification, kind, place):
+    found = measured(magnification, kind, place).features
+    assert_same_features(found, golden.features(magnification, kind, place))
+
+
+@golden.needs_larger
+@pytest.mark.parametrize(("magnification", "kind", "place"), ONLY_LARGER_FIELDS)
+def test_all_99_features_are_cellprofilers_in_the_larger_set(magnification, kind, place):
+    found = measured(magnification, kind, place).features
+    assert_same_features(found, golden.features(magnification, kind, place))
+
+
+@pytest.mark.parametrize("magnification", golden.SHIPPED_LABELS)
 def test_the_labels_of_every_step_are_cellprofilers(magnification):
-    labels = golden(magnification, "target", FIELDS[0]).labels
-    files = sorted((GOLDEN / "labels" / f"{magnification}x").glob("*.tif"))
-    assert {file.stem for file in files} == labels.keys()
-    for file in files:
-        agreeing = np.mean(tifffile.imread(file) == labels[file.stem])
-        assert agreeing >= 0.999, file.stem
+    assert_same_labels(SHIPPED, magnification)
 
 
-@needs_golden
+@golden.needs_larger
+@pytest.mark.parametrize("magnification", ONLY_LARGER_LABELS)
+def test_the_labels_of_every_step_are_cellprofilers_in_the_larger_set(magnification):
+    assert_same_labels(LARGER, magnification)
+
+
 @pytest.mark.parametrize("magnification", MAGNIFICATIONS)
 def test_the_challenges_score_of_these_features_is_the_organisers(magnification):
-    with (GOLDEN / "expected.json").open() as file:
-        expected = json.load(file)[f"{magnification}x"]
-    true, predicted = (
-        np.array(
-            [
-                [golden(magnification, kind, field).features[column] for column in COLUMNS]
-                for field in FIELDS
-            ]
-        )
-        for kind in SETS
-    )
-    feature_error = np.mean(np.abs(predicted - true) / np.median(true, axis=0))
-    assert (feature_error + expected["mae_pixel"]) / 2 == pytest.approx(
-        expected["combined"], abs=0.005
-    )
+    """Features are ours where the field is in the repository, CellProfiler's elsewhere."""
+
+    def feature(*field: Any) -> dict[str, float]:
+        return measured(*field).features if field in SHIPPED_FIELDS else golden.features(*field)
+
+    assert_score_is_the_organisers(magnification, feature)
 
 
-@needs_golden
+@golden.needs_larger
+@pytest.mark.parametrize("magnification", MAGNIFICATIONS)
+def test_the_challenges_score_is_the_organisers_in_the_larger_set(magnification):
+    assert_score_is_the_organisers(magnification, lambda *field: measured(*field).features)
+
+
 @pytest.mark.parametrize(
     ("case", "n_nan"), [("e1_normal", 0), ("e2_no_nuclei", 54), ("e6_all_zero", 78)]
 )
-def test_features_of_what_is_not_there_are_nan_as_in_cellprofiler(case, n_nan):
-    found = measure(read(GOLDEN / "edge_cases" / "images" / case, FIELDS[0]), 20).features
+def test_features_without_an_object_are_nan_as_in_cellprofiler(case, n_nan):
+    found = measure(golden.read_edge_case(case), 20).features
     assert sum(map(np.isnan, found.values())) == n_nan
-    assert_same_features(
-        found, cellprofilers(GOLDEN / "edge_cases" / "csv" / f"{case}.csv")[FIELDS[0]]
-    )
+    assert_same_features(found, golden.edge_case_features(case))
 
 
-@needs_golden
 def test_a_field_that_cellprofiler_refuses_is_refused():
     with pytest.raises(ImageError, match=r"364 x 364 pixels.*at least 370"):
-        measure(read(GOLDEN / "edge_cases" / "images" / "e7_crop_364px", FIELDS[0]), 20)
+        measure(golden.read_edge_case("e7_crop_364px"), 20)
 
 
 def drawn_field(nuclei: dict[tuple[int, int], int], side_px: int = 384) -> dict[str, np.ndarray]:
-    """A 20x field: nuclei, disks of radius 14 by their centres and brightness, in cells of radius 40 with six droplets of radius 4 each."""
+    """A 20x field. Its nuclei are disks of radius 14, given by their centres and brightness.
+
+    Each lies in a cell of radius 40 with six droplets of radius 4.
+    """
     random = np.random.default_rng(0)
     images = {target: random.normal(300, 10, (side_px, side_px)) for target in TARGETS}
     shape = (side_px, side_px)
@@ -151,9 +148,8 @@ def drawn_field(nuclei: dict[tuple[int, int], int], side_px: int = 384) -> dict[
         images["A3"][disk_pixels((y, x), 40, shape=shape)] += 3000
         images["A1"][disk_pixels((y, x), 14, shape=shape)] += counts
         for turn in np.linspace(0, 2 * np.pi, 6, endpoint=False):
-            images["A2"][
-                disk_pixels((y + 26 * np.sin(turn), x + 26 * np.cos(turn)), 4, shape=shape)
-            ] += 3000
+            centre = (y + 26 * np.sin(turn), x + 26 * np.cos(turn))
+            images["A2"][disk_pixels(centre, 4, shape=shape)] += 3000
     return {target: image.astype(np.uint16) for target, image in images.items()}
 
 
@@ -164,10 +160,8 @@ INSIDE, ON_FRAME = ((100, 100), (100, 250), (250, 160)), (250, 24)
 @functools.cache
 def drawn() -> Measured:
     """Three healthy nuclei, a bright one, and one whose cell touches the frame."""
-    return measure(
-        drawn_field({**dict.fromkeys(INSIDE, HEALTHY), (300, 300): APOPTOTIC, ON_FRAME: HEALTHY}),
-        20,
-    )
+    nuclei = dict.fromkeys((*INSIDE, ON_FRAME), HEALTHY) | {(300, 300): APOPTOTIC}
+    return measure(drawn_field(nuclei), 20)
 
 
 def test_nuclei_and_the_cells_around_them_are_counted():
@@ -185,21 +179,19 @@ def test_a_nucleus_too_bright_to_live_is_dropped():
 
 
 def test_a_nucleus_is_dropped_with_a_cell_that_touches_the_frame():
-    assert (
-        drawn().labels["cell_bodies"][ON_FRAME] == drawn().labels["Nuclei_filtered"][ON_FRAME] > 0
-    )
-    assert drawn().labels["nuclei_no_edge"][ON_FRAME] == 0
+    labels = drawn().labels
+    assert labels["cell_bodies"][ON_FRAME] == labels["Nuclei_filtered"][ON_FRAME] > 0
+    assert labels["nuclei_no_edge"][ON_FRAME] == 0
 
 
 def test_disks_are_measured_as_disks():
+    features = drawn().features
     area = len(disk_pixels((0, 0), 14)[0])
-    assert drawn().features["Mean_nuclei_no_edge_AreaShape_Area"] == pytest.approx(
-        area, rel=0.1
-    )  # the edge is smoothed, and its threshold high
-    assert drawn().features["Mean_nuclei_no_edge_AreaShape_FormFactor"] == pytest.approx(1, abs=0.1)
-    assert drawn().features["Mean_nuclei_no_edge_Intensity_MeanIntensity_Hoechst"] == pytest.approx(
-        2300 / 65535, rel=0.05
-    )
+    # The edge is smoothed, and its threshold high.
+    assert features["Mean_nuclei_no_edge_AreaShape_Area"] == pytest.approx(area, rel=0.1)
+    assert features["Mean_nuclei_no_edge_AreaShape_FormFactor"] == pytest.approx(1, abs=0.1)
+    mean = features["Mean_nuclei_no_edge_Intensity_MeanIntensity_Hoechst"]
+    assert mean == pytest.approx(2300 / 65535, rel=0.05)
 
 
 def test_a_droplet_on_the_frame_is_not_counted():
@@ -224,27 +216,19 @@ def test_without_nuclei_their_features_and_those_of_cells_are_nan():
     assert found["Count_nuclei"] == found["Count_cells_no_edge"] == 0
 
 
+def narrow(images):
+    return {target: image[:, :369] for target, image in images.items()}
+
+
 @pytest.mark.parametrize(
     ("change", "magnification", "message"),
     [
-        (
-            lambda images: images | {"A2": images["A2"].astype(np.float32)},
-            20,
-            r"A2 is float32.*uint16",
-        ),
-        (
-            lambda images: images | {"A1": images["A1"].astype(np.int32) - 400},
-            20,
-            r"A1 is int32.*uint16",
-        ),
-        (lambda images: images | {"A3": images["A3"][:-1]}, 20, r"A3 of \(370, 371\).*one size"),
-        (
-            lambda images: {target: image[:, :369] for target, image in images.items()},
-            20,
-            r"371 x 369 pixels.*at least 370",
-        ),
-        (lambda images: {"A1": images["A1"]}, 20, "lacks A2 and A3"),
-        (lambda images: images, 10, r"magnification 10: give one of 20, 40, 60"),
+        (lambda one: one | {"A2": one["A2"].astype(np.float32)}, 20, r"A2 is float32.*uint16"),
+        (lambda one: one | {"A1": one["A1"].astype(np.int32) - 400}, 20, r"A1 is int32.*uint16"),
+        (lambda one: one | {"A3": one["A3"][:-1]}, 20, r"A3 of \(370, 371\).*one size"),
+        (narrow, 20, r"371 x 369 pixels.*at least 370"),
+        (lambda one: {"A1": one["A1"]}, 20, "lacks A2 and A3"),
+        (lambda one: one, 10, r"magnification 10: give one of 20, 40, 60"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_in_words(change, magnification, message):
@@ -253,7 +237,7 @@ def test_what_cannot_be_measured_is_refused_in_words(change, magnification, mess
         measure(change(images), magnification)
 
 
-FINGERPRINT = "from tests.test_cellprofiler import fingerprint; print(fingerprint())"
+FINGERPRINT = "from tests.evaluation.test_cellprofiler import fingerprint; print(fingerprint())"
 
 
 def fingerprint() -> str:
@@ -264,7 +248,7 @@ def fingerprint() -> str:
 
 
 def test_the_same_field_gives_the_same_bits_on_every_processor():
-    """NumPy without its vector instructions stands for an older processor, one thread for a smaller one."""
+    """NumPy without vector instructions stands for an older processor, one thread for a smaller."""
     found = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])
     for set_up in ({}, {"NPY_DISABLE_CPU_FEATURES": " ".join(found), "OMP_NUM_THREADS": "1"}):
         run = subprocess.run(
@@ -278,7 +262,11 @@ def test_the_same_field_gives_the_same_bits_on_every_processor():
 
 
 def introsort(counts: list[int]) -> list[int]:
-    """NumPy's argsort of few numbers, as it is written down: quicksort by median of three, insertion under 17, the larger half later."""
+    """NumPy's argsort of few numbers, by its published algorithm.
+
+    It is a quicksort by median of three that inserts under 17 numbers and leaves the larger half
+    for later.
+    """
     order, stack, low, high = list(range(len(counts))), [], 0, len(counts) - 1
     while True:
         while high - low > 15:
@@ -316,7 +304,7 @@ def introsort(counts: list[int]) -> list[int]:
 
 
 def test_equally_rare_values_are_joined_in_the_order_of_a_plain_introsort():
-    """With it CellProfiler's own rule (centrosome's rank_order) is followed, step by step."""
+    """The test follows CellProfiler's own rule (centrosome's rank_order) step by step."""
     image = np.random.default_rng(0).integers(0, 900, (60, 60)) ** 2 / 7.0
     found, values = ranks(image)
     expected, left = np.unique(image, return_inverse=True)[1].ravel(), np.unique(image)
@@ -351,21 +339,18 @@ def test_a_constant_image_is_not_stretched():
 
 def test_lis_threshold_is_scikit_images():
     random = np.random.default_rng(3)
-    image = (
-        np.concatenate([random.normal(300, 30, 5000), random.normal(900, 80, 700)]).round() / 65535
-    )
+    counts = np.concatenate([random.normal(300, 30, 5000), random.normal(900, 80, 700)])
+    image = counts.round() / 65535
     assert li_threshold(image) == pytest.approx(threshold_li(image), rel=1e-9)
     assert li_threshold(np.full(9, 0.25)) == 0.25
 
 
 def test_reconstruction_crosses_tiles():
-    ceiling = ndimage.gaussian_filter(
-        np.random.default_rng(4).random((TILE_PX + 60, 2 * TILE_PX + 10)), 2
-    )
+    noise = np.random.default_rng(4).random((TILE_PX + 60, 2 * TILE_PX + 10))
+    ceiling = ndimage.gaussian_filter(noise, 2)
     seed = ndimage.grey_erosion(ceiling, footprint=disk(9))
-    np.testing.assert_array_equal(
-        reconstruct(seed, ceiling), reconstruction(seed, ceiling, footprint=CROSS)
-    )
+    expected = reconstruction(seed, ceiling, footprint=CROSS)
+    np.testing.assert_array_equal(reconstruct(seed, ceiling), expected)
 
 
 def test_seeds_grow_as_in_centrosome():
@@ -391,11 +376,8 @@ def test_small_holes_are_filled_and_large_ones_are_not():
 def test_only_cells_with_no_pixel_on_the_frame_are_whole():
     cells = np.zeros((9, 9), dtype=np.int32)
     cells[1:4, 1:4], cells[5:9, 1:4], cells[5:8, 5:8] = 1, 2, 3
-    nuclei = np.where(
-        ndimage.binary_erosion(cells == 1) | ndimage.binary_erosion(cells == 3) | (cells == 2),
-        cells,
-        0,
-    )
+    middles = ndimage.binary_erosion(cells == 1) | ndimage.binary_erosion(cells == 3)
+    nuclei = np.where(middles | (cells == 2), cells, 0)
     whole, theirs = inside(cells, nuclei)
     np.testing.assert_array_equal(whole, np.select([cells == 1, cells == 3], [1, 2]))
     assert (theirs[2, 2], theirs[6, 6], theirs[6, 2]) == (1, 2, 0)
@@ -413,9 +395,8 @@ def test_overlapping_droplets_become_the_big_one_and_others_stay():
 def test_squares_and_lines_have_the_shape_that_can_be_counted(side, line):
     labels = np.zeros((20, 20), dtype=np.int32)
     labels[4 : 5 if line else 4 + side, 6 : 6 + side] = 1
-    [area], [length], [solidity] = (
-        shapes(labels)[name] for name in ("Area", "Perimeter", "Solidity")
-    )
+    found = shapes(labels)
+    [area], [length], [solidity] = found["Area"], found["Perimeter"], found["Solidity"]
     assert area == (side if line else side**2)
     assert length == (side - 2 if line else 4 * (side - 1))
     assert solidity == 1
@@ -443,14 +424,8 @@ def test_outlines_and_radii_are_those_of_each_object_alone():
 def even_odd_area(own: np.ndarray) -> int:
     """Pixels whose ray to the left crosses an odd number of the hull's edges."""
     y, x = np.nonzero(own)
-    hull = ConvexHull(
-        np.concatenate(
-            [
-                np.column_stack([y + dy, x + dx])
-                for dy, dx in ((0.5, 0), (-0.5, 0), (0, 0.5), (0, -0.5))
-            ]
-        )
-    )
+    sides = ((0.5, 0), (-0.5, 0), (0, 0.5), (0, -0.5))
+    hull = ConvexHull(np.concatenate([np.column_stack([y + dy, x + dx]) for dy, dx in sides]))
     corners = hull.points[hull.vertices]
     rows, columns = np.indices(own.shape)
     odd = np.zeros(own.shape, dtype=bool)
@@ -484,22 +459,20 @@ def test_a_point_is_left_out_of_the_mean_of_form_factors_alone():
 
 
 def test_granularity_says_at_which_size_the_light_is():
-    """Diamonds of radius 0 and 1, of equal light, on the pixels that are looked at: they go at the first and at the second step."""
+    """Diamonds of radius 0 and 1, of equal light: they go at the first and at the second step.
+
+    They lie on the pixels that are sampled.
+    """
     grid = np.zeros((100, 100), dtype=np.float32)
     grid[10:90:10, 10:90:20] = 0.5
     grid[10:90:10, 20:90:20] = 0.1
-    grid = np.maximum(
-        grid,
-        np.where(
-            grid == 0, ndimage.grey_dilation(np.where(grid < 0.3, grid, 0), footprint=CROSS), 0
-        ),
-    )
+    around = ndimage.grey_dilation(np.where(grid < 0.3, grid, 0), footprint=CROSS)
+    grid = np.maximum(grid, np.where(grid == 0, around, 0))
     image = np.zeros((400, 400), dtype=np.float32)
     image[::4, ::4] = grid
     np.testing.assert_allclose(granularity(image), [50, 50, *[0] * 14], atol=1e-3)
 
 
 def test_a_flat_image_has_no_granularity():
-    np.testing.assert_allclose(
-        granularity(np.full((400, 380), 0.1, dtype=np.float32)), 0, atol=1e-3
-    )
+    flat = np.full((400, 380), 0.1, dtype=np.float32)
+    np.testing.assert_allclose(granularity(flat), 0, atol=1e-3)

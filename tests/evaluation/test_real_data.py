@@ -1,4 +1,6 @@
-"""What real microscopy and the real CellProfiler say. Skipped where the shared data are not there (see ADIPOCYTE_SHARED)."""
+"""What real microscopy and the real CellProfiler say."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,24 +12,17 @@ from adipocyte.domain import FieldKey
 from adipocyte.imaging.masks import nuclei_mask
 from adipocyte.plate.scan import scan_plate
 from adipocyte.preparation.prepare import prepare
-from tests.support import SHARED as SHARED_FOLDER
+from tests.support import SHARED, golden
 
-SHARED = SHARED_FOLDER / "data"
-SHIPPED = PreprocessConfig(plate="")
-needs_plate = pytest.mark.skipif(
-    not (SHARED / "isl_plate").is_dir(), reason=f"no {SHARED / 'isl_plate'}"
-)
-needs_golden = pytest.mark.skipif(
-    not (SHARED / "cellprofiler_golden").is_dir(), reason=f"no {SHARED / 'cellprofiler_golden'}"
-)
+REAL_PLATE = SHARED / "data" / "isl_plate"
+DEFAULTS = PreprocessConfig(plate=Path())
 
 
-@needs_plate
+@pytest.mark.skipif(not REAL_PLATE.is_dir(), reason=f"no {REAL_PLATE}")
 def test_a_real_plate_is_prepared_with_its_pixels_unchanged(tmp_path):
-    plate = SHARED / "isl_plate"
     store = prepare(
         PreprocessConfig(
-            plate=plate,
+            plate=REAL_PLATE,
             store=tmp_path / "store",
             validation_wells="B03",
             test_wells="D03",
@@ -36,7 +31,7 @@ def test_a_real_plate_is_prepared_with_its_pixels_unchanged(tmp_path):
     assert list(store.manifest.fields) == [
         FieldKey(20, well, 1) for well in ("B03", "C03", "D03", "D04")
     ]
-    for files in scan_plate(plate).fields:
+    for files in scan_plate(REAL_PLATE).fields:
         assert store.shape(files.key) == (512, 320)
         np.testing.assert_array_equal(
             store.target(files.key, "A2"), tifffile.imread(files.targets["A2"])
@@ -45,20 +40,27 @@ def test_a_real_plate_is_prepared_with_its_pixels_unchanged(tmp_path):
         assert 0.005 < store.mask(files.key).mean() < 0.1
 
 
-@needs_golden
-@pytest.mark.parametrize("magnification", [20, 40, 60])
-def test_masks_agree_with_the_nuclei_that_cellprofiler_found(magnification):
-    """Two methods, one truth: CellProfiler thresholds locally, so edges differ by a pixel or two, whole nuclei do not (IoU .90 to .94)."""
-    golden = SHARED / "cellprofiler_golden"
-    [path] = (golden / "images" / f"{magnification}x" / "target").glob("*B03*C01.tif")
-    found = tifffile.imread(golden / "labels" / f"{magnification}x" / "nuclei.tif")
+def assert_mask_covers_the_nuclei(folder: Path, magnification: int) -> None:
+    """CellProfiler thresholds locally, so the edges differ by a pixel or two (IoU .90 to .94)."""
+    nuclei = golden.read_images(folder, magnification, "target", golden.PLACES[0])["A1"]
+    found = golden.read_labels(folder, magnification)["nuclei"]
     zoom = magnification / 20
     mask = nuclei_mask(
-        tifffile.imread(path),
-        threshold=SHIPPED.mask_threshold,
-        superpixel_px=SHIPPED.mask_superpixel_px * zoom,
-        smallest_px=round(SHIPPED.mask_smallest_px * zoom**2),
+        nuclei,
+        threshold=DEFAULTS.mask_threshold,
+        superpixel_px=DEFAULTS.mask_superpixel_px * zoom,
+        smallest_px=round(DEFAULTS.mask_smallest_px * zoom**2),
     )
     assert (mask & (found > 0)).sum() / (mask | (found > 0)).sum() > 0.9
     covered = ndimage.mean(mask, found, np.unique(found)[1:])
     assert covered.min() > 0.5
+
+
+@pytest.mark.parametrize("magnification", golden.SHIPPED_LABELS)
+def test_masks_agree_with_the_nuclei_that_cellprofiler_found(magnification):
+    assert_mask_covers_the_nuclei(golden.SHIPPED, magnification)
+
+
+@golden.needs_larger
+def test_masks_agree_with_cellprofilers_nuclei_at_40x():
+    assert_mask_covers_the_nuclei(golden.LARGER, 40)

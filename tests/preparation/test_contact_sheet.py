@@ -1,14 +1,13 @@
-"""The contact sheet shows flagged fields first, with their reason."""
+"""The contact sheet of a plate."""
 
 import numpy as np
 
 from adipocyte.preparation.contact_sheet import contact_sheet, thumbnail
 
 
-def test_flagged_fields_come_first_with_their_reason():
-    fault = "too dark"
+def test_flagged_fields_come_first_with_their_words():
     thumbnails = [np.full((20, 30), 10 * n, np.uint8) for n in range(5)]
-    figure = contact_sheet(thumbnails, list("abcde"), [(), (), (), (fault,), ()])
+    figure = contact_sheet(thumbnails, list("abcde"), [(), (), (), ("too dark",), ()])
     panels = [panel for panel in figure.axes if panel.images]
     assert [panel.get_title() for panel in panels] == ["d", "a", "b", "c", "e"]
     assert [panel.get_xlabel() for panel in panels] == ["too dark", "", "", "", ""]
@@ -29,8 +28,8 @@ def test_a_sheet_of_a_whole_plate_shows_every_flagged_field_and_says_what_it_lea
 
 
 def test_a_thumbnail_is_small_and_shows_dark_to_bright():
-    ramp = np.arange(500 * 330).reshape(500, 330).clip(max=65535)
-    small = thumbnail(ramp.astype(np.uint16))
+    counts = np.arange(500 * 330).clip(max=65535).astype(np.uint16)
+    small = thumbnail(counts.reshape(500, 330))
     assert small.shape == (125, 83)
     assert (small.min(), small.max()) == (0, 255)
     assert not thumbnail(np.full((64, 64), 7, np.uint16)).any()

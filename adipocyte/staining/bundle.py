@@ -135,7 +135,7 @@ def write_bundle(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
     )
     checksums = {name: digest_of(folder / name) for name in files}
-    _write_manifest(folder, replace(manifest, checksums=checksums))
+    write_json(folder / BUNDLE_MANIFEST, asdict(replace(manifest, checksums=checksums)))
 
 
 def calibrate_bundle(
@@ -158,7 +158,7 @@ def calibrate_bundle(
         _require_all(manifest, calibrations)
     if calibrations:
         changed = _with_calibrations(folder, changed, calibrations)
-    _write_manifest(folder, changed)
+    write_json(folder / BUNDLE_MANIFEST, asdict(changed))
     if manifest.calibrations and manifest.calibrations != changed.calibrations:
         (folder / manifest.calibrations).unlink()  # last, because until now the manifest named it
 
@@ -258,10 +258,6 @@ def _of_another_format(folder: Path, found: object) -> BundleError:
         f"older than the {BUNDLE_FORMAT} that this code reads",
         _AGAIN,
     )
-
-
-def _write_manifest(folder: Path, manifest: BundleManifest) -> None:
-    write_json(folder / BUNDLE_MANIFEST, asdict(manifest))
 
 
 def _read_tables(path: Path, dtype: type[np.generic]) -> dict[str, NDArray]:

@@ -19,7 +19,8 @@ SEND_EVERY = 50  # steps
 class Journal:
     """Sends the metrics of each step to *tracker* as "step_<name>", and sums them over the epoch.
 
-    The epoch's means are "train_<name>". *totals* holds (sum, count) by name of the epoch so far, and is part of a training's state.
+    The epoch's means are "train_<name>". *totals* holds (sum, count) by name of the epoch so far,
+    and is part of a training's state.
     """
 
     def __init__(self, tracker: Tracker, totals: dict[str, list[float]]) -> None:

@@ -68,7 +68,7 @@ CHANGES: dict[type, dict[str, tuple[Any, Settings]]] = {
         "spectral_weight": (1.0, {}),
         "adversarial_weight": (1.0, {}),
         "select": ("features", {"epochs": 2}),
-        "ema": (0.5, {}),
+        "ema": (0.5, {"epoch_steps": 2}),  # the average starts as a copy
         "constant_epochs": (0, {"epochs": 2}),
     },
 }

@@ -1,4 +1,4 @@
-"""The served model, saying how long its networks took. MLflow runs this file in place of stainer_model.py."""
+"""The served model, printing how long its networks took; MLflow runs it instead of model.py."""
 
 import time
 from dataclasses import replace
@@ -14,7 +14,7 @@ from adipocyte.networks.predictor import Predict
 
 
 class TimedModel(StainerModel):
-    """Prints "networks_s <seconds>" for each request: from a field in network units to what a network makes of it."""
+    """Prints "networks_s <seconds>" for each request: from a field in network units to outputs."""
 
     def load_context(self, context: mlflow.pyfunc.PythonModelContext) -> None:
         super().load_context(context)

@@ -16,7 +16,7 @@ from adipocyte.delivery.batch.painter import FAILED, PAINTED, Assignment, FieldO
 from adipocyte.delivery.models.load import load_manifest, pinned
 from adipocyte.domain import FieldKey
 from adipocyte.errors import ConfigError, PlateError
-from adipocyte.networks.predictor import NO_COMPILER, has_compiler
+from adipocyte.networks.predictor import INSTALL_COMPILER, NO_COMPILER, has_compiler
 from adipocyte.plate.fields import FieldFiles, stained_name
 from adipocyte.plate.problems import Problem
 from adipocyte.plate.scan import scan_plate
@@ -158,7 +158,7 @@ def _claim(
             if before
             else "go on with -P compile=false"
         )
-        raise ConfigError(f"{NO_COMPILER}, or {remedy}")
+        raise ConfigError(NO_COMPILER, f"{INSTALL_COMPILER}, or {remedy}")
     origin = {
         "plate": str(plate),
         "bundle": asdict(bundle),

@@ -1,0 +1,43 @@
+"""Other processes in tests: a free port to reach them by, and waiting for what they do."""
+
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+Found = TypeVar("Found")
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_for(
+    condition: Callable[[], Found],
+    seconds: float = 180,
+    *,
+    process: subprocess.Popen | None = None,
+    log: Path | None = None,
+) -> Found:
+    """The first value of *condition* that is true; a connection that fails counts as false.
+
+    Raises AssertionError after so many *seconds*, or once *process* has ended without it, with what
+    the process wrote into *log*.
+    """
+    deadline, error = time.monotonic() + seconds, None
+    while True:
+        ended = process is not None and process.poll() is not None
+        try:
+            if found := condition():
+                return found
+        except OSError as failure:
+            error = failure
+        said = log.read_text() if log else error
+        assert not ended, f"the process ended before it came to that: {said}"
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain: {said}"
+        time.sleep(0.01)

@@ -381,18 +381,18 @@ def _train_next(study: Study, objective: _Objective) -> None:
 
     try:
         study.optimize(noting, n_trials=1, catch=(_SurplusError,), gc_after_trial=True)
+        return
     except ValueError:
-        # Either the objective's own, or Optuna's, which refuses to end a trial that another process
-        # has ended. The latter hides how the objective ended.
         if not ended_with:
             raise
-        error = ended_with[0]
-        if error and not isinstance(error, (TrialPruned, UpdateFinishedTrialError)):
-            raise error
-        print(
-            f"This process gave no sign of life for {GRACE_S} s, and another one tries its trial "
-            "again."
-        )
+    # It is the objective's own error, or Optuna's, which refuses to end a trial that another
+    # process has ended, and hides how the objective ended.
+    [error] = ended_with
+    if error and not isinstance(error, (TrialPruned, UpdateFinishedTrialError)):
+        raise error
+    print(
+        f"This process gave no sign of life for {GRACE_S} s, and another one tries its trial again."
+    )
 
 
 def _rank(trial: Trial) -> int:

@@ -55,7 +55,7 @@ from adipocyte.training.generator import train_generator
 from adipocyte.training.tracker import Tracker
 
 SCORE = "val_pixel_metric"  # lower is better
-SCORE_NAME = "MAE / median on the validation wells"
+SCORE_NAME = "MAE / median"  # on the validation wells
 TRIAL_TAG = "adipocyte.trial"  # of a trial's run: complete, pruned or diverged
 RUN = "run"  # what a trial remembers: its MLflow run
 SHARED = "settings"  # what a study remembers: the settings that all trials have
@@ -417,7 +417,7 @@ def _record(study: Study) -> Best:
             "because each diverged",
             "begin another with -P clip_norm=1 -P study=<name>",
         )
-    _log_plot("history.png", partial(plot_optimization_history, study, target_name=SCORE_NAME))
+    _log_plot("history.png", partial(plot_optimization_history, study))
     if len(complete) > 1:
         # Optuna's default evaluator needs more trials to be right.
         evaluator = FanovaImportanceEvaluator(seed=0)
@@ -446,12 +446,13 @@ def _score(complete: FrozenTrial) -> float:
     return cast(float, complete.value)  # None only while a trial is not complete
 
 
-def _log_plot(name: str, draw: Callable[[], Axes]) -> None:
+def _log_plot(name: str, draw: Callable[..., Axes]) -> None:
     """Record a plot in the active run. Optuna draws it with pyplot, whose state is put back."""
     with matplotlib.rc_context():  # Optuna sets a style
         pyplot.switch_backend("agg")  # so that no window opens
-        figure = cast(Figure, draw().figure)
+        figure = cast(Figure, draw(target_name=SCORE_NAME).figure)
         try:
+            figure.set_layout_engine("constrained")  # else names of settings are cut off
             mlflow.log_figure(figure, name)
         finally:
             pyplot.close(figure)

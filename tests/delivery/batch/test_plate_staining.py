@@ -239,7 +239,7 @@ def test_what_is_compiled_stays_so(stain, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "content", "said"),
-    [("manifest.json", "{", "is damaged"), ("stained.json", "[1]", "is none of ours")],
+    [("manifest.json", "{", "is damaged"), ("stained.json", "[1]", "was written by another program")],
 )
 def test_a_folder_with_files_of_other_kinds_is_refused(stain, tmp_path, name, content, said):
     (tmp_path / "out").mkdir()

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from adipocyte.plate.fields import FieldFiles
 from adipocyte.staining.stainer import Stainer
 from tests.support import ROOT
 from tests.support.plates import images, plane, write_plate
+from tests.support.processes import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +37,7 @@ def stain(plate: Path, small_model: Path, tmp_path: Path):
     """Paint the plate into tmp_path/out, or with other settings."""
 
     def run(crew: batch.Crew | None = None, **settings: Any) -> batch.StainedPlate:
-        given = {
-            "plate": str(plate),
-            "model": str(small_model),
-            "out": str(tmp_path / "out"),
-        } | settings
+        given = {"plate": plate, "model": str(small_model), "out": str(tmp_path / "out")} | settings
         return stain_plate(StainConfig(**given), crew or Here())
 
     return run
@@ -90,7 +86,7 @@ def test_the_manifest_tells_of_each_field(stain, tmp_path):
 
 
 def test_a_bad_field_is_recorded_and_mended_by_the_same_command(stain, plate, tmp_path):
-    """One lacks a plane, which the scan sees; one has pixels that cannot be decoded, which nobody sees before it is read."""
+    """One lacks a plane, which the scan sees; one has pixels that cannot be decoded, if read."""
     broken = shutil.copytree(plate, tmp_path / "broken")
     plane(broken, 2, 3).unlink()
     damaged = plane(broken, 4, 5)
@@ -153,11 +149,7 @@ def test_a_plate_whose_painting_is_killed_goes_on(stain, plate, small_model, tmp
     with subprocess.Popen(
         list(map(str, command)), cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
     ) as painting:
-        deadline = time.monotonic() + 120
-        while (
-            not images(tmp_path / "out") and painting.poll() is None and time.monotonic() < deadline
-        ):
-            time.sleep(0.001)
+        wait_for(lambda: images(tmp_path / "out"), process=painting)
         painting.send_signal(signal.SIGKILL)
     assert len(images(tmp_path / "out")) > 0
     stain()
@@ -229,17 +221,20 @@ def test_a_plate_is_finished_in_the_arithmetic_it_was_begun_in(stain, tmp_path):
 
 
 def test_what_is_compiled_stays_so(stain, tmp_path):
-    stain(compile="on")
+    stain(compile="true")
     for path in (tmp_path / "out").glob("20x_images/*F002*"):
         path.unlink()
     assert fovs(stain().painted) == [2]
-    stain(out=str(tmp_path / "at once"), compile="on")
+    stain(out=str(tmp_path / "at once"), compile="true")
     assert images(tmp_path / "out") == images(tmp_path / "at once")
 
 
 @pytest.mark.parametrize(
     ("name", "content", "said"),
-    [("manifest.json", "{", "is damaged"), ("stained.json", "[1]", "was written by another program")],
+    [
+        ("manifest.json", "{", "is damaged"),
+        ("stained.json", "[1]", "was written by another program"),
+    ],
 )
 def test_a_folder_with_files_of_other_kinds_is_refused(stain, tmp_path, name, content, said):
     (tmp_path / "out").mkdir()
@@ -307,11 +302,11 @@ def test_what_cannot_be_compiled_here_is_said_before_anything_is_claimed(stain, 
             return False
 
     with pytest.raises(
-        ConfigError, match=r"pip install \"adipocyte\[openvino\]\", or go on with -P compile=off"
+        ConfigError, match=r"pip install \"adipocyte\[openvino\]\", or go on with -P compile=false"
     ):
-        stain(Plain(), compile="on")
+        stain(Plain(), compile="true")
     assert not (tmp_path / "out").exists()
-    stain(compile="on")
+    stain(compile="true")
     for path in (tmp_path / "out").glob("20x_images/*F002*"):
         path.unlink()
     with pytest.raises(

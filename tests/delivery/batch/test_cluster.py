@@ -197,7 +197,7 @@ def test_the_command_paints_on_a_cluster_and_resumes_after_a_kill(
 
 
 def test_a_field_that_kills_its_worker_is_tried_thrice_and_recorded(nodes, small_model, tmp_path):
-    """A plane that is a pipe holds whoever reads it until it is killed, as memory that runs out would do."""
+    """A pipe for a plane holds its reader until it is killed, as the kernel kills for memory."""
     plate = write_plate(tmp_path / "plate", (1,))
     fields = scan_plate(plate, ()).fields
     pipe = plane(plate, 1, 1)

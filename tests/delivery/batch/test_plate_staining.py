@@ -1,4 +1,4 @@
-"""A whole plate is painted field by field; whatever happens on the way, the same command goes on."""
+"""A whole plate is painted field by field, and the same command resumes after any interruption."""
 
 import json
 import os
@@ -133,7 +133,7 @@ def test_what_was_painted_before_an_interruption_is_kept(stain, tmp_path, error)
     assert images(tmp_path / "out") == images(tmp_path / "at once")
 
 
-def test_a_plate_whose_painting_is_killed_goes_on(stain, plate, small_model, tmp_path):
+def test_a_plate_whose_painting_is_killed_resumes(stain, plate, small_model, tmp_path):
     command = [
         sys.executable,
         "-m",

@@ -155,7 +155,7 @@ def refuse_unknown_parameters(record: logging.LogRecord) -> bool:
 
     MLflow drops what the signature does not name before the model sees it, and offers no other
     place to object. Without this, a misspelt parameter would quietly paint another picture. So this
-    reads MLflow's sentence; tests/delivery/serving/test_parameters.py holds its wording. Requests
+    reads MLflow's sentence; tests/delivery/serving/test_serving.py holds its wording. Requests
     to models with other parameters than this one's pass.
     """
     unknown, _, rest = record.getMessage().partition(

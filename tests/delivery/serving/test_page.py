@@ -191,21 +191,18 @@ def test_the_command_opens_a_page_asks_nobody_else_and_leaves_nothing(server, tm
     port, scratch, asked = free_port(), tmp_path / "scratch", tmp_path / "asked"
     scratch.mkdir()
     command = [sys.executable, "-c", WATCHED, asked, f"--server={server}", f"--port={port}"]
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, "TMPDIR": str(scratch)}, stdout=log, stderr=log
-        )
+    environment = {**os.environ, "TMPDIR": str(scratch), "PYTHONUNBUFFERED": "1"}
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file)
     try:
-        html = wait_for(
-            lambda: requests.get(f"http://127.0.0.1:{port}", timeout=5).text,
-            process=process,
-            log=tmp_path / "log",
-        )
+        wait_for(lambda: "Running on local URL" in log.read_text(), process=process, log=log)
+        html = requests.get(f"http://127.0.0.1:{port}", timeout=5).text
         assert "Virtual staining" in html
         assert len(list(scratch.glob("adipocyte-*"))) == 1
     finally:
         process.send_signal(ending)
-        assert process.wait(60) == 0, (tmp_path / "log").read_text()
+        assert process.wait(60) == 0, log.read_text()
     assert list(scratch.glob("adipocyte-*")) == []
     assert set(asked.read_text().split()) <= {"127.0.0.1", "localhost", "None", "::1"}
 

@@ -16,7 +16,7 @@ import tifffile
 from adipocyte.config import StainConfig
 from adipocyte.delivery.batch import plate as batch
 from adipocyte.delivery.batch.painter import Assignment, FieldOutcome
-from adipocyte.delivery.batch.plate import Here, stain_plate
+from adipocyte.delivery.batch.plate import Here, should_compile, stain_plate
 from adipocyte.domain import FieldKey
 from adipocyte.errors import ConfigError, OutputError, PlateError
 from adipocyte.plate.fields import FieldFiles
@@ -98,17 +98,11 @@ def test_a_bad_field_is_recorded_and_mended_by_the_same_command(stain, plate, tm
     result = stain(plate=broken)
     assert fovs(result.painted) == [1, 3, 5]
     told = entries(tmp_path / "out")
-    assert told["20x B03 F002"] == {
-        "status": "failed",
-        "seconds": 0,
-        "warnings": [],
-        "problem": told["20x B03 F002"]["problem"],
-    }
-    assert "lacks Z3" in told["20x B03 F002"]["problem"]
-    assert (told["20x B03 F004"]["status"], damaged.name in told["20x B03 F004"]["problem"]) == (
-        "failed",
-        True,
-    )
+    lacking, unreadable = told["20x B03 F002"], told["20x B03 F004"]
+    assert "lacks Z3" in lacking.pop("problem")
+    assert lacking == {"status": "failed", "seconds": 0, "warnings": []}
+    assert unreadable["status"] == "failed"
+    assert damaged.name in unreadable["problem"]
     assert [problem.where for problem in result.problems] == ["20x B03 F002", "20x B03 F004"]
 
     shutil.copy(plane(plate, 2, 3), broken / "20x_images")
@@ -134,20 +128,11 @@ def test_what_was_painted_before_an_interruption_is_kept(stain, tmp_path, error)
 
 
 def test_a_plate_whose_painting_is_killed_resumes(stain, plate, small_model, tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "entrypoints.stain",
-        "--plate",
-        plate,
-        "--model",
-        small_model,
-        "--out",
-        tmp_path / "out",
-    ]
+    command = [sys.executable, "-m", "entrypoints.stain"]
+    command += ["--plate", str(plate), "--model", str(small_model), "--out", str(tmp_path / "out")]
     environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
     with subprocess.Popen(
-        list(map(str, command)), cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
+        command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
     ) as painting:
         wait_for(lambda: images(tmp_path / "out"), process=painting)
         painting.send_signal(signal.SIGKILL)
@@ -244,8 +229,8 @@ def test_a_folder_with_files_of_other_kinds_is_refused(stain, tmp_path, name, co
     assert (tmp_path / "out" / name).read_text() == content
 
 
-@pytest.mark.parametrize("way", ["inside", "itself by a link", "itself by a detour"])
-def test_the_raw_plate_is_never_written_to(stain, plate, tmp_path, way):
+@pytest.mark.parametrize("where", ["inside", "itself by a link", "itself by a detour"])
+def test_the_raw_plate_is_never_written_to(stain, plate, tmp_path, where):
     (tmp_path / "link").symlink_to(plate.parent)
     out = {
         "inside": plate / "stained",
@@ -254,16 +239,16 @@ def test_the_raw_plate_is_never_written_to(stain, plate, tmp_path, way):
     }
     before = images(plate)
     with pytest.raises(PlateError, match="lies in the raw plate, which is never written to"):
-        stain(out=str(out[way]))
+        stain(out=str(out[where]))
     assert images(plate) == before
     assert not list(plate.rglob("*.json"))
 
 
-def test_a_detour_around_the_raw_plate_is_none_of_it(stain, plate, tmp_path):
+def test_a_detour_around_the_raw_plate_is_allowed(stain, plate, tmp_path):
     assert fovs(stain(out=f"{plate}/../beside").painted) == [1, 2, 3, 4, 5]
 
 
-def test_a_plate_without_a_whole_field_is_told_of_field_by_field(stain, plate, tmp_path):
+def test_a_plate_without_a_whole_field_is_recorded_field_by_field(stain, plate, tmp_path):
     broken = shutil.copytree(plate, tmp_path / "broken")
     for fov in range(1, 6):
         plane(broken, fov, 3).unlink()
@@ -272,7 +257,7 @@ def test_a_plate_without_a_whole_field_is_told_of_field_by_field(stain, plate, t
     assert {entry["status"] for entry in entries(tmp_path / "out").values()} == {"failed"}
 
 
-def test_a_bad_field_that_is_taken_away_is_no_longer_told_of(stain, plate, tmp_path):
+def test_a_bad_field_that_is_removed_leaves_the_manifest(stain, plate, tmp_path):
     broken = shutil.copytree(plate, tmp_path / "broken")
     plane(broken, 2, 3).unlink()
     stain(plate=broken)
@@ -294,6 +279,14 @@ def test_settings_bind_from_the_first_image_on(stain, tmp_path):
         ):
             stain(**settings)
     assert fovs(stain(intensities="matching", tile_px=1088).painted) == [2, 3, 4, 5]
+
+
+def test_auto_compiles_for_workers_of_sixteen_fields_where_it_is_possible():
+    wanted = [should_compile("auto", n_fields, possible=True) for n_fields in (1, 15, 16, 3456)]
+    assert wanted == [False, False, True, True]
+    assert not should_compile("auto", 1000, possible=False)
+    assert should_compile("true", 1, possible=False)  # `stain_plate` says what to install
+    assert not should_compile("false", 3456, possible=True)
 
 
 def test_what_cannot_be_compiled_here_is_said_before_anything_is_claimed(stain, tmp_path):

@@ -14,7 +14,7 @@ import itertools
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -84,7 +84,7 @@ def flop_per_px(network: nn.Module, in_channels: int) -> float:
 
 
 @contextmanager
-def timed(stainer: Stainer) -> Iterator[dict[str, float]]:
+def timed(stainer: Stainer) -> Generator[dict[str, float]]:
     """Seconds that each network takes of the paintings inside the block."""
     took_s = dict.fromkeys(stainer.predictors, 0.0)
     predictors = dict(stainer.predictors)

@@ -504,7 +504,7 @@ def test_a_model_is_text_json_pictures_and_safetensors_and_nothing_that_training
     assert not any(start.startswith(b"\x80") for start in starts)  # a pickle
 
 
-# `mlflow models predict`, in a process that records what is unpickled and prints where our code lies.
+# `mlflow models predict`, in a process that records what is unpickled and where our code lies.
 WATCHED = """
 import sys
 found = []
@@ -643,7 +643,7 @@ def database() -> Iterator[str]:
 def remote(
     database: str, shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[str]:
-    """`mlflow server` on PostgreSQL, which keeps the artifacts to itself: clients send and fetch them through it."""
+    """`mlflow server` on PostgreSQL; clients send and fetch artifacts through it."""
     kept = ["--artifacts-destination", str(tmp_path / "artifacts"), "--serve-artifacts"]
     command = ["server", "--backend-store-uri", database, *kept, "--workers", "1"]
     ours = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID")

@@ -14,8 +14,9 @@ import itertools
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,23 +84,24 @@ def flop_per_px(network: nn.Module, in_channels: int) -> float:
 
 
 @contextmanager
-def timed(stainer: Stainer) -> Iterator[dict[str, float]]:
+def timed(stainer: Stainer) -> Generator[dict[str, float]]:
     """Seconds that each network takes of the paintings inside the block."""
-    took_s = dict.fromkeys(stainer._predict, 0.0)
-    predict = dict(stainer._predict)
+    took_s = dict.fromkeys(stainer.predictors, 0.0)
+    predictors = dict(stainer.predictors)
 
     def watch(name: str) -> Callable:
         def run(source: np.ndarray) -> np.ndarray:
             start = time.perf_counter()
-            painted = predict[name](source)
+            painted = predictors[name](source)
             took_s[name] += time.perf_counter() - start
             return painted
 
         return run
 
-    stainer._predict.update({name: watch(name) for name in predict})
+    for name, predictor in predictors.items():
+        stainer.predictors[name] = replace(predictor, predict=watch(name))
     yield took_s
-    stainer._predict.update(predict)
+    stainer.predictors.update(predictors)
 
 
 def measure_ours(bundle: Path, planes: np.ndarray, flop: float, compiled: bool) -> dict[str, float]:
@@ -119,8 +121,8 @@ def measure_ours(bundle: Path, planes: np.ndarray, flop: float, compiled: bool) 
         networks_s = min(networks_s, sum(took_s.values()))
     crop = np.random.default_rng(0).standard_normal((8, CROP_PX, CROP_PX), dtype=np.float32)
     crop_s = 0.0
-    for name, predict in stainer._predict.items():
-        source = crop[: stainer._channels[name]]
+    for predict in stainer.predictors.values():
+        source = crop[: predict.in_channels]
         predict(source)
         crop_s += seconds(lambda predict=predict, source=source: predict(source), 3)
     return {

@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from adipocyte.networks.predictor import make_ready
-from adipocyte.networks.tiles import Tiling, halo_of, predict_windows, smallest_tile_px
+from adipocyte.networks.tiles import Tiling, predict_windows, smallest_tile_px
 from adipocyte.networks.unet import UNetSpec
 from adipocyte.simulation import simulate_field
 from benchmarks.report import parser, report
@@ -50,7 +50,7 @@ def near_a_border(side_px: int, tiling: Tiling) -> np.ndarray:
 def measure(spec: UNetSpec) -> dict[str, float]:
     """The figures of one network."""
     torch.manual_seed(0)
-    network, predict = make_ready(
+    predict = make_ready(
         random_network(spec), spec.in_channels, torch.device("cpu"), "32", compiled=False
     )
     piece = simulate_field(20, (800, SHAPE_PX[1]), seed=0).planes.astype(np.float32)
@@ -61,7 +61,7 @@ def measure(spec: UNetSpec) -> dict[str, float]:
     )
     whole = predict_windows(predict, lambda window: source[(slice(None), *window)], SHAPE_PX)
     scale = RANGE_COUNTS / np.ptp(whole)
-    figures: dict[str, float] = {"halo_px": halo_of(network, spec.in_channels)}
+    figures: dict[str, float] = {"halo_px": predict.halo_px}
     for name, halo_px in (("", figures["halo_px"]), ("halo_64_", 64)):
         tiling = Tiling(smallest_tile_px(halo_px), halo_px)
         tiled = predict_windows(

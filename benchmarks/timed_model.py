@@ -1,6 +1,7 @@
 """The served model, printing how long its networks took; MLflow runs it instead of model.py."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import mlflow
@@ -17,8 +18,9 @@ class TimedModel(StainerModel):
 
     def load_context(self, context: mlflow.pyfunc.PythonModelContext) -> None:
         super().load_context(context)
-        predict = self._stainer._predict
-        predict |= {name: self._watched(run) for name, run in predict.items()}
+        predictors = self._stainer.predictors
+        for name, predictor in predictors.items():
+            predictors[name] = replace(predictor, predict=self._watched(predictor.predict))
 
     def predict(
         self,

@@ -29,9 +29,9 @@ from adipocyte.preparation.prepare import prepare
 from adipocyte.store.reader import Store
 from adipocyte.system.machine import fastest_arithmetic, fastest_device
 from adipocyte.training.augmentations import Augmenter
-from adipocyte.training.collapse import discriminator_figures
+from adipocyte.training.collapse import discriminator_metrics
 from adipocyte.training.device import make_fabric, update
-from adipocyte.training.generator import build_discriminator, generator_spec, opinion, weighted
+from adipocyte.training.generator import build_discriminator, generator_spec, scores_of, weighted
 from adipocyte.training.journal import SEND_EVERY, Journal
 from adipocyte.training.patches import Patches, patch_loader
 from benchmarks.report import parser, report
@@ -82,9 +82,9 @@ def gan_step(
         fake = generator(source)
         on_real, on_fake = discriminator(source, real), discriminator(source, fake.detach())
         update(fabric, raw_discriminator, d_optimizer, discriminator_loss(on_real, on_fake), 0)
-        discriminator_figures(on_real, on_fake)
+        discriminator_metrics(on_real, on_fake)
         losses = {"mae": l1_loss(fake, real), "spectral": spectral_loss(fake, real)}
-        losses["adversarial"] = adversarial_loss(opinion(fabric, raw_discriminator, source, fake))
+        losses["adversarial"] = adversarial_loss(scores_of(fabric, raw_discriminator, source, fake))
         update(fabric, raw_generator, g_optimizer, weighted(losses, config), 0)
 
     return step

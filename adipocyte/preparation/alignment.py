@@ -1,13 +1,16 @@
-"""How fluorescence lies against brightfield at each site of the well: estimated, read from a file, or not at all."""
+"""How fluorescence lies against brightfield at each site of the well: estimated or read."""
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 import zarr
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from adipocyte.domain import FieldKey
@@ -21,7 +24,10 @@ from adipocyte.system.processes import each
 
 @dataclass(frozen=True)
 class _Magnification:
-    """One *magnification*, to be registered at its *sites* by the fields *keys* in the store *folder*: planes, then *targets*."""
+    """One magnification to register at its `sites` by the fields `keys` in the store `folder`.
+
+    A field's channels are the planes, then the `targets`.
+    """
 
     folder: Path
     magnification: int
@@ -30,8 +36,9 @@ class _Magnification:
     targets: tuple[str, ...]
 
     def load(self, key: FieldKey) -> Field:
-        """The planes (Z, Y, X) and targets (Y, X) of a field, in counts, as the microscope wrote them."""
-        stack = zarr.open_array(field_path(self.folder, key) / "0", mode="r")[:]
+        """The planes (Z, Y, X) and targets (Y, X) of a field, in counts, in their own frames."""
+        array = zarr.open_array(field_path(self.folder, key) / "0", mode="r")
+        stack = cast(NDArray[np.uint16], array[:])  # zarr declares GPU arrays and scalars as well
         n_z_planes = len(stack) - len(self.targets)
         return stack[:n_z_planes], dict(zip(self.targets, stack[n_z_planes:], strict=True))
 
@@ -39,24 +46,22 @@ class _Magnification:
 def estimate_alignments(
     folder: Path,
     keys: Iterable[FieldKey],
-    trained: Iterable[FieldKey],
+    trained: Collection[FieldKey],
     targets: tuple[str, ...],
     workers: int,
 ) -> Registrations:
-    """Measure, in the store in the making, how fluorescence lies at every site of *keys*, from the fields *trained* alone."""
+    """Measure how fluorescence lies at every site of *keys*, from the fields *trained* alone.
+
+    The fields lie in *folder*, the store in the making.
+    """
     sites: dict[int, set[int]] = defaultdict(set)
     for key in keys:
         sites[key.magnification].add(key.fov)
-    tasks = [
-        _Magnification(
-            folder,
-            one,
-            tuple(sorted(sites[one])),
-            tuple(sorted(key for key in trained if key.magnification == one)),
-            targets,
-        )
-        for one in sorted(sites)
-    ]
+    tasks = []
+    for one in sorted(sites):
+        keys_here = sorted(key for key in trained if key.magnification == one)
+        fovs = tuple(sorted(sites[one]))
+        tasks.append(_Magnification(folder, one, fovs, tuple(keys_here), targets))
     results = each(_register, tasks, min(workers, 1))  # one by one: each may take a gigabyte
     return dict(sorted(tqdm(results, desc="align", unit="magnification", total=len(tasks))))
 
@@ -69,14 +74,15 @@ def _register(task: _Magnification) -> tuple[int, dict[int, Registration]]:
 
 
 def alignment_sentences(registrations: Registrations) -> list[str]:
-    """What was found at each magnification, for people: sites that are aligned, and why others are not."""
+    """Sentences about each magnification: which sites are aligned, and why others are not."""
     sentences = []
     for magnification, sites in registrations.items():
         moved = [one.alignment for one in sites.values() if not one.alignment.is_identity]
         if moved:
             farthest_px = max(max(abs(one.dy_px), abs(one.dx_px)) for one in moved)
             sentences.append(
-                f"{magnification}x: stains aligned at {len(moved)} of {len(sites)} sites, by up to {farthest_px:.1f} pixels"
+                f"{magnification}x: stains aligned at {len(moved)} of {len(sites)} sites, "
+                f"by up to {farthest_px:.1f} pixels"
             )
         reasons = Counter(one.verdict for one in sites.values() if one.alignment.is_identity)
         sentences += [
@@ -87,7 +93,7 @@ def alignment_sentences(registrations: Registrations) -> list[str]:
 
 
 def no_alignments(keys: Iterable[FieldKey]) -> Alignments:
-    """Brightfield and fluorescence on top of each other at the sites of *keys*."""
+    """The identity at every site of *keys*."""
     alignments: Alignments = defaultdict(dict)
     for key in sorted(keys):
         alignments[key.magnification][key.fov] = IDENTITY
@@ -95,17 +101,23 @@ def no_alignments(keys: Iterable[FieldKey]) -> Alignments:
 
 
 def read_alignments(path: Path, keys: Iterable[FieldKey]) -> Alignments:
-    """The alignments in a file, as `preprocess` logs it (alignment.json). Raises ConfigError when it cannot be used for *keys*."""
-    needed = "needed is the alignment.json of a preparation, with every magnification and field of view of this plate"
+    """The alignments in a file, as `preprocess` logs it (alignment.json).
+
+    Raises ConfigError when it cannot be used for *keys*.
+    """
+    remedy = (
+        "give the alignment.json of a preparation, with every magnification and field of view "
+        "of this plate, or -P align=estimate or -P align=none"
+    )
     try:
         alignments = parse_alignments(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ConfigError(
-            f"{path} is no file of alignments ({error}): {needed}; or give -P align=estimate or -P align=none"
-        ) from error
+        raise ConfigError(f"{path} is no file of alignments ({error})", remedy) from error
     for key in sorted(keys):
         if key.fov not in alignments.get(key.magnification, {}):
             raise ConfigError(
-                f"{path} does not say how fluorescence lies at {key.magnification}x in field of view {key.fov}: {needed}"
+                f"{path} does not say how fluorescence lies at {key.magnification}x in field of "
+                f"view {key.fov}",
+                remedy,
             )
     return alignments

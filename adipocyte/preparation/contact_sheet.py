@@ -1,4 +1,4 @@
-"""A contact sheet: many fields on one page, the doubtful ones first."""
+"""A contact sheet: many fields on one page, flagged ones first."""
 
 import math
 import textwrap
@@ -18,7 +18,10 @@ _FLAGGED, _GOOD = "#c00000", "#a0a0a0"
 
 
 def thumbnail(plane: NDArray[np.uint16]) -> NDArray[np.uint8]:
-    """A small grey picture of a (Y, X) *plane* in counts: at most 160 pixels a side, from its 1st to its 99.5th percentile."""
+    """A small grey picture of a (Y, X) *plane* in counts, at most 160 pixels a side.
+
+    It shows the plane from its 1st to its 99.5th percentile.
+    """
     step = math.ceil(max(plane.shape) / _THUMBNAIL_PX)
     small = plane[::step, ::step]
     return to_grey(small, *display_range(small))
@@ -27,10 +30,11 @@ def thumbnail(plane: NDArray[np.uint16]) -> NDArray[np.uint8]:
 def contact_sheet(
     thumbnails: Sequence[NDArray[np.uint8]], titles: Sequence[str], flags: Sequence[Sequence[str]]
 ) -> Figure:
-    """Draw fields on one page: flagged ones first, in a red frame with what each sentence begins with.
+    """Draw fields on one page: flagged ones first, in a red frame over the words of their flags.
 
-    *thumbnails* (Y, X each), their *titles* and their *flags* (sentences; none for a good field) go together, field by field. At most 96
-    fields are shown: flagged ones, and good ones, evenly chosen, as long as there is room; the heading says how many are left out.
+    *thumbnails*, (Y, X) each, *titles* and *flags* have one item for each field; a flag is a few
+    words (`imaging.limits.flag_words`), a good field has none. At most 96 fields are shown: flagged
+    ones, then good ones, evenly chosen. The heading says how many are left out.
     """
     shown = _chosen(flags)
     n_flagged = sum(map(bool, flags))
@@ -52,22 +56,20 @@ def contact_sheet(
         panel.imshow(thumbnails[index], cmap="gray", vmin=0, vmax=255)
         panel.set(xticks=[], yticks=[])
         panel.set_title(titles[index], fontsize=8, pad=3)
-        panel.set_xlabel(_reason(flags[index]), fontsize=7, color=_FLAGGED, labelpad=3)
-        panel.spines[:].set(
-            color=_FLAGGED if flags[index] else _GOOD, linewidth=3 if flags[index] else 0.5
-        )
+        panel.set_xlabel(_in_two_lines(flags[index]), fontsize=7, color=_FLAGGED, labelpad=3)
+        colour, width = (_FLAGGED, 3) if flags[index] else (_GOOD, 0.5)
+        panel.spines[:].set(color=colour, linewidth=width)
     return figure
 
 
 def _chosen(flags: Sequence[Sequence[str]]) -> list[int]:
-    """The fields to show: all that are flagged, then good ones at even steps."""
-    flagged = [index for index, sentences in enumerate(flags) if sentences][:_MOST_FIELDS]
-    good = [index for index, sentences in enumerate(flags) if not sentences]
-    n_good = min(len(good), max(0, _MOST_FIELDS - len(flagged)))
-    return flagged + [good[round(place)] for place in np.linspace(0, len(good) - 1, n_good)]
+    """The fields to show: flagged ones, then good ones at even steps."""
+    flagged = [index for index, words in enumerate(flags) if words][:_MOST_FIELDS]
+    good = [index for index, words in enumerate(flags) if not words]
+    n_good = min(len(good), _MOST_FIELDS - len(flagged))
+    return flagged + [good[round(step)] for step in np.linspace(0, len(good) - 1, n_good)]
 
 
-def _reason(sentences: Sequence[str]) -> str:
-    """What the sentences begin with, in two short lines."""
-    words = ", ".join(dict.fromkeys(sentence.partition(":")[0] for sentence in sentences))
-    return "\n".join(textwrap.wrap(words, _LINE_LETTERS, max_lines=2, placeholder=" …"))
+def _in_two_lines(words: Sequence[str]) -> str:
+    text = ", ".join(dict.fromkeys(words))
+    return "\n".join(textwrap.wrap(text, _LINE_LETTERS, max_lines=2, placeholder=" …"))

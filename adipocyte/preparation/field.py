@@ -1,7 +1,6 @@
 """Preparing one field: read, masked, measured, written."""
 
 import hashlib
-import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from adipocyte.domain import BRIGHTFIELD, FieldKey
 from adipocyte.errors import ImageError, PlateError
 from adipocyte.imaging import quality
-from adipocyte.imaging.histograms import counts_histogram
+from adipocyte.imaging.histograms import N_COUNTS, counts_histogram
 from adipocyte.imaging.masks import nuclei_mask
 from adipocyte.plate.fields import FieldFiles, RawField, read_field
 from adipocyte.plate.problems import Problem, problem_of
@@ -26,11 +25,16 @@ from adipocyte.preparation.progress import (
 )
 from adipocyte.store.paths import field_path
 from adipocyte.store.writer import write_field
+from adipocyte.system.files import short_digest
 
 
 @dataclass(frozen=True, kw_only=True)
 class Masking:
-    """How nuclei masks are made: see `imaging.masks.nuclei_mask`. Lengths in pixels at 20x; they grow with the magnification."""
+    """How nuclei masks are made (see `imaging.masks.nuclei_mask`).
+
+    `superpixel_px` and `smallest_px` are lengths and areas at 20x, which grow with the
+    magnification.
+    """
 
     threshold: float
     superpixel_px: int
@@ -39,7 +43,10 @@ class Masking:
 
 @dataclass(frozen=True)
 class FieldTask:
-    """One field to prepare into *folder*, the store in the making, and a name for what it is made from."""
+    """One field to prepare into `folder`, the store in the making.
+
+    `made_from` names what the field is made from (see the function of that name).
+    """
 
     folder: Path
     files: FieldFiles
@@ -47,23 +54,18 @@ class FieldTask:
     made_from: str
 
     def record(self) -> FieldRecord | None:
-        """What was measured in the field, or None while it is not finished."""
+        """The record of the field, or None if it is not finished."""
         return read_record(self.folder, self.files.key, self.made_from)
 
 
 def made_from(files: FieldFiles, masking: Masking) -> str:
-    """A name for a field's files, by names, sizes and times, and for what is made of them."""
-    named = [
-        RECORD_FORMAT,
-        str(files.key),
-        [file_fingerprint(path) for path in files.paths],
-        asdict(masking),
-    ]
-    return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:16]
+    """Name what a field is made from: its files, by name, size and time, and the settings."""
+    fingerprints = [file_fingerprint(path) for path in files.paths]
+    return short_digest([RECORD_FORMAT, str(files.key), fingerprints, asdict(masking)])
 
 
 def file_fingerprint(path: Path) -> tuple[str, int, int]:
-    """Name, size and time of a file: enough to tell that nothing changed, without opening it."""
+    """Name, size and time of a file, which change when the file does; it is not opened."""
     if not path.exists():
         return str(path), 0, 0
     stat = path.stat()
@@ -71,14 +73,16 @@ def file_fingerprint(path: Path) -> tuple[str, int, int]:
 
 
 def prepare_field(task: FieldTask) -> Problem | None:
-    """Write one field and its mask into the store, its record last. Returns what kept it from being prepared, if anything did."""
+    """Write one field and its mask into the store, its record last.
+
+    Returns the problem that kept it from being prepared, None if there was none.
+    """
     key = task.files.key
-    remove_record(
-        task.folder, key
-    )  # of other files or settings: it must not speak for the pixels that are written now
+    # An older record must not describe the pixels that are written now.
+    remove_record(task.folder, key)
     try:
         field = read_field(task.files, tuple(task.files.targets))
-        figures = quality.measure_quality(field.planes, field.targets)
+        measures = quality.measure_quality(field.planes, field.targets)
     except (ImageError, PlateError) as error:
         return problem_of(key, error)
     if made_from(task.files, task.masking) != task.made_from:
@@ -88,21 +92,24 @@ def prepare_field(task: FieldTask) -> Problem | None:
             "run the same command again, once nobody writes to the plate",
         )
     shutil.rmtree(field_path(task.folder, key), ignore_errors=True)
-    write_field(
-        task.folder, key, field, _mask(field.targets["A1"], key.magnification, task.masking)
-    )
+    mask = _mask(field.targets["A1"], key.magnification, task.masking)
+    write_field(task.folder, key, field, mask)
+    _, height, width = field.planes.shape
     record = FieldRecord(
         made_from=task.made_from,
         content=_content(field),
-        shape=field.planes.shape[1:],
-        quality=figures,
+        shape=(height, width),
+        quality=measures,
     )
     write_record(task.folder, key, record, _histograms(field))
     return None
 
 
 def keep_only(folder: Path, keys: set[FieldKey]) -> None:
-    """Remove every field of a store in the making but *keys*: what an interrupted preparation of another plate has left."""
+    """Remove every field but *keys* from a store in the making.
+
+    An interrupted preparation of another plate may have left some.
+    """
     kept = {field_path(folder, key) for key in keys}
     kept |= {part for path in kept for part in path.parents}
     for level in ("*.zarr", "*.zarr/?", "*.zarr/?/*", "*.zarr/?/*/*"):
@@ -114,27 +121,24 @@ def keep_only(folder: Path, keys: set[FieldKey]) -> None:
 
 def _mask(nuclei: NDArray[np.uint16], magnification: int, masking: Masking) -> NDArray[np.bool_]:
     zoom = magnification / 20
-    smallest_px = round(masking.smallest_px * zoom**2)
     return nuclei_mask(
         nuclei,
         threshold=masking.threshold,
         superpixel_px=masking.superpixel_px * zoom,
-        smallest_px=smallest_px,
+        smallest_px=round(masking.smallest_px * zoom**2),
     )
 
 
 def _content(field: RawField) -> str:
     content = hashlib.sha256(repr(field.planes.shape).encode())
     for image in (*field.planes, *field.targets.values()):
-        content.update(np.ascontiguousarray(image))
+        content.update(np.ascontiguousarray(image).data)
     return content.hexdigest()
 
 
 def _histograms(field: RawField) -> dict[str, NDArray[np.int64]]:
-    brightfield = sum(
-        counts_histogram(plane) for plane in field.planes
-    )  # plane by plane: counting takes eight bytes a pixel
-    return {
-        BRIGHTFIELD: brightfield,
-        **{target: counts_histogram(image) for target, image in field.targets.items()},
-    }
+    brightfield = np.zeros(N_COUNTS, dtype=np.int64)
+    for plane in field.planes:  # one at a time, because counting takes eight bytes a pixel
+        brightfield += counts_histogram(plane)
+    stains = {target: counts_histogram(image) for target, image in field.targets.items()}
+    return {BRIGHTFIELD: brightfield, **stains}

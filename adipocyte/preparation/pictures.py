@@ -1,4 +1,4 @@
-"""Pictures and the table of a prepared store: quality of its fields, histograms, nuclei masks."""
+"""Pictures and the table of a prepared store: quality of fields, histograms, nuclei masks."""
 
 import math
 from typing import Any
@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from adipocyte.domain import BRIGHTFIELD
-from adipocyte.imaging import limits
 from adipocyte.imaging.grey import display_range
+from adipocyte.imaging.limits import distance, flag_words
 from adipocyte.preparation.contact_sheet import contact_sheet, thumbnail
 from adipocyte.store.reader import Store
 
@@ -17,7 +17,10 @@ _MOST_PX = 400
 
 
 def histogram_plot(store: Store) -> Figure:
-    """How often each count occurs in the training wells: a panel for each magnification, a line for each channel."""
+    """How often each count occurs in the training wells.
+
+    There is a panel for each magnification, and in it a line for each channel.
+    """
     figure = Figure(figsize=(5 * len(store.magnifications), 4), layout="constrained")
     panels = figure.subplots(1, len(store.magnifications), squeeze=False)[0]
     for panel, magnification in zip(panels, store.magnifications, strict=True):
@@ -25,10 +28,8 @@ def histogram_plot(store: Store) -> Figure:
             histogram = store.histogram(magnification, channel)
             most = int(np.searchsorted(np.cumsum(histogram), 0.9999 * histogram.sum())) + 1
             bins = np.linspace(0, most, 129).astype(int)
-            shares = (
-                np.add.reduceat(histogram[:most], bins[:-1].clip(max=most - 1)) / histogram.sum()
-            )
-            panel.plot((bins[:-1] + bins[1:]) / 2, shares, label=channel)
+            n_px = np.add.reduceat(histogram[:most], bins[:-1].clip(max=most - 1))
+            panel.plot((bins[:-1] + bins[1:]) / 2, n_px / histogram.sum(), label=channel)
         panel.set(
             title=f"{magnification}x, training wells",
             xlabel="counts",
@@ -40,13 +41,14 @@ def histogram_plot(store: Store) -> Figure:
 
 
 def mask_sheet(store: Store) -> Figure:
-    """A contact sheet: the nuclei stain of each field with the outline of its mask (at most 24 fields, evenly chosen)."""
+    """The nuclei stain of each field with the outline of its mask: at most 24, evenly chosen."""
     keys = list(store.manifest.fields)
     keys = keys[:: math.ceil(len(keys) / _MOST_FIELDS)]
     n_columns = min(6, len(keys))
     n_rows = math.ceil(len(keys) / n_columns)
     figure = Figure(figsize=(3 * n_columns, 3 * n_rows), layout="constrained")
-    for panel in (panels := figure.subplots(n_rows, n_columns, squeeze=False).ravel()):
+    panels = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
+    for panel in panels:
         panel.axis("off")
     for panel, key in zip(panels, keys, strict=False):
         step = max(1, max(store.shape(key)) // _MOST_PX)
@@ -60,26 +62,31 @@ def mask_sheet(store: Store) -> Figure:
 
 
 def quality_rows(store: Store) -> list[dict[str, Any]]:
-    """A row for each field, flagged ones first: what names it, its flags, its distance from the training wells, all its figures.
+    """A row for each field, flagged ones first.
 
-    Every row has the same columns; None where a figure could not be measured.
+    It has the field's key, its flags, its distance from the training wells and all its measures.
+    Every row has the same columns; None where a measure could not be taken.
     """
-    names = list(
-        dict.fromkeys(name for entry in store.manifest.fields.values() for name in entry.quality)
-    )
+    entries = store.manifest.fields
+    names = list(dict.fromkeys(name for entry in entries.values() for name in entry.quality))
     rows = []
-    for key, entry in sorted(store.manifest.fields.items(), key=lambda one: not one[1].flags):
-        distance = limits.distance(entry.quality, store.manifest.limits[str(key.magnification)])
-        figures = {name: entry.quality.get(name) for name in names}
-        rows.append({**vars(key), "flags": "; ".join(entry.flags), "distance": distance, **figures})
+    for key, entry in sorted(entries.items(), key=lambda one: not one[1].flags):
+        limits = store.manifest.limits[str(key.magnification)]
+        row = {
+            **vars(key),
+            "flags": "; ".join(entry.flags),
+            "distance": distance(entry.quality, limits),
+        }
+        rows.append(row | {name: entry.quality.get(name) for name in names})
     return rows
 
 
 def quality_sheet(store: Store) -> Figure:
     """Thumbnails of the fields' sharpest planes, flagged fields first and framed in red."""
-    keys = list(store.manifest.fields)
-    sharpest = [int(store.manifest.fields[key].quality.get("sharpest_z", 1)) - 1 for key in keys]
-    thumbnails = [thumbnail(store.plane(key, z)) for key, z in zip(keys, sharpest, strict=True)]
-    return contact_sheet(
-        thumbnails, list(map(str, keys)), [store.manifest.fields[key].flags for key in keys]
-    )
+    thumbnails, titles, words = [], [], []
+    for key, entry in store.manifest.fields.items():
+        sharpest_z = int(entry.quality.get("sharpest_z", 1))  # from 1
+        thumbnails.append(thumbnail(store.plane(key, sharpest_z - 1)))
+        titles.append(str(key))
+        words.append(flag_words(entry.quality, store.manifest.limits[str(key.magnification)]))
+    return contact_sheet(thumbnails, titles, words)

@@ -1,10 +1,10 @@
 """From a raw plate to a prepared store: scan, prepare every field, sum up, write the manifest."""
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from safetensors.numpy import save_file
 from tqdm import tqdm
@@ -13,9 +13,10 @@ from adipocyte.config import PreprocessConfig, listed, plain
 from adipocyte.domain import SMALLEST_PX, FieldKey
 from adipocyte.errors import ConfigError, ImageError, PlateError, StoreError
 from adipocyte.imaging.limits import Limits, flags, learn_limits
+from adipocyte.imaging.quality import Measures
 from adipocyte.plate.problems import Problem, problem_table
 from adipocyte.plate.scan import Plate, scan_plate
-from adipocyte.preparation import workspace as place
+from adipocyte.preparation import workspace
 from adipocyte.preparation.alignment import estimate_alignments, no_alignments, read_alignments
 from adipocyte.preparation.field import (
     FieldTask,
@@ -33,75 +34,68 @@ from adipocyte.store.manifest import FieldEntry, Origin, StoreManifest, write_ma
 from adipocyte.store.paths import HISTOGRAMS
 from adipocyte.store.reader import Store
 from adipocyte.store.writer import describe_plates
+from adipocyte.system.files import replacing, short_digest
 from adipocyte.system.processes import each
 
 Records = dict[FieldKey, FieldRecord]
-_ELSEWHERE = ("plate", "store", "workers")  # settings that say where and how, not what
-_RESOLVED = (
-    "align",
-    "on_error",
-    "seed",
-    "validation_wells",
-    "test_wells",
-)  # settings whose outcome names a store better than they do
+
+# Settings that say where and how a store is made, not what is in it.
+_ELSEWHERE = ("plate", "store", "workers")
+# Settings that a store's digest leaves out, because it has their outcome instead.
+_RESOLVED = ("align", "on_error", "seed", "validation_wells", "test_wells")
 
 
 def prepare(config: PreprocessConfig) -> Store:
-    """Prepare the raw plate of *config* into its store and open that. A whole store of the same plate and settings is left as it is.
+    """Prepare the raw plate of *config* into its store, and open that.
 
-    The work goes on beside the store, which is replaced when all is done; the plate is only read. A field that is finished is not done
-    again by the next call after an interruption.
+    A whole store of the same plate and settings is left as it is. Otherwise the store is made in a
+    folder beside it, which replaces it at the end. The plate is only read. After an interruption,
+    the next call continues with the fields that are not finished.
 
-    Raises PlateError for what is wrong with the plate, ConfigError for wells that it does not have, StoreError when there is anything
-    but a store in the store's place, or no room for it.
+    Raises PlateError for problems of the plate, ConfigError for wells that it does not have,
+    StoreError when the store's folder holds anything but a store or cannot be written, WorkerError
+    when one of the processes is killed.
     """
     plate, folder = config.plate.resolve(), config.store.resolve()
     if folder.is_relative_to(plate):
         raise PlateError(
-            f"{folder} lies inside the raw plate, which is never written to: name another folder with -P store=<folder>"
+            f"{folder} lies inside the raw plate, which is never written to",
+            "name another folder with -P store=<folder>",
         )
     scanned = _without_small(scan_plate(plate))
     _refuse(scanned.problems, config)
-    if not scanned.fields:
-        raise PlateError(
-            f"no field of the plate is whole:\n{problem_table(scanned.problems)}\nMend that and run the same command again"
-        )
-    if "A1" not in scanned.targets:
-        found = f"only {', '.join(scanned.targets)}" if scanned.targets else "no stain at all"
-        raise PlateError(
-            f"the plate has {found}: training needs at least A1 (nuclei, channel C01), from which the masks are made"
-        )
+    _check_usable(scanned)
     keys = [files.key for files in scanned.fields]
-    _split(keys, scanned.problems, config)  # what is misspelt should be told at once
+    _split(keys, scanned.problems, config)  # before the work, which a misspelt well would waste
     for path in _alignment_file(config):
         read_alignments(path, keys)
     origin = _origin(scanned, config)
     try:
-        with place.alone(folder) as partial:
-            if place.is_made_from(folder, origin):
-                return Store(config.store)
-            if not place.is_made_from(
-                partial, origin
-            ):  # else it was killed just before it took its place
-                place.begin(partial)
-                records, problems = _prepare_fields(partial, scanned, config)
-                _refuse(problems, config)
-                write_manifest(
-                    partial,
-                    _sum_up(
-                        partial, scanned, origin, records, (*scanned.problems, *problems), config
-                    ),
-                )
-            place.take(folder, partial)
+        with workspace.alone(folder) as partial:
+            if not workspace.is_made_from(folder, origin):
+                _make(partial, scanned, origin, config)
+                workspace.take(folder, partial)
     except OSError as error:
         raise StoreError(
-            f"{folder} cannot be written ({error}): make room, and run the same command again; it goes on"
+            f"{folder} cannot be written ({error})",
+            "make room, and run the same command again; finished fields are kept",
         ) from error
     return Store(config.store)
 
 
+def _make(partial: Path, scanned: Plate, origin: Origin, config: PreprocessConfig) -> None:
+    """Make a whole store in the folder *partial*, unless a killed preparation has just done so."""
+    if workspace.is_made_from(partial, origin):
+        return
+    workspace.begin(partial)
+    records, problems = _prepare_fields(partial, scanned, config)
+    _refuse(problems, config)
+    everything = (*scanned.problems, *problems)
+    write_manifest(partial, _sum_up(partial, scanned, origin, records, everything, config))
+
+
 def _without_small(scanned: Plate) -> Plate:
-    """The plate with fields that are too small to be judged among its problems."""
+    """The plate with its fields below SMALLEST_PX among its problems."""
     small = [files for files in scanned.fields if min(files.shape) < SMALLEST_PX]
     remedy = (
         f"a side must be at least {SMALLEST_PX}: export larger images, or move the field elsewhere"
@@ -121,33 +115,51 @@ def _refuse(problems: Sequence[Problem], config: PreprocessConfig) -> None:
     """Raise PlateError for *problems* unless fields that have some are to be left out."""
     if problems and config.on_error == "stop":
         raise PlateError(
-            f"the plate is not whole:\n{problem_table(problems)}\nMend that and run the same command again, or leave those fields out: "
-            "-P on_error=skip"
+            "the plate is not whole",
+            f"mend these problems and run the same command again\n{problem_table(problems)}\n"
+            "Or leave those fields out: -P on_error=skip",
+        )
+
+
+def _check_usable(scanned: Plate) -> None:
+    if not scanned.fields:
+        table = problem_table(scanned.problems)
+        raise PlateError(
+            "no field of the plate is whole",
+            f"mend these problems and run the same command again\n{table}",
+        )
+    if "A1" not in scanned.targets:
+        found = f"only {', '.join(scanned.targets)}" if scanned.targets else "no stain at all"
+        raise PlateError(
+            f"the plate has {found}",
+            "training needs at least A1 (nuclei, channel C01), from which the masks are made",
         )
 
 
 def _split(
     keys: Iterable[FieldKey], problems: Sequence[Problem], config: PreprocessConfig
 ) -> dict[str, tuple[str, ...]]:
+    wells = [key.well for key in keys]
+    validation, test = listed(config.validation_wells), listed(config.test_wells)
     try:
-        return split_wells(
-            [key.well for key in keys],
-            listed(config.validation_wells),
-            listed(config.test_wells),
-            config.seed,
-        )
+        return split_wells(wells, validation, test, config.seed)
     except (ConfigError, PlateError) as error:
         if not problems:
             raise
         raise type(error)(
-            f"{error}. These fields are left out, for they are not whole:\n{problem_table(problems)}"
+            error.found,
+            f"{error.remedy}. These fields are left out, because they are not whole:\n"
+            f"{problem_table(problems)}",
         ) from error
 
 
 def _prepare_fields(
     partial: Path, scanned: Plate, config: PreprocessConfig
 ) -> tuple[Records, list[Problem]]:
-    """Prepare every field that is not finished. Returns the records of all that could be, in order, and what was wrong with the others."""
+    """Prepare every field that is not finished.
+
+    Returns the records of all fields that could be prepared, in order, and the others' problems.
+    """
     masking = Masking(
         threshold=config.mask_threshold,
         superpixel_px=config.mask_superpixel_px,
@@ -158,9 +170,8 @@ def _prepare_fields(
     ]
     to_do = [task for task in tasks if task.record() is None]
     results = each(prepare_field, to_do, min(config.workers, len(to_do)))
-    progress = tqdm(
-        results, desc="preprocess", unit="field", initial=len(tasks) - len(to_do), total=len(tasks)
-    )
+    n_done = len(tasks) - len(to_do)
+    progress = tqdm(results, desc="preprocess", unit="field", initial=n_done, total=len(tasks))
     problems = [problem for problem in progress if problem]
     records = {task.files.key: record for task in tasks if (record := task.record())}
     return records, sorted(problems, key=lambda problem: problem.where)
@@ -174,32 +185,26 @@ def _sum_up(
     problems: tuple[Problem, ...],
     config: PreprocessConfig,
 ) -> StoreManifest:
-    """Learn from the training wells, say what the store holds in its plates' metadata and reference histograms, and in a manifest."""
+    """Learn from the training wells, and finish the store but for its manifest, which is returned.
+
+    Reference histograms and the metadata of the plates are written.
+    """
     split = _split(records, problems, config)
     limits = _limits(records, split["train"])
     fields = {
-        key: FieldEntry(
-            shape=record.shape,
-            quality=record.quality,
-            flags=flags(record.quality, limits[str(key.magnification)]),
-        )
-        for key, record in records.items()
+        key: _entry(record, limits[str(key.magnification)]) for key, record in records.items()
     }
-    left_out = (
-        {key for key, entry in fields.items() if entry.flags}
-        if config.flagged == "leave_out"
-        else set()
-    )
-    trained = {
-        key: record
-        for key, record in records.items()
-        if key.well in split["train"] and key not in left_out
-    }
+    left_out = set()
+    if config.flagged == "leave_out":
+        left_out = {key for key, entry in fields.items() if entry.flags}
+    used = {key: record for key, record in records.items() if key not in left_out}
+    trained = {key: record for key, record in used.items() if key.well in split["train"]}
     _check_trained(records, trained)
-    _check_validated(set(records) - left_out, split["validation"])
+    _check_validated(used, split["validation"])
     alignments, registrations = _alignments(partial, records, trained, scanned.targets, config)
     histograms = sum_histograms(partial, trained)
-    save_file(histograms, partial / HISTOGRAMS)
+    with replacing(partial / HISTOGRAMS) as path:
+        save_file(histograms, path)
     keep_only(partial, set(records))
     describe_plates(partial, records)
     return StoreManifest(
@@ -221,15 +226,17 @@ def _sum_up(
 
 def _limits(records: Records, training_wells: tuple[str, ...]) -> dict[str, Limits]:
     """Limits of quality by magnification ("20"), learned from the training wells."""
-    limits = {}
-    for magnification in sorted({key.magnification for key in records}):
-        keys = [
-            key
-            for key in records
-            if key.magnification == magnification and key.well in training_wells
-        ]
-        limits[str(magnification)] = learn_limits([records[key].quality for key in keys])
-    return limits
+    measures: dict[int, list[Measures]] = {key.magnification: [] for key in sorted(records)}
+    for key, record in records.items():
+        if key.well in training_wells:
+            measures[key.magnification].append(record.quality)
+    return {str(magnification): learn_limits(fields) for magnification, fields in measures.items()}
+
+
+def _entry(record: FieldRecord, limits: Limits) -> FieldEntry:
+    return FieldEntry(
+        shape=record.shape, quality=record.quality, flags=flags(record.quality, limits)
+    )
 
 
 def _alignments(
@@ -239,13 +246,14 @@ def _alignments(
     targets: tuple[str, ...],
     config: PreprocessConfig,
 ) -> tuple[Alignments, Registrations]:
-    """How fluorescence lies at every site, by the way that *config* names, and what was measured for it."""
+    """Alignments at every site, by the way that *config* names, and registrations if measured."""
     if config.align == "estimate":
         registrations = estimate_alignments(partial, records, trained, targets, config.workers)
-        return {
-            one: {fov: found.alignment for fov, found in sites.items()}
-            for one, sites in registrations.items()
-        }, registrations
+        alignments = {
+            magnification: {fov: found.alignment for fov, found in sites.items()}
+            for magnification, sites in registrations.items()
+        }
+        return alignments, registrations
     if config.align == "none":
         return no_alignments(records), {}
     alignments = read_alignments(Path(config.align), records)
@@ -254,7 +262,8 @@ def _alignments(
             alignments[key.magnification][key.fov].valid(record.shape)
         except ImageError as error:
             raise ConfigError(
-                f"{config.align} does not fit field {key}: {error}; give another file, or -P align=estimate"
+                f"{config.align} does not fit field {key}, because {error.found}",
+                "give another file, or -P align=estimate",
             ) from error
     return alignments, {}
 
@@ -270,46 +279,46 @@ def _digest(
     split: dict[str, tuple[str, ...]],
     alignments: Alignments,
 ) -> str:
-    """A name for the pixels of a store and all that was made of them."""
+    """Name the pixels of a store and everything that is made of them."""
     content = {str(key): record.content for key, record in records.items()}
-    settings = {
-        name: value
-        for name, value in plain(config).items()
-        if name not in (*_ELSEWHERE, *_RESOLVED)
-    }
-    named = [content, scanned.n_z_planes, scanned.targets, settings, split, sites_json(alignments)]
-    return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:16]
+    settings = _settings(config, without=(*_ELSEWHERE, *_RESOLVED))
+    sites = sites_json(alignments)
+    return short_digest([content, scanned.n_z_planes, scanned.targets, settings, split, sites])
+
+
+def _settings(config: PreprocessConfig, without: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in plain(config).items() if name not in without}
 
 
 def _check_trained(records: Records, trained: Records) -> None:
-    for magnification in sorted(
-        {key.magnification for key in records} - {key.magnification for key in trained}
-    ):
+    all_of_them = {key.magnification for key in records}
+    for magnification in sorted(all_of_them - {key.magnification for key in trained}):
         raise PlateError(
-            f"no training well has a field at {magnification}x: every magnification needs one. Choose the split with "
-            "-P validation_wells=… -P test_wells=…, or keep flagged fields with -P flagged=keep"
+            f"no training well has a field at {magnification}x",
+            "every magnification needs one; choose the split with "
+            "-P validation_wells=… -P test_wells=…, or keep flagged fields with -P flagged=keep",
         )
 
 
-def _check_validated(keys: set[FieldKey], wells: tuple[str, ...]) -> None:
-    if not any(key.well in wells for key in keys):
+def _check_validated(used: Records, wells: tuple[str, ...]) -> None:
+    if not any(key.well in wells for key in used):
         raise PlateError(
-            f"no field of the validation wells {', '.join(wells)} is left, and one must choose the best network: name others with "
-            "-P validation_wells=…, or keep flagged fields with -P flagged=keep"
+            f"no field of the validation wells {', '.join(wells)} is left",
+            "validation chooses the best network; name other wells with -P validation_wells=…, "
+            "or keep flagged fields with -P flagged=keep",
         )
 
 
 def _origin(scanned: Plate, config: PreprocessConfig) -> Origin:
-    """Names, sizes and times of all files, what is wrong with the plate, and the settings: enough to tell that nothing changed."""
+    """Where a store comes from: equal for the same files, problems and settings."""
     fields = [
         (str(files.key), [file_fingerprint(path) for path in files.paths])
         for files in scanned.fields
     ]
     given = [file_fingerprint(path) for path in _alignment_file(config)]
     files = [fields, given, scanned.problems, scanned.n_ignored]
-    settings = {name: value for name, value in plain(config).items() if name not in _ELSEWHERE}
     return Origin(
         plate=str(config.plate.resolve()),
         files=hashlib.sha256(repr(files).encode()).hexdigest()[:16],
-        settings=settings,
+        settings=_settings(config, without=_ELSEWHERE),
     )

@@ -1,7 +1,9 @@
-"""What was measured in one prepared field, kept beside its pixels until the store is whole. A field with a record is finished."""
+"""Records of prepared fields, kept beside the pixels until the store is whole.
+
+A field that has a record is finished.
+"""
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,15 +14,19 @@ from safetensors.numpy import load_file, save_file
 
 from adipocyte.domain import FieldKey
 from adipocyte.store.paths import RECORDS
+from adipocyte.system.files import replacing
 
-RECORD_FORMAT = 1  # of records and of all that is made of a field: a field that older code has prepared is prepared again
+# Of records and of everything that is made of a field. A field whose record has another number is
+# prepared again.
+RECORD_FORMAT = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class FieldRecord:
-    """`made_from` names the files and settings of the field, `content` its pixels; `shape` is (Y, X) in pixels.
+    """What was measured in one field.
 
-    `quality` holds the figures of `imaging.quality`.
+    `made_from` names the field's files and settings, `content` its pixels. `shape` is (Y, X) in
+    pixels. `quality` holds the measures of `imaging.quality`.
     """
 
     made_from: str
@@ -32,16 +38,13 @@ class FieldRecord:
 def write_record(
     folder: Path, key: FieldKey, record: FieldRecord, histograms: dict[str, NDArray[np.int64]]
 ) -> None:
-    """Write *record*, and how many pixels of each channel have each count, (65536,), whole or not at all."""
-    path = _path(folder, key)
-    path.parent.mkdir(exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    save_file(histograms, partial, {"record": json.dumps(asdict(record))})
-    os.replace(partial, path)
+    """Write *record* whole or not at all, with a histogram, (65536,), of each channel's counts."""
+    with replacing(_path(folder, key)) as partial:
+        save_file(histograms, partial, {"record": json.dumps(asdict(record))})
 
 
 def read_record(folder: Path, key: FieldKey, made_from: str) -> FieldRecord | None:
-    """The record of a field, or None when there is none or it was made from something else."""
+    """The record of a field, or None if there is none or the field was made from something else."""
     try:
         with safe_open(_path(folder, key), "numpy") as file:
             content = json.loads(file.metadata()["record"])
@@ -53,12 +56,12 @@ def read_record(folder: Path, key: FieldKey, made_from: str) -> FieldRecord | No
 
 
 def read_histograms(folder: Path, key: FieldKey) -> dict[str, NDArray[np.int64]]:
-    """The histograms, (65536,) by channel, that were written with a field's record."""
+    """The histograms, (65536,) by channel, that lie in a field's record."""
     return load_file(_path(folder, key))
 
 
 def remove_record(folder: Path, key: FieldKey) -> None:
-    """Let a field be unfinished."""
+    """Make a field unfinished."""
     _path(folder, key).unlink(missing_ok=True)
 
 

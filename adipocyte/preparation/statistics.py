@@ -1,4 +1,4 @@
-"""Constants of normalisation, medians and reference histograms, summed up over the training wells' fields."""
+"""Constants of normalisation, medians and reference histograms of the training wells' fields."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -18,7 +18,10 @@ Histograms = dict[str, NDArray[np.int64]]
 
 
 def sum_histograms(folder: Path, keys: Iterable[FieldKey]) -> Histograms:
-    """Histograms, (65536,), of each magnification and channel ("20/A1") over fields of a store in the making."""
+    """Histograms, (65536,), by magnification and channel ("20/A1") over the fields *keys*.
+
+    They lie with the fields' records in *folder*, the store in the making.
+    """
     histograms: Histograms = defaultdict(lambda: np.zeros(N_COUNTS, dtype=np.int64))
     for key in keys:
         for channel, histogram in read_histograms(folder, key).items():
@@ -29,10 +32,12 @@ def sum_histograms(folder: Path, keys: Iterable[FieldKey]) -> Histograms:
 def scalings_of(
     histograms: Histograms, normalisation: str
 ) -> dict[str, dict[str, tuple[float, float]]]:
-    """Mean and standard deviation in counts by magnification ("20") and channel; brightfield's are Table 3.1's under "report"."""
-    scalings = _by_channel(
-        {name: mean_and_std(histogram) for name, histogram in histograms.items()}
-    )
+    """Mean and standard deviation in counts by magnification ("20") and channel.
+
+    *normalisation* "report" takes brightfield's from the report's Table 3.1.
+    """
+    measured = {name: mean_and_std(histogram) for name, histogram in histograms.items()}
+    scalings = _by_channel(measured)
     if normalisation == "report":
         for magnification, channels in scalings.items():
             constants = REPORT_SCALINGS[int(magnification)]
@@ -41,14 +46,18 @@ def scalings_of(
 
 
 def medians_of(histograms: Histograms) -> dict[str, dict[str, float]]:
-    """Medians in counts by magnification ("20") and channel. Raises PlateError where one is 0: nothing could be divided by it."""
+    """Medians in counts by magnification ("20") and channel.
+
+    Raises PlateError where one is 0, because errors are divided by it.
+    """
     medians = _by_channel({name: median(histogram) for name, histogram in histograms.items()})
     for magnification, channels in medians.items():
         for channel, counts in channels.items():
             if not counts:
                 raise PlateError(
-                    f"the median of {channel} at {magnification}x is 0 counts over the training wells, so MAE / median, which "
-                    "chooses networks, has no value: give the plate as the camera wrote it, without background subtracted"
+                    f"the median of {channel} at {magnification}x is 0 counts over the training "
+                    "wells, so MAE / median, which chooses networks, has no value",
+                    "give the plate as the camera wrote it, without background subtracted",
                 )
     return medians
 

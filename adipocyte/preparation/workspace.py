@@ -1,8 +1,7 @@
-"""The place of a store: who may work on it, and how a new store takes the place of an older one."""
+"""The folder that a store is made in: who may work there, and how it replaces an older store."""
 
-import fcntl
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,33 +9,37 @@ from adipocyte.domain import MAGNIFICATIONS
 from adipocyte.errors import StoreError
 from adipocyte.store.manifest import STORE_MANIFEST, Origin, read_manifest
 from adipocyte.store.paths import HISTOGRAMS, RECORDS, plate_path
+from adipocyte.system.files import HeldError, locked
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[Path]:
-    """Keep other processes from preparing the store *folder*; gives the folder to make it in, which may hold an interrupted one.
+def alone(folder: Path) -> Generator[Path]:
+    """Keep other processes from preparing the store *folder* while the block lasts.
 
-    Raises StoreError when another process is at it, or *folder* holds something that is no store.
+    Gives the folder to make the store in, which may hold the work of an interrupted preparation.
+
+    Raises StoreError when another process prepares *folder*, or when it holds something else than a
+    store.
     """
     if folder.exists() and not _is_ours(folder):
         raise StoreError(
-            f"{folder} holds something that is no prepared store: name another folder with -P store=<folder>, or remove it"
+            f"{folder} holds something that is no prepared store",
+            "name another folder with -P store=<folder>, or remove it",
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the folders, which move, and never removed: a lock that is removed can be held twice.
-    with folder.with_name(f".{folder.name}.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StoreError(
-                f"another preprocess is at work on {folder}: wait for it, or name another with -P store=<folder>"
-            ) from error
-        shutil.rmtree(_old(folder), ignore_errors=True)
-        yield folder.with_name(folder.name + ".partial")
+    try:
+        # The lock file lies beside the folders, because they are renamed.
+        with locked(folder.with_name(f".{folder.name}.lock")):
+            shutil.rmtree(_old(folder), ignore_errors=True)
+            yield folder.with_name(folder.name + ".partial")
+    except HeldError as error:
+        raise StoreError(
+            f"another preprocess is at work on {folder}",
+            "wait for it, or name another folder with -P store=<folder>",
+        ) from error
 
 
 def is_made_from(folder: Path, origin: Origin) -> bool:
-    """Whether *folder* holds a whole store of just this *origin*."""
+    """Whether *folder* holds a whole store of exactly this *origin*."""
     try:
         return read_manifest(folder).origin == origin
     except StoreError:
@@ -44,13 +47,16 @@ def is_made_from(folder: Path, origin: Origin) -> bool:
 
 
 def begin(partial: Path) -> None:
-    """Make room for a store in the making. What finished fields left there stays, for each of them says what it was made from."""
+    """Make the folder *partial*, which is no whole store from now on.
+
+    Its finished fields stay, because the record of each says what it was made from.
+    """
     partial.mkdir(exist_ok=True)
     (partial / STORE_MANIFEST).unlink(missing_ok=True)
 
 
 def take(folder: Path, partial: Path) -> None:
-    """Put the whole store *partial* in the place of *folder*. Killed at any point, it is finished by the next call."""
+    """Replace *folder* with the whole store *partial*. After a kill, another call finishes that."""
     shutil.rmtree(partial / RECORDS, ignore_errors=True)
     if folder.exists():
         folder.rename(_old(folder))
@@ -63,13 +69,10 @@ def _old(folder: Path) -> Path:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether *folder* is empty or a store: what is replaced must hold nothing else."""
+    """Whether *folder* is empty or a store and holds nothing else, so that it may be replaced."""
     if not folder.is_dir():
         return False
-    names, own = (
-        {path.name for path in folder.iterdir() if not path.name.startswith(".")},
-        {STORE_MANIFEST, HISTOGRAMS},
-    )
-    return not names or own <= names <= own | {
-        plate_path(Path(), magnification).name for magnification in MAGNIFICATIONS
-    }
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    required = {STORE_MANIFEST, HISTOGRAMS}
+    plates = {plate_path(Path(), magnification).name for magnification in MAGNIFICATIONS}
+    return not names or required <= names <= required | plates

@@ -1,7 +1,6 @@
-"""The manifest of a prepared store. It is written last: a store is whole when it has one."""
+"""The manifest of a prepared store. It is written last, so a store that has one is whole."""
 
 import json
-import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,20 @@ from adipocyte.store.alignments import (
     parse_alignments,
     parse_registrations,
 )
+from adipocyte.system.files import write_json
 
 STORE_FORMAT = 2
 STORE_MANIFEST = "manifest.json"
-_NEXT = "prepare one with: mlflow run . -e preprocess -P plate=<folder of the raw plate>"
+_NEXT = "prepare one with mlflow run . -e preprocess -P plate=<folder of the raw plate>"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where a store came from: the folder of the raw `plate`, a name for its `files`, and the `settings` of its preparation."""
+    """Where a store came from.
+
+    `plate` is the folder of the raw plate, `files` a name for its files, `settings` are those of
+    the preparation.
+    """
 
     plate: str
     files: str
@@ -33,7 +37,10 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True)
 class FieldEntry:
-    """One field: its `shape` (Y, X) in pixels, figures of `quality` (see `imaging.quality`), a sentence for each that is out of limits."""
+    """One field: its `shape` (Y, X) in pixels, its `quality` (see `imaging.quality`), its `flags`.
+
+    A flag is a sentence about a measure of quality beyond its limits.
+    """
 
     shape: tuple[int, int]
     quality: dict[str, float]
@@ -42,13 +49,14 @@ class FieldEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class StoreManifest:
-    """What a store holds and how it came about.
+    """What a store holds and how it was made.
 
-    `scalings` maps magnification ("20") and channel ("brightfield", "A1", "A2", "A3") to [mean, std], and `medians` to the median, in
-    counts, over the training wells; `limits` maps magnification and figure of quality to [low, high]. `split` lists the wells of
-    "train", "validation" and "test". `alignments` says how fluorescence lies against brightfield, `registrations` how that was found,
-    where it was measured. `problems` are the plate's fields that were left out; `n_ignored` files belong to no field. `digest` names
-    all of it.
+    `scalings` maps magnification ("20") and channel ("brightfield", "A1", "A2", "A3") to
+    (mean, std), and `medians` to the median, in counts, over the training wells. `limits` maps
+    magnification and measure of quality to [low, high]. `split` lists the wells of "train",
+    "validation" and "test". `alignments` says how fluorescence lies against brightfield;
+    `registrations` says how that was measured, where it was. `problems` are the plate's fields that
+    were left out; `n_ignored` files belong to no field. `digest` names the pixels and all of this.
     """
 
     digest: str
@@ -71,47 +79,48 @@ def write_manifest(folder: Path, manifest: StoreManifest) -> None:
     """Write *manifest* into *folder*, whole or not at all."""
     fields = [asdict(key) | asdict(entry) for key, entry in manifest.fields.items()]
     content = asdict(replace(manifest, fields={})) | {"fields": fields}
-    partial = folder / f".{STORE_MANIFEST}.partial"
-    partial.write_text(json.dumps(content, indent=1))
-    os.replace(partial, folder / STORE_MANIFEST)
+    write_json(folder / STORE_MANIFEST, content)
 
 
 def read_manifest(folder: Path) -> StoreManifest:
-    """Read the manifest of the store in *folder*. Raises StoreError when there is no whole store, or one of another format than this
-    code's."""
-    if not (folder / STORE_MANIFEST).is_file():
+    """Read the manifest of the store in *folder*.
+
+    Raises StoreError when there is no whole store, or one of another format than this code's.
+    """
+    path = folder / STORE_MANIFEST
+    if not path.is_file():
         state = "not whole (its preprocessing did not finish)" if folder.is_dir() else "not there"
-        raise StoreError(f"the prepared store {folder} is {state}; {_NEXT}")
+        raise StoreError(f"the prepared store {folder} is {state}", _NEXT)
     try:
-        content = json.loads((folder / STORE_MANIFEST).read_text())
-        found = content["format"]
-        if found == STORE_FORMAT:
-            return _manifest(content)
+        content = json.loads(path.read_text())
+        if content["format"] == STORE_FORMAT:
+            return _parse(content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(
-            f"{folder / STORE_MANIFEST} is damaged ({error!r}); remove {folder} and {_NEXT}"
+            f"{path} is damaged ({error!r})", f"remove {folder} and {_NEXT}"
         ) from error
     raise StoreError(
-        f"the prepared store {folder} has format {found}, this code reads format {STORE_FORMAT}; {_NEXT}"
+        f"the prepared store {folder} has format {content['format']}, "
+        f"but this code reads format {STORE_FORMAT}",
+        _NEXT,
     )
 
 
-def _manifest(content: dict[str, Any]) -> StoreManifest:
+def _parse(content: dict[str, Any]) -> StoreManifest:
     fields = {
         FieldKey(one["magnification"], one["well"], one["fov"]): FieldEntry(
             shape=tuple(one["shape"]), quality=one["quality"], flags=tuple(one["flags"])
         )
         for one in content["fields"]
     }
-    return StoreManifest(
-        **content
-        | {
-            "origin": Origin(**content["origin"]),
-            "targets": tuple(content["targets"]),
-            "split": {part: tuple(wells) for part, wells in content["split"].items()},
-            "fields": fields,
-            "alignments": parse_alignments(content["alignments"]),
-            "registrations": parse_registrations(content["registrations"]),
-            "problems": tuple(Problem(**problem) for problem in content["problems"]),
-        }
-    )
+    parsed: dict[str, Any] = {
+        **content,
+        "origin": Origin(**content["origin"]),
+        "targets": tuple(content["targets"]),
+        "split": {part: tuple(wells) for part, wells in content["split"].items()},
+        "fields": fields,
+        "alignments": parse_alignments(content["alignments"]),
+        "registrations": parse_registrations(content["registrations"]),
+        "problems": tuple(Problem(**problem) for problem in content["problems"]),
+    }
+    return StoreManifest(**parsed)

@@ -6,18 +6,20 @@ from adipocyte.domain import FieldKey
 
 MASK = "nuclei"
 HISTOGRAMS = "histograms.safetensors"
-RECORDS = "records"  # while the store is in the making
+RECORDS = "records"  # only while the store is made
 
 
 def plate_path(folder: Path, magnification: int) -> Path:
+    """The OME-Zarr plate of a magnification."""
     return folder / f"{magnification}x.zarr"
 
 
 def field_path(folder: Path, key: FieldKey) -> Path:
-    return (
-        plate_path(folder, key.magnification) / key.well[0] / str(int(key.well[1:])) / str(key.fov)
-    )
+    """The OME-Zarr image of a field."""
+    row, column = key.well[0], str(int(key.well[1:]))
+    return plate_path(folder, key.magnification) / row / column / str(key.fov)
 
 
 def mask_path(folder: Path, key: FieldKey) -> Path:
+    """The OME-Zarr label of a field's nuclei."""
     return field_path(folder, key) / "labels" / MASK

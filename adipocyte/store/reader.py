@@ -2,21 +2,21 @@
 
 from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from adipocyte.domain import FieldKey, Window, table_key
+from adipocyte.domain import WHOLE, FieldKey, Window, table_key
 from adipocyte.errors import StoreError
 from adipocyte.imaging.alignment import Alignment
 from adipocyte.imaging.normalisation import Scaling
 from adipocyte.store.manifest import StoreManifest, read_manifest
 from adipocyte.store.paths import HISTOGRAMS, field_path, mask_path
 
-WHOLE: Window = (slice(None), slice(None))
-BRIGHTFIELD = "brightfield"
+Selection = tuple[int | slice, ...]
 
 
 class Store:
@@ -25,9 +25,8 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.manifest: StoreManifest = read_manifest(folder)
-        self._channels = [f"Z{z}" for z in range(1, self.manifest.n_z_planes + 1)] + list(
-            self.manifest.targets
-        )
+        z_planes = [f"Z{z}" for z in range(1, self.manifest.n_z_planes + 1)]
+        self._channels = [*z_planes, *self.manifest.targets]
         self._arrays: dict[Path, zarr.Array] = {}
 
     @property
@@ -39,17 +38,17 @@ class Store:
         return tuple(sorted({key.magnification for key in self.manifest.fields}))
 
     def keys(self, part: str) -> list[FieldKey]:
-        """The fields in the wells of a *part* of the split: "train", "validation" or "test"; the first two without those left out."""
+        """The fields in the wells of a *part* of the split: "train", "validation" or "test".
+
+        The first two are without the fields that were left out.
+        """
         left_out = self.left_out if part != "test" else ()
-        return [
-            key
-            for key in self.manifest.fields
-            if key.well in self.manifest.split[part] and key not in left_out
-        ]
+        wells = self.manifest.split[part]
+        return [key for key in self.manifest.fields if key.well in wells and key not in left_out]
 
     @property
     def left_out(self) -> tuple[FieldKey, ...]:
-        """The flagged fields, when the store was prepared to leave them out of training."""
+        """The flagged fields if the store was prepared to leave them out of training, else none."""
         if self.manifest.origin.settings["flagged"] == "keep":
             return ()
         return tuple(key for key, entry in self.manifest.fields.items() if entry.flags)
@@ -63,42 +62,44 @@ class Store:
         return self.manifest.alignments[key.magnification][key.fov]
 
     def valid(self, key: FieldKey) -> Window:
-        """The part of a field that brightfield and fluorescence have both seen: outside of it there is nothing to learn or judge by."""
+        """The part of a field that brightfield and fluorescence both show.
+
+        Outside of it there is nothing to train on or to compare with.
+        """
         return self.alignment(key).valid(self.shape(key))
 
     def planes(self, key: FieldKey, window: Window = WHOLE) -> NDArray[np.uint16]:
         """The brightfield planes of a field in *window*: (Z, Y, X) in counts."""
-        return self._array(field_path(self.folder, key))[(slice(self.manifest.n_z_planes), *window)]
+        return self._counts(key, (slice(self.manifest.n_z_planes), *window))
 
     def plane(self, key: FieldKey, z: int) -> NDArray[np.uint16]:
         """One brightfield plane of a field, *z* from 0: (Y, X) in counts."""
-        return self._array(field_path(self.folder, key))[z]
+        return self._counts(key, (z,))
 
     def target(self, key: FieldKey, target: str, window: Window = WHOLE) -> NDArray[np.uint16]:
         """A stain of a field in *window*, brought into brightfield's frame: (Y, X) in counts."""
         alignment, shape = self.alignment(key), self.shape(key)
-        part = self._array(field_path(self.folder, key))[
-            (self._channels.index(target), *alignment.source(window, shape))
-        ]
+        channel = self._channels.index(target)
+        part = self._counts(key, (channel, *alignment.source(window, shape)))
         return alignment.resample(part, window, shape)
 
     def stain(self, key: FieldKey, target: str) -> NDArray[np.uint16]:
         """A stain of a field as the microscope took it, in its own frame: (Y, X) in counts."""
-        return self._array(field_path(self.folder, key))[self._channels.index(target)]
+        return self._counts(key, (self._channels.index(target),))
 
     def planes_and_target(
         self, key: FieldKey, target: str, window: Window = WHOLE
     ) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
-        """`planes` and `target`, in one reading where they lie on top of each other."""
+        """`planes` and `target`; both are read at once if no alignment moves the stain."""
         if not self.alignment(key).is_identity:
             return self.planes(key, window), self.target(key, target, window)
-        stack = self._array(field_path(self.folder, key))[(slice(None), *window)]
+        stack = self._counts(key, (slice(None), *window))
         return stack[: self.manifest.n_z_planes], stack[self._channels.index(target)]
 
     def mask(self, key: FieldKey, window: Window = WHOLE) -> NDArray[np.bool_]:
         """The nuclei mask of a field in *window*, brought into brightfield's frame: (Y, X)."""
         alignment, shape = self.alignment(key), self.shape(key)
-        part = self._array(mask_path(self.folder, key))[alignment.source(window, shape)]
+        part = self._read(mask_path(self.folder, key), alignment.source(window, shape))
         return alignment.resample(part.astype(bool), window, shape)
 
     def scaling(self, magnification: int, channel: str) -> Scaling:
@@ -116,16 +117,21 @@ class Store:
     def require_target(self, target: str) -> None:
         """Raise StoreError when the store has no such target."""
         if target not in self.manifest.targets:
-            found = ", ".join(self.manifest.targets)
             raise StoreError(
-                f"the store {self.folder} has no {target}, only {found}: prepare a plate with {target} images"
+                f"the store {self.folder} has no {target}, only {', '.join(self.manifest.targets)}",
+                f"prepare a plate with {target} images",
             )
 
     @cached_property
     def _histograms(self) -> dict[str, NDArray[np.int64]]:
         return load_file(self.folder / HISTOGRAMS)
 
-    def _array(self, path: Path) -> zarr.Array:
+    def _counts(self, key: FieldKey, selection: Selection) -> NDArray[np.uint16]:
+        """A part of a field's channels (C, Y, X): the planes, then the targets."""
+        return self._read(field_path(self.folder, key), selection)
+
+    def _read(self, path: Path, selection: Selection) -> NDArray:
         if path not in self._arrays:
             self._arrays[path] = zarr.open_array(path / "0", mode="r")
-        return self._arrays[path]
+        # zarr declares whatever an array on a GPU or a selection of one number could give.
+        return cast(NDArray, self._arrays[path][selection])

@@ -1,8 +1,9 @@
-"""Writing fields as OME-Zarr (NGFF 0.5) plates, one for each magnification: `20x.zarr/<row>/<column>/<field>`."""
+"""Writing fields as OME-Zarr (NGFF 0.5) plates: `20x.zarr/<row>/<column>/<field>`."""
 
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import zarr
@@ -24,37 +25,30 @@ _COMPRESSOR = BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle")
 
 
 def describe_plates(folder: Path, keys: Iterable[FieldKey]) -> None:
-    """Say in the metadata of the plates and wells in *folder* which fields they have: *keys*, which are all there."""
+    """List all fields of *folder*, which are *keys*, in the metadata of its plates and wells."""
     plates: dict[int, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for key in keys:
         plates[key.magnification][key.well].append(key.fov)
     for magnification, wells in plates.items():
         group = zarr.open_group(plate_path(folder, magnification), mode="a", zarr_format=3)
-        rows, columns = (
-            sorted({well[0] for well in wells}),
-            sorted({str(int(well[1:])) for well in wells}, key=int),
-        )
+        rows = sorted({well[0] for well in wells})
+        columns = sorted({str(int(well[1:])) for well in wells}, key=int)
+        paths = {well: f"{well[0]}/{int(well[1:])}" for well in wells}
         n_most = max(map(len, wells.values()))
-        write_plate_metadata(
-            group,
-            rows,
-            columns,
-            [f"{well[0]}/{int(well[1:])}" for well in wells],
-            field_count=n_most,
-        )
+        write_plate_metadata(group, rows, columns, list(paths.values()), field_count=n_most)
         for well, fovs in wells.items():
-            write_well_metadata(
-                group.require_group(f"{well[0]}/{int(well[1:])}"),
-                [str(fov) for fov in sorted(fovs)],
-            )
+            images: list[str | dict] = [str(fov) for fov in sorted(fovs)]
+            write_well_metadata(group.require_group(paths[well]), images)
 
 
 def write_field(folder: Path, key: FieldKey, field: RawField, mask: NDArray[np.bool_]) -> None:
-    """Write one field's counts, channels Z1… then its targets, and its nuclei *mask* (Y, X) as a label."""
+    """Write one field's counts and its nuclei *mask* (Y, X) as a label.
+
+    The channels are the planes, Z1 …, then the targets.
+    """
     channels = [f"Z{z}" for z in range(1, len(field.planes) + 1)] + list(field.targets)
-    stack = np.concatenate(
-        [field.planes, *(image[None] for image in field.targets.values())]
-    )  # (C, Y, X)
+    stains = [image[None] for image in field.targets.values()]
+    stack = np.concatenate([field.planes, *stains])  # (C, Y, X)
     shown = (f"Z{len(field.planes) // 2 + 1}", *TARGETS)
     group = zarr.open_group(field_path(folder, key), mode="w", zarr_format=3)
     _write_image(group, stack, "cyx", key)
@@ -67,16 +61,16 @@ def write_field(folder: Path, key: FieldKey, field: RawField, mask: NDArray[np.b
         }
         for name, image in zip(channels, stack, strict=True)
     ]
-    group.attrs["ome"] = {**group.attrs["ome"], "omero": {"channels": omero}}
-    labels = group.require_group(f"labels/{MASK}")
-    _write_image(labels, mask.astype(np.uint8), "yx", key)
-    write_label_metadata(
-        group["labels"], MASK, colors=[{"label-value": 1, "rgba": [0, 128, 255, 128]}]
-    )
-    group["labels"].attrs["ome"] = {
-        "version": "0.5",
-        **group["labels"].attrs["ome"],
-    }  # the writer leaves the version out
+    group.attrs["ome"] = {**_ome(group), "omero": {"channels": omero}}
+    labels = group.require_group("labels")
+    _write_image(labels.require_group(MASK), mask.astype(np.uint8), "yx", key)
+    nuclei = {"label-value": 1, "rgba": [0, 128, 255, 128]}
+    write_label_metadata(labels, MASK, colors=[nuclei])
+    labels.attrs["ome"] = {"version": "0.5", **_ome(labels)}  # ome_zarr leaves the version out
+
+
+def _ome(group: zarr.Group) -> dict[str, Any]:
+    return cast(dict[str, Any], group.attrs["ome"])  # zarr declares any JSON; ours is an object
 
 
 def _write_image(group: zarr.Group, image: NDArray, axes: str, key: FieldKey) -> None:
@@ -92,9 +86,8 @@ def _write_image(group: zarr.Group, image: NDArray, axes: str, key: FieldKey) ->
         "y": {"type": "space", "unit": "micrometer"},
         "x": {"type": "space", "unit": "micrometer"},
     }
-    write_multiscales_metadata(
-        group, datasets, axes=[{"name": axis, **types[axis]} for axis in axes], name=str(key)
-    )
+    named_axes = [{"name": axis, **types[axis]} for axis in axes]
+    write_multiscales_metadata(group, datasets, axes=named_axes, name=str(key))
 
 
 def _window(image: NDArray[np.uint16]) -> dict[str, float]:

@@ -37,7 +37,8 @@ def wait_for(
                 return found
         except OSError as failure:
             error = failure
-        said = log.read_text() if log else error
-        assert not ended, f"the process ended before it came to that: {said}"
-        assert time.monotonic() < deadline, f"waited {seconds} s in vain: {said}"
+        if ended or time.monotonic() > deadline:
+            said = log.read_text() if log else error
+            why = "the process ended" if ended else f"{seconds} s passed"
+            raise AssertionError(f"waited in vain, {why}: {said}")
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""What CellProfiler would measure in a field, without CellProfiler."""
+"""The features that CellProfiler measures in a field, without CellProfiler."""
 
 from adipocyte.evaluation.cellprofiler.features import COLUMNS, SMALLEST_PX, Measured, measure
 

@@ -18,7 +18,7 @@ WINDOW_PX, FACTOR, SMOOTHING = 185, 0.7, 1.34
 
 
 def find_nuclei(hoechst: NDArray[np.float32], parameters: Parameters) -> tuple[Labels, Labels]:
-    """The nuclei of the usual sizes, and every piece that they were chosen from: "nuclei" and "nuclei__unedited"."""
+    """Nuclei of the usual sizes, "nuclei", and all pieces they are from: "nuclei__unedited"."""
     detection = parameters.nuclei
     thresholds = local_thresholds(
         hoechst,
@@ -32,7 +32,10 @@ def find_nuclei(hoechst: NDArray[np.float32], parameters: Parameters) -> tuple[L
 
 
 def living(nuclei: Labels, hoechst: NDArray[np.float32]) -> Labels:
-    """Without the nuclei that are too bright (apoptotic), too small or too smooth for their area to be true: "Nuclei_filtered"."""
+    """Drop nuclei that are too bright (apoptotic), too small or rounder than a disk can be.
+
+    Returns "Nuclei_filtered".
+    """
     shape, mean = shapes(nuclei), brightness(nuclei, hoechst)["MeanIntensity"]
     keep = (
         (shape["FormFactor"] <= 1)
@@ -49,15 +52,15 @@ def find_cells(
     unedited: Labels,
     parameters: Parameters,
 ) -> Labels:
-    """Grow each of the *nuclei* over the stained ground around it, to where its neighbours are nearer: "cell_bodies".
+    """Grow each of the *nuclei* over the stained ground around it: "cell_bodies".
 
-    CellProfiler's IdentifySecondaryObjects. Pieces of nuclei on the frame grow as well, and are then taken away with what they covered.
+    This is CellProfiler's IdentifySecondaryObjects. A nucleus grows to where a neighbour is nearer.
+    Pieces of nuclei on the frame grow as well, and are then removed with the ground they covered.
     """
-    image = (
-        (bodipy + 3 * red) / 4
-        if parameters.cells_from_weighted_mean
-        else np.clip(bodipy + red, 0, 1)
-    )
+    if parameters.cells_from_weighted_mean:
+        image = (bodipy + 3 * red) / 4
+    else:
+        image = np.clip(bodipy + red, 0, 1)
     ground = above(image, local_thresholds(image, WINDOW_PX, FACTOR, 0), SMOOTHING)
     seeds = np.where(on_frame(unedited)[unedited] | (nuclei > 0), unedited, 0)
     grown = fill_labeled_holes(propagate(image, seeds, ground))
@@ -67,7 +70,7 @@ def find_cells(
 
 
 def inside(cells: Labels, nuclei: Labels) -> tuple[Labels, Labels]:
-    """The cells that do not touch the frame, and their nuclei: "cells_no_edge" and "nuclei_no_edge"."""
+    """Cells that do not touch the frame, and their nuclei: "cells_no_edge", "nuclei_no_edge"."""
     n = max(cells.max(), nuclei.max()) + 1
     keep = np.bincount(cells.ravel(), minlength=n) > 0
     keep[: cells.max() + 1] &= ~on_frame(cells)

@@ -1,4 +1,4 @@
-"""The picture of defects: dark holes and fine grains inside bright lipid."""
+"""The image of defects: dark holes and fine grains inside bright lipid."""
 
 import cv2
 import numpy as np
@@ -11,7 +11,7 @@ WIDEST_HOLE_PX = 10
 
 
 def defect_image(bodipy: NDArray[np.float32], floor: float) -> NDArray[np.float64]:
-    """How defective lipid looks, in [0, 1]; what is at most *floor* counts as sound."""
+    """How defective lipid looks, in [0, 1]. Defects of at most *floor* count as none."""
     lipid = stretch(bodipy)
     grainy = stretch(np.clip((lipid + 2 * stretch(speckles(lipid))) / 3, 0, 1))
     holes = stretch(dark_holes(grainy))
@@ -20,15 +20,14 @@ def defect_image(bodipy: NDArray[np.float32], floor: float) -> NDArray[np.float6
 
 
 def dark_holes(image: NDArray[np.float64]) -> NDArray[np.float32]:
-    """How much darker than its rim is each hole of 3 to WIDEST_HOLE_PX pixels, (Y, X)."""
+    """How much darker than its rim each hole of 3 to WIDEST_HOLE_PX pixels is, (Y, X)."""
     inverted = image.max() - image
     eroded = last = inverted
     deepest = np.zeros(image.shape)
     for radius_px in range(WIDEST_HOLE_PX // 2 + 1):
         eroded = cv2.erode(eroded, CROSS)
-        rebuilt = reconstruct(
-            eroded, last
-        )  # as under `inverted`, for it can only have less; but flatter, so sooner
+        # Under `inverted` the result is the same, but `last` is flatter, so that this is faster.
+        rebuilt = reconstruct(eroded, last)
         if radius_px >= 1:
             deepest = np.maximum(deepest, last - rebuilt)
         last = rebuilt

@@ -1,4 +1,4 @@
-"""Lipid droplets: small ones and big ones, each sought in a picture of its own, then joined."""
+"""Lipid droplets: small ones and big ones, each found in an image of its own, then joined."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,15 +29,14 @@ def _detect(image: NDArray[np.float64], detection: Detection) -> Labels:
 
 
 def merge(big: Labels, small: Labels) -> Labels:
-    """One set of droplets: "Lipid_droplets_final_segmentation" (CellProfiler's CombineObjects, "Merge").
+    """One set of droplets, "Lipid_droplets_final_segmentation".
 
-    A droplet that no droplet of the other size overlaps stays itself. The pixels of all others go to the nearest big one of them.
+    This is CellProfiler's CombineObjects, "Merge".
+    A droplet that overlaps none of the other size stays as it is. The pixels of all others go to
+    the nearest big droplet among them.
     """
     both = (big > 0) & (small > 0)
-    disputed_big, disputed_small = (
-        np.bincount(labels[both], minlength=labels.max() + 1) > 0 for labels in (big, small)
-    )
-    disputed_big, disputed_small = disputed_big[big], disputed_small[small]
+    disputed_big, disputed_small = _objects_with(both, big), _objects_with(both, small)
     joined = np.where((small > 0) & ~disputed_small, small + big.max(), 0)
     joined = np.where((big > 0) & ~disputed_big, big, joined)
     if disputed_big.any():
@@ -47,3 +46,8 @@ def merge(big: Labels, small: Labels) -> Labels:
         disputed = disputed_big | disputed_small
         joined[disputed] = big[y[disputed], x[disputed]]
     return label(joined, connectivity=2).astype(np.int32)
+
+
+def _objects_with(pixels: NDArray[np.bool_], labels: Labels) -> NDArray[np.bool_]:
+    """The whole objects, (Y, X), that have one of the *pixels*."""
+    return (np.bincount(labels[pixels], minlength=labels.max() + 1) > 0)[labels]

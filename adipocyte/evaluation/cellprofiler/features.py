@@ -31,77 +31,73 @@ MEASURED_IN = {
 }
 AGGREGATES = {"Mean": np.mean, "StDev": np.std}
 
-_OF_OBJECTS = [
-    *(f"{name}_AreaShape_{shape}" for name in MEASURED_IN for shape in SHAPES),
-    *(
-        f"{name}_Intensity_{figure}_{image}"
-        for name, images in MEASURED_IN.items()
-        for figure in BRIGHTNESS
-        for image in images
-    ),
-]
-COLUMNS: tuple[str, ...] = tuple(
-    sorted(
-        [
-            *(f"Count_{name}" for name in COUNTED),
-            *(f"Granularity_{size}_Bodipy" for size in range(1, N_SIZES + 1)),
-            *(f"{aggregate}_{name}" for aggregate in AGGREGATES for name in _OF_OBJECTS),
-        ]
-    )
-)
+
+def _columns() -> tuple[str, ...]:
+    of_objects = [f"{name}_AreaShape_{shape}" for name in MEASURED_IN for shape in SHAPES]
+    for name, images in MEASURED_IN.items():
+        of_objects += [f"{name}_Intensity_{one}_{image}" for one in BRIGHTNESS for image in images]
+    columns = [f"Count_{name}" for name in COUNTED]
+    columns += [f"Granularity_{size}_Bodipy" for size in range(1, N_SIZES + 1)]
+    columns += [f"{aggregate}_{name}" for aggregate in AGGREGATES for name in of_objects]
+    return tuple(sorted(columns))
+
+
+COLUMNS = _columns()
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One field, measured: `features` by COLUMNS, nan where there is no object to measure; `labels` (Y, X) of every step."""
+    """The `features` of one field by COLUMNS, and the `labels` (Y, X) of every step.
+
+    A feature is nan where there is no object to measure.
+    """
 
     features: dict[str, float]
     labels: dict[str, Labels]
 
 
 def measure(images: Mapping[str, NDArray[np.uint16]], magnification: int) -> Measured:
-    """Find nuclei, cells and lipid droplets in one field and measure them, as the challenge's CellProfiler 4.0 pipelines do.
+    """Find nuclei, cells and lipid droplets in one field and measure them.
 
-    images: by target, "A1" nuclei, "A2" lipid droplets and "A3" cytoplasm, each (Y, X) uint16 in counts, of one shape, a side at least
-    SMALLEST_PX. Two calls give the same bits, whatever the processor and however many threads there are; the rule for ties, which
-    CellProfiler leaves to the processor, is in `filters.ranks`.
+    The result is that of the challenge's CellProfiler 4.0 pipelines.
 
-    Features are nan where there is no object to measure: 54 of them without nuclei, 78 in a field that is black.
+    images: by target, "A1" nuclei, "A2" lipid droplets and "A3" cytoplasm, each (Y, X) uint16 in
+    counts, of one shape, with sides of at least SMALLEST_PX. Two calls give the same bits on every
+    processor and with any number of threads; `filters.ranks` has the rule for ties, which
+    CellProfiler leaves to the processor.
 
-    Raises ImageError for other dtypes, shapes that differ, a smaller side, a target that is missing or an unknown magnification.
+    Features are nan where there is no object to measure: 54 of them without nuclei, 78 in a field
+    that is black.
+
+    Raises ImageError for other dtypes, shapes that differ, a smaller side, a missing target or an
+    unknown magnification.
     """
     _check(images, magnification)
     parameters = PARAMETERS[magnification]
-    # In float32, as CellProfiler reads 16 bits: in float64 a quarter of the features would move, some by more than their own size.
+    # In float32, as CellProfiler reads 16 bits. In float64 a quarter of the features would change,
+    # some by more than their own size.
     stains = {
         name: images[target].astype(np.float32) / np.float32(65535)
         for target, name in STAINS.items()
     }
     labels = _find(stains, parameters)
-    pictures = stains | {DEFECTS: defects.defect_image(stains["Bodipy"], parameters.defect_floor)}
-    objects = _measure_objects(labels, pictures)
-    defective = (
-        objects[f"Lipids_no_edge_Intensity_IntegratedIntensity_{DEFECTS}"]
-        >= parameters.defective_from
-    )
-    labels["Defective_lipid_droplets"] = kept(
-        labels["Lipids_no_edge"], np.concatenate([[False], defective])
-    )
+    defect_image = defects.defect_image(stains["Bodipy"], parameters.defect_floor)
+    objects = _measure_objects(labels, {**stains, DEFECTS: defect_image})
+    defect = objects[f"Lipids_no_edge_Intensity_IntegratedIntensity_{DEFECTS}"]
+    keep = np.concatenate([[False], defect >= parameters.defective_from])
+    labels["Defective_lipid_droplets"] = kept(labels["Lipids_no_edge"], keep)
     features = {f"Count_{name}": float(labels[name].max()) for name in COUNTED}
-    features |= {
-        f"Granularity_{size}_Bodipy": lost
-        for size, lost in enumerate(granularity(stains["Bodipy"]), start=1)
-    }
-    features |= {
-        f"{kind}_{name}": aggregate(objects[name], kind) for kind in AGGREGATES for name in objects
-    }
+    for size, lost in enumerate(granularity(stains["Bodipy"]), start=1):
+        features[f"Granularity_{size}_Bodipy"] = lost
+    for kind in AGGREGATES:
+        features |= {f"{kind}_{name}": aggregate(objects[name], kind) for name in objects}
     return Measured({column: features[column] for column in COLUMNS}, labels)
 
 
 def aggregate(values: NDArray[np.float64], kind: str) -> float:
-    """Mean or standard deviation of what is finite; nan where nothing is.
+    """Mean ("Mean") or standard deviation ("StDev") of the finite values; nan if there are none.
 
-    A droplet that is a point or a line has an infinite FormFactor, and is left out of that column alone.
+    A droplet that is a point or a line has an infinite FormFactor; only that column leaves it out.
     """
     finite = values[np.isfinite(values)]
     return float(AGGREGATES[kind](finite)) if finite.size else float("nan")
@@ -109,34 +105,38 @@ def aggregate(values: NDArray[np.float64], kind: str) -> float:
 
 def _check(images: Mapping[str, NDArray[np.uint16]], magnification: int) -> None:
     if magnification not in PARAMETERS:
-        known = ", ".join(str(one) for one in PARAMETERS)
         raise ImageError(
-            f"there is no CellProfiler pipeline for magnification {magnification!r}: give one of {known}"
+            f"there is no CellProfiler pipeline for magnification {magnification!r}",
+            f"give one of {', '.join(map(str, PARAMETERS))}",
         )
     if missing := [target for target in TARGETS if target not in images]:
         raise ImageError(
-            f"the field lacks {' and '.join(missing)}: its features need all of {', '.join(TARGETS)}"
+            f"the field lacks {' and '.join(missing)}",
+            f"its features need all of {', '.join(TARGETS)}",
         )
+    first_shape = images[TARGETS[0]].shape
     for target in TARGETS:
         image = images[target]
         if image.dtype != np.uint16 or image.ndim != 2:
             raise ImageError(
-                f"{target} is {image.dtype} of shape {image.shape}: it must be (Y, X) counts as uint16; round, clip to 0 to 65535 and cast"
+                f"{target} is {image.dtype} of shape {image.shape}",
+                "it must be (Y, X) counts as uint16; round, clip to 0 to 65535 and cast",
             )
-        if image.shape != images[TARGETS[0]].shape:
-            shapes_found = f"{images[TARGETS[0]].shape} and {target} of {image.shape}"
+        if image.shape != first_shape:
             raise ImageError(
-                f"{TARGETS[0]} is of shape {shapes_found}: all must be of one field and of one size"
+                f"{TARGETS[0]} is of shape {first_shape} and {target} of {image.shape}",
+                "all must be of one field and of one size",
             )
         if min(image.shape) < SMALLEST_PX:
-            size = f"{image.shape[0]} x {image.shape[1]} pixels"
             raise ImageError(
-                f"{target} is {size}: CellProfiler needs at least {SMALLEST_PX} a side, two windows of its threshold; crop less"
+                f"{target} is {image.shape[0]} x {image.shape[1]} pixels",
+                f"CellProfiler needs at least {SMALLEST_PX} a side, two windows of its threshold; "
+                "crop less",
             )
 
 
 def _find(stains: Mapping[str, NDArray[np.float32]], parameters: Parameters) -> dict[str, Labels]:
-    """The labels of every step, by CellProfiler's names, but for the defective droplets."""
+    """The labels of every step but the defective droplets, by CellProfiler's names."""
     hoechst, bodipy, red = (stains[name] for name in STAINS.values())
     nuclei, unedited = cells.find_nuclei(hoechst, parameters)
     living = cells.living(nuclei, hoechst)
@@ -159,14 +159,14 @@ def _find(stains: Mapping[str, NDArray[np.float32]], parameters: Parameters) -> 
 
 
 def _measure_objects(
-    labels: Mapping[str, Labels], pictures: Mapping[str, NDArray[np.floating]]
+    labels: Mapping[str, Labels], images: Mapping[str, NDArray[np.floating]]
 ) -> dict[str, NDArray[np.float64]]:
     """One value for each object, by the columns' names without "Mean_" or "StDev_"."""
     found = {}
-    for name, seen_in in MEASURED_IN.items():
+    for name, measured_in in MEASURED_IN.items():
         for shape, values in shapes(labels[name]).items():
             found[f"{name}_AreaShape_{shape}"] = values
-        for picture in seen_in:
-            for figure, values in brightness(labels[name], pictures[picture]).items():
-                found[f"{name}_Intensity_{figure}_{picture}"] = values
+        for image in measured_in:
+            for measure, values in brightness(labels[name], images[image]).items():
+                found[f"{name}_Intensity_{measure}_{image}"] = values
     return found

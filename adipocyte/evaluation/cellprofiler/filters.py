@@ -14,7 +14,10 @@ OCTAGON = octagon(3, 1)  # of radius 2: a square of 5 pixels without its corners
 
 
 def stretch(image: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Darkest to 0, brightest to 1, reckoned in the image's own dtype as CellProfiler does; a constant image is only clipped to [0, 1]."""
+    """Scale the darkest pixel to 0, the brightest to 1; only clip a constant image to [0, 1].
+
+    It is computed in the image's own dtype, as CellProfiler does.
+    """
     low, high = image.min(), image.max()
     if low == high:
         return np.clip(image, 0, 1).astype(np.float64)
@@ -22,24 +25,29 @@ def stretch(image: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def speckles(image: NDArray[np.floating]) -> NDArray[np.float32]:
-    """What is brighter than its surroundings and narrower than about 10 pixels: the image less its opening with a disk of radius 5."""
+    """The structures brighter than their surroundings and narrower than about 10 pixels.
+
+    They are the image less its opening with a disk of radius 5.
+    """
     return (image - _over_disk(cv2.dilate, _over_disk(cv2.erode, image))).astype(np.float32)
 
 
 def _over_disk(
     extreme: Callable[..., NDArray], image: NDArray[np.floating]
 ) -> NDArray[np.floating]:
-    """The least or the most over a disk of radius 5, the image being mirrored at its edges, as in SciPy's filters."""
-    padded = cv2.copyMakeBorder(image, *[5] * 4, cv2.BORDER_REFLECT)
+    """The minimum or maximum over a disk of radius 5. Edges are mirrored, as in SciPy's filters."""
+    padded = cv2.copyMakeBorder(image, 5, 5, 5, 5, cv2.BORDER_REFLECT)
     return extreme(padded, disk(5))[5:-5, 5:-5]
 
 
 def ranks(image: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
-    """Number an image's values in order, joining the rarest to their lower neighbours until fewer than N_RANKS are left.
+    """Rank an image's values, joining the rarest to their lower neighbours.
 
-    Returns (Y, X) ranks and the value that each stands for. CellProfiler's own rule leaves open which of equally rare values is joined: it
-    asks `numpy.argsort`, which orders ties as the processor's widest vectors happen to. Here it is always NumPy's plain introsort, the
-    order that CellProfiler 4.0 had; `longdouble` is the type that NumPy has no vectorised sort for.
+    Values are joined until at most N_RANKS are left. Returns (Y, X) ranks and the value of each.
+
+    CellProfiler leaves open which of equally rare values is joined, because its `numpy.argsort`
+    orders ties by the processor's widest vectors. Here NumPy's plain introsort always orders them,
+    as in CellProfiler 4.0: `longdouble` is a type that NumPy has no vectorised sort for.
     """
     values, found = np.unique(image, return_inverse=True)
     found = found.reshape(image.shape)
@@ -48,7 +56,7 @@ def ranks(image: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.fl
         rarest = np.argsort(counts.astype(np.longdouble))[: len(values) + 1 - N_RANKS]
         rare = np.zeros(len(values) + 1, dtype=bool)
         rare[rarest] = True
-        # Of two neighbours one must stay, so that the image keeps something of both.
+        # One of two neighbours must stay, so that the image keeps something of both.
         joined = rare[:-1] & ((np.arange(len(values)) & 2 == 0) | ~rare[1:])
         joined[0] = False
         found = (np.cumsum(~joined) - 1)[found]
@@ -57,12 +65,14 @@ def ranks(image: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.fl
 
 
 def median(image: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Median over OCTAGON, of the image in `ranks`; at the image's edge, of an even number, the lower of the middle two."""
+    """Median over OCTAGON of the image in `ranks`.
+
+    At the image's edge, of an even number of pixels, it is the lower of the middle two.
+    """
     found, values = ranks(image)
     top = np.uint8(len(values) - 1)
-    return values[
-        top - rank.median(top - found.astype(np.uint8), OCTAGON)
-    ]  # upside down, for scikit-image takes the upper
+    # Upside down, because scikit-image takes the upper of the middle two.
+    return values[top - rank.median(top - found.astype(np.uint8), OCTAGON)]
 
 
 def blur(image: NDArray[np.floating]) -> NDArray[np.float32]:

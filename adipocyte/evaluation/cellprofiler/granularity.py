@@ -1,4 +1,7 @@
-"""Granularity: how much of an image's light lies in grains of each size (CellProfiler's MeasureGranularity)."""
+"""Granularity: how much of an image's light lies in grains of each size.
+
+This is CellProfiler's MeasureGranularity.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,22 +16,20 @@ BACKGROUND_RADIUS_PX = 10
 
 
 def granularity(image: NDArray[np.float32]) -> list[float]:
-    """The part of the light, in percent, that is lost when grains of 1, 2, … N_SIZES steps are taken away.
+    """The light, in percent, that is lost when grains of 1, 2, … N_SIZES steps are removed.
 
-    image: (Y, X). It is first made four times smaller, and its background, opened at a sixteenth of the size, subtracted.
+    image: (Y, X). It is first made four times smaller. Then its background is subtracted, which is
+    its opening at a sixteenth of the size.
     """
-    shape = (
-        np.array(image.shape) * ZOOM
-    )  # not rounded, nor below: CellProfiler's own places hang on the fractions
+    # Shapes are not rounded, because CellProfiler samples at places that depend on the fractions.
+    shape = np.array(image.shape) * ZOOM
     pixels = _sampled(image, shape, 1 / ZOOM)
     background_shape = shape * ZOOM
     background = _sampled(pixels, background_shape, 1 / ZOOM)
-    background = dilation(
-        erosion(background, disk(BACKGROUND_RADIUS_PX)), disk(BACKGROUND_RADIUS_PX)
-    )
-    pixels = np.maximum(
-        pixels - _sampled(background, shape, (background_shape - 1) / (shape - 1)), 0
-    )
+    grain = disk(BACKGROUND_RADIUS_PX)
+    background = dilation(erosion(background, grain), grain)
+    background = _sampled(background, shape, (background_shape - 1) / (shape - 1))
+    pixels = np.maximum(pixels - background, 0)
 
     start = mean = float(pixels.mean())
     start = max(start, np.finfo(float).eps)
@@ -44,6 +45,9 @@ def granularity(image: NDArray[np.float32]) -> list[float]:
 def _sampled(
     image: NDArray[np.float32], shape: NDArray[np.float64], step: float | NDArray[np.float64]
 ) -> NDArray[np.float32]:
-    """An *image* read *step* apart, between its pixels too, on a grid of *shape*, rounded up."""
+    """Sample an *image* at places *step* apart, on a grid of *shape* (rounded up).
+
+    Between pixels it is interpolated linearly.
+    """
     places = np.mgrid[0 : shape[0], 0 : shape[1]] * np.reshape(np.broadcast_to(step, 2), (2, 1, 1))
     return ndimage.map_coordinates(image, places, order=1)

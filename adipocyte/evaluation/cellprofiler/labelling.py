@@ -1,4 +1,4 @@
-"""Small things done to label images: (Y, X) int32, 0 for the ground, from 1 for objects."""
+"""Operations on label images: (Y, X) int32, 0 for the ground, objects from 1."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,10 @@ def consecutive(labels: Labels) -> Labels:
 
 
 def kept(labels: Labels, keep: NDArray[np.bool_]) -> Labels:
-    """The objects whose numbers *keep* is true at, numbered anew from 1 without gaps. *keep* has a place for 0, which stays the ground."""
+    """The objects that *keep* has True for, renumbered from 1 without gaps.
+
+    *keep* is indexed by number, and the ground, 0, stays the ground.
+    """
     return renumbering(keep)[labels]
 
 
@@ -24,7 +27,7 @@ def renumbering(keep: NDArray[np.bool_]) -> Labels:
 
 
 def on_frame(labels: Labels) -> NDArray[np.bool_]:
-    """For each number from 0 whether the object has a pixel on the image's outermost rows and columns."""
+    """For each number from 0: whether the object has a pixel in an outermost row or column."""
     touching = np.zeros(labels.max() + 1, dtype=bool)
     for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
         touching[edge] = True

@@ -1,31 +1,42 @@
-"""What the challenge's three CellProfiler pipelines set, by magnification. Brightness is in [0, 1]: counts / 65535."""
+"""Settings of the challenge's three CellProfiler pipelines, by magnification.
+
+Brightness is in [0, 1]: counts / 65535.
+"""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Detection:
-    """How one kind of bright object is found and told from its neighbours (CellProfiler's IdentifyPrimaryObjects)."""
+    """How to find one kind of bright object and part it from its neighbours.
+
+    These are settings of CellProfiler's IdentifyPrimaryObjects. `suppression_px` is the least
+    distance between two maxima; None leaves it to CellProfiler's rule.
+    """
 
     diameter_px: tuple[float, float]
     threshold_at_least: float
     threshold_factor: float
     threshold_smoothing: float
     smoothing_px: float
-    suppression_px: float | None  # between two maxima; None leaves it to CellProfiler's rule
+    suppression_px: float | None
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """What differs between magnifications. All else is the same, and stands where it is used."""
+    """The settings that differ between magnifications. All others lie where they are used.
+
+    Cells are found in (B + 3 C) / 4 if `cells_from_weighted_mean`, else in B + C. A droplet is
+    defective from a summed defect of `defective_from`.
+    """
 
     nuclei: Detection
     nuclei_window_px: int
-    cells_from_weighted_mean: bool  # cells are found in (B + 3 C) / 4, else in B + C
+    cells_from_weighted_mean: bool
     small_droplets: Detection
     big_droplets: Detection
     defect_floor: float
-    defective_from: float  # the least defect, summed over a droplet
+    defective_from: float
 
 
 def _nuclei(

@@ -505,7 +505,7 @@ def test_a_model_is_text_json_pictures_and_safetensors_and_nothing_that_training
     assert not any(start.startswith(b"\x80") for start in starts)  # a pickle
 
 
-# `mlflow models predict`, in a process that prints where our code lies and what was unpickled.
+# `mlflow models predict`, in a process that records what is unpickled and where our code lies.
 WATCHED = """
 import sys
 found = []

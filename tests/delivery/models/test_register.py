@@ -248,6 +248,8 @@ def test_the_picture_lies_with_the_run_and_with_the_model(pair, tmp_path):
     assert Path(of_run).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.browser
+@pytest.mark.server
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path")
 def test_the_page_of_a_version_shows_table_and_picture_and_leads_to_the_model(
     shelf, pair, tmp_path
@@ -567,6 +569,7 @@ def test_the_dockerfile_copies_the_model_and_installs_what_is_pinned(shelf, pair
 # Rolling back.
 
 
+@pytest.mark.server
 def test_a_served_alias_follows_when_the_server_is_started_again(shelf, tmp_path):
     for run in (shelf.good, shelf.poor):
         register(shelf.store, run, "served")
@@ -659,6 +662,8 @@ def remote(
         mlflow.set_tracking_uri(before)
 
 
+@pytest.mark.database
+@pytest.mark.server
 def test_a_model_goes_through_a_server_on_postgresql_and_comes_back(
     remote, shelf, tmp_path, temporary
 ):

@@ -1,4 +1,7 @@
-"""Arrays to a served model and back: `StainClient("http://127.0.0.1:5000").stain(planes, magnification=20)`. It needs no torch."""
+"""Arrays to a served model and back, without torch.
+
+`StainClient("http://127.0.0.1:5000").stain(planes, magnification=20)` paints one field.
+"""
 
 import base64
 import json
@@ -13,34 +16,29 @@ from numpy.typing import NDArray
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
-from adipocyte.errors import AdipocyteError, ImageError
+from adipocyte.errors import ImageError, ServiceError, UnreachableError
 from adipocyte.plate.tiff import decode_stack, encode_stack
 
 _CHUNK_BYTES = 1 << 20
-_PIECE_BYTES = (
-    3 << 18
-)  # base64 writes three bytes as four, so pieces of so many can be written one by one
+_PIECE_BYTES = 3 << 18  # a multiple of 3, because base64 writes three bytes as four
 _CONNECT_S = 10
 _MOST_BYTES_PER_PX = 3 * 3  # of an answer: three images of 2 bytes, in base64, rounded up
 _ROOM_BYTES = 1 << 20  # for headers, names and warnings in an answer
 
 
-class ServiceError(AdipocyteError):
-    """The served model refused the request, in the server's own sentence, or did not answer."""
-
-
 @dataclass(frozen=True)
 class Answer:
-    """`images` by target, (Y, X) uint16 in counts; `warnings` about the input, "" when there are none."""
+    """The images by target, (Y, X) uint16 in counts, and the warnings about the input, or ""."""
 
     images: dict[str, NDArray[np.uint16]]
     warnings: str
 
 
 class _Request:
-    """The body of a request, put together piece by piece while it is sent: a full field's is some 80 MB of base64.
+    """The body of a request, made piece by piece while it is sent.
 
-    A body that has a length is sent with it (`Content-Length`), and one that can be gone through again can be tried again.
+    The body of a full field is about 80 MB of base64. `requests` sends the length of a body that
+    has one (`Content-Length`), and can iterate over it again to try again.
     """
 
     def __init__(
@@ -63,16 +61,15 @@ class _Request:
 class StainClient:
     """A client of `mlflow models serve`.
 
-    *url* is the server's address, "https://name:password@host" behind a proxy that asks for them; *timeout_s* the patience with one
-    answer, in seconds. A connection that cannot be made is tried *attempts* times, with pauses of .5, 1, 2, … seconds; a request that has
-    reached the server is never sent again.
+    *url* is the server's address, "https://name:password@host" behind a proxy that asks for them;
+    *timeout_s* is how long to wait for one answer, in seconds. A connection that cannot be made is
+    tried *attempts* times, with pauses of .5, 1, 2, … seconds; a request that has reached the
+    server is never sent again.
     """
 
     def __init__(self, url: str, timeout_s: float = 600, attempts: int = 5) -> None:
         self._url, self._timeout_s = url.rstrip("/"), timeout_s
-        self._name = re.sub(
-            r"//[^/@]*@", "//", self._url
-        )  # without the password, for people to read
+        self._name = re.sub(r"//[^/@]*@", "//", self._url)  # messages must not hold the password
         retry = Retry(
             connect=attempts - 1,
             read=0,
@@ -83,8 +80,8 @@ class StainClient:
             allowed_methods=None,
         )
         self._session = requests.Session()
-        self._session.mount("http://", HTTPAdapter(max_retries=retry))
-        self._session.mount("https://", HTTPAdapter(max_retries=retry))
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, HTTPAdapter(max_retries=retry))
 
     def stain(
         self,
@@ -96,29 +93,23 @@ class StainClient:
         tile_px: int | None = None,
         tta: bool = False,
     ) -> Answer:
-        """Paint one field: (Z, Y, X) counts in, (Y, X) counts out for each of *targets* (none named: all that the model paints).
+        """Paint one field: (Z, Y, X) counts in, (Y, X) counts out for each of *targets*.
 
-        *histogram_matching* true gives each image the distribution of the training wells, false leaves it as the networks painted it;
-        None: intensities are set in the way that the model keeps. *tile_px* is the side of the tiles the field is painted in, in pixels
-        (None: as memory allows); *tta* averages the field painted in the eight ways it can lie.
+        Without *targets* the model paints all that it can. *histogram_matching* true gives each
+        image the distribution of the training wells, false leaves it as the networks paint it, and
+        None sets the intensities in the way that the model keeps. *tile_px* is the side of the
+        tiles that the field is painted in, in pixels (None: as memory allows); *tta* averages what
+        is painted of the field in all eight flips and rotations.
 
-        Raises ServiceError when the server refuses, is not there or answers with something else.
+        Raises UnreachableError when no server answers, ServiceError when it refuses or answers
+        with anything but painted images.
         """
-        given = {
-            "histogram_matching": histogram_matching,
-            "targets": ",".join(targets),
-            "tile_px": tile_px,
-            "tta": tta,
-        }
-        params = {
-            name: value
-            for name, value in given.items()
-            if value or (name == "histogram_matching" and value is not None)
-        }
-        answer = self._ask(
-            _Request(planes, magnification, params),
-            most_bytes=_MOST_BYTES_PER_PX * planes[0].size + _ROOM_BYTES,
-        )
+        wishes = {"targets": ",".join(targets), "tile_px": tile_px, "tta": tta}
+        params = {name: value for name, value in wishes.items() if value}
+        if histogram_matching is not None:
+            params["histogram_matching"] = histogram_matching
+        most_bytes = _MOST_BYTES_PER_PX * planes[0].size + _ROOM_BYTES
+        answer = self._ask(_Request(planes, magnification, params), most_bytes)
         try:
             [painted] = json.loads(answer)["predictions"]
             warnings = painted.pop("warnings")
@@ -126,7 +117,9 @@ class StainClient:
                 target: decode_stack(base64.b64decode(painted.pop(target)), 1)[0]
                 for target in list(painted)
             }
-        except (ValueError, TypeError, LookupError, ImageError) as error:
+        except ImageError as error:
+            raise self._other(error.found) from error
+        except (ValueError, TypeError, LookupError) as error:
             raise self._other(repr(error)) from error
         if sizes := {image.shape for image in images.values()} - {planes.shape[1:]}:
             raise self._other(f"images of {sizes.pop()} pixels for a stack of {planes.shape[1:]}")
@@ -134,18 +127,18 @@ class StainClient:
 
     def answers(self) -> bool:
         """Whether a server is there, with its model loaded."""
+        address = f"{self._url}/ping"
         try:
-            return (
-                self._session.get(
-                    f"{self._url}/ping", timeout=_CONNECT_S, allow_redirects=False
-                ).status_code
-                == 200
-            )
+            answer = self._session.get(address, timeout=_CONNECT_S, allow_redirects=False)
         except requests.RequestException:
             return False
+        return answer.status_code == 200
 
     def _ask(self, request: _Request, most_bytes: int) -> bytearray:
-        """Send a request and read its answer piece by piece, at most *most_bytes* of it. It is JSON, which can only be read whole."""
+        """Send a request and read its answer, which may have *most_bytes* at most.
+
+        The answer is JSON, which can only be parsed whole.
+        """
         answer = bytearray()
         try:
             with self._session.post(
@@ -161,9 +154,10 @@ class StainClient:
                     if len(answer) > most_bytes:
                         raise self._other(f"more than {most_bytes} bytes")
         except requests.RequestException as error:
-            sentence = str(error).replace(self._url, self._name)
-            raise ServiceError(
-                f"no answer from {self._name} ({sentence}): is mlflow models serve running there?"
+            # The library may repeat the address, and the password in it.
+            reason = str(error).replace(self._url, self._name)
+            raise UnreachableError(
+                f"no answer from {self._name} ({reason})", "is mlflow models serve running there?"
             ) from error
         if response.status_code != 200:
             raise ServiceError(_sentence(response.status_code, answer))
@@ -171,11 +165,13 @@ class StainClient:
 
     def _other(self, found: str) -> ServiceError:
         return ServiceError(
-            f"{self._name} answered something else than painted images ({found}): is it an adipocyte model?"
+            f"{self._name} answered something else than painted images ({found})",
+            "is it an adipocyte model?",
         )
 
 
-def _sentence(status: int, answer: bytes) -> str:
+def _sentence(status: int, answer: bytearray) -> str:
+    """The server's own words for a refusal."""
     try:
         return json.loads(answer)["message"]
     except (ValueError, LookupError, TypeError):

@@ -9,10 +9,13 @@ import dataclasses
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from adipocyte.domain import SMALLEST_PX
 from adipocyte.errors import ConfigError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Recipe = Literal["fast", "report", "stable"]
 Target = Literal["A1", "A2", "A3"]
@@ -24,9 +27,10 @@ RECIPES: tuple[str, ...] = get_args(Recipe)
 _BUILT_ON = {"stable": "report"}  # where a recipe has no value of its own, it takes this one's
 
 _SWITCH_WORDS = {
-    **dict.fromkeys(("true", "on", "yes", "1"), True),
-    **dict.fromkeys(("false", "off", "no", "0"), False),
+    **dict.fromkeys(("true", "on", "yes", "1"), "true"),
+    **dict.fromkeys(("false", "off", "no", "0"), "false"),
 }
+_TYPE_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 # Settings of earlier versions, each with the value under which a training is what it is today.
 RETIRED = {
@@ -39,7 +43,7 @@ RETIRED = {
     "warmup_epochs": 0,
 }
 
-Config = TypeVar("Config")
+Config = TypeVar("Config", bound="DataclassInstance")
 
 
 def option(
@@ -55,41 +59,35 @@ def option(
 ) -> Any:
     """Declare a setting: from *low* to *high*, both inclusive, in steps of *multiple*.
 
-    Text with *without* must not be empty nor contain those characters. `tune` searches *search*, on
-    a logarithmic scale. `report=…` is the value under that recipe.
+    Text with *without* must not be empty and must not contain any of those characters. `tune`
+    searches *search*, on a logarithmic scale. `report=…` is the value under that recipe.
     """
-    metadata = {
-        "help": help,
-        "low": low,
-        "high": high,
-        "multiple": multiple,
-        "without": without,
-        "search": search,
-        "recipes": recipes,
-    }
+    rules = {"low": low, "high": high, "multiple": multiple, "without": without}
+    metadata = {"help": help, "search": search, "recipes": recipes, **rules}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def build(kind: type[Config], given: dict[str, Any]) -> Config:
-    """Make a *kind* from what was *given*; what is missing comes from the recipe, then the defaults.
+    """Make a *kind* from what was *given*; the rest comes from the recipe, then the defaults.
 
-    Paths and switches may be given as text. Raises ConfigError when a name is unknown, a value is
-    missing or lies outside its range.
+    Paths and switches may be given as text. Raises ConfigError when a name is unknown, or a value
+    is missing, has another type or lies outside its range.
     """
-    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    for name in given.keys() - fields.keys():
-        raise ConfigError(f"there is no setting {name!r}; the settings are {', '.join(fields)}")
-    recipe = given.get("recipe", fields["recipe"].default if "recipe" in fields else None)
-    values = {}
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    if unknown := [name for name in given if name not in fields]:
+        raise ConfigError(
+            f"there is no setting {unknown[0]!r}", f"the settings are {', '.join(fields)}"
+        )
+    recipe, types = given.get("recipe", getattr(kind, "recipe", "")), get_type_hints(kind)
+    values: dict[str, Any] = {}
     for name, field in fields.items():
-        for kin in (recipe, _BUILT_ON.get(recipe)):
-            if kin in field.metadata["recipes"]:
-                values[name] = field.metadata["recipes"][kin]
-                break
-    types = get_type_hints(kind)
-    values |= {name: read(types[name], value) for name, value in given.items()}
-    for name, field in fields.items():
-        if field.default is dataclasses.MISSING and name not in values:
+        recipes = field.metadata["recipes"]
+        known_as = recipe if recipe in recipes else _BUILT_ON.get(recipe)
+        if name in given:
+            values[name] = read(types[name], given[name])
+        elif known_as in recipes:
+            values[name] = recipes[known_as]
+        elif field.default is dataclasses.MISSING:
             raise ConfigError(
                 f"the setting {name!r} is missing ({field.metadata['help']})",
                 f"give it with -P {name}=<value>",
@@ -99,20 +97,19 @@ def build(kind: type[Config], given: dict[str, Any]) -> Config:
     return config
 
 
-def check(config: Any) -> None:
-    """Raise ConfigError where a value of *config* has another type, no such choice, or no such range."""
+def check(config: "DataclassInstance") -> None:
+    """Raise ConfigError when a value of *config* has another type or lies outside its range."""
     types = get_type_hints(type(config))
     for field in dataclasses.fields(config):
-        name, value = field.name, getattr(config, field.name)
+        name, value, rules = field.name, getattr(config, field.name), field.metadata
         _check_type(name, value, types[name])
-        _check_range(name, value, field.metadata["low"], field.metadata["high"])
-        without, multiple = field.metadata["without"], field.metadata["multiple"]
-        if without and (not value or set(value) & set(without)):
+        _check_range(name, value, rules["low"], rules["high"])
+        if (without := rules["without"]) and (not value or set(value) & set(without)):
             raise ConfigError(
                 f"{name} must be a name without {' or '.join(without)}, got {value!r}",
                 f"-P {name}={field.default}",
             )
-        if multiple > 1 and value % multiple:
+        if (multiple := rules["multiple"]) > 1 and value % multiple:
             raise ConfigError(
                 f"{name} must be a multiple of {multiple}, got {value}",
                 f"-P {name}={value // multiple * multiple}",
@@ -126,15 +123,16 @@ def _check_type(name: str, value: Any, annotation: Any) -> None:
             raise ConfigError(
                 f"{name} must be one of {listing}, got {value!r}", f"-P {name}={allowed[0]}"
             )
-    elif annotation is bool:
-        if not isinstance(value, bool):
-            raise ConfigError(f"{name} must be true or false, got {value!r}", f"-P {name}=true")
-    elif not isinstance(value, (int, float) if annotation is float else annotation):
-        needed = "a path" if annotation in (Path, Path | None) else annotation.__name__
-        raise ConfigError(f"{name} must be {needed}, got {value!r}")
+        return
+    accepted = (int, float) if annotation is float else annotation
+    is_switch = annotation is bool  # Python takes True for a number
+    if not isinstance(value, accepted) or isinstance(value, bool) != is_switch:
+        needed = _TYPE_WORDS.get(annotation, "a path")
+        raise ConfigError(f"{name} must be {needed}, got {value!r}", f"-P {name}=<value>")
 
 
 def _check_range(name: str, value: Any, low: float | None, high: float | None) -> None:
+    # `not value >= low`, because NaN is neither below nor above.
     if (low is not None and not value >= low) or (high is not None and not value <= high):
         bounds = f"at least {low}" if high is None else f"between {low} and {high}"
         nearest = high if high is not None and value > high else low
@@ -142,7 +140,7 @@ def _check_range(name: str, value: Any, low: float | None, high: float | None) -
 
 
 def choices(annotation: Any) -> tuple[Any, ...]:
-    """What a setting of this type may be: the values of a `Literal`, () for any other type."""
+    """The values that a setting of this type may have: those of a `Literal`, else ()."""
     return get_args(annotation) if get_origin(annotation) is Literal else ()
 
 
@@ -152,13 +150,16 @@ def read(annotation: Any, value: Any) -> Any:
         return value
     if annotation is Path:
         return Path(value)
-    if isinstance(annotation, UnionType):  # Path | None
+    if annotation == Path | None:
         return Path(value) if value else None
     if annotation is bool:
-        return _SWITCH_WORDS.get(value.lower(), value)
-    if annotation == AutoSwitch and value in _SWITCH_WORDS:
-        return spelled(_SWITCH_WORDS[value])
-    return value
+        return {"true": True, "false": False}.get(_switch_word(value), value)
+    return _switch_word(value) if annotation == AutoSwitch else value
+
+
+def _switch_word(text: str) -> str:
+    """The "true" or "false" that *text* means, in any of its words; other text as it is."""
+    return _SWITCH_WORDS.get(text.lower(), text)
 
 
 def spelled(value: Any) -> str:
@@ -168,12 +169,12 @@ def spelled(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def plain(config: Any) -> dict[str, Any]:
+def plain(config: "DataclassInstance") -> dict[str, Any]:
     """The settings of *config* by name, as JSON can hold them."""
-    paths = (Path, type(None))
+    settings = dataclasses.asdict(config)
     return {
-        name: spelled(value) if isinstance(value, paths) else value
-        for name, value in dataclasses.asdict(config).items()
+        name: spelled(value) if isinstance(value, Path | None) else value
+        for name, value in settings.items()
     }
 
 
@@ -198,12 +199,20 @@ def listed(text: str) -> tuple[str, ...]:
 
 MODEL_NAME = "adipocyte"
 
-# Settings of several commands. A field cannot stand in two dataclasses, so what is shared is how to make it.
+# Settings of several commands. Two dataclasses cannot share a field, so they share its maker.
 _recipe = partial(
     option,
-    "A named set of settings: fast for two CPU cores, report as published, stable for the published networks repaired.",
+    "A named set of settings: fast suits two CPU cores, report is as published, stable repairs the "
+    "published networks.",
     "fast",
 )
+_plate = partial(
+    option,
+    "Folder of the raw plate: 20x_images/, 40x_images/ and/or 60x_images/ with the challenge's "
+    "TIFFs.",
+)
+_target = partial(option, "Channel to paint: A1 nuclei, A2 lipid droplets or A3 cytoplasm.")
+_name = partial(option, "Name of the registered model.", MODEL_NAME, without="/:")
 _store = partial(option, "Folder of the prepared store (see preprocess).", Path("prepared"))
 _architecture = partial(option, "Decoder: U-Net, as published, or U-Net++.", "unet")
 _encoder = partial(
@@ -238,36 +247,31 @@ _clip_norm = partial(option, "Largest norm of a step's gradient; 0: any.", 0.0, 
 _patience = partial(option, "Stop when so many epochs bring no better network; 0: never.", 0, low=0)
 _save_every = partial(
     option,
-    "Steps between saved states, from which an interrupted training goes on.",
+    "Steps between saved states, from which an interrupted training resumes.",
     100,
     low=1,
     report=1000,
 )
 _compile = partial(
-    option,
-    "Compile the network (torch.compile): slower to start, faster on a GPU.",
-    False,
+    option, "Compile the network (torch.compile): slower to start, faster on a GPU.", False
 )
 _resume = partial(
     option,
-    "Run id of an interrupted training to continue, with its own settings; empty: a new one.",
+    "Run id of an interrupted training to resume, with its own settings; empty: a new training.",
     "",
 )
 _precision = partial(
-    option,
-    "Arithmetic: 32 bit, bf16, or auto, the faster one on this processor.",
-    "auto",
+    option, "Arithmetic: 32 bit, bf16, or auto, the faster one on this processor.", "auto"
 )
 _workers = partial(option, "Processes that read patches.", 1, low=0, report=8)
 _seed = partial(option, "Seed of every random number.", 0, low=0)
-
-
 _judging_workers = partial(
-    option, "Processes that measure fields side by side; 0: this one alone.", 2, low=0
+    option, "Processes that measure fields side by side; 0: only this one.", 2, low=0
 )
 _feature_fields = partial(
     option,
-    "At most so many fields of each magnification are measured for CellProfiler's 99 features; 0: pixels alone.",
+    "Largest number of fields of each magnification to measure CellProfiler's 99 features on; 0: "
+    "measure pixels only.",
     low=0,
 )
 
@@ -278,27 +282,24 @@ class SimulateConfig:
     magnifications: str = option("Magnifications, comma-separated.", "20,40,60")
     wells: str = option("Wells, comma-separated.", "B03,B04,C02,C03,C04,D02,D03,D04")
     fovs: int = option("Fields of view in each well, at each magnification.", 2, low=1, high=999)
-    height_px: int = option("Height of a field, in pixels.", 512, low=64, high=10000)
-    width_px: int = option("Width of a field, in pixels.", 512, low=64, high=10000)
+    height_px: int = option("Height of a field, in pixels.", 512, low=SMALLEST_PX, high=10000)
+    width_px: int = option("Width of a field, in pixels.", 512, low=SMALLEST_PX, high=10000)
     misalignment: Literal["none", "measured"] = option(
-        "Shift fluorescence against brightfield as the real plates do.",
-        "none",
+        "Shift fluorescence against brightfield as the real plates do.", "none"
     )
     batch_effect: Literal["none", "wells"] = option(
-        "Let each well differ in lamp, staining, focus and density of cells.",
-        "none",
+        "Let each well differ in lamp, staining, focus and density of cells.", "none"
     )
     seed: int = _seed()
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreprocessConfig:
-    plate: Path = option(
-        "Folder of the raw plate: 20x_images/, 40x_images/ and/or 60x_images/ with the challenge's TIFFs."
-    )
+    plate: Path = _plate()
     store: Path = _store()
     normalisation: Literal["plate", "report"] = option(
-        "Brightfield mean and standard deviation: measured on the training wells, or the report's Table 3.1.",
+        "Brightfield mean and standard deviation: measured on the training wells, or the report's "
+        "Table 3.1.",
         "plate",
     )
     validation_wells: str = option(
@@ -316,23 +317,25 @@ class PreprocessConfig:
         low=2,
     )
     mask_smallest_px: int = option(
-        "Nuclei mask: smaller pieces and holes are removed, in pixels of area at 20x; it grows with the magnification's square.",
+        "Nuclei mask: smaller pieces and holes are removed, in pixels of area at 20x; it grows "
+        "with the magnification's square.",
         150,
         low=0,
     )
     align: str = option(
-        "How fluorescence lies against brightfield: estimate it from the training wells, none, or a file alignment.json of another plate.",
+        "How fluorescence lies against brightfield: estimate it from the training wells, none, or "
+        "a file alignment.json of another plate.",
         "estimate",
     )
     flagged: Literal["keep", "leave_out"] = option(
-        "Fields outside the limits of quality: kept, or left out of training.",
-        "keep",
+        "Fields outside the limits of quality: kept, or left out of training.", "keep"
     )
     on_error: OnError = option(
-        "At a field that is not whole or cannot be read: stop, with a table of all of them, or go on without it.",
+        "At a field that is not whole or cannot be read: stop, with a table of all of them, or "
+        "skip it.",
         "stop",
     )
-    workers: int = option("Processes that prepare fields; 0: this one alone.", 2, low=0)
+    workers: int = option("Processes that prepare fields; 0: only this one.", 2, low=0)
     seed: int = option("Seed of the split by well.", 0, low=0)
 
 
@@ -362,14 +365,15 @@ class SegmenterConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorConfig:
-    target: Target = option("Channel to paint: A1 nuclei, A2 lipid droplets or A3 cytoplasm.")
+    target: Target = _target()
     recipe: Recipe = _recipe()
     store: Path = _store()
     segmenter: str = option(
         "Run id of the segmenter (A1 only); empty: the newest finished one of this store.", ""
     )
     mask_source: Literal["predicted", "true", "mixed"] = option(
-        "Masks that A1 trains on: the segmenter's, as in use, those of the true stain, as published, or each by turns at random.",
+        "Masks that A1 trains on: predicted by the segmenter, as when the model is used; true, of "
+        "the true stain, as published; or mixed, one of the two at random.",
         "predicted",
         report="true",
         stable="mixed",
@@ -378,12 +382,13 @@ class GeneratorConfig:
     encoder: str = _encoder()
     encoder_weights: str = _encoder_weights()
     wide_convolutions: Literal["auto", "none", "last", "all"] = option(
-        "Decoder convolutions that are 5x5 (Tables 4.1 and 4.2): auto is all ten, or the last alone for A1.",
+        "Decoder convolutions that are 5x5 (Tables 4.1 and 4.2): auto is all ten, or only the last "
+        "for A1.",
         "none",
         report="auto",
     )
     discriminator: Literal["cnn", "patchgan", "none"] = option(
-        "Judge of the painted images: the report's plain CNN, the PatchGAN of pix2pix, or none.",
+        "Discriminator: the report's plain CNN, the PatchGAN of pix2pix, or none.",
         "cnn",
     )
     discriminator_width: int = option(
@@ -399,7 +404,8 @@ class GeneratorConfig:
         "Weight of the adversarial loss.", 0.01, low=0, search=(0.001, 1.0), report=1.0
     )
     select: Literal["pixels", "features", "mean"] = option(
-        "What chooses the best epoch on the validation wells: the pixel metric, the feature metric (CellProfiler's), or their mean.",
+        "Metric that chooses the best epoch on the validation wells: of pixels, of features "
+        "(CellProfiler's), or their mean.",
         "pixels",
     )
     select_fields: int = option(
@@ -408,7 +414,8 @@ class GeneratorConfig:
         low=1,
     )
     ema: float = option(
-        "Validate and keep the generator's moving average, with this decay; 0: the generator as it is.",
+        "Validate and keep the generator's moving average, with this decay; 0: the generator as "
+        "it is.",
         0.0,
         low=0,
         high=0.99999,
@@ -450,20 +457,21 @@ class GeneratorConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TuneConfig:
-    target: Target = option("Channel to paint: A1 nuclei, A2 lipid droplets or A3 cytoplasm.")
+    target: Target = _target()
     recipe: Recipe = _recipe()
     store: Path = _store()
     trials: int = option(
-        "Finished trials that the study shall have in all, those cut short for their poor score included.",
+        "Total number of finished trials, pruned ones included.",
         20,
         low=1,
     )
     study: str = option(
-        "Name of the study, to go on with or to begin; empty: the target and the store's digest.",
+        "Name of the study to begin or resume; empty: the target and the store's digest.",
         "",
     )
     storage: str = option(
-        "Database of the study, which several machines may share: its address, without a password, for it is recorded.",
+        "Database of the study, which several machines may share: its address, without a password "
+        "because the run records it.",
         "sqlite:///tune.db",
     )
     seed: int = _seed()
@@ -484,9 +492,10 @@ class RegisterConfig:
     a3: str = option(
         "Run id of the A3 generator; empty: the newest finished one of this store.", ""
     )
-    name: str = option("Name of the registered model.", MODEL_NAME, without="/:")
+    name: str = _name()
     tolerance: float = option(
-        "By what share a new champion may be worse than the old one on a single target's MAE / median.",
+        "By what share a new champion may be worse than the old one in a single target's MAE / "
+        "median.",
         0.05,
         low=0,
         high=1,
@@ -504,7 +513,8 @@ class RegisterConfig:
 class EvaluateConfig:
     model: str = option("Address of a registered model.", f"models:/{MODEL_NAME}@champion")
     runs: str = option(
-        "Judge these training runs instead, comma-separated, without registering them: ids of train_gan.",
+        "Judge these training runs instead, comma-separated, without registering them: run ids of "
+        "train_gan.",
         "",
     )
     store: Path = _store()
@@ -513,14 +523,14 @@ class EvaluateConfig:
         "Judge two folders of TIFFs instead: the true stains, under the challenge's names.", None
     )
     prediction: Path | None = option(
-        "Judge two folders of TIFFs instead: the predictions of them, by anyone.", None
+        "Judge two folders of TIFFs instead: the predictions of any program.", None
     )
     magnification: Literal[0, 20, 40, 60] = option(
-        "Magnification of the two folders, where their names do not tell it.",
-        0,
+        "Magnification of the two folders, where their names do not tell it.", 0
     )
     on_error: OnError = option(
-        "Where the two folders do not pair up: stop, with a table of all that is wrong, or go on without those fields.",
+        "Where the two folders do not pair up: stop, with a table of all that is wrong, or skip "
+        "those fields.",
         "stop",
     )
     feature_fields: int = _feature_fields(999)
@@ -537,7 +547,7 @@ class StainConfig:
         "stained",
     )
     cluster: str = option(
-        "Address of a Ray cluster that shall paint, such as 10.0.0.1:6379; empty: this machine.", ""
+        "Address of a Ray cluster to paint on, such as 10.0.0.1:6379; empty: this machine.", ""
     )
     worker_cpus: int = option(
         "Cores of each worker on the cluster; 0: all of a node, or a GPU's share of them.",
@@ -546,19 +556,20 @@ class StainConfig:
         high=1024,
     )
     intensities: Literal["kept", "none", "matching", "calibration"] = option(
-        "How the intensities are set: as the model keeps it, none, matching each image's histogram, or one fixed calibration.",
+        "How the intensities are set: kept, in the model's own way; none; matching of each image's "
+        "histogram; or one fixed calibration.",
         "kept",
     )
     tile_px: int = option(
-        "Side of the tiles that a field is painted in, in pixels; 0: in one piece, or as large as memory allows.",
+        "Side of the tiles that a field is painted in, in pixels; 0: one piece, or tiles as large "
+        "as memory allows.",
         0,
         low=0,
         high=10016,
         multiple=32,
     )
     tta: bool = option(
-        "Average the paintings of a field turned and mirrored in all eight ways.",
-        False,
+        "Average the paintings of a field turned and mirrored in all eight ways.", False
     )
     memory_mb: int = option(
         "Memory that painting a field may take, in MB; 0: three quarters of what is free.",
@@ -566,24 +577,20 @@ class StainConfig:
         low=0,
         high=10_000_000,
     )
-    precision: Precision = option(
-        "Arithmetic: 32 bit, bf16, or auto, the faster one on this processor.",
-        "auto",
-    )
+    precision: Precision = _precision()
     compile: AutoSwitch = option(
-        "Spend some seconds at the start to be faster at every field: auto does for plates of 16 fields and more.",
+        "Spend some seconds at the start to be faster at every field: auto does so for plates of "
+        "16 fields and more.",
         "auto",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class MainConfig:
-    plate: Path = option(
-        "Folder of the raw plate: 20x_images/, 40x_images/ and/or 60x_images/ with the challenge's TIFFs."
-    )
+    plate: Path = _plate()
     recipe: Recipe = _recipe()
     store: Path = _store()
-    name: str = option("Name of the registered model.", MODEL_NAME, without="/:")
+    name: str = _name()
     seed: int = _seed()
 
 

@@ -1,20 +1,20 @@
-"""Facts of the field that every room shares: stains, magnifications, a field's key. It imports nothing of ours."""
+"""Facts that every room shares: stains, magnifications, the key of a field of view.
+
+It imports nothing of ours.
+"""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 TARGETS = ("A1", "A2", "A3")
 TARGET_NAMES = {"A1": "nuclei", "A2": "lipid droplets", "A3": "cytoplasm"}
-TARGET_COLOURS = {
-    "A1": "#4080ff",
-    "A2": "#2faf6a",
-    "A3": "#e8573f",
-}  # on screens, in charts and in the store's metadata
+# On screens, in charts and in the store's metadata.
+TARGET_COLOURS = {"A1": "#4080ff", "A2": "#2faf6a", "A3": "#e8573f"}
 BRIGHTFIELD = "brightfield"
-SEGMENTER = "segmenter"  # the network that finds nuclei in brightfield, beside one generator for each target
+SEGMENTER = "segmenter"  # the network that finds nuclei in brightfield; each target has a generator
 
 MAGNIFICATIONS = (20, 40, 60)
-UM_PER_PX = {20: 0.325, 40: 0.163, 60: 0.108}  # not published; these fit the instrument
+UM_PER_PX = {20: 0.325, 40: 0.163, 60: 0.108}  # not published; these values fit the instrument
 N_Z_PLANES = 7
 SMALLEST_PX = 64  # the shortest side of a field that can be prepared, painted or judged
 
@@ -36,7 +36,7 @@ class Intensities(StrEnum):
 
 @dataclass(frozen=True, order=True)
 class FieldKey:
-    """One field of view, by what names it."""
+    """What names one field of view."""
 
     magnification: int
     well: str

@@ -1,4 +1,4 @@
-"""What can go wrong. Every error says what was found and what to do about it."""
+"""What can go wrong. Every error says what was found, and what to do about it."""
 
 
 class AdipocyteError(Exception):
@@ -41,7 +41,7 @@ class RunError(AdipocyteError, LookupError):
 
 
 class OutputError(AdipocyteError, OSError):
-    """A place to write to cannot be reached, is full or refuses."""
+    """A place to write to cannot be reached, is full or refuses the write."""
 
 
 class BundleError(AdipocyteError, ValueError):
@@ -49,7 +49,7 @@ class BundleError(AdipocyteError, ValueError):
 
 
 class NewerBundleError(BundleError):
-    """A bundle was made by newer code than this."""
+    """Newer code than this made the bundle."""
 
 
 class DivergedError(AdipocyteError, ArithmeticError):
@@ -57,7 +57,7 @@ class DivergedError(AdipocyteError, ArithmeticError):
 
 
 class StoppedError(AdipocyteError):
-    """A training was asked to stop, by SIGTERM or Ctrl-C, and stopped at the end of a step."""
+    """A training stopped at the end of a step, because SIGTERM or Ctrl-C asked for it."""
 
 
 class WorkerError(AdipocyteError):

@@ -1,13 +1,12 @@
-"""How well the misalignment of simulated plates is found, as JSON. `--check` exits 1 and names the figure where a required one is missed.
+"""How well the misalignment of simulated plates is found.
 
 OMP_NUM_THREADS=1 python -m benchmarks.alignment [--check]
 
-Plates with the challenge's own misalignment, in full light and in a tenth of it, and plates without any. The figure is the displacement's
-error in pixels at the worst corner of a field and the worst site. About eight minutes on one core.
+Plates with the challenge's own misalignment, in full light and in a tenth of it, and plates
+without any. The figure is the displacement's error at the worst corner of a field and the worst
+site, in pixels.
 """
 
-import argparse
-import json
 import sys
 from functools import partial
 from itertools import product
@@ -18,8 +17,10 @@ from tqdm import tqdm
 from adipocyte.imaging.alignment import Alignment
 from adipocyte.imaging.registration import Field, register
 from adipocyte.simulation import Conditions, Misalignment, misalignment_at, simulate_field
+from benchmarks.report import parser, report
 
-# Magnification: sites of a well, sites that are tried, side of a field in pixels (at 60x one of 512 pixels would hold one or two cells).
+# By magnification: sites of a well, sites that are tried, side of a field in pixels. At 60x a
+# field of 512 pixels would hold one or two cells.
 PLATES = {20: (6, (1, 2, 3, 4, 5, 6), 512), 40: (8, (1, 3, 5, 7), 512), 60: (12, (1, 5, 9), 1024)}
 N_FIELDS = 4
 CASES = {
@@ -90,21 +91,10 @@ def measure() -> dict[str, float]:
 
 def main() -> int:
     """Print the figures; with --check, compare them with what is required."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--check", action="store_true")
-    check = parser.parse_args().check
-    figures = measure()
-    print(json.dumps({name: round(value, 3) for name, value in figures.items()}, indent=1))
-    missed = [
-        f"{name} is {value:.2f} pixels off, at most {AT_MOST[name.partition('.')[2]]} is required"
-        for name, value in figures.items()
-        if value > AT_MOST[name.partition(".")[2]]
-    ]
-    if check and missed:
-        print("\n".join(missed), file=sys.stderr)
-    return int(check and bool(missed))
+    check = parser(__doc__).parse_args().check
+    measured = measure()
+    at_most = {name: AT_MOST[name.partition(".")[2]] for name in measured}
+    return report(measured, check, at_most=at_most)
 
 
 if __name__ == "__main__":

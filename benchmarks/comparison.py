@@ -1,11 +1,14 @@
-"""Which way of training is better: several variants, several seeds, one store, one budget. No MLflow, so it runs wherever torch does.
+r"""Which way of training is better: several variants and seeds on one store, without MLflow.
 
     mlflow run . -e simulate -P out=comparison/plate -P magnifications=20 -P fovs=3
-    mlflow run . -e preprocess -P plate=comparison/plate -P store=comparison/store -P validation_wells=B03,B04 -P test_wells=C02
-    OMP_NUM_THREADS=1 python -m benchmarks.comparison stability --store comparison/store --out comparison/results
+    mlflow run . -e preprocess -P plate=comparison/plate -P store=comparison/store \
+        -P validation_wells=B03,B04 -P test_wells=C02
+    OMP_NUM_THREADS=1 python -m benchmarks.comparison stability \
+        --store comparison/store --out comparison/results
 
-Each training leaves <out>/<comparison>/<variant>-<seed>.json; those that are there are not repeated, and an interrupted one goes on
-where it was when the command is typed again. Then comes the table, as Markdown, and with `--curves` a picture.
+Each training leaves <out>/<comparison>/<variant>-<seed>.json. Those that exist are not repeated,
+and an interrupted one resumes when the command is typed again. Then comes the table, as Markdown,
+and with `--curves` a picture.
 """
 
 import argparse
@@ -22,6 +25,7 @@ from numpy.typing import NDArray
 
 from adipocyte.config import GeneratorConfig, SegmenterConfig, build
 from adipocyte.store.reader import Store
+from adipocyte.system.files import write_json
 from adipocyte.training.generator import train_generator
 from adipocyte.training.segmenter import train_segmenter
 
@@ -70,13 +74,6 @@ COMPARISONS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write *content* to *path*, whole or not at all. (`delivery.tracking` has the like, but needs MLflow.)"""
-    partial = path.with_suffix(".writing")
-    partial.write_text(json.dumps(content))
-    partial.replace(path)
-
-
 class History:
     """A tracker that remembers the metrics, in a file, so that a resumed training has them all."""
 
@@ -102,7 +99,7 @@ class History:
 def train(
     store: Store, settings: dict[str, Any], segmenter: Path | None, folder: Path
 ) -> dict[str, Any]:
-    """One training in *folder*. Returns its settings, its best metrics, all of its metrics by step, and its seconds."""
+    """One training in *folder*: its settings, best metrics, metrics by step, and seconds."""
     folder.mkdir(parents=True, exist_ok=True)
     history, start = History(folder / "history.json"), time.monotonic()
     if "target" in settings:
@@ -120,7 +117,7 @@ def train(
 
 
 def segmenter_for(store: Store, comparison: str, seed: int, out: Path) -> Path | None:
-    """The segmenter that the nuclei generators of a comparison share, trained when it is not there."""
+    """The segmenter of a comparison's nuclei generators, trained if it does not exist."""
     if comparison != "masks":
         return None
     folder = out / f"segmenter-{seed}"
@@ -160,7 +157,7 @@ def spread(values: list[float]) -> str:
 
 
 def draw(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """Curves over the steps: validation MAE, the discriminator's accuracy and the gap of its scores; a line for each seed."""
+    """Validation MAE, the discriminator's accuracy and gap over the steps; a line for each seed."""
     import matplotlib
 
     matplotlib.use("Agg")

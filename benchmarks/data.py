@@ -1,15 +1,12 @@
-"""How fast a plate is prepared and read, as JSON. `--check` exits 1 and names the figure where a required one is missed.
+"""How fast a plate is prepared and read.
 
 OMP_NUM_THREADS=1 python -m benchmarks.data [--check]
 
-Four full 20x fields, mirrored from simulated ones of 512 pixels under fresh noise; about 1.2 GB in the temporary folder, which must lie on
-a disk for "cold" to mean anything: a cold figure begins with the files dropped from memory.
+Four full 20x fields, mirrored from simulated ones of 512 pixels with fresh noise. The temporary
+folder needs about 1.2 GB and must lie on a disk, not in memory.
 """
 
-import argparse
-import json
 import os
-import platform
 import resource
 import sys
 import tempfile
@@ -33,6 +30,7 @@ from adipocyte.plate.fields import RawField, write_field
 from adipocyte.preparation.prepare import prepare
 from adipocyte.simulation import simulate_field
 from adipocyte.store.reader import Store
+from benchmarks.report import parser, report
 
 AT_MOST = {"mask_s": 2.5, "prepare_peak_mb": 2000}  # the mask on one core
 AT_LEAST = {"matching_to_scikit_image": 10}
@@ -40,8 +38,8 @@ SHAPE_PX = (2154, 2554)
 WELLS = ("B03", "B04", "C02", "C03")
 PATCH_PX, N_PATCHES = 256, 100
 WORKERS = 2
-_SHIPPED = PreprocessConfig(plate="")
-MASKING = {
+_SHIPPED = PreprocessConfig(plate=Path())
+MASKING: dict[str, Any] = {
     "threshold": _SHIPPED.mask_threshold,
     "superpixel_px": _SHIPPED.mask_superpixel_px,
     "smallest_px": _SHIPPED.mask_smallest_px,
@@ -49,7 +47,7 @@ MASKING = {
 
 
 def full_field(seed: int, n_planes: int = 7) -> RawField:
-    """A field of the real size and density of nuclei, in seconds: a simulated one, mirrored again and again, with noise of its own."""
+    """A field of the real size and density of nuclei: a simulated one, mirrored, with new noise."""
     field, random = simulate_field(20, (512, 512), seed=seed), np.random.default_rng(seed)
 
     def spread(image: NDArray[np.uint16]) -> NDArray[np.uint16]:
@@ -104,7 +102,7 @@ def write_plate(plate: Path) -> None:
 
 
 def prepare_plate(plate: Path, folder: Path) -> tuple[float, float]:
-    """Prepare *plate* into *folder*. Returns the seconds it took and the most memory, in MB, that it and its workers can have held."""
+    """Prepare *plate* into *folder*: seconds, and the most memory of it and its workers, in MB."""
     start = time.perf_counter()
     prepare(
         PreprocessConfig(
@@ -229,28 +227,8 @@ def measure() -> dict[str, float]:
 
 def main() -> int:
     """Print the figures; with --check, compare them with what is required."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--check", action="store_true")
-    check = parser.parse_args().check
-    figures = measure()
-    machine = {"device": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-    rounded = {name: float(f"{value:.4g}") for name, value in figures.items()}
-    print(json.dumps({"machine": machine, "shape_px": SHAPE_PX, "figures": rounded}, indent=1))
-    missed = [
-        f"{name} is {figures[name]:.2f}, at most {most} is required"
-        for name, most in AT_MOST.items()
-        if figures[name] > most
-    ]
-    missed += [
-        f"{name} is {figures[name]:.2f}, at least {least} is required"
-        for name, least in AT_LEAST.items()
-        if figures[name] < least
-    ]
-    if check and missed:
-        print("\n".join(missed), file=sys.stderr)
-    return int(check and bool(missed))
+    check = parser(__doc__).parse_args().check
+    return report(measure(), check, at_most=AT_MOST, at_least=AT_LEAST, shape_px=SHAPE_PX)
 
 
 if __name__ == "__main__":

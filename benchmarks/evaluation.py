@@ -1,17 +1,15 @@
-"""How long the 99 CellProfiler features of a full field take, and how near they are to CellProfiler's own, as JSON.
+"""How long the 99 features of a full field take, and how close they are to CellProfiler's own.
 
 OMP_NUM_THREADS=1 python -m benchmarks.evaluation [--check]
 
-`--check` exits 1 and names the figure where a required one is missed. Every field is measured in a process of its own that may use one
-core. "field_s" counts that core's seconds, "field_clock_s" the clock's, which the machine's other guests lengthen. The figures of
-agreement are there where CellProfiler's golden data are (see ADIPOCYTE_SHARED).
+Every field is measured in a process of its own on one core. "field_s" counts that core's seconds,
+"field_clock_s" the clock's, which other guests of the machine lengthen. The agreement is measured
+where the larger set of golden data exists (ADIPOCYTE_SHARED).
 """
 
-import argparse
 import csv
 import json
 import os
-import platform
 import resource
 import sys
 import time
@@ -26,6 +24,7 @@ from numpy.typing import NDArray
 from adipocyte.domain import MAGNIFICATIONS, TARGETS
 from adipocyte.evaluation.cellprofiler import COLUMNS, measure
 from adipocyte.simulation import simulate_field
+from benchmarks.report import parser, report
 from tests.support import SHARED as SHARED_FOLDER
 
 AT_MOST = {f"{magnification}x.field_s": 30 for magnification in MAGNIFICATIONS} | {
@@ -40,7 +39,7 @@ SETS, FIELDS = ("target", "prediction"), (("B03", "F001"), ("D04", "F005"))
 
 
 def full_field(magnification: int) -> dict[str, NDArray[np.uint16]]:
-    """The stains of a field of the real size, in seconds: of a simulated one, mirrored again and again, with noise of its own."""
+    """The stains of a field of the real size: a simulated one, mirrored, with new noise."""
     side_px, random = SIDE_PX[magnification], np.random.default_rng(0)
     field = simulate_field(magnification, (side_px, side_px), seed=0)
     images = {}
@@ -72,7 +71,7 @@ def time_field(magnification: int) -> dict[str, float]:
 
 
 def time_fields(magnification: int, images: dict[str, NDArray[np.uint16]], n_workers: int) -> float:
-    """Fields per second of the clock with *n_workers*, each on a core of its own: WORKERS fields, one after another or side by side."""
+    """Fields per second of the clock with *n_workers*, each on a core of its own."""
     cores = sorted(os.sched_getaffinity(0))
     pools = [
         ProcessPoolExecutor(
@@ -107,7 +106,7 @@ def read(folder: Path, field: tuple[str, str]) -> dict[str, NDArray[np.uint16]]:
 
 
 def agreement(magnification: int) -> dict[str, float]:
-    """How far features, labels and the challenge's score are from CellProfiler's, on the golden fields."""
+    """How far features, labels and score are from CellProfiler's, on the golden fields."""
     name = f"{magnification}x"
     tables, differences, labels = {}, [], []
     for kind in SETS:
@@ -166,28 +165,8 @@ def measure_all() -> dict[str, float]:
 
 def main() -> int:
     """Print the figures; with --check, compare them with what is required."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--check", action="store_true")
-    check = parser.parse_args().check
-    figures = measure_all()
-    machine = {"device": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-    rounded = {name: float(f"{value:.4g}") for name, value in figures.items()}
-    print(json.dumps({"machine": machine, "shape_px": SHAPE_PX, "figures": rounded}, indent=1))
-    missed = [
-        f"{name} is {figures[name]:.4g}, at most {most} is required"
-        for name, most in AT_MOST.items()
-        if figures.get(name, 0) > most
-    ]
-    missed += [
-        f"{name} is {figures[name]:.4g}, at least {least} is required"
-        for name, least in AT_LEAST.items()
-        if figures.get(name, 1) < least
-    ]
-    if check and missed:
-        print("\n".join(missed), file=sys.stderr)
-    return int(check and bool(missed))
+    check = parser(__doc__).parse_args().check
+    return report(measure_all(), check, at_most=AT_MOST, at_least=AT_LEAST, shape_px=SHAPE_PX)
 
 
 if __name__ == "__main__":

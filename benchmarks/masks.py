@@ -1,13 +1,10 @@
-"""How clean nuclei masks are on simulated fields with hot pixels and debris, beside a plain threshold, as JSON.
+"""How clean nuclei masks are on simulated fields with hot pixels and debris.
 
 python -m benchmarks.masks [--check] [--picture docs/masks.png]
 
-`--check` exits 1 and names the figure where a required one is missed. `--picture` paints the report's Figure 2.1: a part of a field, the
-plain threshold, the superpixels, the mask.
+`--picture` draws the report's Figure 2.1: a part of a field, its threshold, superpixels and mask.
 """
 
-import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -21,15 +18,19 @@ from adipocyte.config import PreprocessConfig
 from adipocyte.imaging.grey import display_range, to_grey
 from adipocyte.imaging.masks import nuclei_mask, superpixels
 from adipocyte.simulation import SimulatedField, simulate_field
+from benchmarks.report import parser, report
 
 AT_LEAST = {"cleaner": 10.0, "iou": 0.8}
 SIDE_PX = {20: 512, 40: 768, 60: 1024}
 SEEDS = range(4)
-SHIPPED = PreprocessConfig(plate="")
+SHIPPED = PreprocessConfig(plate=Path())
 
 
 def soiled(image: NDArray[np.uint16], magnification: int, seed: int) -> NDArray[np.uint16]:
-    """A copy of a stain, (Y, X) in counts, with 20 hot pixels in a million and 30 specks of debris, 2 to 6 pixels across at 20x."""
+    """A stain, (Y, X) in counts, with 20 hot pixels and 30 specks in a million pixels.
+
+    The specks of debris are 2 to 6 pixels across at 20x.
+    """
     random, zoom = np.random.default_rng(seed), magnification / 20
     y, x = np.indices(image.shape, dtype=np.float32)
     light = image.astype(np.float32)
@@ -81,7 +82,7 @@ def draw_field(magnification: int, seed: int) -> tuple[NDArray[np.uint16], Simul
 
 
 def measure(magnification: int) -> dict[str, float]:
-    """The figures of one magnification, over SEEDS; `cleaner` is how many times fewer pieces lie outside of nuclei."""
+    """One magnification, over SEEDS; `cleaner`: how many times fewer pieces lie off the nuclei."""
     figures: dict[str, list[float]] = {
         "n_nuclei": [],
         "pieces_plain": [],
@@ -144,33 +145,18 @@ def paint(path: Path) -> None:
 
 def main() -> int:
     """Print the figures; with --check, compare them with what is required."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--check", action="store_true")
-    parser.add_argument("--picture", type=Path)
-    given = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--picture", type=Path)
+    given = arguments.parse_args()
     if given.picture:
         paint(given.picture)
-    figures = {
-        f"{magnification}x.{name}": value
-        for magnification in SIDE_PX
-        for name, value in measure(magnification).items()
-    }
-    print(json.dumps({name: round(value, 4) for name, value in figures.items()}, indent=1))
-    required = {
-        f"{magnification}x.{name}": least
-        for magnification in SIDE_PX
-        for name, least in AT_LEAST.items()
-    }
-    missed = [
-        f"{name} is {figures[name]:.2f}, at least {least} is required"
-        for name, least in required.items()
-        if figures[name] < least
-    ]
-    if given.check and missed:
-        print("\n".join(missed), file=sys.stderr)
-    return int(given.check and bool(missed))
+    measured, at_least = {}, {}
+    for magnification in SIDE_PX:
+        for name, value in measure(magnification).items():
+            measured[f"{magnification}x.{name}"] = value
+        for name, least in AT_LEAST.items():
+            at_least[f"{magnification}x.{name}"] = least
+    return report(measured, given.check, at_least=at_least)
 
 
 if __name__ == "__main__":

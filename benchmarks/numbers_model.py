@@ -1,4 +1,4 @@
-"""A model that takes a stack as JSON numbers and gives three of its planes back. MLflow runs this file to make the model."""
+"""A model that takes a stack as JSON numbers and returns three planes. MLflow runs this file."""
 
 from typing import Any
 

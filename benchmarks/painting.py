@@ -1,9 +1,11 @@
-"""What painting a field takes of memory beside what was predicted, and how soon a bundle is there: `python -m benchmarks.painting`.
+"""How much memory painting a field takes, beside the prediction, and how fast a bundle loads.
 
-Each line is a process of its own, with networks that have learnt nothing: ResNet-18 as under the fast recipe, and the report's four of
-ResNet-152. Measured is the peak of resident memory (VmHWM, set back after the bundle is loaded) over what was resident then. About 1.7 GB
-in the temporary folder. Name cases to run these alone; else all run but `10000`, a field of 10,000 x 10,000 pixels that takes half an
-hour on one core.
+    python -m benchmarks.painting [case …]
+
+Each case runs in a process of its own, with random networks: ResNet-18 as in the fast recipe, and
+the report's four of ResNet-152. Measured is the peak of resident memory (VmHWM, reset after the
+bundle is loaded) above what was resident then. The temporary folder needs about 1.7 GB. Without
+arguments all cases run but `10000`, a field of 10,000 x 10,000 pixels that takes half an hour.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,12 +25,13 @@ from adipocyte.staining.stainer import Stainer
 from tests.support.bundles import write_random_bundle
 
 REPORT = {SEGMENTER: "none", "A1": "last", "A2": "all", "A3": "all"}  # 5x5 convolutions, Table 4.2
-BUNDLES = {
+BUNDLES: dict[str, dict[str, Any]] = {
     "resnet18": {"encoder": "resnet18"},
     "resnet152": {"encoder": "resnet152", "wide": REPORT},
     "resnet152-bfloat16": {"encoder": "resnet152", "wide": REPORT, "storage": "bfloat16"},
 }
-CASES = {  # the bundle, the field's (Y, X), how it is painted
+# The bundle, the field's (Y, X), how it is painted.
+CASES: dict[str, tuple[str, tuple[int, int], dict[str, Any]]] = {
     "18-512": ("resnet18", (512, 512), {}),
     "18-1024": ("resnet18", (1024, 1024), {}),
     "18-full": ("resnet18", (2154, 2554), {}),
@@ -63,7 +67,8 @@ def measure(case: str, folder: Path) -> None:
     stainer.stain(planes, 20, intensities="matching", **options)
     took_s, measured = time.perf_counter() - start, resident_mb("VmHWM") - before
     print(
-        f"{case:17s} loaded in {loaded_s:4.1f} s, predicted {predicted:5.0f} MB, measured {measured:5.0f} MB ({predicted / measured:.2f}), "
+        f"{case:17s} loaded in {loaded_s:4.1f} s, predicted {predicted:5.0f} MB, "
+        f"measured {measured:5.0f} MB ({predicted / measured:.2f}), "
         f"painted in {took_s:.0f} s",
         flush=True,
     )

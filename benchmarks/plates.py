@@ -1,33 +1,36 @@
-"""How the cost of staining grows with a plate's fields and with workers, as JSON.
+"""How staining grows with fields and workers.
 
-    python -m benchmarks.plates              # 10 to 22 minutes on two cores; --check exits 1 where a required figure is missed
+    python -m benchmarks.plates [--check]        # 10 to 22 minutes on two cores
 
-Fields of 512 x 512 pixels through networks with ResNet-18 encoders that nobody trained, one thread for each worker; `here` paints in one
-process, `one_worker` and `two_workers` on Ray nodes of this machine, of one core each. Each reading is from a process of its own, from
-the plate's first record to its last, so that start-up is told apart; the best of two by turns, for the machine has other guests. What a
-field costs more is the difference of two plates over that of their fields: it must not depend on how many there are already. Two
-processes side by side without Ray show what the processor itself gives for a second core.
+Fields of 512 x 512 pixels through random ResNet-18 networks, one thread for each worker. `here`
+paints in one process, `one_worker` and `two_workers` on Ray nodes of this machine, of one core
+each. Each reading is from a process of its own, from the plate's first outcome to its last, so
+start-up is excluded; the best of two by turns counts, because the machine has other guests.
+`growth` is the cost of a further field (the difference of two plates over that of their fields)
+and must not depend on how many there are already. Two workers must do nearly twice the work of
+one.
 """
 
-import argparse
-import json
 import multiprocessing
 import os
-import platform
 import resource
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks.report import parser, report
+
 os.environ |= {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+from typing import cast
+
 import torch
 from ray.cluster_utils import Cluster
 
-from adipocyte.config import StainConfig
+from adipocyte.config import Precision, StainConfig
 from adipocyte.delivery.batch.cluster import joined
 from adipocyte.delivery.batch.painter import Assignment, FieldOutcome
 from adipocyte.delivery.batch.plate import Crew, Here, stain_plate
@@ -40,7 +43,8 @@ N_FIELDS = (8, 32, 128)
 SHAPE_PX = (512, 512)
 TURNS = 2
 AT_MOST = {
-    "here.growth": 1.10,  # what a field costs between 32 and 128, over what it costs between 8 and 32
+    # The cost of a field between 32 and 128 fields, over that between 8 and 32.
+    "here.growth": 1.10,
     "two_workers.growth": 1.10,
     "here.memory_growth": 1.05,  # peak of this side's process at 128 fields, over that at 8
     "two_workers.memory_growth": 1.05,
@@ -52,14 +56,16 @@ class Timed:
     """A crew with a watch: when each record came."""
 
     def __init__(self, crew: Crew) -> None:
-        self.n_workers, self.fastest, self.has_compiler, self._crew = (
-            crew.n_workers,
-            crew.fastest,
-            crew.has_compiler,
-            crew,
-        )
+        self._crew = crew
+        self.n_workers = crew.n_workers
         self.times: list[float] = []
         self.painting_s = 0.0
+
+    def fastest(self) -> str:
+        return self._crew.fastest()
+
+    def has_compiler(self) -> bool:
+        return self._crew.has_compiler()
 
     def paint(self, assignment: Assignment, fields: Sequence[FieldFiles]) -> Iterator[FieldOutcome]:
         for record in self._crew.paint(assignment, fields):
@@ -76,7 +82,11 @@ def paint(plate: str, model: str, address: str, n_workers: int) -> dict[str, flo
         timed = Timed(crew)
         stain_plate(
             StainConfig(
-                plate=plate, model=model, out=out, precision=os.environ["PRECISION"], compile="off"
+                plate=Path(plate),
+                model=model,
+                out=out,
+                precision=cast(Precision, os.environ["PRECISION"]),
+                compile="false",
             ),
             timed,
         )
@@ -89,7 +99,7 @@ def paint(plate: str, model: str, address: str, n_workers: int) -> dict[str, flo
 
 
 @contextmanager
-def crew_at(address: str) -> Iterator[Crew]:
+def crew_at(address: str) -> Generator[Crew]:
     """This process, or the workers of the cluster at *address*, of one core each."""
     if not address:
         yield Here()
@@ -153,44 +163,13 @@ def measure(folder: Path) -> dict[str, float]:
 
 def main() -> int:
     """Print the figures; with --check, compare them with what is required."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--check", action="store_true")
-    check = parser.parse_args().check
-    os.environ["PRECISION"] = (
-        Here().fastest()
-    )  # once for all: who is tried while another paints may find another
+    check = parser(__doc__).parse_args().check
+    # Chosen once: a process that is measured while another one paints may choose otherwise.
+    os.environ["PRECISION"] = Here().fastest()
     with tempfile.TemporaryDirectory() as folder:
-        figures = measure(Path(folder))
-    machine = {
-        "cores": os.cpu_count(),
-        "processor": platform.machine(),
-        "torch": torch.__version__,
-        "precision": os.environ["PRECISION"],
-    }
-    print(
-        json.dumps(
-            {
-                "machine": machine,
-                "figures": {name: float(f"{value:.4g}") for name, value in sorted(figures.items())},
-            },
-            indent=1,
-        )
-    )
-    missed = [
-        f"{name} is {figures[name]:.4g}, at most {most} is allowed"
-        for name, most in AT_MOST.items()
-        if figures[name] > most
-    ]
-    missed += [
-        f"{name} is {figures[name]:.4g}, at least {least} is required"
-        for name, least in AT_LEAST.items()
-        if figures[name] < least
-    ]
-    if check and missed:
-        print("\n".join(missed), file=sys.stderr)
-    return int(check and bool(missed))
+        measured = measure(Path(folder))
+    about = {"torch": torch.__version__, "precision": os.environ["PRECISION"]}
+    return report(measured, check, at_most=AT_MOST, at_least=AT_LEAST, **about)
 
 
 if __name__ == "__main__":

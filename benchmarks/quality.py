@@ -1,7 +1,10 @@
-"""Which faults the quality figures find, and how many good fields they flag: `python -m benchmarks.quality` (five minutes on one core).
+"""Which faults the measures of quality find, and how many good fields they flag.
 
-For each magnification, limits are learnt from 8 simulated fields of 512 x 512 pixels. 24 others are judged as they are, and 6 of these
-again with each fault; 4 more are simulated with the focus moved.
+python -m benchmarks.quality        # five minutes on one core
+
+For each magnification, limits are learnt from 8 simulated fields of 512 x 512 pixels. 24 others
+are judged as they are, and 6 of these again with each fault; 4 more are simulated with the focus
+moved.
 """
 
 import dataclasses
@@ -73,7 +76,7 @@ def moved(magnification: int, focus_um: float, seed: int) -> NDArray[np.uint16]:
 
 
 def main() -> None:
-    """Print a table: flagged fields of all fields, a row for each fault, a column for each magnification."""
+    """Print a table of flagged fields: a row for each fault, a column for each magnification."""
     fields = {
         magnification: [
             simulate_field(magnification, SHAPE_PX, seed=(magnification, seed))

@@ -1,25 +1,25 @@
-"""What the served model does under load, what a request costs beside the networks, and how soon a model is there, as JSON.
+"""The served model: under load, what a request costs beside the networks, how fast it loads.
 
 python -m benchmarks.serving [--check]
 
-All over the real `mlflow models serve` on loopback, with models of random networks made on the spot; about 3 GB in the temporary folder.
+Everything goes through the real `mlflow models serve` on loopback, with models of random
+networks; the temporary folder needs about 3 GB.
 
-- load: 8 clients send 300 requests of 512 x 512 pixels to a model of the fast recipe, one in ten of them malformed in one of seven ways.
-  Memory is the resident memory of the server and its children, read every half second; the first 60 requests warm it up, and
-  `load.memory_growth` compares the median over the last third of the rest with that over the first third.
-- overhead: a full field of 7 x 2154 x 2554 counts, from arrays to arrays, less the time that the served process spends in its networks
-  during that very request (small ones: what they paint is as large). The fastest of three. Beside it the same stack as JSON numbers: a
-  nested list under `inputs`, which a model of another signature takes and answers with three planes, having no networks at all.
-- report: how long a new process takes to load a model of the report's four networks of ResNet-152, files read before.
-
-`--check` exits 1 and names the figure where a required one is missed.
+- load: 8 clients send 300 requests of 512 x 512 pixels to a model of the fast recipe, one in ten
+  of them malformed in one of seven ways. Memory is the resident memory of the server and its
+  children, read every half second. The first 60 requests warm it up; `load.memory_growth`
+  compares the median over the last third of the rest with that over the first third.
+- overhead: a full field of 7 x 2154 x 2554 counts, from arrays to arrays, less the time that the
+  served process spends in its networks during that request (small ones: their output is as
+  large). The fastest of three. Beside it the same stack as JSON numbers: a nested list under
+  `inputs`, which a model of another signature takes and answers with three planes, without any
+  network.
+- report: how long a new process takes to load a model of the report's four ResNet-152 networks,
+  whose files were read before.
 """
 
-import argparse
 import base64
 import json
-import os
-import platform
 import random
 import subprocess
 import sys
@@ -43,6 +43,7 @@ from adipocyte.domain import SEGMENTER, TARGETS
 from adipocyte.networks.unet import UNetSpec
 from adipocyte.plate.tiff import encode_stack
 from adipocyte.training.generator import generator_spec
+from benchmarks.report import parser, report
 from tests.support.served import N_Z, Server, make_bundle, make_model, planes, serve
 
 AT_MOST = {
@@ -282,9 +283,12 @@ def measure_numbers(folder: Path, stack: np.ndarray) -> dict[str, float]:
 
 
 def measure_report(folder: Path) -> dict[str, float]:
-    """Loading a model with the report's networks in a new process, and the server's start until it answers."""
+    """Load a model with the report's networks in a new process; start a server until it answers."""
     model = make_model(folder / "report", make_bundle(folder / "report_bundle", specs("report")))
-    code = "import time, mlflow, sys\nt = time.perf_counter()\nmlflow.pyfunc.load_model(sys.argv[1])\nprint(time.perf_counter() - t)"
+    code = (
+        "import time, mlflow, sys\nt = time.perf_counter()\n"
+        "mlflow.pyfunc.load_model(sys.argv[1])\nprint(time.perf_counter() - t)"
+    )
     loaded = subprocess.run(
         [sys.executable, "-c", code, str(model)],
         cwd=HERE.parent,
@@ -305,31 +309,12 @@ def measure_report(folder: Path) -> dict[str, float]:
 
 def main() -> int:
     """Print the figures; with --check, compare them with what is required."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--check", action="store_true")
-    check = parser.parse_args().check
-    figures = {}
+    check = parser(__doc__).parse_args().check
+    measured = {}
     for measure in (measure_report, measure_overhead, measure_load):
         with tempfile.TemporaryDirectory() as folder:
-            figures |= measure(Path(folder))
-    machine = {"device": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-    rounded = {name: float(f"{value:.4g}") for name, value in figures.items()}
-    print(
-        json.dumps(
-            {"machine": machine, "clients": CLIENTS, "requests": N_REQUESTS, "figures": rounded},
-            indent=1,
-        )
-    )
-    missed = [
-        f"{name} is {figures[name]:.4g}, at most {most} is required"
-        for name, most in AT_MOST.items()
-        if figures[name] > most
-    ]
-    if check and missed:
-        print("\n".join(missed), file=sys.stderr)
-    return int(check and bool(missed))
+            measured |= measure(Path(folder))
+    return report(measured, check, at_most=AT_MOST, clients=CLIENTS, requests=N_REQUESTS)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,24 @@
-"""How fast the report's four networks paint one full field, beside the published way and the processor's own limit: JSON.
+"""How fast the report's four networks paint a full field, beside the published way.
 
-    python -m benchmarks.staining            # 8 to 15 minutes on two cores; --check exits 1 where a required figure is missed
+    python -m benchmarks.staining [--check]        # 8 to 15 minutes on two cores
 
-The published way (report, section 6.1, and its code): crops of 1024 pixels at a stride of 512, one at a time, eager float32, channels
-first, nothing folded; the same weights, in the same run. The limit is the best matrix product seen at any time of the run. FLOP are
-those of the networks' convolutions on the field padded to multiples of 32 pixels, two for each multiplication with its addition.
+The published way (report, section 6.1, and its code): crops of 1024 pixels at a stride of 512,
+one at a time, eager float32, channels first, nothing folded; the same weights, in the same run.
+The limit is the best matrix product seen at any time of the run. FLOP are those of the networks'
+convolutions on the field padded to multiples of 32 pixels, two for each multiplication with its
+addition.
 """
 
-import argparse
 import ctypes
 import itertools
-import json
-import os
-import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from adipocyte.networks.unet import DIVISOR
 from adipocyte.staining.stainer import Stainer
 from adipocyte.system.machine import DTYPES, pin_threads
 from benchmarks.painting import REPORT, resident_mb
+from benchmarks.report import parser, report
 from tests.support.bundles import write_random_bundle
 
 FIELD_PX = (2154, 2554)
@@ -83,27 +84,28 @@ def flop_per_px(network: nn.Module, in_channels: int) -> float:
 
 
 @contextmanager
-def timed(stainer: Stainer) -> Iterator[dict[str, float]]:
+def timed(stainer: Stainer) -> Generator[dict[str, float]]:
     """Seconds that each network takes of the paintings inside the block."""
-    took_s = dict.fromkeys(stainer._predict, 0.0)
-    predict = dict(stainer._predict)
+    took_s = dict.fromkeys(stainer.predictors, 0.0)
+    predictors = dict(stainer.predictors)
 
     def watch(name: str) -> Callable:
         def run(source: np.ndarray) -> np.ndarray:
             start = time.perf_counter()
-            painted = predict[name](source)
+            painted = predictors[name](source)
             took_s[name] += time.perf_counter() - start
             return painted
 
         return run
 
-    stainer._predict.update({name: watch(name) for name in predict})
+    for name, predictor in predictors.items():
+        stainer.predictors[name] = replace(predictor, predict=watch(name))
     yield took_s
-    stainer._predict.update(predict)
+    stainer.predictors.update(predictors)
 
 
 def measure_ours(bundle: Path, planes: np.ndarray, flop: float, compiled: bool) -> dict[str, float]:
-    """A field in one piece: the whole chain, from counts to counts; and each network on a crop as the published way cuts it."""
+    """A field in one piece: the whole chain, and each network on a crop of the published way."""
     start = time.perf_counter()
     stainer = Stainer(bundle, memory_mb=np.inf, compiled=compiled)
     loaded_s = time.perf_counter() - start
@@ -119,8 +121,8 @@ def measure_ours(bundle: Path, planes: np.ndarray, flop: float, compiled: bool) 
         networks_s = min(networks_s, sum(took_s.values()))
     crop = np.random.default_rng(0).standard_normal((8, CROP_PX, CROP_PX), dtype=np.float32)
     crop_s = 0.0
-    for name, predict in stainer._predict.items():
-        source = crop[: stainer._channels[name]]
+    for predict in stainer.predictors.values():
+        source = crop[: predict.in_channels]
         predict(source)
         crop_s += seconds(lambda predict=predict, source=source: predict(source), 3)
     return {
@@ -187,38 +189,13 @@ def measure(folder: Path) -> dict[str, float]:
 
 def main() -> int:
     """Print the figures; with --check, compare them with what is required on a CPU."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--check", action="store_true")
-    check = parser.parse_args().check
+    check = parser(__doc__).parse_args().check
     with tempfile.TemporaryDirectory() as folder:
-        figures = measure(Path(folder))
-    machine = {
-        "device": torch.cuda.get_device_name()
-        if DEVICE.type == "cuda"
-        else platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
-    print(
-        json.dumps(
-            {
-                "machine": machine,
-                "figures": {name: float(f"{value:.4g}") for name, value in sorted(figures.items())},
-            },
-            indent=1,
-        )
-    )
-    missed = [
-        f"{name} is {figures[name]:.4g}, at least {least} is required"
-        for name, least in AT_LEAST.items()
-        if figures[name] < least
-    ]
-    if check and missed:
-        print("\n".join(missed), file=sys.stderr)
-    return int(check and bool(missed))
+        measured = measure(Path(folder))
+    about: dict[str, Any] = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    if DEVICE.type == "cuda":
+        about["gpu"] = torch.cuda.get_device_name()
+    return report(measured, check, at_least=AT_LEAST, **about)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,18 @@
-"""Whether tiles show: a field painted in tiles beside the same field in one piece, as JSON.
+"""How much a tiled field differs from the same field in one piece.
 
-    python -m benchmarks.tiles               # a minute and a half on two cores; --check exits 1 where a required figure is missed
+    python -m benchmarks.tiles [--check]        # a minute and a half on two cores
 
-A simulated field at 20x, mirrored to 2400 x 512 pixels, through networks that nobody trained (of ResNet-18 as under the fast recipe, and
-of ResNet-152 with 5x5 convolutions everywhere, which see farthest of the report's), in float32, in the smallest tiles that the chain
-takes by itself. Outputs are stretched to a range of 4000 counts, as stains have. `mean_percent` is the mean difference in percent of that
-range, `worst_counts` the largest; `near_counts` is the mean within 32 pixels of where one tile passes to the next, `elsewhere_counts` the
-mean between the first and the last such border, but not near one (before the first and after the last, tiles and the whole begin at the
-same pixel and round alike). `halo_64_…` is what a halo of 64 pixels would leave.
+A simulated field at 20x, mirrored to 2400 x 512 pixels, through random networks (ResNet-18 as in
+the fast recipe, and ResNet-152 with 5x5 convolutions everywhere, which see farthest of the
+report's), in float32, in the smallest tiles that the chain takes by itself. Outputs are stretched
+to a range of 4000 counts, as stains have. `mean_percent` is the mean difference in percent of
+that range, `worst_counts` the largest; `near_counts` is the mean within 32 pixels of where one
+tile passes to the next, `elsewhere_counts` the mean between the first and the last such border,
+but not near one. (Before the first and after the last, tiles and the whole begin at the same
+pixel and round alike.)
 """
 
-import argparse
 import itertools
-import json
 import sys
 
 import numpy as np
@@ -20,9 +20,10 @@ import torch
 from tqdm import tqdm
 
 from adipocyte.networks.predictor import make_ready
-from adipocyte.networks.tiles import Tiling, halo_of, predict_windows, smallest_tile_px
+from adipocyte.networks.tiles import Tiling, predict_windows, smallest_tile_px
 from adipocyte.networks.unet import UNetSpec
 from adipocyte.simulation import simulate_field
+from benchmarks.report import parser, report
 from tests.support.bundles import random_network
 
 SHAPE_PX = (2400, 512)
@@ -33,11 +34,11 @@ NETWORKS = {
 }
 MOST_PERCENT = 0.2
 MOST_TIMES = 1.2
-NOTHING_COUNTS = 1e-4  # where tiles and the whole are equal to the last bit but for how they are faded into each other
+NOTHING_COUNTS = 1e-4  # equal to the last bit, but for how tiles fade into each other
 
 
 def near_a_border(side_px: int, tiling: Tiling) -> np.ndarray:
-    """Of rows of a field of *side_px*, which lie within 32 pixels of where one tile's share passes to the next."""
+    """Which rows of a field of *side_px* lie within 32 pixels of a border between tiles."""
     starts = [*range(0, side_px - tiling.side_px, tiling.step_px), side_px - tiling.side_px]
     near = np.zeros(side_px, dtype=bool)
     for before, after in itertools.pairwise(starts):
@@ -49,7 +50,7 @@ def near_a_border(side_px: int, tiling: Tiling) -> np.ndarray:
 def measure(spec: UNetSpec) -> dict[str, float]:
     """The figures of one network."""
     torch.manual_seed(0)
-    network, predict = make_ready(
+    predict = make_ready(
         random_network(spec), spec.in_channels, torch.device("cpu"), "32", compiled=False
     )
     piece = simulate_field(20, (800, SHAPE_PX[1]), seed=0).planes.astype(np.float32)
@@ -60,7 +61,7 @@ def measure(spec: UNetSpec) -> dict[str, float]:
     )
     whole = predict_windows(predict, lambda window: source[(slice(None), *window)], SHAPE_PX)
     scale = RANGE_COUNTS / np.ptp(whole)
-    figures: dict[str, float] = {"halo_px": halo_of(network, spec.in_channels)}
+    figures: dict[str, float] = {"halo_px": predict.halo_px}
     for name, halo_px in (("", figures["halo_px"]), ("halo_64_", 64)):
         tiling = Tiling(smallest_tile_px(halo_px), halo_px)
         tiled = predict_windows(
@@ -77,42 +78,16 @@ def measure(spec: UNetSpec) -> dict[str, float]:
     return figures
 
 
-def misses(name: str, figures: dict[str, float]) -> list[str]:
-    """What a network's *figures* miss of what is required."""
-    missed = []
-    if figures["mean_percent"] > MOST_PERCENT:
-        missed.append(
-            f"{name}.mean_percent is {figures['mean_percent']:.4g}, at most {MOST_PERCENT} is allowed"
-        )
-    most = max(MOST_TIMES * figures["elsewhere_counts"], NOTHING_COUNTS)
-    if figures["near_counts"] > most:
-        missed.append(
-            f"{name}.near_counts is {figures['near_counts']:.4g}, at most {most:.4g} is allowed"
-        )
-    return missed
-
-
 def main() -> int:
     """Print the figures; with --check, compare them with what is required."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--check", action="store_true")
-    check = parser.parse_args().check
-    figures = {name: measure(spec) for name, spec in tqdm(NETWORKS.items(), unit="network")}
-    print(
-        json.dumps(
-            {
-                name: {key: float(f"{value:.4g}") for key, value in found.items()}
-                for name, found in figures.items()
-            },
-            indent=1,
-        )
-    )
-    missed = [line for name, found in figures.items() for line in misses(name, found)]
-    if check and missed:
-        print("\n".join(missed), file=sys.stderr)
-    return int(check and bool(missed))
+    check = parser(__doc__).parse_args().check
+    measured, at_most = {}, {}
+    for name, spec in tqdm(NETWORKS.items(), unit="network"):
+        found = measure(spec)
+        measured |= {f"{name}.{key}": value for key, value in found.items()}
+        at_most[f"{name}.mean_percent"] = MOST_PERCENT
+        at_most[f"{name}.near_counts"] = max(MOST_TIMES * found["elsewhere_counts"], NOTHING_COUNTS)
+    return report(measured, check, at_most=at_most)
 
 
 if __name__ == "__main__":

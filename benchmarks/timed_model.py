@@ -1,6 +1,7 @@
-"""The served model, saying how long its networks took. MLflow runs this file in place of stainer_model.py."""
+"""The served model, printing how long its networks took; MLflow runs it instead of model.py."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import mlflow
@@ -13,12 +14,13 @@ from adipocyte.networks.predictor import Predict
 
 
 class TimedModel(StainerModel):
-    """Prints "networks_s <seconds>" for each request: from a field in network units to what a network makes of it."""
+    """Prints "networks_s <seconds>" for each request: from a field in network units to outputs."""
 
     def load_context(self, context: mlflow.pyfunc.PythonModelContext) -> None:
         super().load_context(context)
-        predict = self._stainer._predict
-        predict |= {name: self._watched(run) for name, run in predict.items()}
+        predictors = self._stainer.predictors
+        for name, predictor in predictors.items():
+            predictors[name] = replace(predictor, predict=self._watched(predictor.predict))
 
     def predict(
         self,

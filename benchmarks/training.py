@@ -1,22 +1,19 @@
-"""How fast a GAN trains, as JSON: patches per second of a step and of the loader, and what precision, layout and logging make of it.
+"""How fast a GAN trains: patches per second of a step and of the loader.
 
 python -m benchmarks.training [--check]
 
-No MLflow is needed; where there is one, the cost of logging is measured too. The batch of `report` is cut to 4 patches on a CPU, which
-hardly changes patches per second. `--check` exits 1 and names the figure where a required one is missed.
+It needs no MLflow; with MLflow it also measures the cost of logging. The batch of `report` is cut
+to 4 patches on a CPU, which hardly changes patches per second.
 """
 
-import argparse
 import dataclasses
-import json
-import os
-import platform
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,13 +27,14 @@ from adipocyte.networks.unet import build_unet
 from adipocyte.plate.fields import RawField, write_field
 from adipocyte.preparation.prepare import prepare
 from adipocyte.store.reader import Store
-from adipocyte.system.machine import has_bf16
+from adipocyte.system.machine import fastest_arithmetic, fastest_device
 from adipocyte.training.augmentations import Augmenter
-from adipocyte.training.collapse import judgement
+from adipocyte.training.collapse import discriminator_metrics
 from adipocyte.training.device import make_fabric, update
-from adipocyte.training.generator import build_discriminator, generator_spec, opinion, weighted
+from adipocyte.training.generator import build_discriminator, generator_spec, scores_of, weighted
 from adipocyte.training.journal import SEND_EVERY, Journal
 from adipocyte.training.patches import Patches, patch_loader
+from benchmarks.report import parser, report
 
 AT_LEAST = {
     "fast.loader_2_workers_to_step": 1.0,  # the loader is never the limit
@@ -47,7 +45,7 @@ AT_MOST = {"fast.logging_share": 0.02}
 
 
 def seconds(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """The fastest of a few goes at each, by turns: what the machine's other guests add is not ours."""
+    """The fastest of a few tries of each, by turns: the machine has other guests."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
         run()  # the first is never like the others
@@ -67,27 +65,33 @@ def gan_step(
     """One step of `train_generator` on a batch that is already there."""
     torch.manual_seed(0)
     spec = generator_spec(config, 7)
-    painter = build_unet(spec).to(fabric.device, memory_format=layout)
-    judge = build_discriminator(config, spec.in_channels).to(fabric.device, memory_format=layout)
-    generator, g_optimizer = fabric.setup(painter, torch.optim.Adam(painter.parameters(), lr=1e-5))
-    discriminator, d_optimizer = fabric.setup(judge, torch.optim.Adam(judge.parameters(), lr=1e-5))
+    raw_generator = build_unet(spec).to(fabric.device).to(memory_format=layout)
+    raw_discriminator = (
+        build_discriminator(config, spec.in_channels).to(fabric.device).to(memory_format=layout)
+    )
+    generator, g_optimizer = fabric.setup(
+        raw_generator, torch.optim.Adam(raw_generator.parameters(), lr=1e-5)
+    )
+    discriminator, d_optimizer = fabric.setup(
+        raw_discriminator, torch.optim.Adam(raw_discriminator.parameters(), lr=1e-5)
+    )
     source = torch.randn(config.batch, 7, config.patch_px, config.patch_px, device=fabric.device)
     real = torch.randn(config.batch, 1, config.patch_px, config.patch_px, device=fabric.device)
 
     def step() -> None:
         fake = generator(source)
         on_real, on_fake = discriminator(source, real), discriminator(source, fake.detach())
-        update(fabric, judge, d_optimizer, discriminator_loss(on_real, on_fake), 0)
-        judgement(on_real, on_fake)
+        update(fabric, raw_discriminator, d_optimizer, discriminator_loss(on_real, on_fake), 0)
+        discriminator_metrics(on_real, on_fake)
         losses = {"mae": l1_loss(fake, real), "spectral": spectral_loss(fake, real)}
-        losses["adversarial"] = adversarial_loss(opinion(fabric, judge, source, fake))
-        update(fabric, painter, g_optimizer, weighted(losses, config), 0)
+        losses["adversarial"] = adversarial_loss(scores_of(fabric, raw_discriminator, source, fake))
+        update(fabric, raw_generator, g_optimizer, weighted(losses, config), 0)
 
     return step
 
 
 def noise_store(folder: Path) -> Store:
-    """Four wells of noise, 512 x 512 pixels, which no compression makes smaller: the slowest store to read."""
+    """Four wells of noise, 512 x 512 pixels: nothing compresses it, so reading is slowest."""
     random = np.random.default_rng(0)
     for well in ("B03", "B04", "C02", "C03"):
         planes = random.integers(500, 4000, (7, 512, 512), dtype=np.uint16)
@@ -107,7 +111,7 @@ def noise_store(folder: Path) -> Store:
 
 
 def loader_pace(store: Store, config: GeneratorConfig, workers: int, n_steps: int) -> float:
-    """Patches per second that a loader gives to a trainer who takes them as fast as they come, once its workers have started."""
+    """Patches per second of a loader whose patches are taken at once, after its workers' start."""
     augmenter = Augmenter(config.patch_px, config.augment_p, config.rotate_deg)
     patches = Patches(
         store,
@@ -196,50 +200,17 @@ def measure(repeats: int) -> dict[str, float]:
 
 
 def main() -> int:
-    """Print the figures; with --check, tell whether they are what is required."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--check", action="store_true")
-    parser.add_argument("--repeats", type=int, default=5)
-    given = parser.parse_args()
-    figures = measure(given.repeats)
-    device = (
-        torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else platform.processor() or platform.machine()
-    )
-    machine = {
-        "device": device,
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
-    print(
-        json.dumps(
-            {
-                "machine": machine,
-                "figures": {name: round(value, 4) for name, value in figures.items()},
-            },
-            indent=1,
-        )
-    )
-    if not given.check:
-        return 0
-    native = has_bf16()
-    missed = [
-        f"{name} is {figures[name]:.3f}, at least {least} is required"
-        for name, least in AT_LEAST.items()
-        if figures[name] < least
-    ]
-    missed = [line for line in missed if native or "bf16" not in line]
-    missed += [
-        f"{name} is {figures[name]:.4f}, at most {most} is allowed"
-        for name, most in AT_MOST.items()
-        if figures.get(name, 0) > most
-    ]
-    print("\n".join(missed), file=sys.stderr)
-    return int(bool(missed))
+    """Print the figures; with --check, compare them with what is required."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--repeats", type=int, default=5)
+    given = arguments.parse_args()
+    about: dict[str, Any] = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    if torch.cuda.is_available():
+        about["gpu"] = torch.cuda.get_device_name()
+    native = fastest_arithmetic(fastest_device().type) == "bf16"
+    at_least = {name: least for name, least in AT_LEAST.items() if native or "bf16" not in name}
+    measured = measure(given.repeats)
+    return report(measured, given.check, at_most=AT_MOST, at_least=at_least, **about)
 
 
 if __name__ == "__main__":

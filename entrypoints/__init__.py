@@ -1,1 +1,1 @@
-"""The commands of the MLproject: each file reads its settings, calls one function of `adipocyte` and logs what came out."""
+"""The commands of MLproject: each reads its settings, calls `adipocyte` and prints the outcome."""

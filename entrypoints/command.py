@@ -1,32 +1,41 @@
-"""A command line from a dataclass of settings, and the way every command ends when something is wrong."""
+"""A command line from a dataclass of settings, and how a command ends when something is wrong."""
 
 import dataclasses
 import difflib
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_type_hints
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 
 import click
 
 from adipocyte.config import build, choices, spelled
 from adipocyte.errors import AdipocyteError, StoppedError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
-def command(kind: type, *forwarded: type) -> Callable[[Callable[..., None]], click.Command]:
-    """Decorate a function of a *kind* of config. Each field becomes an option, `--epoch_steps` or `--epoch-steps`.
+_OF_MAIN = ("target", "segmenter", "resume")  # `main` and `tune` set these for the steps they run
 
-    The fields of *forwarded* kinds that *kind* lacks become options too; those that were given reach the function as a second
-    argument, a dict. A mistake of the caller's ends in one paragraph and exit status 2.
+
+def command(
+    kind: "type[DataclassInstance]", *forwarded: "type[DataclassInstance]"
+) -> Callable[[FunctionType], click.Command]:
+    """Decorate a function of a *kind* of config, so that each field becomes an option.
+
+    Options are spelt `--epoch_steps` or `--epoch-steps`. The fields of *forwarded* kinds that
+    *kind* lacks become options too; those that are given reach the function as a second argument,
+    a dict. A mistake of the user's ends in one paragraph and exit status 2.
     """
 
-    def decorate(run: Callable[..., None]) -> click.Command:
+    def decorate(run: FunctionType) -> click.Command:
         own = {field.name: _option(kind, field) for field in dataclasses.fields(kind)}
         others = {
             field.name: _option(other, field)
             for other in forwarded
             for field in dataclasses.fields(other)
-            if field.name not in ("target", "segmenter", "resume")  # `main`'s own business
+            if field.name not in _OF_MAIN
         }
 
         def callback(**values: Any) -> None:
@@ -52,38 +61,39 @@ class _Command(click.Command):
         try:
             return super().main(*args, **kwargs, standalone_mode=False)
         except StoppedError as error:
-            click.echo(f"Stopped: {error}", err=True)
-            sys.exit(130)
-        except (AdipocyteError, click.UsageError) as error:
-            click.echo(f"Error: {self._sentence(error)}", err=True)
-            sys.exit(2)
-        except Exception as error:
-            if "MlflowException" not in [
-                kind.__name__ for kind in type(error).__mro__
-            ]:  # by name, for importing MLflow takes seconds
-                raise
-            click.echo(
-                f"Error: MLflow could not do its part ({error}): see that its server or database can be reached",
-                err=True,
-            )
-            sys.exit(2)
+            _end(f"Stopped: {error}", 130)
         except (KeyboardInterrupt, click.Abort):
-            click.echo(
-                "Stopped at once. What was saved is kept; the raw plate is as it was.", err=True
-            )
-            sys.exit(130)
+            _end("Interrupted. Saved work is kept; the raw plate is unchanged.", 130)
+        except click.UsageError as error:
+            _end(f"Error: {self._sentence(error)}", 2)
+        except AdipocyteError as error:
+            _end(f"Error: {error}", 2)
+        except Exception as error:
+            # By its name, because importing MLflow takes seconds and `--help` answers at once.
+            if "MlflowException" not in [kind.__name__ for kind in type(error).__mro__]:
+                raise
+            advice = "see that its server or database can be reached"
+            _end(f"Error: MLflow could not do its part ({error}): {advice}", 2)
 
-    def _sentence(self, error: Exception) -> str:
+    def _sentence(self, error: click.UsageError) -> str:
         if not isinstance(error, click.NoSuchOption):
-            return error.format_message() if isinstance(error, click.UsageError) else str(error)
+            return error.format_message()
         wrong = error.option_name.lstrip("-").replace("-", "_")
-        names = [param.name for param in self.params]
+        names = [param.name or "" for param in self.params]
         close = difflib.get_close_matches(wrong, names, n=1, cutoff=0.5)
         hint = f"did you mean -P {close[0]}=…? " if close else ""
-        return f"{self.name} has no setting {wrong!r}; {hint}Its settings are {', '.join(names)}. See python -m entrypoints.{self.name} --help"
+        return (
+            f"{self.name} has no setting {wrong!r}; {hint}Its settings are {', '.join(names)}. "
+            f"See python -m entrypoints.{self.name} --help"
+        )
 
 
-def _option(kind: type, field: dataclasses.Field) -> click.Option:
+def _end(sentence: str, status: int) -> NoReturn:
+    click.echo(sentence, err=True)
+    sys.exit(status)
+
+
+def _option(kind: "type[DataclassInstance]", field: dataclasses.Field) -> click.Option:
     spellings = dict.fromkeys([f"--{field.name}", f"--{field.name.replace('_', '-')}"])
     annotation = get_type_hints(kind)[field.name]
     return click.Option(
@@ -104,8 +114,8 @@ def _typed(annotation: Any) -> type:
 def _help(field: dataclasses.Field, annotation: Any) -> str:
     """The setting's help, then its choices, range, default and its value under each recipe."""
     low, high = field.metadata["low"], field.metadata["high"]
-    allowed = ("true", "false") if annotation is bool else choices(annotation)
-    notes = ["one of " + ", ".join(map(str, allowed))] if allowed else []
+    allowed = (True, False) if annotation is bool else choices(annotation)
+    notes = ["one of " + ", ".join(map(spelled, allowed))] if allowed else []
     if low is not None or high is not None:
         notes.append(f"at least {low}" if high is None else f"{low} to {high}")
     is_required = field.default is dataclasses.MISSING
@@ -115,14 +125,10 @@ def _help(field: dataclasses.Field, annotation: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    return (
-        repr(value)
-        if isinstance(value, (int, float, str)) and not isinstance(value, bool)
-        else repr(spelled(value))
-    )
+    return spelled(value) or "empty"
 
 
-def only(kind: type, settings: dict[str, Any]) -> dict[str, Any]:
+def only(kind: "type[DataclassInstance]", settings: dict[str, Any]) -> dict[str, Any]:
     """Those of *settings* that *kind* has."""
     return {
         field.name: settings[field.name]

@@ -9,7 +9,7 @@ from entrypoints.main import run_step
 
 @command(DemoConfig)
 def demo(config: DemoConfig) -> None:
-    """Simulate a small plate, run `main` on it with recipe=fast, stain a held-out field and show what came out."""
+    """Simulate a small plate, run `main` on it with recipe=fast, and stain a held-out field."""
     import mlflow
 
     from adipocyte.delivery.models.evaluate import REPORT, TABLE
@@ -26,17 +26,15 @@ def demo(config: DemoConfig) -> None:
         run_step("main", {"plate": plate, "store": folder, "recipe": "fast", "seed": config.seed})
         store = Store(folder)
         version = mlflow.get_run(newest_run("register", store.digest)).data.tags[VERSION_TAG]
-        judged = mlflow.get_run(newest_run("evaluate", store.digest))
-        figures = judged.data.metrics
-        table = mlflow.artifacts.load_text(f"{judged.info.artifact_uri}/{TABLE}")
-        (out / REPORT).write_text(
-            mlflow.artifacts.load_text(f"{judged.info.artifact_uri}/{REPORT}")
-        )
+        evaluation = mlflow.get_run(newest_run("evaluate", store.digest))
+        metrics, artifacts = evaluation.data.metrics, evaluation.info.artifact_uri
+        table = mlflow.artifacts.load_text(f"{artifacts}/{TABLE}")
+        (out / REPORT).write_text(mlflow.artifacts.load_text(f"{artifacts}/{REPORT}"))
         model = f"models:/adipocyte/{version}"
         stainer = load_stainer(model)
-        figure = preview(stainer, store, store.keys("test")[0])
-        figure.savefig(out / "preview.png", dpi=110)
-        mlflow.log_figure(figure, "preview.png")
+        picture = preview(stainer, store, store.keys("test")[0])
+        picture.savefig(out / "preview.png", dpi=110)
+        mlflow.log_figure(picture, "preview.png")
     targets = stainer.manifest.targets
     seconds = round(time.monotonic() - start)
     write_json(
@@ -44,19 +42,19 @@ def demo(config: DemoConfig) -> None:
         {
             "model_uri": model,
             "version": version,
-            "mae": {target: figures[f"mae_{target}"] for target in targets},
-            "pearson": {target: figures[f"pearson_{target}"] for target in targets},
-            "combined_metric": figures["combined_metric"],
+            "mae": {target: metrics[f"mae_{target}"] for target in targets},
+            "pearson": {target: metrics[f"pearson_{target}"] for target in targets},
+            "combined_metric": metrics["combined_metric"],
             "seconds": seconds,
         },
     )
-    print(
-        f"\n{model}, judged on the held-out wells {', '.join(store.manifest.split['test'])} after {seconds} s:\n"
-    )
+    wells = ", ".join(store.manifest.split["test"])
+    print(f"\n{model}, judged on the held-out wells {wells} after {seconds} s:\n")
     print(table)
     print(f"\nThe picture of a held-out field: {out / 'preview.png'}; all of them: {out / REPORT}")
     print(
-        f"Next: make ui, or mlflow models serve -m {model} --env-manager local (in .venv: source .venv/bin/activate)"
+        f"Next: make ui, or mlflow models serve -m {model} --env-manager local "
+        "(in .venv: source .venv/bin/activate)"
     )
 
 

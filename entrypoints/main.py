@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adipocyte.config import (
     EvaluateConfig,
@@ -19,16 +19,23 @@ from adipocyte.errors import RunError
 from adipocyte.system.files import short_digest
 from entrypoints.command import command, only
 
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from adipocyte.store.reader import Store
+
 
 @command(MainConfig, PreprocessConfig, SegmenterConfig, GeneratorConfig)
 def main(config: MainConfig, extra: dict[str, Any]) -> None:
-    """Preprocess a plate, train every network, register the model and evaluate it. Any setting of a step may be given too.
+    """Preprocess a plate, train every network, register the model and evaluate it.
 
-    Typed again after an interruption it keeps the networks that were ready and goes on with the one that was in training.
+    Any setting of a step may be given too. After an interruption, the same command keeps the
+    networks that were ready and resumes the one that was in training.
     """
     import mlflow
 
     from adipocyte.delivery.runs.runs import (
+        SETTINGS_FILE,
         VERSION_TAG,
         adopt_children,
         interrupted_run,
@@ -38,41 +45,38 @@ def main(config: MainConfig, extra: dict[str, Any]) -> None:
     from adipocyte.store.reader import Store
 
     scan_plate(config.plate)
-    given = {
-        "plate": config.plate,
-        "recipe": config.recipe,
-        "store": config.store,
-        "seed": config.seed,
-        **extra,
-    }
-    digest = short_digest({**plain(config), **extra})
+    settings = {**plain(config), **extra}
+    digest = short_digest(settings)
     before = interrupted_run("main", digest)
-    with step_run("main", config, settings=digest):
+    with step_run("main", config, settings=digest) as run:
         mlflow.log_params({f"config.{name}": value for name, value in extra.items()})
-        mlflow.log_dict({**plain(config), **extra}, "config.json")
+        mlflow.log_dict(settings, SETTINGS_FILE)
+        parent = run.info.run_id
         if before:
-            adopt_children(before)
-        run_step("preprocess", only(PreprocessConfig, given))
+            adopt_children(before, parent)
+        run_step("preprocess", only(PreprocessConfig, settings))
         store = Store(config.store)
-        segmenter = train(store, "train_segmenter", only(SegmenterConfig, given))
+        segmenter = train(parent, store, "train_segmenter", only(SegmenterConfig, settings))
         runs = {"segmenter": segmenter}
         for target in store.manifest.targets:
-            settings = only(GeneratorConfig, given | {"target": target, "segmenter": segmenter})
-            runs[target.lower()] = train(store, "train_gan", settings)
-        registered = run_step(
-            "register", only(RegisterConfig, {**given, **runs, "name": config.name})
-        )
+            given = settings | {"target": target, "segmenter": segmenter}
+            runs[target.lower()] = train(parent, store, "train_gan", only(GeneratorConfig, given))
+        registered = run_step("register", only(RegisterConfig, {**settings, **runs}))
         model = f"models:/{config.name}/{registered.data.tags[VERSION_TAG]}"
-        run_step("evaluate", only(EvaluateConfig, given | {"model": model}))
+        run_step("evaluate", only(EvaluateConfig, settings | {"model": model}))
     print(f"{model} is registered as {registered.data.tags['adipocyte.alias']}. Next: mlflow ui")
 
 
-def train(store: Any, step: str, settings: dict[str, Any]) -> str:
-    """Run a training step, unless it was ready, or begun, before an interruption. Returns the id of the step's run."""
+def train(parent: str, store: "Store", step: str, settings: dict[str, Any]) -> str:
+    """Run a training step, or what an interruption left of it. Returns the id of the step's run.
+
+    A training among the children of the run *parent* that is ready is kept, one that was begun is
+    resumed.
+    """
     from adipocyte.delivery.runs.runs import child_of
     from adipocyte.delivery.runs.training import is_resumable
 
-    child = child_of(step, store.digest, settings.get("target", ""))
+    child = child_of(parent, step, store.digest, settings.get("target", ""))
     if child and child.info.status == "FINISHED":
         print(f"{child.info.run_name} is ready from before (run {child.info.run_id}).")
         return child.info.run_id
@@ -82,11 +86,14 @@ def train(store: Any, step: str, settings: dict[str, Any]) -> str:
     return run_step(step, settings).info.run_id
 
 
-def run_step(entry_point: str, settings: dict[str, Any]) -> Any:
-    """Run one entry point as a child of the active run. Returns the finished run; raises RunError when it fails."""
+def run_step(entry_point: str, settings: dict[str, Any]) -> "Run":
+    """Run one entry point as a child of the active run. Returns the finished run.
+
+    Raises RunError when it fails.
+    """
     import mlflow
 
-    # The step runs in this very environment, whichever manager made it, so the shell must find this python first.
+    # The step runs in this same environment, so the shell must find this python first.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     try:
         submitted = mlflow.projects.run(
@@ -97,7 +104,8 @@ def run_step(entry_point: str, settings: dict[str, Any]) -> Any:
         )
     except mlflow.exceptions.ExecutionException as error:
         raise RunError(
-            f"the step {entry_point} failed, as it says above; mend that and run the same command again"
+            f"the step {entry_point} failed, as it says above",
+            "mend that and run the same command again",
         ) from error
     return mlflow.get_run(submitted.run_id)
 

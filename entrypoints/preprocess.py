@@ -6,9 +6,9 @@ from entrypoints.command import command, next_command
 
 @command(PreprocessConfig)
 def preprocess(config: PreprocessConfig) -> None:
-    """Prepare a raw plate: OME-Zarr store, nuclei masks, alignment, quality, the split by well. The plate itself is only read.
+    """Prepare a raw plate: OME-Zarr store, nuclei masks, alignment, quality, the split by well.
 
-    Typed again after an interruption it goes on with the fields that were not finished.
+    The plate itself is only read. The same command resumes an interrupted preparation.
     """
     from adipocyte.preparation.prepare import prepare
 
@@ -33,12 +33,8 @@ def preprocess(config: PreprocessConfig) -> None:
         mlflow.log_artifact(str(store.folder / "manifest.json"))
         for magnification, channels in manifest.scalings.items():
             for channel, (mean, std) in channels.items():
-                mlflow.log_metrics(
-                    {
-                        f"mean_{channel}_{magnification}x": mean,
-                        f"std_{channel}_{magnification}x": std,
-                    }
-                )
+                name = f"{channel}_{magnification}x"
+                mlflow.log_metrics({f"mean_{name}": mean, f"std_{name}": std})
         skipped = {problem.where for problem in manifest.problems}
         mlflow.log_metrics(
             {"fields": len(manifest.fields), "flagged": len(flagged), "skipped": len(skipped)}
@@ -51,19 +47,22 @@ def preprocess(config: PreprocessConfig) -> None:
     for sentence in alignment_sentences(manifest.registrations):
         print(f"Alignment, {sentence}.")
     if manifest.problems:
-        print(f"Left out, for they are not whole:\n{problem_table(manifest.problems)}")
+        print(f"Left out because they are not whole:\n{problem_table(manifest.problems)}")
     for key, sentences in flagged.items():
         print(f"Flagged, field {key}: {'; '.join(sentences)}")
     if flagged and config.flagged == "keep":
         print(
-            f"{len(flagged)} flagged fields are trained on all the same; -P flagged=leave_out trains without them."
+            f"{len(flagged)} flagged fields are used for training; "
+            "-P flagged=leave_out trains without them."
         )
     if shared := set(manifest.split["validation"]) & set(manifest.split["test"]):
         print(
-            f"Few wells: {', '.join(sorted(shared))} both chooses the best networks and judges them, so its figures flatter a little."
+            f"Few wells: {', '.join(sorted(shared))} both chooses the best networks and judges "
+            "them, so the measurements on it are a little too good."
         )
     print(
-        f"{len(manifest.fields)} fields in {store.folder} (store {store.digest}); {manifest.n_ignored} other files were left alone."
+        f"{len(manifest.fields)} fields in {store.folder} (store {store.digest}); "
+        f"{manifest.n_ignored} other files were left alone."
     )
     print(f"Next: {next_command('train_segmenter', config.store)}")
 

@@ -6,7 +6,10 @@ from entrypoints.command import command
 
 @command(RegisterConfig)
 def register(config: RegisterConfig) -> None:
-    """Bundle the networks of the given runs, or the newest of each, and register them; champion if better on the validation wells."""
+    """Bundle the networks of the given runs, or the newest of each, and register them as a model.
+
+    The new version becomes champion if it is better on the validation wells.
+    """
     from adipocyte.store.reader import Store
 
     store = Store(config.store)
@@ -32,19 +35,16 @@ def register(config: RegisterConfig) -> None:
                 "adipocyte.reason": registered.reason,
             }
         )
-    known = (
-        ""
-        if registered.is_new
-        else ", registered before from the same runs, store and settings with the same code"
-    )
-    print(
-        f"{registered.uri} is {registered.alias or 'a version without alias'}{known}: {registered.reason}."
-    )
+    named = f"{registered.uri} is {registered.alias or 'a version without alias'}"
+    if not registered.is_new:
+        named += ", registered before from the same runs, store and settings with the same code"
+    print(f"{named}: {registered.reason}.")
     print(f"Intensities: {registered.intensities}, as the validation wells prefer.")
     for model_id in registered.left_over:
-        remedy = f"""python -c "import mlflow; mlflow.MlflowClient().delete_logged_model('{model_id}')\""""
+        call = f"mlflow.MlflowClient().delete_logged_model('{model_id}')"
         print(
-            f"The logged model {model_id} is left over from a registration that was interrupted; to remove it: {remedy}"
+            f"The logged model {model_id} is left over from an interrupted registration; "
+            f'to remove it: python -c "import mlflow; {call}"'
         )
     print(f"Next: mlflow models serve -m {registered.address} --env-manager local")
 

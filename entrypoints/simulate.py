@@ -6,6 +6,7 @@ import re
 from adipocyte.config import SimulateConfig, listed, plain
 from adipocyte.domain import MAGNIFICATIONS
 from adipocyte.errors import ConfigError
+from adipocyte.system.files import write_whole
 from entrypoints.command import command
 
 
@@ -27,22 +28,17 @@ def simulate(config: SimulateConfig) -> None:
     _claim(config)
     with step_run("simulate", config):
         for magnification, (number, well), fov in tqdm(fields, desc="simulate", unit="field"):
-            shift = (
-                misalignment_at(magnification, fov, config.fovs)
-                if config.misalignment == "measured"
-                else None
-            )
-            shape_px, seed = (
-                (config.height_px, config.width_px),
-                (config.seed, magnification, number, fov),
-            )
-            conditions = (
-                draw_conditions((config.seed, number))
-                if config.batch_effect == "wells"
-                else Conditions()
-            )
+            shift, conditions = None, Conditions()
+            if config.misalignment == "measured":
+                shift = misalignment_at(magnification, fov, config.fovs)
+            if config.batch_effect == "wells":
+                conditions = draw_conditions((config.seed, number))
             field = simulate_field(
-                magnification, shape_px, seed=seed, misalignment=shift, conditions=conditions
+                magnification,
+                (config.height_px, config.width_px),
+                seed=(config.seed, magnification, number, fov),
+                misalignment=shift,
+                conditions=conditions,
             )
             write_field(
                 config.out,
@@ -56,7 +52,8 @@ def _magnifications(config: SimulateConfig) -> list[int]:
     known = [str(magnification) for magnification in MAGNIFICATIONS]
     if not (wanted := listed(config.magnifications)) or set(wanted) - set(known):
         raise ConfigError(
-            f"magnifications must be of {', '.join(known)}, got {config.magnifications!r}: -P magnifications=20,40"
+            f"magnifications must be of {', '.join(known)}, got {config.magnifications!r}",
+            "-P magnifications=20,40",
         )
     return [int(magnification) for magnification in wanted]
 
@@ -65,28 +62,26 @@ def _wells(config: SimulateConfig) -> tuple[str, ...]:
     wells = listed(config.wells)
     if not wells or not all(re.fullmatch("[A-P][0-9]{2}", well) for well in wells):
         raise ConfigError(
-            f"wells must be a letter A to P and two digits each, got {config.wells!r}: -P wells=B03,B04,C02"
+            f"wells must be a letter A to P and two digits each, got {config.wells!r}",
+            "-P wells=B03,B04,C02",
         )
     return wells
 
 
 def _claim(config: SimulateConfig) -> None:
-    """Write down which settings made the plate; refuse a folder of other images, for raw data is never written over."""
-    out, label, content = (
-        config.out,
-        config.out / "simulation.json",
-        json.dumps(plain(config), indent=1),
-    )
-    if (
-        out.exists()
-        and any(out.iterdir())
-        and not (label.is_file() and label.read_text() == content)
-    ):
+    """Write down which settings made the plate.
+
+    Refuses a folder of other images, because raw data is never overwritten.
+    """
+    out, label = config.out, config.out / "simulation.json"
+    content = json.dumps(plain(config), indent=1).encode()
+    is_same = label.is_file() and label.read_bytes() == content
+    if not is_same and out.exists() and any(out.iterdir()):
         raise ConfigError(
-            f"{out} holds something else than this simulation: name another folder with -P out=<folder>, or remove it"
+            f"{out} does not hold this simulation but something else",
+            "name another folder with -P out=<folder>, or remove it",
         )
-    out.mkdir(parents=True, exist_ok=True)
-    label.write_text(content)
+    write_whole(label, content)
 
 
 if __name__ == "__main__":

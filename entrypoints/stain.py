@@ -1,4 +1,4 @@
-"""`mlflow run . -e stain`: a raw plate through a registered model into TIFFs, here or on a cluster."""
+"""`mlflow run . -e stain`: a raw plate through a registered model into TIFFs."""
 
 from adipocyte.config import StainConfig
 from adipocyte.errors import PlateError
@@ -7,7 +7,10 @@ from entrypoints.command import command
 
 @command(StainConfig)
 def stain(config: StainConfig) -> None:
-    """Paint every field of a raw plate into uint16 TIFFs under the challenge's names. Fields already done are skipped."""
+    """Paint every field of a raw plate into uint16 TIFFs under the challenge's names.
+
+    Fields already done are skipped.
+    """
     import contextlib
 
     import mlflow
@@ -31,17 +34,19 @@ def stain(config: StainConfig) -> None:
                 "problems": len(result.problems),
             }
         )
-        mlflow.log_text(Output(config.out).read(PLATE_MANIFEST).decode(), PLATE_MANIFEST)
+        manifest = Output(config.out).read(PLATE_MANIFEST) or b""
+        mlflow.log_text(manifest.decode(), PLATE_MANIFEST)
         for key, sentences in result.warnings.items():
             for sentence in sentences:
                 print(f"warning, field {key}: {sentence}")
         print(
-            f"{len(result.painted)} fields painted into {config.out}, {len(result.skipped)} were there already."
+            f"{len(result.painted)} fields painted into {config.out}, "
+            f"{len(result.skipped)} were there already."
         )
         if result.problems:
-            table = problem_table(result.problems)
             raise PlateError(
-                f"some fields could not be painted:\n{table}\nMend them and run the same command again"
+                "some fields could not be painted",
+                f"mend them and run the same command again\n{problem_table(result.problems)}",
             )
 
 

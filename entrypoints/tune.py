@@ -11,17 +11,20 @@ from entrypoints.command import command, next_command, only
 
 @command(TuneConfig, GeneratorConfig)
 def tune(config: TuneConfig, extra: dict[str, Any]) -> None:
-    """Search for settings of one generator that lower its error on the validation wells. A setting of train_gan that is given holds for
-    every trial. Typed again, it goes on until the study has all its trials.
+    """Search for settings of one generator that lower its error on the validation wells.
+
+    A setting of train_gan that is given holds for every trial. The same command resumes an
+    interrupted search.
     """
     if importlib.util.find_spec("optuna") is None:
         raise ConfigError(
-            "tune needs Optuna, which is not installed here: pip install adipocyte[tune]"
+            "tune needs Optuna, which is not installed here", "pip install adipocyte[tune]"
         )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError(
-            "tune trains each trial in one process, not under torchrun: start python -m entrypoints.tune once for each GPU, "
-            "with CUDA_VISIBLE_DEVICES=<number>; they share the study of -P storage"
+            "tune trains each trial in one process, not under torchrun",
+            "start python -m entrypoints.tune once for each GPU, with "
+            "CUDA_VISIBLE_DEVICES=<number>; they share the study of -P storage",
         )
     from adipocyte.delivery.runs.tune import search
     from adipocyte.store.reader import Store
@@ -33,7 +36,8 @@ def tune(config: TuneConfig, extra: dict[str, Any]) -> None:
     }
     settings = {"target": config.target, **everyday, **extra, **best.settings}
     print(
-        f"{config.target}: trial {best.number} is the best, MAE / median {best.score:.4f} on the validation wells (run {best.run_id})."
+        f"{config.target}: trial {best.number} is the best, MAE / median {best.score:.4f} "
+        f"on the validation wells (run {best.run_id})."
     )
     print(f"Its settings: {next_command('train_gan', config.store, **settings)}")
     print(f"Next: {next_command('register', config.store, **{config.target.lower(): best.run_id})}")

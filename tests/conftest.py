@@ -1,4 +1,4 @@
-"""A simulated plate and its prepared store, small enough for every test that needs one, made once."""
+"""A simulated plate, its store, a bundle, a model and a server: small, made once for all tests."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The client: arrays through a real server, connections tried again, answers held to limits; and all of it without torch."""
+"""The client: arrays through a real server, retried connections, limits of answers; no torch."""
 
 import json
 import shutil
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from adipocyte.client import ServiceError, StainClient
+from adipocyte.errors import UnreachableError
 from adipocyte.plate.tiff import decode_stack, encode_image
 from adipocyte.staining.stainer import Stainer
 from tests.support.served import ROOT, free_port, planes
@@ -36,7 +37,7 @@ def stainer(small_model: Path) -> Stainer:
 def answering(
     answer: Callable[[BaseHTTPRequestHandler], None], port: int = 0
 ) -> Iterator[tuple[str, list[bytes]]]:
-    """A server that reads each request and lets *answer* reply; its address, and the bodies it was sent."""
+    """A server that reads each request and lets *answer* reply; its address, and all bodies."""
     bodies: list[bytes] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -78,10 +79,8 @@ def reply(status: int, body: bytes, **headers: str) -> Callable[[BaseHTTPRequest
     ids=str,
 )
 def test_arrays_come_back_as_the_chain_paints_them(server, stainer, asked, keywords):
-    answer, expected = (
-        StainClient(server).stain(GREY, 20, **asked),
-        stainer.stain(GREY, 20, **keywords),
-    )
+    answer = StainClient(server).stain(GREY, 20, **asked)
+    expected = stainer.stain(GREY, 20, **keywords)
     assert set(answer.images) == set(expected.images)
     for target, image in expected.images.items():
         np.testing.assert_array_equal(answer.images[target], image)
@@ -100,15 +99,14 @@ def test_it_repeats_the_servers_sentence(server):
 
 
 def test_a_server_that_is_not_there_is_said_with_what_to_do():
-    with pytest.raises(
-        ServiceError, match=r"no answer from .* is mlflow models serve running there"
-    ):
+    with pytest.raises(UnreachableError, match="no answer from http://127") as refusal:
         StainClient(f"http://127.0.0.1:{free_port()}", attempts=1).stain(GREY, 20)
+    assert refusal.value.remedy == "is mlflow models serve running there?"
 
 
 def test_a_password_is_never_repeated():
     for url in (f"http://me:secret@127.0.0.1:{free_port()}", "http://me:secret@nowhere.invalid"):
-        with pytest.raises(ServiceError) as refusal:
+        with pytest.raises(UnreachableError) as refusal:
             StainClient(url, attempts=1).stain(GREY, 20)
         assert "secret" not in str(refusal.value)
 
@@ -130,10 +128,8 @@ def test_a_connection_is_tried_again_until_the_server_is_there(caplog):
 
     asking = threading.Thread(target=ask)
     asking.start()
-    while not any(
-        "Retrying" in record.message for record in caplog.records
-    ):  # the first attempts find nobody
-        asking.join(0.01)
+    while not any("Retrying" in record.message for record in caplog.records):
+        asking.join(0.01)  # until the first attempts have found no server
     with answering(reply(400, refusal), port) as (_, bodies):
         asking.join(60)
     assert said == ["here at last"]
@@ -143,8 +139,9 @@ def test_a_connection_is_tried_again_until_the_server_is_there(caplog):
 @pytest.mark.parametrize("status", [301, 307, 308, 400, 413, 429, 500, 503, 504])
 def test_what_has_reached_the_server_is_never_sent_again(status):
     with answering(reply(status, b"<html>busy</html>", Location="/elsewhere")) as (url, bodies):
-        with pytest.raises(ServiceError, match=f"the server answered {status}: <html>busy"):
+        with pytest.raises(ServiceError, match=f"the server answered {status}: <html>") as refusal:
             StainClient(url).stain(GREY, 20)
+        assert not isinstance(refusal.value, UnreachableError)
         assert len(bodies) == 1
 
 
@@ -153,65 +150,48 @@ def test_a_connection_that_breaks_after_the_request_is_not_tried_again():
         handler.connection.close()
 
     with answering(hang_up) as (url, bodies):
-        with pytest.raises(ServiceError, match="no answer from"):
+        with pytest.raises(UnreachableError, match="no answer from"):
             StainClient(url).stain(GREY, 20)
         assert len(bodies) == 1
+
+
+SMALLER = b64encode(encode_image(GREY[0, 5:]))
 
 
 @pytest.mark.parametrize(
     ("body", "sentence"),
     [
-        (b"hello", "something else than painted images"),
-        (b'{"predictions": []}', "something else than painted images"),
-        (
-            b'{"predictions": [{"A1": "aGVsbG8=", "warnings": ""}]}',
-            "something else than painted images",
-        ),
-        (b'{"predictions": [{"A1": null, "warnings": ""}]}', "something else than painted images"),
-        (b"9" * 3_000_000, "more than"),
-        (
-            json.dumps(
-                {
-                    "predictions": [
-                        {"A1": b64encode(encode_image(GREY[0, 5:])).decode(), "warnings": ""}
-                    ]
-                }
-            ).encode(),
-            r"\(59, 64\)",
-        ),
+        (b"hello", r"painted images \(JSONDecodeError"),
+        (b'{"predictions": []}', r"painted images \(ValueError"),
+        (b'{"predictions": [{"A1": "aGVsbG8=", "warnings": ""}]}', r"images \(the stack cannot be"),
+        (b'{"predictions": [{"A1": null, "warnings": ""}]}', r"painted images \(TypeError"),
+        (b"9" * 3_000_000, r"painted images \(more than 1085440 bytes\): is it an adipocyte model"),
+        (b'{"predictions": [{"A1": "%s", "warnings": ""}]}' % SMALLER, r"\(59, 64\)"),
     ],
     ids=["no JSON", "no row", "no image", "nothing", "too much", "another size"],
 )
-def test_an_answer_that_is_none_is_refused(body, sentence):
+def test_another_answer_than_images_is_refused(body, sentence):
     with answering(reply(200, body)) as (url, _), pytest.raises(ServiceError, match=sentence):
         StainClient(url).stain(GREY, 20)
 
 
 def test_only_what_was_asked_for_is_sent():
+    all_of_it = {"histogram_matching": False, "targets": ["A1", "A2"], "tile_px": 640, "tta": True}
     with answering(reply(400, b"{}")) as (url, bodies):
-        for asked in (
-            {},
-            {"histogram_matching": False, "targets": ["A1", "A2"], "tile_px": 640, "tta": True},
-        ):
+        for asked in ({}, all_of_it):
             with pytest.raises(ServiceError):
                 StainClient(url).stain(GREY, 20, **asked)
     first, second = (json.loads(body) for body in bodies)
     assert first["params"] == {}
-    assert second["params"] == {
-        "histogram_matching": False,
-        "targets": "A1,A2",
-        "tile_px": 640,
-        "tta": True,
-    }
+    assert second["params"] == all_of_it | {"targets": "A1,A2"}
     [row] = first["dataframe_records"]
     assert row["magnification"] == 20
     np.testing.assert_array_equal(decode_stack(b64decode(row["stack"], validate=True), 7), GREY)
 
 
 def test_a_body_of_many_pieces_is_sent_whole_with_its_length():
-    stack = np.random.default_rng(0).integers(
-        0, 65536, (3, 701, 613), dtype=np.uint16
-    )  # noise, 2.6 MB that do not shrink
+    # Noise, 2.6 MB that do not shrink.
+    stack = np.random.default_rng(0).integers(0, 65536, (3, 701, 613), dtype=np.uint16)
     with answering(reply(400, b"{}")) as (url, bodies), pytest.raises(ServiceError):
         StainClient(url).stain(stack, 20)
     [row] = json.loads(bodies[0])["dataframe_records"]
@@ -220,39 +200,47 @@ def test_a_body_of_many_pieces_is_sent_whole_with_its_length():
 
 # Without torch.
 
+LIGHT = """
+import sys
+heavy = ("torch", "mlflow", "pandas", "scipy", "zarr", "gradio")
+sys.modules.update(dict.fromkeys(heavy))  # importing any of them fails
+import adipocyte.client
+from adipocyte.delivery.client import Answer, ServiceError, StainClient
+from adipocyte.errors import ServiceError as stated
+assert (Answer, StainClient) == (adipocyte.client.Answer, adipocyte.client.StainClient)
+assert ServiceError is adipocyte.client.ServiceError is stated
+print(sorted(name for name in sys.modules if name.startswith("adipocyte.delivery")))
+"""
+
+
+def test_the_address_that_users_import_loads_the_client_and_nothing_heavy():
+    said = subprocess.run(
+        [sys.executable, "-c", LIGHT], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert said.stdout.strip() == "['adipocyte.delivery', 'adipocyte.delivery.client']"
+
 
 @pytest.fixture(scope="module")
 def lone_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh environment with `adipocyte[client]` from this project's wheel, and nothing else."""
     folder, uv = tmp_path_factory.mktemp("lone"), str(Path(sys.executable).with_name("uv"))
-    source = folder / "source"  # a copy, for building leaves its traces
-    for package in ("adipocyte", "entrypoints"):
-        shutil.copytree(
-            ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__")
-        )
+    source = folder / "source"  # a copy, because building writes into it
+    without = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "adipocyte", source / "adipocyte", ignore=without)
     for file in ("pyproject.toml", "README.md"):
         shutil.copyfile(ROOT / file, source / file)
     if not Path(uv).is_file():
         pytest.skip("no uv beside this Python: make setup installs it")
     python = folder / "venv" / "bin" / "python"
+    install = [uv, "pip", "install", "-q", "--python", python]
     subprocess.run([uv, "venv", "-q", "--python", sys.executable, folder / "venv"], check=True)
-    if subprocess.run(
-        [uv, "pip", "install", "--dry-run", "--no-cache", "--python", python, "requests"],
-        capture_output=True,
-    ).returncode:
+    reached = subprocess.run([*install, "--dry-run", "--no-cache", "requests"], capture_output=True)
+    if reached.returncode:
         pytest.skip("no package index can be reached")
     subprocess.run([uv, "build", "-q", "--wheel", "--out-dir", folder, source], check=True)
     [wheel] = folder.glob("*.whl")
-    command = [
-        uv,
-        "pip",
-        "install",
-        "-q",
-        "--python",
-        python,
-        f"adipocyte[client] @ file://{wheel}",
-    ]
-    subprocess.run(command, check=True, capture_output=True)
+    requirement = f"adipocyte[client] @ file://{wheel}"
+    subprocess.run([*install, requirement], check=True, capture_output=True)
     return python
 
 
@@ -260,8 +248,8 @@ PROGRAM = """
 import importlib.util, sys
 import numpy as np
 from adipocyte.delivery.client import StainClient
-heavy = [name for name in ("torch", "mlflow", "pandas", "scipy", "gradio") if importlib.util.find_spec(name)]
-assert not heavy, heavy
+for heavy in ("torch", "mlflow", "pandas", "scipy", "gradio"):
+    assert not importlib.util.find_spec(heavy), heavy
 planes = np.load(sys.argv[2])
 answer = StainClient(sys.argv[1]).stain(planes, 20)
 np.savez(sys.argv[3], **answer.images)
@@ -278,15 +266,12 @@ def test_the_client_needs_no_torch(lone_python, server, stainer, tmp_path):
 
 
 def test_its_annotations_reach_type_checkers(lone_python):
-    found = subprocess.run(
-        [
-            lone_python,
-            "-c",
-            "import adipocyte, pathlib; print((pathlib.Path(adipocyte.__file__).parent / 'py.typed').is_file())",
-        ],
+    code = "import adipocyte; print(adipocyte.__file__)"
+    package = subprocess.run(
+        [lone_python, "-c", code],
         capture_output=True,
         text=True,
         cwd=lone_python.parent,
         check=True,
     )
-    assert found.stdout.strip() == "True"
+    assert Path(package.stdout.strip()).with_name("py.typed").is_file()

@@ -1,14 +1,31 @@
-"""Settings come from what was given, then the recipe, then the defaults; what cannot be is refused by name."""
+"""Settings come from what was given, then the recipe, then the defaults; others are refused."""
 
 import dataclasses
+import json
 import re
+from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from adipocyte import config
-from adipocyte.config import GeneratorConfig, PreprocessConfig, SegmenterConfig, build, listed
+from adipocyte.config import (
+    EvaluateConfig,
+    GeneratorConfig,
+    PreprocessConfig,
+    RegisterConfig,
+    SegmenterConfig,
+    StainConfig,
+    build,
+    choices,
+    listed,
+    plain,
+    spelled,
+    without_retired,
+)
+from adipocyte.domain import MAGNIFICATIONS, TARGETS, Intensities
 from adipocyte.errors import ConfigError
 
 KINDS = [
@@ -17,6 +34,16 @@ KINDS = [
     if name.endswith("Config") and dataclasses.is_dataclass(kind)
 ]
 REPORT = {"recipe": "report"}
+REQUIRED = {"plate": "raw", "target": "A2"}  # of the kinds that have them
+
+
+def built(kind: type, **given: object):
+    """A *kind* with what it requires, and what is *given*."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    return build(kind, {name: REQUIRED[name] for name in REQUIRED.keys() & names} | given)
+
+
+# Where a value comes from.
 
 
 def test_what_is_given_wins_over_the_recipe_and_the_recipe_over_the_default():
@@ -26,9 +53,16 @@ def test_what_is_given_wins_over_the_recipe_and_the_recipe_over_the_default():
 
 
 def test_the_fast_recipe_is_the_default():
-    assert build(GeneratorConfig, {"target": "A2"}) == build(
-        GeneratorConfig, {"target": "A2", "recipe": "fast"}
+    assert built(GeneratorConfig) == built(GeneratorConfig, recipe="fast")
+
+
+def test_a_recipe_takes_what_it_does_not_state_from_the_one_that_it_is_built_on():
+    fast, report, stable = (
+        build(GeneratorConfig, {"target": "A1", "recipe": recipe})
+        for recipe in ("fast", "report", "stable")
     )
+    assert (fast.encoder, report.encoder, stable.encoder) == ("resnet18", "resnet152", "resnet152")
+    assert (report.mask_source, stable.mask_source) == ("true", "mixed")
 
 
 def test_the_report_recipe_has_the_values_of_table_2_1():
@@ -36,31 +70,26 @@ def test_the_report_recipe_has_the_values_of_table_2_1():
     assert masks.mask_threshold == 2.0
     segmenter = build(SegmenterConfig, REPORT)
     assert (segmenter.learning_rate, segmenter.batch, segmenter.epochs) == (1e-3, 32, 400)
-    assert (segmenter.encoder, segmenter.encoder_weights) == (
-        "resnet152",
-        "imagenet",
-    )  # sections 2.1.1 and 5.2
+    encoder = (segmenter.encoder, segmenter.encoder_weights)
+    assert encoder == ("resnet152", "imagenet")  # sections 2.1.1 and 5.2
 
 
-@pytest.mark.parametrize(
-    "given", [(SegmenterConfig, REPORT), (GeneratorConfig, {**REPORT, "target": "A3"})]
-)
-def test_the_report_recipe_has_the_values_of_table_3_2(given):
-    settings = build(*given)
+@pytest.mark.parametrize("kind", [SegmenterConfig, GeneratorConfig])
+def test_the_report_recipe_has_the_values_of_table_3_2(kind):
+    settings = built(kind, recipe="report")
     assert (settings.augment_p, settings.patch_px, settings.rotate_deg) == (0.5, 256, 9)
 
 
-@pytest.mark.parametrize("target", ["A1", "A2", "A3"])
+@pytest.mark.parametrize("target", TARGETS)
 def test_the_report_recipe_has_the_values_of_table_5_1(target):
     generator = build(GeneratorConfig, {**REPORT, "target": target})
     assert (generator.learning_rate, generator.discriminator_learning_rate) == (1e-3, 1e-5)
     assert (generator.encoder, generator.encoder_weights) == ("resnet152", "imagenet")
-    assert (
-        generator.batch,
-        generator.epochs,
-        generator.constant_epochs,
-        generator.mask_source,
-    ) == (16, 200, 100, "true")
+    assert (generator.batch, generator.mask_source) == (16, "true")
+    assert (generator.epochs, generator.constant_epochs) == (200, 100)
+
+
+# Refusals.
 
 
 def test_a_missing_setting_is_refused_with_the_words_to_type():
@@ -74,7 +103,7 @@ def test_a_missing_setting_is_refused_with_the_words_to_type():
 def test_an_unknown_setting_is_refused_with_the_known_ones():
     with pytest.raises(
         ConfigError,
-        match="no setting 'batch_size'; the settings are recipe, store, architecture, encoder",
+        match="no setting 'batch_size': the settings are recipe, store, architecture, encoder",
     ):
         build(SegmenterConfig, {"batch_size": 16})
 
@@ -82,9 +111,9 @@ def test_an_unknown_setting_is_refused_with_the_known_ones():
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("batch", 0, "batch must be at least 1, got 0"),
-        ("augment_p", 1.5, "augment_p must be between 0 and 1, got 1.5"),
-        ("rotate_deg", -1.0, "rotate_deg must be between 0 and 180, got -1.0"),
+        ("batch", 0, "batch must be at least 1, got 0: -P batch=1"),
+        ("augment_p", 1.5, "augment_p must be between 0 and 1, got 1.5: -P augment_p=1"),
+        ("rotate_deg", -1.0, "rotate_deg must be between 0 and 180, got -1.0: -P rotate_deg=0"),
         ("learning_rate", float("nan"), "learning_rate must be at least 0, got nan"),
         (
             "recipe",
@@ -92,13 +121,86 @@ def test_an_unknown_setting_is_refused_with_the_known_ones():
             "recipe must be one of fast, report, stable, got 'slow': -P recipe=fast",
         ),
         ("precision", "16", "precision must be one of auto, 32, bf16, got '16'"),
-        ("epochs", "8", "epochs must be int, got '8'"),
+        ("epochs", "8", "epochs must be a whole number, got '8': -P epochs=<value>"),
+        ("epochs", 8.0, "epochs must be a whole number, got 8.0"),
+        ("epochs", True, "epochs must be a whole number, got True"),
+        ("learning_rate", "0.1", "learning_rate must be a number, got '0.1'"),
+        ("learning_rate", False, "learning_rate must be a number, got False"),
+        ("compile", "maybe", "compile must be true or false, got 'maybe'"),
+        ("compile", 1, "compile must be true or false, got 1"),
+        ("resume", None, "resume must be text, got None"),
+        ("store", None, "store must be a path, got None"),
         ("patch_px", 100, "patch_px must be a multiple of 32, got 100: -P patch_px=96"),
     ],
 )
 def test_a_value_that_cannot_be_is_refused_with_what_can(name, value, message):
     with pytest.raises(ConfigError, match="^" + re.escape(message)):
         build(SegmenterConfig, {name: value})
+
+
+@pytest.mark.parametrize("name", ["", "lab/adipocyte", "a:b"])
+def test_a_name_that_the_registry_cannot_hold_is_refused(name):
+    with pytest.raises(ConfigError, match=r"without / or :, got .*: -P name=adipocyte"):
+        build(RegisterConfig, {"name": name})
+
+
+# Settings as text, and back.
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        *dict.fromkeys(("true", "on", "yes", "1", "True", "YES"), True).items(),
+        *dict.fromkeys(("false", "off", "no", "0", "False", "Off"), False).items(),
+    ],
+)
+def test_a_switch_takes_every_word_for_true_and_false(word, meant):
+    assert built(StainConfig, tta=word).tta is meant
+    assert built(StainConfig, compile=word).compile == spelled(meant)  # a switch with "auto"
+
+
+def test_a_switch_may_be_a_switch_already():
+    assert build(SegmenterConfig, {"compile": True}).compile is True
+    assert built(StainConfig, compile="auto").compile == "auto"
+
+
+def test_paths_may_be_text_and_an_optional_one_empty():
+    settings = build(EvaluateConfig, {"store": "a/b", "truth": "t", "prediction": ""})
+    assert settings.store == Path("a/b")
+    assert (settings.truth, settings.prediction) == (Path("t"), None)
+    assert build(EvaluateConfig, {"store": Path("c")}).store == Path("c")
+
+
+def test_an_empty_path_is_the_folder_one_is_in():
+    assert build(SegmenterConfig, {"store": ""}).store == Path()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (True, "true"),
+        (False, "false"),
+        (None, ""),
+        (Path("a/b"), "a/b"),
+        (0, "0"),
+        (0.5, "0.5"),
+        ("A1", "A1"),
+    ],
+)
+def test_a_value_is_spelled_as_it_is_typed(value, text):
+    assert spelled(value) == text
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_a_config_is_made_again_from_its_settings_in_json(kind):
+    made = built(kind)
+    assert build(kind, json.loads(json.dumps(plain(made)))) == made
+
+
+def test_plain_settings_keep_numbers_and_switches():
+    settings = plain(built(StainConfig, tta=True))
+    assert (settings["plate"], settings["tta"], settings["tile_px"]) == ("raw", True, 0)
+    assert plain(build(EvaluateConfig, {}))["truth"] == ""
 
 
 @given(
@@ -113,6 +215,34 @@ def test_a_config_is_made_again_from_its_own_settings(epochs, recipe, learning_r
     assert build(SegmenterConfig, dataclasses.asdict(made)) == made
 
 
+def test_a_list_of_wells_may_have_spaces_and_be_empty():
+    assert listed(" B03, B04,,") == ("B03", "B04")
+    assert listed("") == ()
+
+
+# Settings of earlier versions.
+
+
+def test_retired_settings_with_the_value_that_training_has_now_are_dropped():
+    recorded = {"batch": 5, **config.RETIRED}
+    assert without_retired(recorded) == {"batch": 5}
+    assert build(SegmenterConfig, without_retired(recorded)).batch == 5
+
+
+@pytest.mark.parametrize("name", config.RETIRED)
+def test_a_retired_setting_with_another_value_is_refused(name):
+    with pytest.raises(ConfigError, match=rf"^{name}=other is a setting of an earlier version: "):
+        without_retired({name: "other"})
+
+
+def test_no_retired_setting_is_a_setting():
+    names = {field.name for kind in KINDS for field in dataclasses.fields(kind)}
+    assert names.isdisjoint(config.RETIRED)
+
+
+# Laws of the declarations.
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_every_setting_says_what_it_is_and_its_recipes_exist(kind):
     for field in dataclasses.fields(kind):
@@ -120,15 +250,8 @@ def test_every_setting_says_what_it_is_and_its_recipes_exist(kind):
         assert field.metadata["recipes"].keys() <= set(config.RECIPES), field.name
 
 
-def test_what_a_recipe_does_not_state_it_takes_from_the_one_it_is_built_on():
-    fast, report, stable = (
-        build(GeneratorConfig, {"target": "A1", "recipe": recipe})
-        for recipe in ("fast", "report", "stable")
-    )
-    assert (fast.encoder, report.encoder, stable.encoder) == ("resnet18", "resnet152", "resnet152")
-    assert (report.mask_source, stable.mask_source) == ("true", "mixed")
-
-
-def test_a_list_of_wells_may_have_spaces_and_be_empty():
-    assert listed(" B03, B04,,") == ("B03", "B04")
-    assert listed("") == ()
+def test_choices_are_the_facts_of_the_field():
+    stain, evaluate = get_type_hints(StainConfig), get_type_hints(EvaluateConfig)
+    assert set(choices(stain["intensities"])) == {"kept", *Intensities}
+    assert choices(evaluate["magnification"]) == (0, *MAGNIFICATIONS)
+    assert get_args(config.Target) == TARGETS

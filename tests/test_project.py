@@ -8,6 +8,7 @@ import tomllib
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from setuptools import find_packages
 
 from adipocyte import config
 from adipocyte.delivery.models.package import SERVING_PACKAGES, requirements
@@ -94,6 +95,18 @@ def test_the_environment_is_the_pinned_one():
 
 def test_the_registered_model_requires_the_pinned_versions():
     assert requirements() == [f"{package}=={pins()[package]}" for package in SERVING_PACKAGES]
+
+
+def test_the_wheel_installs_one_package_which_is_typed():
+    """The entry points run from the project; another project on PyPI is called entrypoints."""
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    found = find_packages(str(ROOT), **setup["packages"]["find"])
+    assert {package.partition(".")[0] for package in found} == {"adipocyte"}
+    folders = {path.parent for path in (ROOT / "adipocyte").rglob("*.py")}
+    assert set(found) == {".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    for package, files in setup["package-data"].items():
+        assert all((ROOT.joinpath(*package.split(".")) / file).is_file() for file in files)
+    assert "py.typed" in setup["package-data"]["adipocyte"]
 
 
 def test_the_readme_names_every_entry_point_and_no_other():

@@ -1,1 +1,1 @@
-"""How good the pictures are."""
+"""Judging painted images: measurements, the official metric, comparisons, the report."""

@@ -1,4 +1,4 @@
-"""The fields that are judged: where their true and painted images lie, and which of them are measured."""
+"""The fields that are judged: files of their true and painted images, and which to measure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,11 @@ from adipocyte.domain import FieldKey
 
 @dataclass(frozen=True)
 class FieldPaths:
-    """The single-page TIFFs of a field: `truth` by target; `painted` by way ("none", "matching", "calibration", …) and target."""
+    """The single-page TIFFs of a field: `truth` by target, `painted` by way and target.
+
+    A way is a way of intensities ("none", "matching", "calibration"), or a name for images that
+    came otherwise ("prediction", "champion").
+    """
 
     key: FieldKey
     truth: dict[str, Path]
@@ -17,7 +21,7 @@ class FieldPaths:
 
 
 def spread(keys: Sequence[FieldKey], n: int) -> set[FieldKey]:
-    """At most *n* fields of each magnification, spread evenly over the *keys* in their order, and so over the wells."""
+    """At most *n* of each magnification, spread evenly over the ordered *keys*, so over wells."""
     chosen: set[FieldKey] = set()
     for magnification in {key.magnification for key in keys}:
         alike = sorted(key for key in keys if key.magnification == magnification)

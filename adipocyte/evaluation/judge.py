@@ -1,4 +1,4 @@
-"""Fields judged: their figures, the official score of every way they were painted in, and both as tables."""
+"""Judging painted fields: their measurements, and the official score of every way."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,16 +11,19 @@ from adipocyte.evaluation.metric import Score, score
 
 @dataclass(frozen=True)
 class Judgement:
-    """What came of `fields`: `figures` of each, `scores` by way, and the way that is `kept`, whose figures bear plain names."""
+    """The `measurements` of `fields`, `scores` by way, and the way that is `kept`.
+
+    The metrics of the way that is kept bear plain names.
+    """
 
     fields: Sequence[FieldPaths]
-    figures: list[FieldMeasurement]
+    measurements: list[FieldMeasurement]
     scores: dict[str, Score]
     kept: str
 
     @property
     def targets(self) -> list[str]:
-        return sorted({target for field in self.figures for target in field.pixels[self.kept]})
+        return sorted({target for field in self.measurements for target in field.pixels[self.kept]})
 
 
 def judge(
@@ -28,14 +31,15 @@ def judge(
 ) -> Judgement:
     """Measure and score painted *fields*, in every way they were painted.
 
-    At most *feature_fields* of each magnification are measured for the 99 features. Raises ImageError for an image that cannot be
-    used or stains that are dark, StoreError when there is no field or a worker is killed.
+    At most *feature_fields* of each magnification are measured for the 99 features. Raises
+    ImageError when an image cannot be used or the stains are dark, StoreError when there is no
+    field, WorkerError when a worker is killed.
     """
     if not fields:
         raise StoreError(
-            "there is no field to judge by: its wells have none; choose others with preprocess -P test_wells=… or -P wells=…"
+            "there is no field to judge by, because its wells have none",
+            "choose others with preprocess -P test_wells=… or -P wells=…",
         )
-    figures = measure_fields(fields, n_measured=feature_fields, workers=workers)
-    return Judgement(
-        fields, figures, {way: score(figures, way, seed=seed) for way in figures[0].pixels}, kept
-    )
+    measurements = measure_fields(fields, n_measured=feature_fields, workers=workers)
+    scores = {way: score(measurements, way, seed=seed) for way in measurements[0].pixels}
+    return Judgement(fields, measurements, scores, kept)

@@ -1,6 +1,6 @@
-"""What is measured of a field: its painted images, in every way they are offered, against the true stains."""
+"""Measuring a field: its painted images, in every way, against the true stains."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,31 +13,32 @@ from adipocyte.evaluation.cellprofiler.features import SMALLEST_PX, Measured, me
 from adipocyte.evaluation.fields import FieldPaths, spread
 from adipocyte.evaluation.objects import ObjectPairs, match_objects
 from adipocyte.evaluation.pixels import measure_pixels
-from adipocyte.imaging.histograms import counts_histogram
+from adipocyte.imaging.histograms import N_COUNTS, counts_histogram
 from adipocyte.plate.tiff import read_image
 from adipocyte.system.processes import each
 
-OBJECTS = {
-    "nuclei": "nuclei_no_edge",
-    "droplets": "Lipids_no_edge",
-}  # kinds of objects, and CellProfiler's names for them
+# The kinds of objects, with CellProfiler's names for them.
+OBJECTS = {"nuclei": "nuclei_no_edge", "droplets": "Lipids_no_edge"}
 
 Images = dict[str, NDArray[np.uint16]]
+Histogram = NDArray[np.integer]  # of counts, cut behind the last count that occurs
 
 
 @dataclass(frozen=True)
 class FieldMeasurement:
     """All that judging needs of a field once its images are closed.
 
-    `pixels` by way and target: mae (counts), psnr, ssim, pearson. `truth_counts` by target and `painted_counts` by way and target: how
-    many pixels have each count, (65536,). `truth_features` and, by way, `painted_features`: CellProfiler's 99, nan where it gives none;
-    empty when not measured. `objects` by way and kind ("nuclei", "droplets"): which objects of the truth were found.
+    `pixels` by way and target: mae (counts), psnr, ssim, pearson. `truth_counts` by target and
+    `painted_counts` by way and target: how many pixels have each count, (up to 65536,).
+    `truth_features` and, by way, `painted_features`: CellProfiler's 99, nan where it gives no
+    number; empty when not measured. `objects` by way and kind ("nuclei", "droplets"): which objects
+    of the truth were found.
     """
 
     key: FieldKey
     pixels: dict[str, dict[str, dict[str, float]]]
-    truth_counts: dict[str, NDArray[np.int64]]
-    painted_counts: dict[str, dict[str, NDArray[np.int64]]]
+    truth_counts: dict[str, Histogram]
+    painted_counts: dict[str, dict[str, Histogram]]
     truth_features: dict[str, float]
     painted_features: dict[str, dict[str, float]]
     objects: dict[str, dict[str, ObjectPairs]]
@@ -46,48 +47,54 @@ class FieldMeasurement:
 def measure_fields(
     fields: Sequence[FieldPaths], *, n_measured: int, workers: int
 ) -> list[FieldMeasurement]:
-    """Measure all *fields*, side by side in *workers* processes (0: this one); at most *n_measured* of each magnification by features.
+    """Measure all *fields* in so many *workers* (0: this process).
 
-    Raises ImageError for an image that cannot be used, StoreError when a worker is killed.
+    At most *n_measured* of each magnification are measured by features.
+
+    Raises ImageError when an image cannot be used, WorkerError when a worker is killed.
     """
     chosen = spread([field.key for field in fields], n_measured)
     tasks = [(field, field.key in chosen) for field in fields]
     done = tqdm(each(_measure_task, tasks, workers), total=len(tasks), desc="measure", unit="field")
-    return sorted(done, key=lambda figures: figures.key)
+    return sorted(done, key=lambda measured: measured.key)
 
 
 def measure_field(field: FieldPaths, *, with_features: bool) -> FieldMeasurement:
     """Compare the painted images of a field with the true ones.
 
-    *with_features* also measures CellProfiler's features and objects, where all three stains are true images of 370 pixels or more a
-    side; a target that was not painted is then taken from the truth. Raises ImageError for an image that cannot be used.
+    *with_features* also measures CellProfiler's features and objects, if the truth has all three
+    stains and 370 pixels or more a side; a target that was not painted is then taken from the
+    truth. Raises ImageError when an image cannot be used.
     """
     truth = _read(field.truth)
     painted = {way: _read(paths) for way, paths in field.painted.items()}
-    measurable = (
-        with_features and set(truth) == set(TARGETS) and min(truth["A1"].shape) >= SMALLEST_PX
-    )
-    true = measure(truth, field.key.magnification) if measurable else None
-    found = (
-        {way: measure(truth | images, field.key.magnification) for way, images in painted.items()}
-        if measurable
-        else {}
-    )
+    has_stains = set(truth) == set(TARGETS)
+    true, found = None, {}
+    if with_features and has_stains and min(truth["A1"].shape) >= SMALLEST_PX:
+        m = field.key.magnification
+        true = measure(truth, m)
+        found = {way: measure(truth | images, m) for way, images in painted.items()}
+    pixels = {
+        way: {target: measure_pixels(truth[target], image) for target, image in images.items()}
+        for way, images in painted.items()
+    }
     return FieldMeasurement(
         key=field.key,
-        pixels={
-            way: {target: measure_pixels(truth[target], image) for target, image in images.items()}
-            for way, images in painted.items()
-        },
-        truth_counts={target: counts_histogram(image) for target, image in truth.items()},
-        painted_counts={
-            way: {target: counts_histogram(image) for target, image in images.items()}
-            for way, images in painted.items()
-        },
+        pixels=pixels,
+        truth_counts=_histograms(truth),
+        painted_counts={way: _histograms(images) for way, images in painted.items()},
         truth_features=true.features if true else {},
         painted_features={way: one.features for way, one in found.items()},
         objects={way: _objects(true, one) for way, one in found.items()} if true else {},
     )
+
+
+def total(histograms: Iterable[Histogram]) -> NDArray[np.int64]:
+    """The sum of *histograms* of any lengths, as one over all counts: (65536,)."""
+    found = np.zeros(N_COUNTS, dtype=np.int64)
+    for histogram in histograms:
+        found[: len(histogram)] += histogram
+    return found
 
 
 def _measure_task(task: tuple[FieldPaths, bool]) -> FieldMeasurement:
@@ -97,6 +104,16 @@ def _measure_task(task: tuple[FieldPaths, bool]) -> FieldMeasurement:
 
 def _read(paths: dict[str, Path]) -> Images:
     return {target: read_image(path) for target, path in paths.items()}
+
+
+def _histograms(images: Images) -> dict[str, Histogram]:
+    """How often each count occurs, by target."""
+    found = {}
+    # Short and in few bytes, because the measurements of thousands of fields are held at once.
+    for target, image in images.items():
+        histogram = counts_histogram(image)[: int(image.max()) + 1]
+        found[target] = histogram.astype(np.min_scalar_type(histogram.max()))
+    return found
 
 
 def _objects(truth: Measured, painted: Measured) -> dict[str, ObjectPairs]:

@@ -1,19 +1,20 @@
 """The challenge's official metric: pixels, features, and their mean.
 
-Per magnification, over all fields (evaluation notebook and criteria of the Adipocyte Cell Imaging Challenge, AI Sweden and AstraZeneca,
-2020): `pixel_metric` is the mean over targets of mean |T - P| / median(T), mean and median over all pixels of all fields.
-`feature_metric` is the mean over features of mean |t - p| / median(t), mean and median over fields. `combined_metric` is their mean.
+Per magnification, over all fields (evaluation notebook and criteria of the Adipocyte Cell Imaging
+Challenge, AI Sweden and AstraZeneca, 2020): `pixel_metric` is the mean over targets of mean |T - P|
+/ median(T), mean and median over all pixels of all fields. `feature_metric` is the mean over
+features of mean |t - p| / median(t), mean and median over fields. `combined_metric` is their mean.
 Over magnifications each is weighted by the number of fields.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from adipocyte.errors import ImageError
-from adipocyte.evaluation.measure import FieldMeasurement
+from adipocyte.evaluation.measure import FieldMeasurement, Histogram, total
 from adipocyte.imaging.histograms import median
 
 METRICS = ("pixel_metric", "feature_metric", "combined_metric")
@@ -27,9 +28,10 @@ Interval = tuple[float, float]
 class Part:
     """The metric over the fields of one magnification: lower is better.
 
-    `pixel_metrics` by target: MAE / median. `feature_errors` by feature: mean |predicted - true| / median; `left_out` says of every
-    other feature or target why it has none. `feature_metric` and `combined_metric` are None when no feature could be measured.
-    `n_fields` gave pixels, `n_measured` of them features.
+    `pixel_metrics` by target: MAE / median. `feature_errors` by feature: mean |predicted - true| /
+    median; `left_out` says of every other feature or target why it has none. `feature_metric` and
+    `combined_metric` are None when no feature could be measured. `n_fields` gave pixels,
+    `n_measured` of them features.
     """
 
     n_fields: int
@@ -46,7 +48,8 @@ class Part:
 class Score:
     """`parts` by magnification, and their means weighted by fields; None where a part has none.
 
-    `intervals` by metric ("pixel_metric", …) and by what was drawn anew ("fields", "wells"): 95 % bootstrap intervals.
+    `intervals` by metric ("pixel_metric", …) and by what was drawn anew ("fields", "wells"): 95 %
+    bootstrap intervals.
     """
 
     parts: dict[int, Part]
@@ -61,15 +64,15 @@ class Score:
         return sum(len(part.left_out) for part in self.parts.values())
 
 
-def score(figures: Sequence[FieldMeasurement], way: str, *, seed: int = 0) -> Score:
+def score(measurements: Sequence[FieldMeasurement], way: str, *, seed: int = 0) -> Score:
     """Score the fields as painted in one *way*; *seed* draws the bootstrap samples.
 
-    A feature with a value that is not finite in any field, or with median zero, is left out, and so is a target with median zero.
-    Raises ImageError when that leaves no target.
+    A feature with a value that is not finite in any field, or with median zero, is left out, and so
+    is a target with median zero. Raises ImageError when that leaves no target.
     """
     tables = {
-        m: _Table([field for field in figures if field.key.magnification == m], way)
-        for m in _magnifications(figures)
+        m: _Table([field for field in measurements if field.key.magnification == m], way)
+        for m in sorted({field.key.magnification for field in measurements})
     }
     parts = {
         m: table.part(np.ones(len(table.wells), dtype=np.int64)) for m, table in tables.items()
@@ -77,71 +80,100 @@ def score(figures: Sequence[FieldMeasurement], way: str, *, seed: int = 0) -> Sc
     for m, part in parts.items():
         if not part.pixel_metrics:
             raise ImageError(
-                f"more than half of the true stains' pixels at {m}x are 0 counts: the metric divides by their median"
+                f"more than half of the true stains' pixels at {m}x are 0 counts",
+                "the metric divides by their median; judge fields whose stains are not dark",
             )
-    intervals: dict[str, dict[str, Interval]] = {metric: {} for metric in METRICS}
-    for drawn, samples in (
-        ("fields", _by_fields(tables, seed)),
-        ("wells", _by_wells(tables, seed)),
-    ):
-        totals = [
-            _totals({m: tables[m].part(weights) for m, weights in sample.items()})
-            for sample in samples
-        ]
-        for metric in METRICS:
-            values = [
-                total[metric]
-                for total in totals
-                if total[metric] is not None and np.isfinite(total[metric])
-            ]
-            if len(values) > N_DRAWS // 2:
-                intervals[metric][drawn] = tuple(
-                    float(bound) for bound in np.percentile(values, _LEVEL_PERCENT)
-                )
-    return Score(parts, **_totals(parts), intervals=intervals)
+    drawn = {"fields": _by_fields(tables, seed), "wells": _by_wells(tables, seed)}
+    of_drawn = {name: _intervals(tables, samples) for name, samples in drawn.items()}
+    return Score(
+        parts,
+        pixel_metric=mean_over(parts.values(), [part.pixel_metric for part in parts.values()]),
+        feature_metric=_overall(parts, "feature_metric"),
+        combined_metric=_overall(parts, "combined_metric"),
+        intervals={
+            metric: {name: found[metric] for name, found in of_drawn.items() if metric in found}
+            for metric in METRICS
+        },
+    )
 
 
-def _magnifications(figures: Sequence[FieldMeasurement]) -> list[int]:
-    return sorted({field.key.magnification for field in figures})
+def mean_over(parts: Iterable[Part], values: Sequence[float]) -> float:
+    """The mean over magnifications of *values*, one for each of *parts*, weighted by fields."""
+    return float(np.average(values, weights=[part.n_fields for part in parts]))
 
 
-def _totals(parts: Mapping[int, Part]) -> dict[str, float | None]:
-    """The metrics over all magnifications, weighted by fields."""
-    totals: dict[str, float | None] = {}
-    for metric in METRICS:
-        values = [getattr(part, metric) for part in parts.values()]
-        weights = [part.n_fields for part in parts.values()]
-        totals[metric] = None if None in values else float(np.average(values, weights=weights))
-    return totals
+def relative_errors(
+    truth: NDArray[np.float64], deviations: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The error of each feature: its mean deviation over |median(t)|; nan where the median is zero.
+
+    truth: t, (fields, features); deviations: (features,), the mean of |t - p| over the fields.
+    """
+    scale = np.abs(np.median(truth, axis=0))
+    return np.divide(deviations, scale, out=np.full_like(deviations, np.nan), where=scale != 0)
+
+
+def well_errors(
+    measurements: Sequence[FieldMeasurement], target: str, magnification: int, way: str
+) -> dict[str, float]:
+    """By well, the mean over its fields of MAE / median.
+
+    The median is that of all true pixels of the magnification. Fields without a finite error are
+    passed over; there is no well where the median is zero.
+    """
+    here = [
+        field
+        for field in measurements
+        if field.key.magnification == magnification and target in field.truth_counts
+    ]
+    middle = median(total(field.truth_counts[target] for field in here)) if here else 0
+    if not middle:
+        return {}
+    wells: dict[str, list[float]] = {}
+    for field in here:
+        mae = field.pixels[way].get(target, {}).get("mae", np.nan)
+        if np.isfinite(mae):
+            wells.setdefault(field.key.well, []).append(mae / middle)
+    return {well: float(np.mean(errors)) for well, errors in wells.items()}
+
+
+def _overall(parts: Mapping[int, Part], metric: str) -> float | None:
+    """A metric over all magnifications; None where one has none."""
+    values = [getattr(part, metric) for part in parts.values()]
+    return None if None in values else mean_over(parts.values(), values)
 
 
 class _Table:
-    """What the metric needs of the fields of one magnification, for any weights: how often each field counts."""
+    """What the metric needs of the fields of one magnification, whatever their weights.
 
-    def __init__(self, figures: list[FieldMeasurement], way: str) -> None:
-        self.wells = [field.key.well for field in figures]
+    A field's weight says how often it counts.
+    """
+
+    def __init__(self, fields: list[FieldMeasurement], way: str) -> None:
+        self.wells = [field.key.well for field in fields]
         self._targets = [
             target
-            for target in figures[0].pixels[way]
-            if all(target in field.pixels[way] for field in figures)
+            for target in fields[0].pixels[way]
+            if all(target in field.pixels[way] for field in fields)
         ]
         self._n_px = np.array(
-            [[field.truth_counts[target].sum() for target in self._targets] for field in figures],
+            [[field.truth_counts[target].sum() for target in self._targets] for field in fields],
             dtype=np.float64,
         )
         self._errors = self._n_px * [
-            [field.pixels[way][target]["mae"] for target in self._targets] for field in figures
+            [field.pixels[way][target]["mae"] for target in self._targets] for field in fields
         ]
         self._counts = [
-            _trimmed(np.array([field.truth_counts[target] for field in figures]))
-            for target in self._targets
+            _stacked([field.truth_counts[target] for field in fields]) for target in self._targets
         ]
         self._measured = np.array(
-            [bool(field.truth_features and field.painted_features.get(way)) for field in figures]
+            [bool(field.truth_features and field.painted_features.get(way)) for field in fields]
         )
-        measured = [
-            field for field, is_measured in zip(figures, self._measured, strict=True) if is_measured
-        ]
+        self._take_features(
+            [field for field, is_in in zip(fields, self._measured, strict=True) if is_in], way
+        )
+
+    def _take_features(self, measured: list[FieldMeasurement], way: str) -> None:
         names = list(measured[0].truth_features) if measured else []
         truth = np.array([[field.truth_features[name] for name in names] for field in measured])
         painted = np.array(
@@ -153,11 +185,10 @@ class _Table:
             if (reason := _reason(truth[:, column], painted[:, column]))
         }
         self._names = [name for name in names if name not in self.left_out]
-        kept = [name not in self.left_out for name in names]
-        self._truth, self._deviations = (
-            truth[:, kept] if names else truth,
-            np.abs(painted - truth)[:, kept] if names else truth,
-        )
+        if names:
+            kept = [name not in self.left_out for name in names]
+            truth, painted = truth[:, kept], painted[:, kept]
+        self._truth, self._deviations = truth, np.abs(painted - truth)
 
     def part(self, weights: NDArray[np.int64]) -> Part:
         """The metric with field i counted weights[i] times."""
@@ -176,40 +207,45 @@ class _Table:
         features = self._feature_errors(weights[self._measured])
         pixel_metric = float(np.mean(list(pixels.values()))) if pixels else float("nan")
         feature_metric = float(np.mean(list(features.values()))) if features else None
-        combined = None if feature_metric is None else (pixel_metric + feature_metric) / 2
-        n_measured = int(weights[self._measured].sum())
         return Part(
-            int(weights.sum()),
-            n_measured,
-            pixels,
-            features,
-            self.left_out | dark,
-            pixel_metric,
-            feature_metric,
-            combined,
+            n_fields=int(weights.sum()),
+            n_measured=int(weights[self._measured].sum()),
+            pixel_metrics=pixels,
+            feature_errors=features,
+            left_out=self.left_out | dark,
+            pixel_metric=pixel_metric,
+            feature_metric=feature_metric,
+            combined_metric=None if feature_metric is None else (pixel_metric + feature_metric) / 2,
         )
 
     def _feature_errors(self, weights: NDArray[np.int64]) -> dict[str, float]:
-        """Mean |t - p| / median(t) by feature; without those whose median is zero among the fields that count."""
+        """Mean |t - p| / median(t) by feature, without features whose median is zero.
+
+        Mean and median are those of the fields that count.
+        """
         if not weights.sum():
             return {}
-        medians = np.median(np.repeat(self._truth, weights, axis=0), axis=0)
-        deviations = weights @ self._deviations / weights.sum()
-        return {
-            name: float(deviation / abs(middle))
-            for name, deviation, middle in zip(self._names, deviations, medians, strict=True)
-            if middle
-        }
+        errors = relative_errors(
+            np.repeat(self._truth, weights, axis=0), weights @ self._deviations / weights.sum()
+        )
+        found = zip(self._names, errors.tolist(), strict=True)
+        return {name: error for name, error in found if not np.isnan(error)}
+
+
+def _stacked(histograms: Sequence[Histogram]) -> NDArray[np.float64]:
+    """Histograms as rows of one table, in the dtype that matrix products are fast in."""
+    table = np.zeros((len(histograms), max(map(len, histograms))))
+    for row, histogram in zip(table, histograms, strict=True):
+        row[: len(histogram)] = histogram
+    return table
 
 
 def _median_of(counts: NDArray[np.float64], weights: NDArray[np.int64]) -> float:
-    """Median in counts of the pixels of N fields: *counts*, (N, 65536 or fewer), are their histograms, *weights* how often each counts."""
+    """Median in counts of the pixels of N fields.
+
+    *counts*, (N, 65536 or fewer), are their histograms, *weights* how often each field counts.
+    """
     return median(np.rint(weights @ counts).astype(np.int64))
-
-
-def _trimmed(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Histograms without the empty end that all of them have, in the dtype that matrix products are fast in."""
-    return counts[:, : int(np.flatnonzero(counts.any(axis=0))[-1]) + 1].astype(np.float64)
 
 
 def _reason(truth: NDArray[np.float64], painted: NDArray[np.float64]) -> str:
@@ -220,8 +256,31 @@ def _reason(truth: NDArray[np.float64], painted: NDArray[np.float64]) -> str:
     return "" if np.median(truth) else "its median is zero"
 
 
-def _by_fields(tables: Mapping[int, _Table], seed: int) -> Iterator[dict[int, NDArray[np.int64]]]:
-    """Samples of as many fields as there are at each magnification, drawn with replacement; none when one has a single field."""
+Sample = dict[int, NDArray[np.int64]]  # how often each field counts, by magnification
+
+
+def _intervals(tables: Mapping[int, _Table], samples: Iterator[Sample]) -> dict[str, Interval]:
+    """The interval of each metric over *samples* of the fields, if more than half have it."""
+    values: dict[str, list[float]] = {metric: [] for metric in METRICS}
+    for sample in samples:
+        parts = {m: tables[m].part(weights) for m, weights in sample.items()}
+        for metric in METRICS:
+            value = _overall(parts, metric)
+            if value is not None and np.isfinite(value):
+                values[metric].append(value)
+    found = {}
+    for metric, drawn in values.items():
+        if len(drawn) > N_DRAWS // 2:
+            low, high = np.percentile(drawn, _LEVEL_PERCENT).tolist()
+            found[metric] = low, high
+    return found
+
+
+def _by_fields(tables: Mapping[int, _Table], seed: int) -> Iterator[Sample]:
+    """Samples of as many fields as there are at each magnification, drawn with replacement.
+
+    There are none when a magnification has a single field.
+    """
     rng = np.random.default_rng(seed)
     if any(len(table.wells) < 2 for table in tables.values()):
         return
@@ -232,17 +291,17 @@ def _by_fields(tables: Mapping[int, _Table], seed: int) -> Iterator[dict[int, ND
         }
 
 
-def _by_wells(tables: Mapping[int, _Table], seed: int) -> Iterator[dict[int, NDArray[np.int64]]]:
-    """Samples of as many wells as there are, with all their fields at every magnification; none for a single well."""
+def _by_wells(tables: Mapping[int, _Table], seed: int) -> Iterator[Sample]:
+    """Samples of as many wells as there are, with all their fields at every magnification.
+
+    There are none when there is a single well.
+    """
     rng = np.random.default_rng(seed)
     wells = sorted({well for table in tables.values() for well in table.wells})
-    if len(wells) < 2:
+    n = len(wells)
+    if n < 2:
         return
     for _ in range(N_DRAWS):
-        drawn = dict(
-            zip(
-                wells, rng.multinomial(len(wells), np.full(len(wells), 1 / len(wells))), strict=True
-            )
-        )
+        drawn = dict(zip(wells, rng.multinomial(n, np.full(n, 1 / n)), strict=True))
         sample = {m: np.array([drawn[well] for well in table.wells]) for m, table in tables.items()}
         yield {m: weights for m, weights in sample.items() if weights.any()}

@@ -11,7 +11,10 @@ from adipocyte.errors import ImageError
 
 @dataclass(frozen=True)
 class ObjectPairs:
-    """`truth_px` and `painted_px`: areas in pixels of the objects that are in both, (N,) each; how many are in one alone."""
+    """Areas in pixels of the objects in both images, `truth_px` and `painted_px`, (N,) each.
+
+    `n_missed` are in the truth alone, `n_spurious` in the painting alone.
+    """
 
     truth_px: NDArray[np.int64]
     painted_px: NDArray[np.int64]
@@ -23,8 +26,9 @@ class ObjectPairs:
 class Agreement:
     """How well `n` pairs of values agree; nan where there are too few, or nothing varies.
 
-    `pearson`, the correlation; `concordance`, Lin's coefficient (1989), which also asks for the same values; `bias`, the mean of painted
-    - true, and `low` to `high`, in which 95 % of these differences should lie (Bland & Altman 1986), all three in the values' unit.
+    `pearson` is the correlation; `concordance` is Lin's coefficient (1989), which also asks for the
+    same values; `bias` is the mean of painted - true, and 95 % of these differences should lie
+    between `low` and `high` (Bland & Altman 1986), all three in the values' unit.
     """
 
     n: int
@@ -36,16 +40,18 @@ class Agreement:
 
 
 def match_objects(truth: NDArray[np.int32], painted: NDArray[np.int32]) -> ObjectPairs:
-    """Pair the objects of two label images, (Y, X) with 0 for background, ordered by the label in *truth*.
+    """Pair the objects of two label images, (Y, X), 0 for background, in order of the true labels.
 
-    An object is found when a painted one overlaps it with an intersection over union of more than 1/2. Two of more than 1/2 cannot share
-    an object (Kirillov et al. 2019, "Panoptic segmentation", theorem 1), so nobody has to choose.
+    An object is found when a painted one overlaps it with an intersection over union of more than
+    1/2. At most one painted object can do so (Kirillov et al. 2019, "Panoptic segmentation",
+    theorem 1), so there is no choice to make.
 
     Raises ImageError when the images differ in shape.
     """
     if truth.shape != painted.shape:
         raise ImageError(
-            f"label images of {truth.shape} and {painted.shape} pixels: objects are matched within one field"
+            f"label images of {truth.shape} and {painted.shape} pixels",
+            "objects are matched within one field; give both images of it",
         )
     truth_px, painted_px = np.bincount(truth.ravel()), np.bincount(painted.ravel())
     shared = (truth > 0) & (painted > 0)
@@ -54,14 +60,13 @@ def match_objects(truth: NDArray[np.int32], painted: NDArray[np.int32]) -> Objec
     )
     true_label, painted_label = np.divmod(codes, len(painted_px))
     pairs_px = np.stack([truth_px[true_label], painted_px[painted_label]])
-    truth_found_px, painted_found_px = pairs_px[
-        :, 3 * overlap_px > pairs_px.sum(axis=0)
-    ]  # i / (a + b - i) > 1/2, in whole numbers
+    # i / (a + b - i) > 1/2, in whole numbers
+    truth_found_px, painted_found_px = pairs_px[:, 3 * overlap_px > pairs_px.sum(axis=0)]
     return ObjectPairs(
         truth_found_px,
         painted_found_px,
-        n_missed=np.count_nonzero(truth_px[1:]) - len(truth_found_px),
-        n_spurious=np.count_nonzero(painted_px[1:]) - len(painted_found_px),
+        n_missed=int(np.count_nonzero(truth_px[1:])) - len(truth_found_px),
+        n_spurious=int(np.count_nonzero(painted_px[1:])) - len(painted_found_px),
     )
 
 
@@ -84,16 +89,14 @@ def f1(pairs: ObjectPairs) -> float:
 
 
 def agreement(truth: ArrayLike, painted: ArrayLike) -> Agreement:
-    """Compare paired values, (N,) each, in any unit; pairs with a nan or an infinity are left out."""
+    """Compare paired values, (N,) each, in any unit, without pairs that have nan or infinity."""
     values = np.stack([np.asarray(truth, dtype=np.float64), np.asarray(painted, dtype=np.float64)])
     true, found = values = values[:, np.isfinite(values).all(axis=0)]
     n, differences = len(true), found - true
     if n == 0:
         return Agreement(0, *[float("nan")] * 5)
-    bias, spread = (
-        float(differences.mean()),
-        float(differences.std(ddof=1)) if n > 1 else float("nan"),
-    )
+    bias = float(differences.mean())
+    spread = float(differences.std(ddof=1)) if n > 1 else float("nan")
     (var_true, covariance), (_, var_found) = np.cov(values, ddof=0)
     scale, reach = np.sqrt(var_true * var_found), var_true + var_found + bias**2
     return Agreement(

@@ -1,4 +1,4 @@
-"""Fields of a store painted by a stainer and laid down beside their true stains, as anyone's predictions would be."""
+"""Fields of a store, painted by a stainer and written beside their true stains."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -20,68 +20,71 @@ from adipocyte.staining.stainer import Stainer
 from adipocyte.store.reader import Store
 
 TRUTH = "truth"
+Images = dict[str, NDArray[np.uint16]]
 Tables = dict[str, NDArray[np.uint16]]
 
 
 def paint_fields(
     stainer: Stainer, store: Store, keys: Sequence[FieldKey], ways: Sequence[str], folder: Path
 ) -> list[FieldPaths]:
-    """Paint the fields *keys* of a store, in each of *ways*, and write them and the true stains into *folder*, uint16 TIFFs.
+    """Paint the fields *keys* of a store in each of *ways* of intensities.
 
-    The truth is as the microscope took it. Where fluorescence lies beside brightfield, the painted image is brought into its frame, and
-    both are cropped to what brightfield and fluorescence have both seen. True stains that the stainer does not paint are written too.
+    The painted images and the true stains are written into *folder* as uint16 TIFFs. The truth is
+    as the microscope took it. Where fluorescence lies beside brightfield, the painted image is
+    brought into its frame, and both are cropped to what brightfield and fluorescence have both
+    seen. True stains that the stainer does not paint are written too.
 
-    Raises StoreError when the store lacks a target of the stainer, or the stainer a magnification or the number of z-planes of the store.
+    Raises StoreError when the store lacks a target of the stainer, or the stainer does not know a
+    magnification or the number of z-planes of the store.
     """
     check_fits(stainer, store)
-    fields = []
-    for key in tqdm(keys, desc="paint", unit="field"):
-        shape = store.shape(key)
-        into_stain = store.alignment(key).inverse
-        seen = into_stain.valid(shape)
-        painted = stainer.stain(
-            store.planes(key), key.magnification, intensities=Intensities.NONE
-        ).images
-        moved = {
-            target: into_stain.resample(image[into_stain.source(WHOLE, shape)], WHOLE, shape)
-            for target, image in painted.items()
-        }
-        truth = {target: store.stain(key, target)[seen] for target in store.manifest.targets}
-        images = {way: stainer.rescale(moved, key.magnification, way) for way in ways}
-        fields.append(
-            FieldPaths(
-                key,
-                _write(folder / TRUTH, key, truth),
-                {
-                    way: _write(
-                        folder / way, key, {target: image[seen] for target, image in found.items()}
-                    )
-                    for way, found in images.items()
-                },
-            )
-        )
-    return fields
+    return [
+        _paint_field(stainer, store, key, ways, folder)
+        for key in tqdm(keys, desc="paint", unit="field")
+    ]
+
+
+def _paint_field(
+    stainer: Stainer, store: Store, key: FieldKey, ways: Sequence[str], folder: Path
+) -> FieldPaths:
+    shape, planes = store.shape(key), store.planes(key)
+    into_stain = store.alignment(key).inverse
+    seen = into_stain.valid(shape)
+    painted = stainer.stain(planes, key.magnification, intensities=Intensities.NONE).images
+    moved = {
+        target: into_stain.resample(image[into_stain.source(WHOLE, shape)], WHOLE, shape)
+        for target, image in painted.items()
+    }
+    truth = {target: store.stain(key, target)[seen] for target in store.manifest.targets}
+    files = {}
+    for way in ways:
+        images = stainer.rescale(moved, key.magnification, way)
+        cropped = {target: image[seen] for target, image in images.items()}
+        files[way] = _write(folder / way, key, cropped)
+    return FieldPaths(key, _write(folder / TRUTH, key, truth), files)
 
 
 def check_fits(stainer: Stainer, store: Store) -> None:
-    """Raise StoreError when *stainer* cannot paint the fields of *store*, or the store lacks the truth of what it paints."""
+    """Raise StoreError when *stainer* cannot paint *store*, or the store lacks its stains."""
     for target in stainer.manifest.targets:
         store.require_target(target)
     if store.manifest.n_z_planes != stainer.manifest.n_z_planes:
-        found = f"{store.manifest.n_z_planes} z-planes, the model paints from {stainer.manifest.n_z_planes}"
         raise StoreError(
-            f"the store has {found}: train and register on this store, or prepare a plate with as many planes"
+            f"the store has {store.manifest.n_z_planes} z-planes, "
+            f"the model paints from {stainer.manifest.n_z_planes}",
+            "train and register on this store, or prepare a plate with as many planes",
         )
     for magnification in store.magnifications:
         if magnification not in stainer.manifest.magnifications:
             seen = ", ".join(f"{known}x" for known in stainer.manifest.magnifications)
             raise StoreError(
-                f"the model has not seen the store's {magnification}x, only {seen}: train and register on this store"
+                f"the model has not seen the store's {magnification}x, only {seen}",
+                "train and register on this store",
             )
 
 
 def fit_calibrations(fields: Sequence[FieldPaths]) -> Tables:
-    """Calibrations, (65536,) by "20/A1", …, of all *fields* as they were painted in the way "none"."""
+    """Calibrations, (65536,) by "20/A1", …, fitted to *fields* painted with intensities "none"."""
     calibrators: dict[str, Calibrator] = defaultdict(Calibrator)
     for field in tqdm(fields, desc="calibrate", unit="field"):
         for target, path in field.painted[Intensities.NONE].items():
@@ -92,33 +95,29 @@ def fit_calibrations(fields: Sequence[FieldPaths]) -> Tables:
 
 
 def cross_calibrated(fields: Sequence[FieldPaths], folder: Path) -> list[FieldPaths]:
-    """The *fields* with the way "calibration" added, each by maps fitted on the others: on other wells, or in a single well other fields.
+    """The *fields* with the way "calibration" added, each by tables fitted to other fields.
 
-    A magnification with a single field has no others: then nothing is added, for a map that has seen the truth cannot be judged by it.
+    These are the fields of other wells; at a magnification with a single well, its other fields. If
+    a magnification has a single field, nothing is added, because a table that has seen the truth
+    cannot be judged by it.
     """
     groups = _groups(fields)
-    if any(
-        len({groups[field.key] for field in fields if field.key.magnification == m}) < 2
-        for m in {f.key.magnification for f in fields}
-    ):
+    of_magnification: dict[int, set[tuple]] = defaultdict(set)
+    for key, group in groups.items():
+        of_magnification[key.magnification].add(group)
+    if any(len(alike) < 2 for alike in of_magnification.values()):
         return list(fields)
     found = []
     for group in sorted(set(groups.values())):
         tables = fit_calibrations([field for field in fields if groups[field.key] != group])
-        for field in (field for field in fields if groups[field.key] == group):
-            images = {
-                target: apply_table(
-                    tables[table_key(field.key.magnification, target)], read_image(path)
-                )
-                for target, path in field.painted[Intensities.NONE].items()
-            }
-            paths = _write(folder / Intensities.CALIBRATION, field.key, images)
-            found.append(replace(field, painted={**field.painted, Intensities.CALIBRATION: paths}))
+        found += [
+            _calibrated(field, tables, folder) for field in fields if groups[field.key] == group
+        ]
     return sorted(found, key=lambda field: field.key)
 
 
 def _groups(fields: Sequence[FieldPaths]) -> dict[FieldKey, tuple]:
-    """What each field is left out together with: its well, or where a magnification has one well, itself."""
+    """What each field is left out with: its well; itself, if its magnification has one well."""
     wells = defaultdict(set)
     for field in fields:
         wells[field.key.magnification].add(field.key.well)
@@ -130,12 +129,20 @@ def _groups(fields: Sequence[FieldPaths]) -> dict[FieldKey, tuple]:
     }
 
 
-def _write(folder: Path, key: FieldKey, images: dict[str, NDArray[np.uint16]]) -> dict[str, Path]:
+def _calibrated(field: FieldPaths, tables: Tables, folder: Path) -> FieldPaths:
+    """The *field* with what it painted with intensities "none" put through *tables*."""
+    images = {
+        target: apply_table(tables[table_key(field.key.magnification, target)], read_image(path))
+        for target, path in field.painted[Intensities.NONE].items()
+    }
+    paths = _write(folder / Intensities.CALIBRATION, field.key, images)
+    return replace(field, painted={**field.painted, Intensities.CALIBRATION: paths})
+
+
+def _write(folder: Path, key: FieldKey, images: Images) -> dict[str, Path]:
+    images_folder = folder / magnification_folder(key.magnification)
     paths = {
-        target: folder
-        / magnification_folder(key.magnification)
-        / str(target_name(key.well, key.fov, target))
-        for target in images
+        target: images_folder / str(target_name(key.well, key.fov, target)) for target in images
     }
     for target, path in paths.items():
         write_image(path, images[target])

@@ -1,4 +1,4 @@
-"""What was judged, as metrics for MLflow, as rows and as text."""
+"""A judgement as metrics for MLflow, as rows and as text."""
 
 import csv
 import io
@@ -11,37 +11,39 @@ import numpy as np
 from adipocyte.evaluation.cellprofiler.features import COLUMNS
 from adipocyte.evaluation.judge import Judgement
 from adipocyte.evaluation.measure import FieldMeasurement
-from adipocyte.evaluation.metric import METRICS, Part, Score
-from adipocyte.evaluation.pixels import FIGURES
+from adipocyte.evaluation.metric import METRICS, Part, Score, mean_over
+from adipocyte.evaluation.pixels import PIXEL_MEASUREMENTS
 
 TRUTH = "truth"
 
 
 def metrics(judgement: Judgement) -> dict[str, float]:
-    """Every figure under a stable name, ready for MLflow.
+    """Every number of a judgement under a stable name, ready for MLflow.
 
-    "mae_A2" over all magnifications and "mae_A2_20x", … for each; so too pixel_metric_A2, psnr_A2, ssim_A2 and pearson_A2 (means over
-    fields but for pixel_metric). "pixel_metric", "feature_metric" and "combined_metric", "…_20x" too; "…_low" and "…_high" end their
-    95 % interval over fields, "…_wells_low" and "…_wells_high" over wells. "n_fields", "n_features_left_out". These are of the way that
-    is kept; all ways stand behind their names ("matching_mae_A2"), where there are several.
+    "mae_A2" over all magnifications and "mae_A2_20x", … for each; in the same way pixel_metric_A2,
+    psnr_A2, ssim_A2 and pearson_A2 (means over fields, except pixel_metric). "pixel_metric",
+    "feature_metric" and "combined_metric", "…_20x" too; "…_low" and "…_high" end their 95 %
+    interval over fields, "…_wells_low" and "…_wells_high" over wells. "n_fields",
+    "n_features_left_out". These are of the way that is kept; if there are several ways, each way's
+    numbers stand behind its name too ("matching_mae_A2").
     """
     found = {}
     for way, one in judgement.scores.items():
-        figures = _pixel_means(judgement.figures, way) | _score_metrics(one)
+        measured = _pixel_means(judgement.measurements, way) | _score_metrics(one)
         if len(judgement.scores) > 1:
-            found |= {f"{way}_{name}": value for name, value in figures.items()}
+            found |= {f"{way}_{name}": value for name, value in measured.items()}
         if way == judgement.kept:
-            found |= figures
+            found |= measured
     return found
 
 
 def rows(judgement: Judgement) -> list[dict[str, Any]]:
-    """A row for each field, target and way: the pixel figures."""
+    """A row for each field, target and way: what was measured of its pixels."""
     return [
-        {**vars(field.key), "target": target, "intensities": way, **figures}
-        for field in judgement.figures
+        {**vars(field.key), "target": target, "intensities": way, **measured}
+        for field in judgement.measurements
         for way, targets in field.pixels.items()
-        for target, figures in targets.items()
+        for target, measured in targets.items()
     ]
 
 
@@ -63,15 +65,16 @@ def feature_rows(judgement: Judgement) -> list[dict[str, Any]]:
 
 
 def feature_tables(judgement: Judgement) -> dict[str, str]:
-    """CellProfiler's Image tables, by "20x/truth_Image.csv", "20x/matching_Image.csv", …: what the organisers' notebook reads.
+    """CellProfiler's Image tables by "20x/truth_Image.csv", "20x/matching_Image.csv", …
 
-    A row for each field that was measured; "nan" where there is no number.
+    The organisers' notebook reads them. A row for each field that was measured; "nan" where there
+    is no number.
     """
     tables = {}
     for magnification in judgement.scores[judgement.kept].parts:
         measured = [
             field
-            for field in judgement.figures
+            for field in judgement.measurements
             if field.key.magnification == magnification and field.truth_features
         ]
         if not measured:
@@ -87,7 +90,7 @@ def feature_tables(judgement: Judgement) -> dict[str, str]:
 
 
 def table(judgement: Judgement) -> str:
-    """The figures as text: a line for each target and way, then one for each way's score."""
+    """The judgement as text: a line for each target and way, then one for each way's score."""
     found = metrics(judgement)
     several = len(judgement.scores) > 1
     lines = ["target  intensities   MAE (counts)   MAE/median   PSNR (dB)   SSIM   Pearson r"]
@@ -107,7 +110,8 @@ def table(judgement: Judgement) -> str:
     for way, one in judgement.scores.items():
         low, high = one.intervals["combined_metric"].get("fields", (None, None))
         interval = f"{low:.3f} – {high:.3f}" if low is not None else "–"
-        numbers = f"{_number(one.combined_metric):>9} {one.pixel_metric:>8.3f} {_number(one.feature_metric):>10} {one.n_left_out:>10}"
+        combined, feature = _number(one.combined_metric), _number(one.feature_metric)
+        numbers = f"{combined:>9} {one.pixel_metric:>8.3f} {feature:>10} {one.n_left_out:>10}"
         lines.append(f"        {_marked(way, judgement):<13} {numbers}   {interval}")
     return "\n".join(lines)
 
@@ -120,13 +124,13 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _pixel_means(figures: Sequence[FieldMeasurement], way: str) -> dict[str, float]:
+def _pixel_means(measurements: Sequence[FieldMeasurement], way: str) -> dict[str, float]:
     values: dict[str, list[float]] = defaultdict(list)
-    for field in figures:
+    for field in measurements:
         for target, found in field.pixels[way].items():
-            for figure in FIGURES:
-                values[f"{figure}_{target}"].append(found[figure])
-                values[f"{figure}_{target}_{field.key.magnification}x"].append(found[figure])
+            for name in PIXEL_MEASUREMENTS:
+                values[f"{name}_{target}"].append(found[name])
+                values[f"{name}_{target}_{field.key.magnification}x"].append(found[name])
     return {name: float(np.mean(found)) for name, found in values.items()}
 
 
@@ -140,11 +144,8 @@ def _score_metrics(one: Score) -> dict[str, float]:
         found |= {f"{name}_{magnification}x": value for name, value in _part_metrics(part).items()}
     for target in {target for part in one.parts.values() for target in part.pixel_metrics}:
         parts = [part for part in one.parts.values() if target in part.pixel_metrics]
-        found[f"pixel_metric_{target}"] = float(
-            np.average(
-                [part.pixel_metrics[target] for part in parts],
-                weights=[part.n_fields for part in parts],
-            )
+        found[f"pixel_metric_{target}"] = mean_over(
+            parts, [part.pixel_metrics[target] for part in parts]
         )
     found |= {
         "n_fields": sum(part.n_fields for part in one.parts.values()),
@@ -165,20 +166,16 @@ def _part_metrics(part: Part) -> dict[str, float | None]:
 def _image_table(measured: list[tuple[FieldMeasurement, dict[str, float]]]) -> str:
     """CSV with CellProfiler's columns in its order, which is alphabetical."""
     text = io.StringIO()
-    writer = csv.DictWriter(
-        text,
-        sorted([*COLUMNS, "ImageNumber", "Metadata_FoV", "Metadata_Well"]),
-        lineterminator="\n",
-    )
+    columns = sorted([*COLUMNS, "ImageNumber", "Metadata_FoV", "Metadata_Well"])
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     for number, (field, features) in enumerate(measured, start=1):
-        names = {
+        row: dict[str, Any] = {
             "ImageNumber": number,
             "Metadata_FoV": f"F{field.key.fov:03d}",
             "Metadata_Well": field.key.well,
         }
-        writer.writerow(
-            names
-            | {name: value if np.isfinite(value) else "nan" for name, value in features.items()}
-        )
+        for name, value in features.items():
+            row[name] = value if np.isfinite(value) else "nan"
+        writer.writerow(row)
     return text.getvalue()

@@ -1,6 +1,6 @@
-"""The feature metric of a target in training, on a few validation fields: what may choose the best epoch besides pixels."""
+"""The feature metric during training, on a few validation fields: it may choose the best epoch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -10,13 +10,17 @@ from adipocyte.domain import TARGETS, FieldKey
 from adipocyte.errors import ConfigError
 from adipocyte.evaluation.cellprofiler.features import SMALLEST_PX, measure
 from adipocyte.evaluation.fields import spread
+from adipocyte.evaluation.metric import relative_errors
 from adipocyte.store.reader import Store
+
+Features = Mapping[str, float]  # of one field, by CellProfiler's names
 
 
 class TrainingFeatureMetric:
-    """Measures painted *target* images of at most *n_fields* validation fields of each magnification; the other stains are the true ones.
+    """Measures painted *target* images of some validation fields, *n_fields* of each magnification.
 
-    Raises ConfigError when a stain is missing or a field is too small for the features.
+    The other stains are the true ones. Raises ConfigError when a stain is missing or a field is too
+    small for the features.
     """
 
     def __init__(self, store: Store, target: str, n_fields: int) -> None:
@@ -24,20 +28,21 @@ class TrainingFeatureMetric:
         self._store, self._target = store, target
         advice = "choose by pixels, -P select=pixels"
         if store.manifest.targets != TARGETS:
-            raise ConfigError(
-                f"the features need all three stains, the store has {', '.join(store.manifest.targets)}: {advice}"
-            )
+            found = ", ".join(store.manifest.targets)
+            raise ConfigError(f"the features need all three stains, the store has {found}", advice)
         for key, images in self._stains.items():
             if min(images[target].shape) < SMALLEST_PX:
                 shape = " x ".join(map(str, images[target].shape))
                 raise ConfigError(
-                    f"field {key} has {shape} pixels to measure, the features need {SMALLEST_PX} a side: {advice}"
+                    f"field {key} has {shape} pixels to measure, "
+                    f"the features need {SMALLEST_PX} a side",
+                    advice,
                 )
 
     def __call__(self, painted: Mapping[FieldKey, NDArray[np.uint16]]) -> float:
-        """The feature metric of the fields `keys`, painted (Y, X) in counts, weighted by fields over magnifications.
+        """The feature metric of the fields `keys`, painted (Y, X) in counts.
 
-        A feature that the truth gives but the painting does not counts as 0: a network that paints no nuclei must not be chosen for it.
+        It is the mean over magnifications, weighted by fields.
         """
         metrics = []
         for magnification in sorted({key.magnification for key in self.keys}):
@@ -46,9 +51,7 @@ class TrainingFeatureMetric:
                 self._measure(key, {self._target: painted[key][self._store.valid(key)]})
                 for key in keys
             ]
-            metrics += [
-                _feature_metric(_table([self._truth[key] for key in keys]), _table(found))
-            ] * len(keys)
+            metrics += [feature_metric([self._truth[key] for key in keys], found)] * len(keys)
         return float(np.mean(metrics))
 
     @cached_property
@@ -63,20 +66,20 @@ class TrainingFeatureMetric:
         }
 
     @cached_property
-    def _truth(self) -> dict[FieldKey, dict[str, float]]:
+    def _truth(self) -> dict[FieldKey, Features]:
         return {key: self._measure(key, {}) for key in sorted(self.keys)}
 
-    def _measure(self, key: FieldKey, painted: dict[str, NDArray[np.uint16]]) -> dict[str, float]:
+    def _measure(self, key: FieldKey, painted: dict[str, NDArray[np.uint16]]) -> Features:
         return measure(self._stains[key] | painted, key.magnification).features
 
 
-def _table(features: list[dict[str, float]]) -> NDArray[np.float64]:
-    return np.array([list(field.values()) for field in features])
+def feature_metric(truth: Sequence[Features], painted: Sequence[Features]) -> float:
+    """The official feature metric of one magnification, except where a painting lacks features.
 
-
-def _feature_metric(truth: NDArray[np.float64], painted: NDArray[np.float64]) -> float:
-    """Mean over features of mean |p - t| / median(t), from (fields, features) tables; without features that are no number in the truth."""
-    medians = np.median(truth, axis=0)
-    usable = np.isfinite(truth).all(axis=0) & (medians != 0)
-    errors = np.abs(np.nan_to_num(painted) - truth).mean(axis=0)
-    return float(np.mean(errors[usable] / np.abs(medians[usable])))
+    A feature that every true field has counts as 0 where a painting has no number, because a
+    network that paints no nuclei must not be chosen for that. `metric.score` leaves such features
+    out.
+    """
+    true, found = (np.array([list(field.values()) for field in of]) for of in (truth, painted))
+    errors = relative_errors(true, np.abs(np.nan_to_num(found) - true).mean(axis=0))
+    return float(np.mean(errors[np.isfinite(true).all(axis=0) & ~np.isnan(errors)]))

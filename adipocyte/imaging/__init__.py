@@ -1,1 +1,1 @@
-"""What is done to pixels: normalisation, nuclei masks, histograms, padding. NumPy in, NumPy out."""
+"""Images in, images and numbers out: NumPy arrays of pixels, no files and no networks."""

@@ -1,4 +1,4 @@
-"""Where fluorescence lies against brightfield, and how an image of one is brought into the frame of the other."""
+"""How fluorescence lies against brightfield, and how to bring one into the other's frame."""
 
 from dataclasses import dataclass
 
@@ -6,21 +6,23 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from adipocyte.domain import Window
 from adipocyte.errors import ConfigError, ImageError
 
-Window = tuple[slice, slice]
-
-SPLINE_REACH_PX = 14  # a cubic spline's coefficients forget a pixel by a factor of 0.27 each step: 65535 counts are 0.001 after 14
+# A pixel's weight in a cubic spline falls by a factor of 0.27 with each step from it: after 14
+# steps, 65535 counts add less than 0.001.
+SPLINE_REACH_PX = 14
 
 
 @dataclass(frozen=True)
 class Alignment:
     """Shift in pixels and scale of fluorescence against brightfield.
 
-    What brightfield shows at p (y or x, from the image's centre), fluorescence shows at scale * p + shift: with a positive dy_px it
-    lies too far down, with a positive dx_px too far right. Both images have the same shape, so windows and shapes serve for both.
+    What brightfield shows at p (y or x, from the image's centre), fluorescence shows at
+    scale * p + shift: it lies too far down if dy_px is positive, too far right if dx_px is. Both
+    images have the same shape, so windows and shapes are valid in both.
 
-    Raises ConfigError for numbers that move no image: not finite, or a scale of zero or less.
+    Raises ConfigError for numbers that are not finite and for a scale of zero or less.
     """
 
     dy_px: float
@@ -30,7 +32,8 @@ class Alignment:
     def __post_init__(self) -> None:
         if not (np.isfinite([self.dy_px, self.dx_px, self.scale]).all() and self.scale > 0):
             raise ConfigError(
-                f"an alignment needs finite shifts and a positive scale, got {self}: prepare the plate again"
+                f"an alignment needs finite shifts and a positive scale, got {self}",
+                "prepare the plate again",
             )
 
     @property
@@ -39,70 +42,84 @@ class Alignment:
 
     @property
     def inverse(self) -> "Alignment":
-        """How brightfield lies against fluorescence: brings an image of brightfield's frame into fluorescence's."""
-        return (
-            self
-            if self.is_identity
-            else Alignment(-self.dy_px / self.scale, -self.dx_px / self.scale, 1 / self.scale)
-        )
+        """The alignment that brings an image of brightfield's frame into fluorescence's."""
+        if self.is_identity:
+            return self
+        return Alignment(-self.dy_px / self.scale, -self.dx_px / self.scale, 1 / self.scale)
 
     def source(self, window: Window, shape_px: tuple[int, int]) -> Window:
-        """The window of the fluorescence image to read, so that `resample` can make *window* of brightfield's frame of it."""
+        """The window of the fluorescence image that `resample` needs for *window*."""
         if self.is_identity:
             return window
-        return tuple(
-            _reach(self._seen_at(np.array([first, last - 1]), axis, shape_px), shape_px[axis])
+        rows, columns = (
+            self._source_side(axis, first, last, shape_px)
             for axis, (first, last) in enumerate(_bounds(window, shape_px))
         )
+        return rows, columns
 
     def resample(self, part: NDArray, window: Window, shape_px: tuple[int, int]) -> NDArray:
-        """Bring fluorescence into brightfield's frame: what lies in *window* there, (Y, X), in the dtype of *part*.
+        """Bring fluorescence into brightfield's frame.
 
-        part: what `source` says to read for *window* of an image of *shape_px*. uint16 counts go through cubic splines, are rounded
-        and clipped; of a bool mask the nearest pixel is taken. What fluorescence has not seen (see `valid`) is mirrored at its border.
+        part: the window of an image of *shape_px* that `source` names for *window*. Returns
+        *window* of brightfield's frame, (Y, X), in the dtype of *part*: uint16 counts are
+        interpolated with cubic splines, rounded and clipped; a bool mask takes its nearest pixel.
+        Pixels that fluorescence has not seen (see `valid`) are mirrored at its border.
 
-        Raises ImageError when *part* has another dtype, or another shape than `source` asks for.
+        Raises ImageError if *part* has another dtype, or another shape than `source` names.
         """
         read, wanted = _bounds(self.source(window, shape_px), shape_px), _bounds(window, shape_px)
-        if part.shape != tuple(last - first for first, last in read) or part.dtype not in (
-            np.uint16,
-            bool,
-        ):
+        is_expected = part.shape == tuple(last - first for first, last in read)
+        if not is_expected or part.dtype not in (np.uint16, bool):
             raise ImageError(
-                f"cannot align {part.dtype} {part.shape}: window {wanted} needs rows and columns {read} of a uint16 image or a bool mask"
+                f"cannot align {part.dtype} {part.shape}",
+                f"window {wanted} needs rows and columns {read} of a uint16 image or a bool mask",
             )
         if self.is_identity:
             return part
+        matrix = [self.scale] * 2
         offset = [
             self._seen_at(first, axis, shape_px) - read[axis][0]
             for axis, (first, _) in enumerate(wanted)
         ]
         out_px = tuple(last - first for first, last in wanted)
         if part.dtype == bool:
-            return ndimage.affine_transform(
-                part, [self.scale] * 2, offset, out_px, order=0, mode="mirror"
-            )
+            return ndimage.affine_transform(part, matrix, offset, out_px, order=0, mode="mirror")
         counts = ndimage.affine_transform(
-            part, [self.scale] * 2, offset, out_px, output=np.float32, order=3, mode="mirror"
+            part, matrix, offset, out_px, output=np.float32, order=3, mode="mirror"
         )
         return np.clip(np.rint(counts), 0, 65535).astype(np.uint16)
 
     def valid(self, shape_px: tuple[int, int]) -> Window:
-        """The rectangle of brightfield's frame that fluorescence has seen, pixel for pixel; the whole image for the identity.
+        """The rectangle of brightfield's frame in which fluorescence has seen every pixel.
 
-        Raises ImageError when there is none: the shift is larger than the image.
+        It is the whole image for the identity. Raises ImageError if the shift is larger than the
+        image.
         """
-        window = tuple(self._valid_side(axis, shape_px) for axis in (0, 1))
-        if any(side.start >= side.stop for side in window):
+        rows, columns = (self._valid_side(axis, shape_px) for axis in (0, 1))
+        if rows.start >= rows.stop or columns.start >= columns.stop:
+            height_px, width_px = shape_px
             raise ImageError(
-                f"fluorescence moved by {self} leaves nothing of a field of {shape_px[0]} x {shape_px[1]} pixels"
+                f"fluorescence moved by {self} leaves nothing of a field of {height_px} x "
+                f"{width_px} pixels",
+                "the shift must be smaller than the field; prepare the plate again",
             )
-        return window
+        return rows, columns
 
-    def _seen_at(self, pixel: NDArray | int, axis: int, shape_px: tuple[int, int]) -> NDArray:
+    def _seen_at(self, pixel: float, axis: int, shape_px: tuple[int, int]) -> float:
         """Where fluorescence shows a row (axis 0) or column (axis 1) of brightfield."""
         centre = (shape_px[axis] - 1) / 2
         return centre + self.scale * (pixel - centre) + (self.dy_px, self.dx_px)[axis]
+
+    def _source_side(self, axis: int, first: int, last: int, shape_px: tuple[int, int]) -> slice:
+        """The pixels that a spline needs for brightfield's *first* … *last* - 1.
+
+        At least the image's border, if fluorescence has seen none of them.
+        """
+        size = shape_px[axis]
+        lowest = int(np.floor(self._seen_at(first, axis, shape_px))) - SPLINE_REACH_PX
+        highest = int(np.ceil(self._seen_at(last - 1, axis, shape_px))) + SPLINE_REACH_PX
+        lowest, highest = min(lowest, size - SPLINE_REACH_PX), max(highest, SPLINE_REACH_PX)
+        return slice(max(lowest, 0), min(highest, size - 1) + 1)
 
     def _valid_side(self, axis: int, shape_px: tuple[int, int]) -> slice:
         last = shape_px[axis] - 1
@@ -119,10 +136,3 @@ IDENTITY = Alignment(dy_px=0.0, dx_px=0.0, scale=1.0)
 def _bounds(window: Window, shape_px: tuple[int, int]) -> list[tuple[int, int]]:
     """First pixel and the one after the last, in y and in x."""
     return [side.indices(size)[:2] for side, size in zip(window, shape_px, strict=True)]
-
-
-def _reach(ends: NDArray, size: int) -> slice:
-    """The pixels of a side that a spline needs between the positions *ends*; at least its border where they lie outside."""
-    first = min(int(np.floor(ends[0])) - SPLINE_REACH_PX, size - SPLINE_REACH_PX)
-    last = max(int(np.ceil(ends[1])) + SPLINE_REACH_PX, SPLINE_REACH_PX)
-    return slice(max(first, 0), min(last, size - 1) + 1)

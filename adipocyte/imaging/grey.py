@@ -1,4 +1,4 @@
-"""Pictures for people: counts to 8-bit grey, side by side."""
+"""Images for people: counts as 8-bit grey, alone or side by side."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ def to_grey(image: NDArray, low: float, high: float) -> NDArray[np.uint8]:
 
 
 def display_range(image: NDArray) -> tuple[float, float]:
-    """The 1st and 99.5th percentile of an image, in its own units: what a viewer would show as black and white."""
+    """The 1st and 99.5th percentile of an image, in its own units: for black and white."""
     low, high = np.percentile(image, [1, 99.5])
     return float(low), float(high)
 
@@ -21,9 +21,10 @@ def display_range(image: NDArray) -> tuple[float, float]:
 def comparison(
     brightfield: NDArray[np.uint16], truth: NDArray[np.uint16], prediction: NDArray[np.uint16]
 ) -> NDArray[np.uint8]:
-    """Brightfield, truth, prediction and their absolute difference in a row. All (Y, X) in counts; returns (Y, 4 X + gaps).
+    """Brightfield, truth, prediction and the absolute error, from left to right.
 
-    Truth, prediction and error share one scale, the truth's, so that brightness can be compared by eye.
+    All images are (Y, X) in counts. Returns (Y, 4 X + gaps). Truth, prediction and error have the
+    truth's scale, so that people can compare their brightness.
     """
     low, high = display_range(truth)
     error = np.abs(truth.astype(np.int32) - prediction)

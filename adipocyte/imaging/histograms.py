@@ -1,15 +1,18 @@
-"""Histograms over all 65,536 counts: exact statistics of any number of images, and histogram matching."""
+"""Histograms over all 65,536 counts: exact statistics of any number of images, and matching."""
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 N_COUNTS = 65536
-_EXACT = 2**24  # OpenCV gives histograms as float32, which holds all whole numbers to here
+_EXACT = 2**24  # OpenCV's histograms are float32, which holds all whole numbers up to this one
 
 
 def counts_histogram(image: NDArray[np.uint16]) -> NDArray[np.int64]:
-    """How many pixels of *image* (any shape) have each count. Returns (65536,); histograms of several images add up."""
+    """How many pixels of *image* (any shape) have each count, (65536,).
+
+    The histogram of several images is the sum of theirs.
+    """
     pixels, histogram = _row(image), np.zeros(N_COUNTS, dtype=np.int64)
     for start in range(0, image.size, _EXACT):
         part = cv2.calcHist(
@@ -20,24 +23,28 @@ def counts_histogram(image: NDArray[np.uint16]) -> NDArray[np.int64]:
 
 
 def mean_and_std(histogram: NDArray[np.int64]) -> tuple[float, float]:
-    """Mean and population standard deviation in counts of the pixels behind a (65536,) *histogram*."""
+    """Mean and population standard deviation in counts of the pixels of a (65536,) *histogram*."""
     counts, n = np.arange(N_COUNTS, dtype=np.float64), histogram.sum()
     mean = float(counts @ histogram / n)
     return mean, float(np.sqrt((counts - mean) ** 2 @ histogram / n))
 
 
 def median(histogram: NDArray[np.int64]) -> float:
-    """Median in counts of the pixels behind a (65536,) *histogram*; the mean of the two middle ones when they are two."""
+    """Median in counts of the pixels of a (65536,) *histogram*.
+
+    An even number of pixels has two middle ones; their mean is the median.
+    """
     cumulative, n = np.cumsum(histogram), int(histogram.sum())
     middle = np.searchsorted(cumulative, [(n + 1) // 2, n // 2 + 1])
     return float(middle.mean())
 
 
 def match_histogram(image: NDArray[np.uint16], reference: NDArray[np.int64]) -> NDArray[np.uint16]:
-    """Give *image* the distribution of a *reference* histogram (65536,), each count mapped by its rank.
+    """Map each count of *image* by its rank, to give it the distribution of a *reference*.
 
-    image: any shape, in counts. The mapping is that of `skimage.exposure.match_histograms`, but the reference need not be held
-    as an image and the result is rounded: one look-up table, whatever the image's size.
+    image: any shape, in counts. reference: a histogram (65536,). The mapping is that of
+    `skimage.exposure.match_histograms`, except that the result is rounded: one table for an image
+    of any size.
     """
     histogram = counts_histogram(image)
     own, present = np.flatnonzero(histogram), np.flatnonzero(reference)
@@ -49,10 +56,13 @@ def match_histogram(image: NDArray[np.uint16], reference: NDArray[np.int64]) -> 
 
 
 def apply_table(table: NDArray[np.uint16], image: NDArray[np.uint16]) -> NDArray[np.uint16]:
-    """Give each pixel of *image* (any shape) the count that a (65536,) *table* has for its own."""
-    return cv2.LUT(_row(image), table).reshape(image.shape)
+    """Replace each count of *image* (any shape) by the count that a (65536,) *table* has for it."""
+    return np.asarray(cv2.LUT(_row(image), table), np.uint16).reshape(image.shape)
 
 
 def _row(image: NDArray[np.uint16]) -> NDArray[np.uint16]:
-    """All pixels of *image* as one row, (1, N), in this machine's byte order: what OpenCV is fastest at, five to seven times NumPy."""
+    """All pixels of *image* as one row, (1, N), in this machine's byte order.
+
+    OpenCV is fastest with one row: five to seven times as fast as NumPy.
+    """
     return np.ascontiguousarray(image, dtype=np.uint16).reshape(1, -1)

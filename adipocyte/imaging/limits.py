@@ -40,7 +40,6 @@ _FILES = "check the shutter and the files"
 _CLIPPED = "shorten the exposure, and check that no program cut the counts"
 _LIGHT = "check the lamp, the exposure and the magnification"
 _FOCUS = "check the focus and the magnification"
-_STAIN = "check the stain and the channel"
 _SATURATED = _Rule("pixels at the maximum", " %", 2, _CLIPPED, high="saturated", least=0.5, most=5)
 
 # fmt: off
@@ -93,7 +92,7 @@ _STAIN_RULES = {
         low="too dark", high="too bright", ratio=True, least=6,
     ),
     "contrast_counts": _Rule(
-        "contrast", " counts", 0, _STAIN,
+        "contrast", " counts", 0, "check the stain and the channel",
         low="no stain", high="harsh", ratio=True, least=5,
     ),
 }
@@ -157,8 +156,8 @@ def distance(measures: Measures, limits: Limits) -> float:
 def _rule(name: str) -> _Rule | None:
     """The rule of a measure, None if it has no limits. A stain's measures begin with its name."""
     stain, _, measure = name.partition("_")
-    is_brightfield = name in _RULES or stain == "brightfield"
-    return _RULES.get(name) if is_brightfield else _STAIN_RULES.get(measure)
+    is_of_planes = name in _RULES or stain == "brightfield"
+    return _RULES.get(name) if is_of_planes else _STAIN_RULES.get(measure)
 
 
 def _limits_of(rule: _Rule, values: NDArray[np.float64]) -> list[float | None]:

@@ -1,6 +1,7 @@
 """Nuclei masks from the nuclei stain: superpixels inside a threshold mask (maskSLIC).
 
-Irving 2016, "SLIC in a defined mask", arXiv 1606.09518, through `skimage.segmentation.slic(mask=…)`; report, section 2.1.
+Irving 2016, "SLIC in a defined mask", arXiv 1606.09518; report, section 2.1. The implementation is
+`skimage.segmentation.slic(mask=…)`.
 """
 
 import warnings
@@ -20,24 +21,26 @@ _RIM, _SMOOTHING, _BLOCK = 0.2, 0.1, 12  # in superpixels
 def nuclei_mask(
     image: NDArray[np.uint16], *, threshold: float, superpixel_px: float, smallest_px: int
 ) -> NDArray[np.bool_]:
-    """Tell nuclei from ground in a nuclei stain.
+    """Separate nuclei from background in a nuclei stain.
 
-    image: (Y, X) in counts. *threshold* is in means of the image (the report's is 2), *superpixel_px* the side of a superpixel.
-    The thresholded pixels, with a rim, are cut into superpixels; a superpixel stays when its own mean passes the threshold, so
-    that a hot pixel or a grain of noise goes with the dark rim around it. An opening takes what is narrower than two rims, then
-    pieces and holes under *smallest_px* of area go. Returns (Y, X).
+    image: (Y, X) in counts. *threshold* is in means of the image (the report's is 2), and
+    *superpixel_px* is the side of a superpixel. The pixels above the threshold, with a rim, are
+    divided into superpixels. A superpixel stays if its mean is above the threshold, so a hot pixel
+    or a grain of noise disappears with the dark rim around it. An opening removes everything that
+    is narrower than two rims; then pieces and holes with an area under *smallest_px* are removed.
+    Returns (Y, X).
     """
     limit = threshold * image.mean()
     rim_px = max(1, round(_RIM * superpixel_px))
     region = ndimage.binary_dilation(image > limit, iterations=rim_px)
-    # Brighter than white is white: else one hot pixel would lift its whole superpixel, and flatten the edges of its neighbours.
+    # Clipped at white, because one hot pixel would otherwise raise the mean of its superpixel and
+    # flatten the edges of its neighbours.
     brightness = np.minimum(image, _WHITE * limit, dtype=np.float32)
     labels = superpixels(brightness, region, superpixel_px)
     areas = np.bincount(labels[region], minlength=1)
-    means = np.bincount(labels[region], weights=brightness[region], minlength=1) / np.maximum(
-        areas, 1
-    )
-    # The few pixels that no superpixel reaches are judged by their own brightness.
+    sums = np.bincount(labels[region], weights=brightness[region], minlength=1)
+    means = sums / np.maximum(areas, 1)
+    # A few pixels are in no superpixel; their own brightness decides.
     kept = np.where(labels > 0, (means > limit)[labels], image > limit)
     mask = ndimage.binary_opening(kept, iterations=rim_px)
     mask = remove_small_holes(mask, max_size=max(smallest_px - 1, 0))
@@ -47,10 +50,11 @@ def nuclei_mask(
 def superpixels(
     brightness: NDArray[np.float32], region: NDArray[np.bool_], superpixel_px: float
 ) -> NDArray[np.int32]:
-    """Cut the *region* of an image, both (Y, X), into superpixels about *superpixel_px* wide that follow its edges.
+    """Divide a *region* of an image into superpixels that follow the image's edges.
 
-    Returns their labels (Y, X), from 1; 0 outside, and for the few pixels that no superpixel reaches. Blocks are cut one by one, for
-    SLIC's seeding is quadratic in superpixels.
+    brightness, region: (Y, X). The superpixels are about *superpixel_px* wide. Returns their labels
+    (Y, X), from 1; 0 outside the region, and for a few pixels that no superpixel reaches. The image
+    is divided block by block, because the time of SLIC's seeding is quadratic in superpixels.
     """
     labels = np.zeros(brightness.shape, dtype=np.int32)
     side_px, n = round(_BLOCK * superpixel_px), 0
@@ -68,15 +72,15 @@ def _slic(
     brightness: NDArray[np.float32], region: NDArray[np.bool_], superpixel_px: float
 ) -> NDArray[np.int64]:
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "One of the clusters is empty"
-        )  # a seed without pixels costs nothing
+        # A seed without pixels does no harm. The warning has no category of its own, so its text
+        # must tell; test_masks.py holds that text.
+        warnings.filterwarnings("ignore", "One of the clusters is empty", UserWarning)
         return slic(
             brightness,
             n_segments=max(1, round(region.sum() / superpixel_px**2)),
             compactness=_COMPACTNESS,
             max_num_iter=_N_ITERATIONS,
-            sigma=_SMOOTHING * superpixel_px,  # edges are followed, not grains
+            sigma=_SMOOTHING * superpixel_px,  # so that superpixels follow edges, not noise
             mask=region,
             channel_axis=None,
             enforce_connectivity=False,

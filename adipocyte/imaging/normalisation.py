@@ -1,4 +1,7 @@
-"""Counts to network units and back: a multiply and an add, in place, for a full field's planes take 150 MB."""
+"""Counts to network units and back: one multiplication and one addition.
+
+They work in place, because the planes of a full field take 150 MB.
+"""
 
 from dataclasses import dataclass
 
@@ -10,7 +13,11 @@ from adipocyte.errors import ConfigError
 
 @dataclass(frozen=True)
 class Scaling:
-    """`mean` and `std` of a channel, in counts; network units are (counts - mean) / std (report, equation 3.1)."""
+    """`mean` and `std` of a channel, in counts.
+
+    Network units are (counts - mean) / std (report, equation 3.1). Raises ConfigError if `std` is
+    not positive.
+    """
 
     mean: float
     std: float
@@ -18,19 +25,20 @@ class Scaling:
     def __post_init__(self) -> None:
         if not self.std > 0:
             raise ConfigError(
-                f"a standard deviation must be positive, got {self.std}: the images are constant; check the plate"
+                f"a standard deviation must be positive, got {self.std}",
+                "the images are constant; check the plate",
             )
 
     def normalise(
         self, counts: NDArray[np.uint16], out: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
-        """Any shape in counts to the same shape in network units, written into *out* where it is given."""
+        """Convert counts (any shape) to network units, in *out* if it is given."""
         image = np.multiply(counts, np.float32(1 / self.std), out=out, dtype=np.float32)
         image -= np.float32(self.mean / self.std)
         return image
 
     def denormalise(self, image: NDArray[np.float32]) -> NDArray[np.uint16]:
-        """Any shape in network units to counts, rounded and clipped to what a uint16 holds."""
+        """Convert network units (any shape) to counts, rounded and clipped to 0 … 65535."""
         counts = image.astype(np.float32)
         counts *= np.float32(self.std)
         counts += np.float32(self.mean)

@@ -1,4 +1,4 @@
-"""Discriminators: the report's plain CNN with 3x3 kernels (section 4.1.2 and Table 4.1), and the PatchGAN of pix2pix."""
+"""Discriminators: the report's plain CNN (section 4.1.2, Table 4.1) and the PatchGAN of pix2pix."""
 
 from itertools import pairwise
 
@@ -12,8 +12,8 @@ class Discriminator(nn.Module):
     *kind* "cnn": four 3x3 convolutions, each halving the sides, and one score for a patch. *kind*
     "patchgan": 4x4 convolutions, three halvings, and a score for every 70 x 70 pixels (Isola et al.
     2017, "Image-to-image translation with conditional adversarial networks", 6.1.2).
-    *condition_channels* is what the generator sees: 7 z-planes, or 8 with the mask. *width* is the
-    number of channels of the first convolution; every further one doubles them.
+    *condition_channels* is the number of channels that the generator sees: 7 z-planes, and the mask
+    for A1. *width* is the number of channels of the first convolution; each further one doubles it.
     """
 
     def __init__(self, condition_channels: int, width: int, kind: str = "cnn") -> None:
@@ -25,9 +25,10 @@ class Discriminator(nn.Module):
             layers.append(nn.Conv2d(narrow, wide, kernel_size, stride, padding=1))
             layers.append(nn.LeakyReLU(0.2))
         self.features = nn.Sequential(*layers)
+        self.score: nn.Module
         if kind == "cnn":
             pooled = nn.AdaptiveAvgPool2d(1), nn.Flatten()
-            self.score: nn.Module = nn.Sequential(*pooled, nn.Linear(widths[-1], 1))
+            self.score = nn.Sequential(*pooled, nn.Linear(widths[-1], 1))
         else:
             self.score = nn.Conv2d(widths[-1], 1, kernel_size, padding=1)
 

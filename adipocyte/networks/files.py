@@ -1,4 +1,7 @@
-"""One network on disk: `network.json` (how to build it) and `weights.safetensors`. Nothing is unpickled."""
+"""One network on disk: `network.json` says how to build it, `weights.safetensors` is its state.
+
+Nothing is unpickled.
+"""
 
 import json
 import shutil
@@ -10,36 +13,38 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from adipocyte.errors import BundleError
+from adipocyte.errors import BundleError, OutputError
 from adipocyte.networks.unet import UNetSpec, build_unet
+from adipocyte.system.files import replacing, write_json
 
 NETWORK_FILES = _SPEC, _WEIGHTS = "network.json", "weights.safetensors"
 
 
 def save_network(folder: Path, spec: UNetSpec, network: nn.Module) -> None:
-    """Write a network into *folder*, made when missing; weights first, so that a folder with a description is whole.
+    """Write a network into *folder*, which is made when missing.
 
-    Raises OSError when the disk is full.
+    The weights come first, so that a folder with a description is complete. Raises OutputError, an
+    OSError, when the disk is full.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     state = {
         name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()
     }
     try:
-        save_file(state, folder / f".{_WEIGHTS}.partial")
-    except SafetensorError as error:
-        raise OSError(
-            f"the network could not be written into {folder} ({error}): free some space there"
+        with replacing(folder / _WEIGHTS) as partial:
+            save_file(state, partial)
+        write_json(folder / _SPEC, asdict(spec))
+    except (OSError, SafetensorError) as error:
+        raise OutputError(
+            f"the network could not be written into {folder} ({error})", "free some space there"
         ) from error
-    (folder / f".{_WEIGHTS}.partial").replace(folder / _WEIGHTS)
-    (folder / f".{_SPEC}.partial").write_text(json.dumps(asdict(spec), indent=1))
-    (folder / f".{_SPEC}.partial").replace(folder / _SPEC)
 
 
 def copy_network(source: Path, folder: Path, storage: str) -> None:
-    """Copy the network in *source* into *folder*, its weights in *storage*: "float32" as they are, "bfloat16" at half the size.
+    """Copy the network in *source* into *folder*, its weights as *storage* says.
 
-    Biases and the statistics of normalisations, which weigh little, stay float32. Raises BundleError when the network is damaged.
+    "float32" keeps them as they are, "bfloat16" takes half the space. Biases and the statistics of
+    normalisations stay float32, because they take little. Raises BundleError when the network is
+    damaged.
     """
     folder.mkdir(parents=True)
     shutil.copyfile(source / _SPEC, folder / _SPEC)
@@ -50,19 +55,20 @@ def copy_network(source: Path, folder: Path, storage: str) -> None:
         state = load_file(source / _WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise BundleError(
-            f"the weights in {source} cannot be read ({error}): train the network again"
+            f"the weights in {source} cannot be read ({error})", "train the network again"
         ) from error
     halved = {
         name: tensor.bfloat16() if tensor.ndim > 1 and tensor.is_floating_point() else tensor
         for name, tensor in state.items()
     }
-    save_file(halved, folder / _WEIGHTS)
+    with replacing(folder / _WEIGHTS) as partial:
+        save_file(halved, partial)
 
 
 def load_network(folder: Path, device: torch.device | str = "cpu") -> tuple[UNetSpec, nn.Module]:
-    """Build the network in *folder* and give it its weights, ready to predict in float32 on *device*.
+    """Build the network in *folder* and load its weights: ready to predict in float32 on *device*.
 
-    Raises BundleError when it is damaged or not there.
+    Raises BundleError when a file is damaged or missing.
     """
     try:
         spec = UNetSpec(**json.loads((folder / _SPEC).read_text()))
@@ -77,7 +83,8 @@ def load_network(folder: Path, device: torch.device | str = "cpu") -> tuple[UNet
         RuntimeError,
         SafetensorError,
     ) as error:
+        cause = f"{type(error).__name__}: {str(error)[:200]}"
         raise BundleError(
-            f"the network in {folder} cannot be loaded ({type(error).__name__}: {str(error)[:200]}): train it again"
+            f"the network in {folder} cannot be loaded ({cause})", "train it again"
         ) from error
     return spec, network.to(device).eval()

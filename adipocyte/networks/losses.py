@@ -8,9 +8,10 @@ from torch.nn.functional import mse_loss
 
 
 def discriminator_loss(on_real: Tensor, on_fake: Tensor) -> Tensor:
-    """Least squares: ((D(real) - 1)² + D(fake)²) / 2. Scores of any one shape; a perfect discriminator has loss 0.
+    """Least squares: ((D(real) - 1)² + D(fake)²) / 2, so that a perfect discriminator has loss 0.
 
-    Mao et al. 2017, "Least squares generative adversarial networks", equation 9.
+    The scores may have any shape. Mao et al. 2017, "Least squares generative adversarial networks",
+    equation 9.
     """
     real, fake = torch.ones_like(on_real), torch.zeros_like(on_fake)
     return (mse_loss(on_real, real) + mse_loss(on_fake, fake)) / 2
@@ -22,11 +23,12 @@ def adversarial_loss(on_fake: Tensor) -> Tensor:
 
 
 def spectral_loss(fake: Tensor, real: Tensor) -> Tensor:
-    """Mean absolute difference of the spectra of each pair, in parts of the real one's peak: (N, 1, Y, X) to a scalar.
+    """Mean absolute difference of the spectra of each pair, in parts of the real spectrum's peak.
 
-    Durall et al. 2020, "Watch your up-convolution", arXiv 2003.01826, section 3, but differentiable and for a whole batch. The
-    paper divides each spectrum by its own zero frequency, which is nothing in images of mean zero; the real peak never vanishes
-    and lets a fake of too little power show.
+    Images are (N, 1, Y, X); returns a scalar. Durall et al. 2020, "Watch your up-convolution",
+    arXiv 2003.01826, section 3, but differentiable and for a whole batch. The paper divides each
+    spectrum by its own zero frequency, which vanishes in images of mean zero. The real peak never
+    vanishes, and dividing by it shows a fake of too little power.
     """
     real_spectrum = azimuthal_spectrum(real)
     peak = real_spectrum.amax(dim=1, keepdim=True).clamp(min=1e-3)
@@ -34,26 +36,27 @@ def spectral_loss(fake: Tensor, real: Tensor) -> Tensor:
 
 
 def azimuthal_spectrum(image: Tensor) -> Tensor:
-    """The azimuthally averaged power spectrum on a log scale, log(1 + power): (N, 1, Y, X) to (N, R).
+    """The azimuthally averaged power spectrum, log(1 + power): (N, 1, Y, X) to (N, R).
 
-    Ring r averages the power at distances [r, r + 1) from zero frequency; there are R = min(Y, X) // 2 rings.
+    Ring r averages the power at distances [r, r + 1) from zero frequency. There are
+    R = min(Y, X) // 2 rings.
     """
     image = image.float().squeeze(1)  # Fourier transforms know no bf16
     power = torch.fft.fftshift(torch.fft.fft2(image, norm="ortho").abs().square(), dim=(-2, -1))
     height, width = image.shape[-2:]
     rings, areas = _rings(height, width, image.device)
     n_rings = min(height, width) // 2
-    sums = torch.zeros(len(image), len(areas), device=image.device).index_add(
-        1, rings, power.flatten(1)
-    )
+    sums = torch.zeros(len(image), len(areas), device=image.device)
+    sums = sums.index_add(1, rings, power.flatten(1))
     return torch.log1p((sums / areas)[:, :n_rings])
 
 
 @cache
 def _rings(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The ring of each pixel of a shifted spectrum, (Y * X,): its distance from zero frequency, rounded down; and each ring's pixels.
+    """The ring of each pixel of a shifted spectrum, (Y * X,), and the number of pixels of each.
 
-    Made on the CPU and kept: on a GPU, asking how many rings there are would wait for all work under way.
+    A pixel's ring is its distance from zero frequency, rounded down. Both are made on the CPU and
+    kept, because asking a GPU how many rings there are would wait for all of its work.
     """
     y, x = torch.arange(height) - height // 2, torch.arange(width) - width // 2
     rings = (y[:, None].square() + x[None, :].square()).sqrt().long().flatten()

@@ -1,4 +1,4 @@
-"""How much memory a network will take, told before it is taken."""
+"""How much memory a network takes, predicted before any is allocated."""
 
 import weakref
 from collections.abc import Callable, Mapping
@@ -9,44 +9,50 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-_PROBE_PX = 512
+PROBE_PX = 512
 
 
 def bytes_per_px(network: nn.Module, in_channels: int, dtype: torch.dtype = torch.float32) -> float:
-    """Bytes that *network* needs at its fullest, in *dtype*, for each pixel of its input, without weights; a probe of shapes alone.
+    """The most bytes that *network* takes at once in *dtype*, for each pixel of its input.
 
-    All that lives at the same time counts, and beside it, while a convolution runs, its input and output once more: libraries lay both
-    out anew for themselves.
+    Weights are not counted. A probe with shapes alone adds up all tensors that live at the same
+    time. While a convolution runs, its input and output count twice, because libraries lay both out
+    anew for themselves.
     """
     tally = _Tally()
-    on_shapes(network, in_channels, _PROBE_PX, dtype, watched_by=tally)
-    return tally.most / _PROBE_PX**2
+    on_shapes(network, in_channels, dtype, watched_by=tally)
+    return tally.most / PROBE_PX**2
+
+
+def layout_bytes(network: nn.Module) -> int:
+    """Bytes that *network* takes at an input of any size.
+
+    A convolution lays its weights out anew while it runs; convolutions run one after another.
+    """
+    return max(parameter.nbytes for parameter in network.parameters())
 
 
 def on_shapes(
     network: nn.Module,
     in_channels: int,
-    side_px: int,
     dtype: torch.dtype = torch.float32,
     watched_by: AbstractContextManager | None = None,
 ) -> None:
-    """Run *network* on a square of *side_px* with shapes alone, for hooks and *watched_by* to see: nothing is computed."""
+    """Run *network* on a square of PROBE_PX pixels with shapes alone, without computing anything.
+
+    Hooks and *watched_by* see the shapes. For the moment of the run the network has no weights.
+    """
     weights = {
         name: tensor.to("meta", dtype if tensor.is_floating_point() else None)
         for name, tensor in network.state_dict().items()
     }
-    probe = torch.empty((1, in_channels, side_px, side_px), device="meta", dtype=dtype)
+    probe = torch.empty((1, in_channels, PROBE_PX, PROBE_PX), device="meta", dtype=dtype)
     with torch.inference_mode(), watched_by or nullcontext():
         torch.func.functional_call(network, weights, (probe,))
 
 
-def layout_bytes(network: nn.Module) -> int:
-    """Bytes that *network* needs whatever its input's size: a convolution lays its weights out anew while it runs, one after another."""
-    return max(parameter.nbytes for parameter in network.parameters())
-
-
 class _Tally(TorchFunctionMode):
-    """Adds up the tensors that are alive (`now`), and keeps the most that ever were."""
+    """Adds up the bytes of the tensors that are alive (`now`), and keeps the maximum (`most`)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,19 +60,18 @@ class _Tally(TorchFunctionMode):
         self._known: set[int] = set()
 
     def __torch_function__(
-        self, function: Callable, types: Any, args: tuple = (), kwargs: Mapping | None = None
+        self, func: Callable, types: Any, args: tuple = (), kwargs: Mapping | None = None
     ) -> Any:
-        result = function(*args, **(kwargs or {}))
-        if (
-            isinstance(result, torch.Tensor) and id(result) not in self._known
-        ):  # what works in place returns what it was given
+        result = func(*args, **(kwargs or {}))
+        # A function that works in place returns a tensor that is known already.
+        if isinstance(result, torch.Tensor) and id(result) not in self._known:
             self._known.add(id(result))
             self.now += result.nbytes
             weakref.finalize(result, self._forget, id(result), result.nbytes)
-        is_convolution = function in (torch.conv2d, torch.nn.functional.conv2d)
-        self.most = max(
-            self.most, self.now + (args[0].nbytes + result.nbytes if is_convolution else 0)
-        )
+        laid_out = 0
+        if func in (torch.conv2d, torch.nn.functional.conv2d):
+            laid_out = args[0].nbytes + result.nbytes
+        self.most = max(self.most, self.now + laid_out)
         return result
 
     def _forget(self, known: int, n_bytes: int) -> None:

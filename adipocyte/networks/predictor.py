@@ -1,9 +1,11 @@
-"""A network made ready to predict, and for nothing else: in the arithmetic, layout and engine that its device is fastest in."""
+"""A network made ready to predict, in the arithmetic and engine that its device is fastest in."""
 
 import importlib.util
+import math
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -11,39 +13,77 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 from torch.fx.proxy import TraceError
 
 from adipocyte.errors import ConfigError
+from adipocyte.networks.memory import PROBE_PX, bytes_per_px, layout_bytes, on_shapes
 from adipocyte.networks.unet import DIVISOR
 from adipocyte.system.machine import DTYPES
 
-# From (C, Y, X) in network units, sides multiples of DIVISOR, to the network's output (Y, X), float32 both.
+# From (C, Y, X) in network units to the network's output (Y, X), both float32; sides are multiples
+# of DIVISOR.
 Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
-NO_COMPILER = (
-    'compiling for a CPU takes OpenVINO, which is not here: pip install "adipocyte[openvino]"'
-)
+NO_COMPILER = "compiling for a CPU takes OpenVINO, which is not here"
+INSTALL_COMPILER = 'pip install "adipocyte[openvino]"'
+
+# Standard deviations of an output pixel's receptive field that a halo covers. With 4, a hundredth
+# of a count is left at a cut. Measured: benchmarks/tiles.py.
+_SIGMAS = 4.5
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A network made ready, and what it takes; calling it is calling `predict`.
+
+    `in_channels` is the number of channels that it sees. `halo_px` is the halo of its tiles (see
+    `halo_of`). `px_bytes` is the memory for each pixel of its input, `layout_bytes` that for any
+    input (see `networks.memory`).
+    """
+
+    predict: Predict
+    in_channels: int
+    halo_px: int
+    px_bytes: float
+    layout_bytes: int
+
+    def __call__(self, source: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The output (Y, X) for a *source* (C, Y, X), as `Predict` describes them."""
+        return self.predict(source)
 
 
 def make_ready(
     network: nn.Module, in_channels: int, device: torch.device, precision: str, compiled: bool
-) -> tuple[nn.Module, Predict]:
-    """*network*, which is used up, folded and placed; and what predicts with it.
+) -> Predictor:
+    """Fold *network*, which is used up, and place it on *device* for predicting.
 
-    *precision* is "32" or "bf16" (see `arithmetic`). *compiled* spends seconds now and again for each size of field, to be faster
-    at every field: OpenVINO on a CPU, torch.compile on a GPU. Raises ConfigError when OpenVINO is not installed.
+    *precision* is "32" or "bf16" (see `system.machine.arithmetic`). *compiled* spends seconds on
+    each new size of field and is faster at every field: by OpenVINO on a CPU, by torch.compile on a
+    GPU. Raises ConfigError when OpenVINO is not installed.
     """
     network = fold(network)
     if compiled and device.type == "cpu":
-        return network, _OpenVINO(network, in_channels, precision)
-    network = network.to(device, DTYPES[precision], memory_format=torch.channels_last)
-    return network, predictor(torch.compile(network, dynamic=False) if compiled else network)
+        predict: Predict = _OpenVINO(network, in_channels, precision)
+    else:
+        network = network.to(  # ty: ignore[no-matching-overload]  its stubs lack memory_format
+            device, DTYPES[precision], memory_format=torch.channels_last
+        )
+        predict = predict_with(torch.compile(network, dynamic=False) if compiled else network)
+    # The probes run now because they take the network's weights away for a moment, which no other
+    # thread may see.
+    return Predictor(
+        predict,
+        in_channels,
+        halo_of(network, in_channels),
+        bytes_per_px(network, in_channels, DTYPES[precision]),
+        layout_bytes(network),
+    )
 
 
-def predictor(network: nn.Module) -> Predict:
-    """What predicts with *network*, in evaluation mode, where it lies and in the arithmetic of its weights."""
+def predict_with(network: nn.Module) -> Predict:
+    """Predict with *network*, in evaluation mode, on its device and in the dtype of its weights."""
     weight = next(network.parameters())
 
     @torch.inference_mode()
@@ -57,15 +97,44 @@ def predictor(network: nn.Module) -> Predict:
 
 
 def fold(network: nn.Module) -> nn.Module:
-    """*network* in evaluation mode, each batch normalisation that follows a convolution worked into its weights.
+    """Set *network* to evaluation mode and merge each batch normalisation into its convolution.
 
-    The network is used up. One whose path depends on what it sees (of ours: U-Net++) cannot be followed and comes back as it was.
+    The network is used up. A network whose path depends on its input cannot be traced and comes
+    back unmerged; of ours that is U-Net++.
     """
     network.eval()
     try:
         return fuse(network, inplace=True)
     except (TraceError, TypeError, AttributeError):
         return network
+
+
+def halo_of(network: nn.Module, in_channels: int) -> int:
+    """Width in pixels of the border along a cut that *network* paints wrong, a multiple of 32.
+
+    The weight of the input around an output pixel falls off like a Gaussian whose variance is the
+    sum of those of all convolutions (Luo et al. 2016, "Understanding the effective receptive field
+    in deep convolutional neural networks", section 2): (k² - 1) / 12 for k taps in a row, times the
+    square of the pixels from one tap to the next. Beyond 4.5 of its standard deviations only
+    rounding is left. No halo makes up for what an encoder takes from the mean of a whole image
+    (squeeze and excitation).
+    """
+    variance = 0.0
+
+    def add(convolution: nn.Conv2d, inputs: tuple[Tensor, ...]) -> None:
+        nonlocal variance
+        apart_px = convolution.dilation[0] * PROBE_PX / inputs[0].shape[-1]
+        variance += apart_px**2 * (convolution.kernel_size[0] ** 2 - 1) / 12
+
+    hooks = [
+        module.register_forward_pre_hook(add)
+        for module in network.modules()
+        if isinstance(module, nn.Conv2d)
+    ]
+    on_shapes(network, in_channels)
+    for hook in hooks:
+        hook.remove()
+    return DIVISOR * math.ceil(_SIGMAS * math.sqrt(variance) / DIVISOR)
 
 
 def has_compiler() -> bool:
@@ -76,17 +145,17 @@ def has_compiler() -> bool:
 
 
 class _OpenVINO:
-    """A network on a CPU by OpenVINO, which lays whole networks out for the processor's matrix units; compiled for one size at a time.
+    """A network on a CPU by OpenVINO, which lays it out for the processor's matrix units.
 
-    It keeps its memory from field to field: to ask for it anew took a tenth of the time.
+    It is compiled for one size of field at a time. It keeps its memory from field to field, because
+    allocating it anew took a tenth of the time.
     """
 
     def __init__(self, network: nn.Module, in_channels: int, precision: str) -> None:
         openvino, self._core = _openvino()
         with torch.inference_mode(), warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", FutureWarning
-            )  # torch.jit.trace is on its way out, and OpenVINO's way in
+            # OpenVINO converts by torch.jit.trace, which PyTorch is about to retire.
+            warnings.simplefilter("ignore", FutureWarning)
             example = torch.zeros((1, in_channels, 2 * DIVISOR, 2 * DIVISOR))
             self._model = openvino.convert_model(network, example_input=example)
         self._settings = {
@@ -94,31 +163,33 @@ class _OpenVINO:
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "PERFORMANCE_HINT": "LATENCY",
         }
+        self._compiled: Any = None
         self._shape: tuple[int, ...] = ()
 
     def __call__(self, source: NDArray[np.float32]) -> NDArray[np.float32]:
         if source.shape != self._shape:
-            self._compiled, self._shape = None, ()  # the one before gives its memory back first
+            self._compiled, self._shape = None, ()  # frees the memory of the old size first
             self._model.reshape([1, *source.shape])
-            self._compiled, self._shape = (
-                self._core.compile_model(self._model, "CPU", self._settings),
-                source.shape,
-            )
+            self._compiled = self._core.compile_model(self._model, "CPU", self._settings)
+            self._shape = source.shape
         return self._compiled(source[None])[0][0, 0]
 
 
 @cache
 def _openvino() -> tuple[ModuleType, Any]:
-    """The package, and the one core that all networks of this process are compiled by.
+    """The package, and the one core that compiles all networks of this process.
 
-    One, and never given back: each core moves the thread's stack for signals to memory of its own, and puts the one before in its place
-    when it goes, even where the core of that one is gone already; the next signal would end the process.
+    The core is never freed. Each core moves the thread's signal stack to memory of its own, and
+    restores the stack of the core before it when it is freed, even if that core is freed already:
+    the next signal would end the process.
     """
-    sys.modules.setdefault(
-        "openvino_telemetry", None
-    )  # it would tell OpenVINO's makers of every import, unasked; this is "not there"
+    # OpenVINO reports every import to its makers through this package. None makes it unavailable;
+    # typeshed does not know that.
+    sys.modules.setdefault("openvino_telemetry", None)  # ty: ignore[no-matching-overload]
     try:
         import openvino
     except ImportError as error:
-        raise ConfigError(f"{NO_COMPILER}, or go on with -P compile=false") from error
+        raise ConfigError(
+            NO_COMPILER, f"{INSTALL_COMPILER}, or go on with -P compile=false"
+        ) from error
     return openvino, openvino.Core()

@@ -1,10 +1,12 @@
-"""The network behind segmenter and generators: an encoder and decoder of segmentation-models-pytorch (report, 2.1.1 and 4.1.2)."""
+"""The network of segmenter and generators: segmentation-models-pytorch's (report, 2.1.1, 4.1.2)."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import segmentation_models_pytorch as smp
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from segmentation_models_pytorch.base.modules import Conv2dReLU
 from torch import nn
 
 from adipocyte.errors import ConfigError
@@ -16,8 +18,9 @@ DIVISOR = 32  # five halvings: both sides of an input must be multiples of this,
 class UNetSpec:
     """All that it takes to build the network again.
 
-    `wide_convolutions` says which of the decoder's convolutions (U-Net: ten, U-Net++: twenty-two) are 5x5 instead of 3x3: "none" (the
-    segmenter), "all" (the report's generators of A2 and A3) or "last" (its generator of A1). `architecture` is "unet" or "unetplusplus".
+    `wide_convolutions` says which of the decoder's convolutions (U-Net: ten, U-Net++: twenty-two)
+    are 5x5 instead of 3x3: "none" (the segmenter), "all" (the report's generators of A2 and A3) or
+    "last" (its generator of A1). `architecture` is "unet" or "unetplusplus".
     """
 
     encoder: str
@@ -27,19 +30,22 @@ class UNetSpec:
 
 
 def build_unet(spec: UNetSpec, encoder_weights: str = "none") -> nn.Module:
-    """A network from (N, C, Y, X) to (N, 1, Y, X), Y and X multiples of DIVISOR; no activation at its end.
+    """A network from (N, C, Y, X) to (N, 1, Y, X), without a last activation.
 
-    *encoder_weights* is "none" (random), "imagenet" (fetched by segmentation-models-pytorch) or a safetensors file of the
-    encoder's state for three input channels. Raises ConfigError when the encoder or the weights are not to be had.
+    Y and X are multiples of DIVISOR. *encoder_weights* is "none" (random), "imagenet" (fetched by
+    segmentation-models-pytorch) or a safetensors file of the encoder's state for three input
+    channels. Raises ConfigError when the encoder or its weights cannot be had.
     """
     try:
         network = _with_weights(spec, encoder_weights)
     except (KeyError, OSError, RuntimeError, SafetensorError) as error:
         raise ConfigError(
-            f"encoder {spec.encoder!r} with weights {encoder_weights!r} cannot be made ({type(error).__name__}: {str(error)[:200]}). "
-            "Without a network to fetch them from, go on with -P encoder_weights=none or -P encoder_weights=<file>.safetensors"
+            f"encoder {spec.encoder!r} with weights {encoder_weights!r} cannot be made "
+            f"({type(error).__name__}: {str(error)[:200]})",
+            "without a network to fetch them from, give -P encoder_weights=none "
+            "or -P encoder_weights=<file>.safetensors",
         ) from error
-    _widen(network.decoder, spec.wide_convolutions)
+    _widen(network.get_submodule("decoder.blocks"), spec.wide_convolutions)
     return network
 
 
@@ -56,21 +62,18 @@ def _with_weights(spec: UNetSpec, encoder_weights: str) -> nn.Module:
     return network
 
 
-def _widen(decoder: nn.Module, which: str) -> None:
-    """Put 5x5 kernels into the decoder's convolutions: "none", the "last" or "all" of them."""
-    blocks = (
-        decoder.blocks.values() if isinstance(decoder.blocks, nn.ModuleDict) else decoder.blocks
-    )  # U-Net++ names its blocks
-    units = [unit for block in blocks for unit in (block.conv1, block.conv2)]
+def _widen(blocks: nn.Module, which: str) -> None:
+    """Put 5x5 kernels into convolutions of a decoder's *blocks*: "none", the "last" or "all"."""
+    units = [module for module in blocks.modules() if isinstance(module, Conv2dReLU)]
     for unit in {"none": [], "last": units[-1:], "all": units}[which]:
-        narrow = unit[0]
-        unit[0] = nn.Conv2d(
+        narrow = cast(nn.Conv2d, unit[0])  # a Conv2dReLU is a convolution, its normalisation, ReLU
+        wide = nn.Conv2d(
             narrow.in_channels,
             narrow.out_channels,
             kernel_size=5,
             padding=2,
             bias=narrow.bias is not None,
         )
-        nn.init.kaiming_uniform_(
-            unit[0].weight, mode="fan_in", nonlinearity="relu"
-        )  # as smp starts its decoders
+        # As segmentation-models-pytorch initialises its decoders.
+        nn.init.kaiming_uniform_(wide.weight, mode="fan_in", nonlinearity="relu")
+        unit[0] = wide

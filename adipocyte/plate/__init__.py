@@ -1,1 +1,4 @@
-"""The raw plate: its file names and its TIFFs. Read-only, always."""
+"""A plate: the challenge's file names, TIFFs, fields, and what is wrong with them.
+
+A raw plate is only read. Simulated and stained plates are written in the same form.
+"""

@@ -1,4 +1,4 @@
-"""The pixels of one field of a raw plate, and where they go under the challenge's names."""
+"""The pixels of one field: read from a raw plate, or written under the challenge's names."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +14,10 @@ from adipocyte.plate.tiff import read_image, read_stack, write_image
 
 @dataclass(frozen=True)
 class FieldFiles:
-    """The files of one field: `planes`, one for each z-plane or one stack of all `n_z_planes`; `targets`, those that are there.
+    """The files of one field.
 
-    `shape` is (Y, X) in pixels.
+    `planes` is a file for each z-plane, or one stack of all `n_z_planes`; `targets` holds those
+    that are there. `shape` is (Y, X) in pixels.
     """
 
     key: FieldKey
@@ -33,7 +34,7 @@ class FieldFiles:
 
 @dataclass(frozen=True)
 class RawField:
-    """The pixels of one field: `planes` (Z, Y, X) and each of `targets` (Y, X), uint16, in counts."""
+    """The pixels of one field: `planes` (Z, Y, X) and each of `targets` (Y, X), in counts."""
 
     planes: NDArray[np.uint16]
     targets: dict[str, NDArray[np.uint16]]
@@ -42,7 +43,8 @@ class RawField:
 def read_field(files: FieldFiles, targets: tuple[str, ...]) -> RawField:
     """Read the z-planes and *targets* of one field.
 
-    Raises PlateError for images of two sizes, ImageError for an image that cannot be used; both name the file.
+    Raises PlateError for images of two sizes, ImageError for an image that cannot be used; both
+    name the file.
     """
     if len(files.planes) == 1:
         planes = read_stack(files.planes[0], files.n_z_planes)
@@ -54,7 +56,7 @@ def read_field(files: FieldFiles, targets: tuple[str, ...]) -> RawField:
 
 
 def write_field(folder: Path, key: FieldKey, field: RawField) -> None:
-    """Write a field under the challenge's names into *folder*, its plate."""
+    """Write a field into the plate *folder*, under the challenge's names."""
     images = folder / magnification_folder(key.magnification)
     for z, plane in enumerate(field.planes, start=1):
         write_image(images / str(brightfield_name(key.well, key.fov, z)), plane)
@@ -63,18 +65,18 @@ def write_field(folder: Path, key: FieldKey, field: RawField) -> None:
 
 
 def stained_name(files: FieldFiles, target: str) -> str:
-    """What the painted *target* of a field is called within a stained plate, its folder included."""
+    """The name of a field's painted *target* in a stained plate, its folder included."""
     name = target_name(files.key.well, files.key.fov, target, files.plate)
     return f"{magnification_folder(files.key.magnification)}/{name}"
 
 
 def _alike(images: list[tuple[Path, NDArray[np.uint16]]]) -> list[NDArray[np.uint16]]:
-    """The images alone, once they are known to be of one size."""
+    """The images, without their paths. Raises PlateError when they have several sizes."""
     first_path, first = images[0]
     for path, image in images:
         if image.shape != first.shape:
-            sizes = f"{image.shape}, but {first_path.name} is {first.shape}"
             raise PlateError(
-                f"{path} is {sizes}: all images of a field must have one size; export the field again"
+                f"{path} is {image.shape}, but {first_path.name} is {first.shape}",
+                "all images of a field must have one size; export the field again",
             )
     return [image for _, image in images]

@@ -1,9 +1,10 @@
 """The challenge's file-name grammar, both ways.
 
-`AssayPlate_Greiner_#655090_B03_T0001F002L01A04Z05C04.tif` is plate, well, time point, field of view, line, action, z-plane
-and channel. Channel C04 is brightfield (Z1…Z7); C01, C02 and C03 are the targets A1, A2 and A3. The organisers' evaluation
-folders give every target the action A01; both forms are read, for the channel alone decides. A stack of all z-planes in one file
-is named after any of its planes, or after none (`…A04C04.tif`).
+`AssayPlate_Greiner_#655090_B03_T0001F002L01A04Z05C04.tif` is plate, well, time point, field of
+view, line, action, z-plane and channel. Channel C04 is brightfield (Z1…Z7); C01, C02 and C03 are
+the targets A1, A2 and A3. The organisers' evaluation folders give every target the action A01; both
+forms are read, because the channel alone decides. A stack of all z-planes in one file is named
+after any of its planes, or after none (`…A04C04.tif`).
 """
 
 import re
@@ -23,7 +24,7 @@ DEFAULT_PLATE = "AssayPlate_Greiner_#655090"
 
 @dataclass(frozen=True, kw_only=True)
 class ImageName:
-    """One image of a plate by its name. All numbers count from 1; `z_plane` None is a stack of them all."""
+    """One image of a plate by its name. Numbers count from 1; `z_plane` is None for a stack."""
 
     plate: str = DEFAULT_PLATE
     well: str
@@ -35,12 +36,13 @@ class ImageName:
     line: int = 1
 
     def __str__(self) -> str:
+        place = f"{self.plate}_{self.well}_T{self.time:04d}F{self.fov:03d}L{self.line:02d}"
         z_plane = "" if self.z_plane is None else f"Z{self.z_plane:02d}"
-        return f"{self.plate}_{self.well}_T{self.time:04d}F{self.fov:03d}L{self.line:02d}A{self.action:02d}{z_plane}C{self.channel:02d}.tif"
+        return f"{place}A{self.action:02d}{z_plane}C{self.channel:02d}.tif"
 
     @property
     def target(self) -> str | None:
-        """The target that the image shows: "A1", "A2" or "A3"; None for brightfield and for channels of other kinds."""
+        """The target of the image's channel: "A1", "A2" or "A3"; None for all other channels."""
         return TARGETS[self.channel - 1] if 1 <= self.channel <= len(TARGETS) else None
 
 
@@ -49,14 +51,19 @@ def parse_name(text: str) -> ImageName:
     found = _NAME.fullmatch(text)
     if found is None:
         raise PlateError(
-            f"{text!r} is not a name of the challenge's form {ImageName(well='B03', fov=1, action=4, z_plane=1, channel=4)}"
+            f"{text!r} is not a name of the challenge's form",
+            f"name it like {brightfield_name('B03', 1, 1)}",
         )
-    numbers = {
-        key: int(value) if value else None
-        for key, value in found.groupdict().items()
-        if key not in ("plate", "well")
-    }
-    return ImageName(plate=found["plate"], well=found["well"], **numbers)
+    return ImageName(
+        plate=found["plate"],
+        well=found["well"],
+        fov=int(found["fov"]),
+        action=int(found["action"]),
+        z_plane=int(found["z_plane"]) if found["z_plane"] else None,
+        channel=int(found["channel"]),
+        time=int(found["time"]),
+        line=int(found["line"]),
+    )
 
 
 def brightfield_name(well: str, fov: int, z_plane: int, plate: str = DEFAULT_PLATE) -> ImageName:
@@ -67,10 +74,9 @@ def brightfield_name(well: str, fov: int, z_plane: int, plate: str = DEFAULT_PLA
 
 
 def target_name(well: str, fov: int, target: str, plate: str = DEFAULT_PLATE) -> ImageName:
-    """The name of one stain, *target* being "A1", "A2" or "A3"."""
-    return ImageName(
-        plate=plate, well=well, fov=fov, action=int(target[1]), z_plane=1, channel=int(target[1])
-    )
+    """The name of one stain; *target* is "A1", "A2" or "A3"."""
+    number = int(target[1])
+    return ImageName(plate=plate, well=well, fov=fov, action=number, z_plane=1, channel=number)
 
 
 def parse_magnification(folder: str) -> int | None:

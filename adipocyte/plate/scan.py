@@ -1,4 +1,7 @@
-"""What a raw plate holds: its whole fields, and everything that is wrong with the others, before a pixel is read."""
+"""What a raw plate holds: its whole fields, and what is wrong with the others.
+
+No pixel is read for it.
+"""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -9,7 +12,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from adipocyte.domain import N_Z_PLANES, TARGETS, FieldKey
+from adipocyte.domain import BRIGHTFIELD, N_Z_PLANES, TARGETS, FieldKey
 from adipocyte.errors import ImageError, PlateError
 from adipocyte.plate.fields import FieldFiles
 from adipocyte.plate.names import (
@@ -24,16 +27,21 @@ from adipocyte.plate.problems import Problem, problem_of
 from adipocyte.plate.tiff import Header, read_header
 
 T = TypeVar("T")
+Headers = dict[Path, Header]  # of the images that can be read
+Wrong = list[tuple[str, str]]  # what was found in a field, and the remedy
 
-_LAYOUT = "a plate is a folder with 20x_images/, 40x_images/ or 60x_images/ in it, which hold the challenge's TIFFs"
-_BRIGHTFIELD = "brightfield"
+_LAYOUT = (
+    "a plate is a folder with 20x_images/, 40x_images/ or 60x_images/ in it, which hold the "
+    "challenge's TIFFs"
+)
 
 
 @dataclass(frozen=True)
 class Plate:
-    """A scanned plate: its whole `fields` in order, the `problems` of all others, and how many files belong to no field.
+    """A scanned plate: its whole `fields` in order, and the `problems` of all others.
 
-    `n_z_planes` is what most fields have; a field with another number is not whole.
+    `n_z_planes` is what most fields have; a field with another number is not whole. `n_ignored`
+    counts the files that belong to no field.
     """
 
     fields: tuple[FieldFiles, ...]
@@ -45,7 +53,10 @@ class Plate:
 
 @dataclass
 class _Images:
-    """The images of one field by their names: z-planes (None: a stack, by its name) and targets, each with every file that is it."""
+    """The images of one field by their names, each with every file that has that name.
+
+    `planes` is by z-plane (None: a stack, by its name), `targets` by target.
+    """
 
     folder: Path
     plate: str
@@ -54,11 +65,9 @@ class _Images:
 
     def of_kind(self, kind: str) -> list[Path]:
         """All files of brightfield, or of a target."""
-        return (
-            list(chain(*self.planes.values()))
-            if kind == _BRIGHTFIELD
-            else self.targets.get(kind, [])
-        )
+        if kind == BRIGHTFIELD:
+            return list(chain(*self.planes.values()))
+        return self.targets.get(kind, [])
 
     def paths(self) -> list[Path]:
         return list(chain(*self.planes.values(), *self.targets.values()))
@@ -66,83 +75,84 @@ class _Images:
 
 @dataclass(frozen=True)
 class _Usual:
-    """What the fields of a plate have in common: z-planes, targets, and the dtype of brightfield and of each target."""
+    """What the fields of a plate have in common.
+
+    `dtypes` is by kind: brightfield or a target.
+    """
 
     n_z_planes: int
     targets: tuple[str, ...]
     dtypes: dict[str, str]
 
 
-Headers = dict[Path, Header | ImageError]
-
-
 def scan_plate(folder: Path, targets: tuple[str, ...] = TARGETS) -> Plate:
-    """Look through a raw plate, reading the header of every image: brightfield, and of the stains *targets* alone.
+    """Look through a raw plate. Reads the header of every brightfield image and of *targets*.
 
-    Raises PlateError when there is no such folder or no image of the challenge's form in it. All else that is wrong stands in
-    `Plate.problems`.
+    Raises PlateError when there is no such folder or no image of the challenge's form in it. All
+    else that is wrong is listed in `Plate.problems`.
     """
     if not folder.is_dir():
         raise PlateError(
-            f"there is no plate at {folder}: {_LAYOUT}. Give it with -P plate=<folder>, or make one: mlflow run . -e simulate"
+            f"there is no plate at {folder}",
+            f"{_LAYOUT}. Give it with -P plate=<folder>, or make one: mlflow run . -e simulate",
         )
     try:
         images, problems, n_ignored = _list(folder, targets)
     except OSError as error:
         raise PlateError(
-            f"{error.filename} cannot be looked into ({error.strerror}): this user must be let read the plate"
+            f"{error.filename} cannot be looked into ({error.strerror})",
+            "give this user the right to read the plate",
         ) from error
     if not images:
-        found = "".join(
-            f"; {problem.where} {problem.found}: {problem.remedy}" for problem in problems
-        )
-        example = brightfield_name("B03", 1, 1)
+        others = "".join(f"; {one.where} {one.found}: {one.remedy}" for one in problems)
         raise PlateError(
-            f"{folder} holds no image of the challenge's form: {_LAYOUT}, named like {example}{found}"
+            f"{folder} holds no image of the challenge's form",
+            f"{_LAYOUT}, named like {brightfield_name('B03', 1, 1)}{others}",
         )
-    headers = _read_headers(
-        [path for field_images in images.values() for path in field_images.paths()]
-    )
-    usual = _Usual(
-        n_z_planes=_most_frequent(
-            [n for one in images.values() if (n := _n_planes(one, headers))], default=N_Z_PLANES
-        ),
-        targets=tuple(
-            target
-            for target in targets
-            if 2 * sum(target in one.targets for one in images.values()) >= len(images)
-        ),
-        dtypes={
-            kind: _most_frequent(_dtypes(images.values(), headers, kind), default="")
-            for kind in (_BRIGHTFIELD, *targets)
-        },
-    )
+    headers, errors = _read_headers(list(chain(*(one.paths() for one in images.values()))))
+    usual = _usual(list(images.values()), headers, targets)
     fields = []
     for key, one in sorted(images.items()):
-        if wrong := _problems(key, one, headers, usual):
+        if wrong := _problems(key, one, headers, errors, usual):
             problems += wrong
         else:
-            planes = tuple(one.planes[z][0] for z in sorted(one.planes, key=lambda z: z or 0))
-            stains = {target: one.targets[target][0] for target in usual.targets}
-            fields.append(
-                FieldFiles(
-                    key, one.plate, planes, stains, usual.n_z_planes, headers[planes[0]].shape
-                )
-            )
+            fields.append(_field_files(key, one, headers, usual))
     return Plate(tuple(fields), tuple(problems), usual.n_z_planes, usual.targets, n_ignored)
+
+
+def _usual(fields: list[_Images], headers: Headers, targets: tuple[str, ...]) -> _Usual:
+    """What most fields have; a target is the plate's when at least half of the fields have it."""
+    numbers = [n for one in fields if (n := _n_planes(one, headers))]
+    n_having = Counter(chain(*(one.targets for one in fields)))
+    kinds = (BRIGHTFIELD, *targets)
+    return _Usual(
+        n_z_planes=_most_frequent(numbers, default=N_Z_PLANES),
+        targets=tuple(target for target in targets if 2 * n_having[target] >= len(fields)),
+        dtypes={kind: _most_frequent(_dtypes(fields, headers, kind), default="") for kind in kinds},
+    )
+
+
+def _field_files(key: FieldKey, images: _Images, headers: Headers, usual: _Usual) -> FieldFiles:
+    """The files of a whole field."""
+    planes = tuple(images.planes[z][0] for z in sorted(images.planes, key=lambda z: z or 0))
+    stains = {target: images.targets[target][0] for target in usual.targets}
+    shape = headers[planes[0]].shape
+    return FieldFiles(key, images.plate, planes, stains, usual.n_z_planes, shape)
 
 
 def _list(
     folder: Path, targets: tuple[str, ...]
 ) -> tuple[dict[FieldKey, _Images], list[Problem], int]:
-    """The images of each field by name, folders whose magnification cannot be told, and how many other files there are."""
+    """The images of each field, folders that do not tell a magnification, and how many other files.
+
+    Raises OSError when a folder cannot be listed.
+    """
     found: dict[FieldKey, _Images] = {}
     problems: list[Problem] = []
     n_ignored = 0
     for images in [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]:
-        paths = sorted(
-            path for path in images.iterdir() if not path.name.startswith(".") and not path.is_dir()
-        )
+        visible = [path for path in images.iterdir() if not path.name.startswith(".")]
+        paths = sorted(path for path in visible if not path.is_dir())
         names = {path: name for path in paths if (name := _parsed(path)) is not None}
         n_ignored += len(paths) - len(names)
         magnification = parse_magnification(images.name) if images != folder else None
@@ -150,9 +160,8 @@ def _list(
             problems += [_untold(images, len(names))] if names else []
             continue
         for path, name in names.items():
-            one = found.setdefault(
-                FieldKey(magnification, name.well, name.fov), _Images(images, name.plate)
-            )
+            key = FieldKey(magnification, name.well, name.fov)
+            one = found.setdefault(key, _Images(images, name.plate))
             if name.channel == BRIGHTFIELD_CHANNEL:
                 one.planes[name.z_plane].append(path)
             elif name.target in targets:
@@ -161,7 +170,10 @@ def _list(
 
 
 def _parsed(path: Path) -> ImageName | None:
-    """The name of an image; None for thumbnails, exports and channels of other kinds, which lie beside the images on many instruments."""
+    """The name of an image; None for thumbnails, exports and channels of other kinds.
+
+    Many instruments put those beside the images.
+    """
     try:
         name = parse_name(path.name)
     except PlateError:
@@ -170,25 +182,24 @@ def _parsed(path: Path) -> ImageName | None:
 
 
 def _untold(folder: Path, n: int) -> Problem:
-    remedy = (
-        "put them into a folder named 20x_images, 40x_images or 60x_images inside the plate, or move them out of it; where this is such a "
-        "folder, the plate is the one above it"
-    )
     return Problem(
         f"{folder.name}/",
         f"{n} images whose magnification cannot be told by the folder's name",
-        remedy,
+        "put them into a folder named 20x_images, 40x_images or 60x_images inside the plate, or "
+        "move them out of it; where this is such a folder, the plate is the one above it",
     )
 
 
-def _read_headers(paths: list[Path]) -> Headers:
+def _read_headers(paths: list[Path]) -> tuple[Headers, dict[Path, ImageError]]:
+    """The headers of the images that can be read, and why the others cannot be."""
     headers: Headers = {}
+    errors: dict[Path, ImageError] = {}
     for path in tqdm(paths, desc="scan", unit="file"):
         try:
             headers[path] = read_header(path)
         except ImageError as error:
-            headers[path] = error
-    return headers
+            errors[path] = error
+    return headers, errors
 
 
 def _n_planes(images: _Images, headers: Headers) -> int:
@@ -197,9 +208,12 @@ def _n_planes(images: _Images, headers: Headers) -> int:
 
 
 def _n_stacked(images: _Images, headers: Headers) -> int | None:
-    """How many pages the one brightfield file of a field has, when it is a stack: named so, or of several pages."""
-    paths = images.of_kind(_BRIGHTFIELD)
-    if len(paths) != 1 or not isinstance(header := headers[paths[0]], Header):
+    """The number of pages of a field's stack; None when its planes are single, or unreadable.
+
+    A field's one brightfield file is a stack when it is named so, or has several pages.
+    """
+    paths = images.of_kind(BRIGHTFIELD)
+    if len(paths) != 1 or (header := headers.get(paths[0])) is None:
         return None
     return header.n_planes if header.n_planes > 1 or None in images.planes else None
 
@@ -207,118 +221,105 @@ def _n_stacked(images: _Images, headers: Headers) -> int | None:
 def _dtypes(fields: Iterable[_Images], headers: Headers, kind: str) -> list[str]:
     """The dtypes of all images of one *kind*, brightfield or a target, that can be read."""
     paths = [path for one in fields for path in one.of_kind(kind)]
-    return [header.dtype for path in paths if isinstance(header := headers[path], Header)]
+    return [headers[path].dtype for path in paths if path in headers]
 
 
 def _most_frequent(values: list[T], default: T) -> T:
-    """Of several equally frequent ones, the largest."""
+    """The most frequent value, and the largest of several that are equally frequent."""
     counted = Counter(values)
     return max(counted, key=lambda value: (counted[value], value), default=default)
 
 
-def _problems(key: FieldKey, images: _Images, headers: Headers, usual: _Usual) -> list[Problem]:
-    """Everything that is wrong with one field. What hides behind an unreadable or doubled file comes to light once that is mended."""
-    unreadable = [
-        problem_of(key, error)
-        for path in images.paths()
-        if isinstance(error := headers[path], ImageError)
-    ]
-    named = (
+def _problems(
+    key: FieldKey,
+    images: _Images,
+    headers: Headers,
+    errors: dict[Path, ImageError],
+    usual: _Usual,
+) -> list[Problem]:
+    """Everything that is wrong with one field.
+
+    Images are compared with each other only when all can be read and no name is missing or doubled.
+    """
+    unreadable = [problem_of(key, errors[path]) for path in images.paths() if path in errors]
+    wrong = (
         _doubled(images)
         + _missing_planes(key, images, headers, usual.n_z_planes)
         + _missing_targets(key, images, usual.targets)
     )
-    others = named if unreadable or named else _unlike(images, headers, usual)
-    return unreadable + [Problem(str(key), found, remedy) for found, remedy in others]
+    if not unreadable and not wrong:
+        wrong = _unlike(images, headers, usual)
+    return unreadable + [Problem(str(key), found, remedy) for found, remedy in wrong]
 
 
-def _doubled(images: _Images) -> list[tuple[str, str]]:
-    doubled = [
-        paths for paths in (*images.planes.values(), *images.targets.values()) if len(paths) > 1
-    ]
+def _doubled(images: _Images) -> Wrong:
+    files = chain(images.planes.values(), images.targets.values())
     return [
         (
             f"{paths[0].name} and {paths[1].name} are the same image",
             "keep one: time points are not told apart",
         )
-        for paths in doubled
+        for paths in files
+        if len(paths) > 1
     ]
 
 
-def _missing_planes(
-    key: FieldKey, images: _Images, headers: Headers, n_z_planes: int
-) -> list[tuple[str, str]]:
-    paths = images.of_kind(_BRIGHTFIELD)
-    if len(paths) == 1 and isinstance(headers[paths[0]], ImageError):
+def _missing_planes(key: FieldKey, images: _Images, headers: Headers, n_z_planes: int) -> Wrong:
+    paths = images.of_kind(BRIGHTFIELD)
+    if len(paths) == 1 and paths[0] not in headers:
         return []  # it may be a stack of them all
     if (n_stacked := _n_stacked(images, headers)) is not None:
         if n_stacked == n_z_planes:
             return []
-        return [
-            (
-                f"{paths[0].name} has {n_stacked} z-planes, others {n_z_planes}",
-                f"export it again with {n_z_planes}, or move it elsewhere",
-            )
-        ]
+        found = f"{paths[0].name} has {n_stacked} z-planes, others {n_z_planes}"
+        return [(found, f"export it again with {n_z_planes}, or move it elsewhere")]
     wrong = []
     wanted = range(1, n_z_planes + 1)
     if missing := [z for z in wanted if z not in images.planes]:
-        name = str(brightfield_name(key.well, key.fov, missing[0], images.plate))
-        wrong.append(
-            (
-                f"lacks {', '.join(f'Z{z}' for z in missing)}",
-                f"add {name} to {images.folder}, or move the field elsewhere",
-            )
-        )
+        found = f"lacks {', '.join(f'Z{z}' for z in missing)}"
+        name = brightfield_name(key.well, key.fov, missing[0], images.plate)
+        wrong.append((found, _add(str(name), images)))
     for z in sorted(images.planes.keys() - set(wanted), key=lambda z: z or 0):
-        what = (
-            "a stack beside single planes"
-            if z is None
-            else f"a plane beyond Z1…Z{n_z_planes}, which others have"
-        )
+        beyond = f"a plane beyond Z1…Z{n_z_planes}, which others have"
+        what = "a stack beside single planes" if z is None else beyond
         wrong.append((f"{images.planes[z][0].name} is {what}", "move it elsewhere"))
     return wrong
 
 
-def _missing_targets(
-    key: FieldKey, images: _Images, targets: tuple[str, ...]
-) -> list[tuple[str, str]]:
-    missing = [target for target in targets if target not in images.targets]
-    names = [str(target_name(key.well, key.fov, target, images.plate)) for target in missing]
-    return [
-        (
-            f"has no {target} image, which others have",
-            f"add {name} to {images.folder}, or move the field elsewhere",
-        )
-        for target, name in zip(missing, names, strict=True)
-    ]
-
-
-def _unlike(images: _Images, headers: Headers, usual: _Usual) -> list[tuple[str, str]]:
-    """Images of another size than the field's first, of another dtype than the plate's, or of several planes where one is due."""
+def _missing_targets(key: FieldKey, images: _Images, targets: tuple[str, ...]) -> Wrong:
     wrong = []
-    first = images.of_kind(_BRIGHTFIELD)[0]
+    for target in targets:
+        if target not in images.targets:
+            name = target_name(key.well, key.fov, target, images.plate)
+            found = f"has no {target} image, which others have"
+            wrong.append((found, _add(str(name), images)))
+    return wrong
+
+
+def _add(name: str, images: _Images) -> str:
+    return f"add {name} to {images.folder}, or move the field elsewhere"
+
+
+def _unlike(images: _Images, headers: Headers, usual: _Usual) -> Wrong:
+    """Images unlike the others.
+
+    They have another size than the field's first image, another dtype than the plate's images, or
+    several pages where one is due.
+    """
+    wrong = []
+    first = images.of_kind(BRIGHTFIELD)[0]
     is_stack = _n_stacked(images, headers) is not None
-    for kind in (_BRIGHTFIELD, *usual.targets):
+    for kind in (BRIGHTFIELD, *usual.targets):
         for path in images.of_kind(kind):
-            header = headers[path]
-            if header.n_planes > 1 and not (is_stack and kind == _BRIGHTFIELD):
-                wrong.append(
-                    (f"{path.name} has {header.n_planes} pages", "export one plane to a file")
-                )
+            header, name = headers[path], path.name
+            if header.n_planes > 1 and not (is_stack and kind == BRIGHTFIELD):
+                found = f"{name} has {header.n_planes} pages"
+                wrong.append((found, "export one plane to a file"))
             if header.shape != headers[first].shape:
-                sizes = f"{header.shape}, but {first.name} is {headers[first].shape}"
-                wrong.append(
-                    (
-                        f"{path.name} is {sizes}",
-                        "all images of a field must have one size: export the field again",
-                    )
-                )
+                found = f"{name} is {header.shape}, but {first.name} is {headers[first].shape}"
+                remedy = "all images of a field must have one size: export the field again"
+                wrong.append((found, remedy))
             if header.dtype != usual.dtypes[kind]:
-                wrong.append(
-                    (
-                        f"{path.name} is {header.dtype}, others {usual.dtypes[kind]}",
-                        "export all images alike, in raw counts",
-                    )
-                )
+                found = f"{name} is {header.dtype}, others {usual.dtypes[kind]}"
+                wrong.append((found, "export all images alike, in raw counts"))
     return wrong

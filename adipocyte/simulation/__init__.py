@@ -1,4 +1,4 @@
-"""A simulated plate: fat cells whose brightfield and fluorescence images obey the same physics and the same counts as real ones."""
+"""A simulated plate: images of fat cells with the physics and the counts of real ones."""
 
 from adipocyte.simulation.conditions import Conditions, draw_conditions
 from adipocyte.simulation.field import SimulatedField, simulate_field

@@ -8,7 +8,10 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Exposure:
-    """Counts per unit of light, counts in the dark, and noise: electrons per count and read noise in counts."""
+    """Counts per unit of light, counts in the dark, and noise.
+
+    The noise depends on the electrons per count, and on the read noise in counts.
+    """
 
     gain: float
     offset: float
@@ -16,10 +19,11 @@ class Exposure:
     read_noise: float
 
 
-SENSOR = 6  # the seed of the one camera that took every image
+SENSOR = 6  # the seed of the one camera that takes every image
 HOT_PIXEL_SHARE = 4e-6  # two dozen in a full field
 
-# Set on many fields, none of them chosen, so that mean and standard deviation over many fields are those of the challenge's plates.
+# Set on many fields, none of them chosen, so that mean and standard deviation over many fields are
+# those of the challenge's plates.
 EXPOSURES = {
     20: {
         "brightfield": Exposure(gain=2668, offset=0, electrons_per_count=1.0, read_noise=8),
@@ -45,7 +49,10 @@ EXPOSURES = {
 def draw_illumination(
     shape_px: tuple[int, int], depth: float, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Light over an image, (Y, X), mean about 1: a bowl *depth* deep whose middle is not quite the image's."""
+    """Light over an image, (Y, X), with a mean of about 1.
+
+    It is a bowl *depth* deep; its middle is near the image's.
+    """
     y, x = (
         np.linspace(-1, 1, n, dtype=np.float32) - np.float32(rng.normal(0, 0.2)) for n in shape_px
     )
@@ -54,7 +61,10 @@ def draw_illumination(
 
 
 def add_hot_pixels(image: NDArray[np.uint16]) -> None:
-    """Brighten the sensor's hot pixels, in place: the same ones in every image of a size, whatever the light."""
+    """Brighten the sensor's hot pixels, in place.
+
+    They are the same in every image of a size, at any light.
+    """
     rng = np.random.default_rng(SENSOR)
     n = rng.poisson(image.size * HOT_PIXEL_SHARE)
     y, x = rng.integers(0, image.shape[0], n), rng.integers(0, image.shape[1], n)
@@ -65,13 +75,15 @@ def add_hot_pixels(image: NDArray[np.uint16]) -> None:
 def expose(
     light: NDArray[np.float32], exposure: Exposure, rng: np.random.Generator
 ) -> NDArray[np.uint16]:
-    """Counts of an image of light. Shot noise is Gaussian with the Poisson's variance: there are always many electrons."""
+    """Counts of an image of light.
+
+    Shot noise is Gaussian with the variance of Poisson's law, because there are always many
+    electrons.
+    """
     counts = np.float32(exposure.gain) * light
-    variance = np.maximum(counts, 0) / exposure.electrons_per_count + np.float32(
-        exposure.read_noise**2
-    )
+    shot_variance = np.maximum(counts, 0) / exposure.electrons_per_count
+    variance = shot_variance + np.float32(exposure.read_noise**2)
     counts += np.float32(exposure.offset)
-    counts += np.sqrt(variance, dtype=np.float32) * rng.standard_normal(
-        light.shape, dtype=np.float32
-    )
+    noise = rng.standard_normal(light.shape, dtype=np.float32)
+    counts += np.sqrt(variance, dtype=np.float32) * noise
     return np.clip(np.rint(counts), 0, 65535).astype(np.uint16)

@@ -1,16 +1,18 @@
-"""The pixel grid a scene is drawn on: micrometres to windows of pixels."""
+"""The pixel grid of a scene: micrometres to windows of pixels."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from adipocyte.domain import Window
+
 
 @dataclass(frozen=True)
 class Footprint:
-    """A rectangle of a canvas and where its pixels lie, seen from the object's centre."""
+    """A rectangle of a canvas, and its pixels' distances from the object's centre."""
 
-    slices: tuple[slice, slice]
+    slices: Window
     dy_um: NDArray[np.float32]  # (Y, 1)
     dx_um: NDArray[np.float32]  # (1, X)
 
@@ -22,10 +24,15 @@ class Canvas:
     shape_px: tuple[int, int]
     um_per_px: float
 
-    def window(self, y_um: float, x_um: float, reach_um: float) -> Footprint | None:
-        """The pixels within *reach_um* (in y and in x) of a point, or None when the canvas holds none of them.
+    @property
+    def size_um(self) -> tuple[float, float]:
+        return self.shape_px[0] * self.um_per_px, self.shape_px[1] * self.um_per_px
 
-        Objects are drawn in such windows, so the cost of a droplet grows with its own area and not with the image's.
+    def window(self, y_um: float, x_um: float, reach_um: float) -> Footprint | None:
+        """The pixels within *reach_um* (in y and in x) of a point; None if the canvas has none.
+
+        Objects are drawn in such windows, so that a droplet's cost depends on its own area, not on
+        the image's.
         """
         y0, y1 = self._span(y_um, reach_um, self.shape_px[0])
         x0, x1 = self._span(x_um, reach_um, self.shape_px[1])
@@ -33,9 +40,8 @@ class Canvas:
             return None
         dy_um = np.arange(y0, y1, dtype=np.float32)[:, None] * self.um_per_px - y_um
         dx_um = np.arange(x0, x1, dtype=np.float32)[None, :] * self.um_per_px - x_um
-        return Footprint(
-            (slice(y0, y1), slice(x0, x1)), dy_um.astype(np.float32), dx_um.astype(np.float32)
-        )
+        window = slice(y0, y1), slice(x0, x1)
+        return Footprint(window, dy_um.astype(np.float32), dx_um.astype(np.float32))
 
     def _span(self, centre_um: float, reach_um: float, size_px: int) -> tuple[int, int]:
         first = int(np.ceil((centre_um - reach_um) / self.um_per_px))

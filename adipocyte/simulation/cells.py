@@ -1,22 +1,22 @@
-"""Cells: where they sit, how high they stand, and what they hold. All lengths in µm, heights counted from the glass."""
+"""Cells: their places, heights and contents. All lengths are in µm, heights above the glass."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from adipocyte.simulation.culture import REACH_UM, Culture
 from adipocyte.simulation.droplets import draw_holes, draw_radii, pack
 
 SITES_PER_UM3 = 0.35
 DEAD_SHARE = 0.03
-FLOATING_PER_UM2 = 1 / 50000  # about one for fifty cells that lie on the glass
+FLOATING_PER_UM2 = 1 / 50000  # about one for every fifty cells on the glass
 
 
 @dataclass(frozen=True)
 class Nucleus:
-    """A flattened ellipsoid: centre, half axes in the plane and in height, and its long axis's angle."""
+    """A flattened ellipsoid: centre, half axes in the plane and in height, long axis's angle."""
 
     z_um: float
     y_um: float
@@ -36,7 +36,7 @@ class Nucleus:
 
 @dataclass(frozen=True)
 class Outline:
-    """A bent ellipse with a wavy edge, domed from the edge to the middle."""
+    """A bent ellipse with a wavy edge; it is a dome, highest in the middle."""
 
     y_um: float
     x_um: float
@@ -55,48 +55,48 @@ class Outline:
     def height_at(self, dy_um: NDArray, dx_um: NDArray) -> NDArray:
         """Height of the cell in µm above points given from its centre; 0 outside."""
         along = dy_um * np.sin(self.angle) + dx_um * np.cos(self.angle)
-        across = (
-            dy_um * np.cos(self.angle) - dx_um * np.sin(self.angle) - self.bend_per_um * along**2
-        )
+        across = dy_um * np.cos(self.angle) - dx_um * np.sin(self.angle)
+        across = across - self.bend_per_um * along**2
         turn = np.arctan2(across, along)
-        waves = sum(
-            np.cos(order * turn + phase) for order, phase in zip((2, 3, 5), self.waves, strict=True)
-        )
+        second, third, fifth = self.waves
+        waves = np.cos(2 * turn + second) + np.cos(3 * turn + third) + np.cos(5 * turn + fifth)
         edge = 1.0 + self.waviness * waves
-        radius2 = (
-            (along / self.half_length_um) ** 2 + (across / self.half_width_um) ** 2
-        ) / edge**2
+        ellipse2 = (along / self.half_length_um) ** 2 + (across / self.half_width_um) ** 2
+        radius2 = ellipse2 / edge**2
         return self.height_um * np.sqrt(np.clip(1.0 - radius2**1.5, 0.0, 1.0))
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: its outline, nuclei, droplets and holes ((N, 4): z, y, x, radius), how strongly its cytoplasm stains, how dense it is."""
+    """One cell. Droplets and holes are (N, 4): z, y, x, radius."""
 
     outline: Outline
-    nuclei: tuple[Nucleus, ...]  # in one piece, or in the fragments of a dead cell
+    nuclei: tuple[Nucleus, ...]  # one, or the fragments of a dead cell's
     droplets_um: NDArray[np.float64]
     holes_um: NDArray[np.float64]
-    stain: float
+    stain: float  # of the cytoplasm
     density: float = 1.0  # relative to a living cell's cytoplasm
+
+
+_NO_SPHERES = np.empty((0, 4))
 
 
 def grow_cells(
     size_um: tuple[float, float], culture: Culture, rng: np.random.Generator
 ) -> list[Cell]:
-    """Fill a rectangle (height, width in µm) and its surroundings with cells, so that some cross its border."""
+    """Fill a rectangle (height, width in µm) and its surroundings: cells cross its border."""
     fat_centres_um = culture.fat_centres(size_um, rng)
-    fat_tree = cKDTree(fat_centres_um)
+    fat_tree = KDTree(fat_centres_um)
     thin_centres_um = culture.thin_centres(size_um, rng)
     cells = []
-    # Each cell has its own stream of random numbers, so that leaving out one beyond the border changes no other.
+    # Each cell has its own stream of random numbers, so that leaving out a cell beyond the border
+    # changes no other cell.
     for centre_um, own in zip(fat_centres_um, rng.spawn(len(fat_centres_um)), strict=True):
         is_dead = own.random() < DEAD_SHARE
-        outline = (
-            _round_outline(centre_um, 1.0, own)
-            if is_dead
-            else _fat_outline(centre_um, culture, own)
-        )
+        if is_dead:
+            outline = _round_outline(centre_um, 1.0, own)
+        else:
+            outline = _fat_outline(centre_um, culture, own)
         if _touches(outline, size_um):
             cells.append(_dead_cell(outline, own) if is_dead else _fat_cell(outline, fat_tree, own))
     for centre_um, own in zip(thin_centres_um, rng.spawn(len(thin_centres_um)), strict=True):
@@ -108,12 +108,11 @@ def grow_cells(
 
 
 def float_cells(size_um: tuple[float, float], rng: np.random.Generator) -> list[Cell]:
-    """Round cells that came off the glass, drawn as if they stood on it: how high they float is the specimen's matter."""
-    centres_um = rng.uniform(
-        0, size_um, (rng.poisson(size_um[0] * size_um[1] * FLOATING_PER_UM2), 2)
-    )
+    """Round cells that came off the glass, drawn as if they stood on it (see `draw_specimen`)."""
+    n = rng.poisson(size_um[0] * size_um[1] * FLOATING_PER_UM2)
+    centres_um = rng.uniform(0, size_um, (n, 2))
     streams = rng.spawn(len(centres_um))
-    alone = cKDTree(np.empty((0, 2)))
+    alone = KDTree(np.empty((0, 2)))
     return [
         _fat_cell(_round_outline(centre_um, 1.6, own), alone, own)
         for centre_um, own in zip(centres_um, streams, strict=True)
@@ -186,29 +185,22 @@ def _draw_nucleus(
 
 def _thin_cell(outline: Outline, rng: np.random.Generator) -> Cell:
     nucleus = _draw_nucleus(outline, 0.1, outline.angle + rng.normal(0, 0.15), rng)
-    return Cell(
-        outline, (nucleus,), np.empty((0, 4)), np.empty((0, 4)), stain=rng.uniform(0.85, 1.15)
-    )
+    return Cell(outline, (nucleus,), _NO_SPHERES, _NO_SPHERES, stain=rng.uniform(0.85, 1.15))
 
 
 def _dead_cell(outline: Outline, rng: np.random.Generator) -> Cell:
-    """Shrunken and dense, with hardly a droplet; its nucleus is condensed (pyknosis) or in fragments (karyorrhexis), and bright."""
+    """A shrunken and dense cell with hardly a droplet.
+
+    Its nucleus is bright, and condensed (pyknosis) or in fragments (karyorrhexis).
+    """
     n_droplets = rng.integers(0, 4)
     turn, radius_um = rng.uniform(0, 2 * np.pi, n_droplets), rng.uniform(0.5, 1.2, n_droplets)
     off_centre_um = 0.7 * outline.half_width_um
-    y_um, x_um = (
-        outline.y_um + off_centre_um * np.sin(turn),
-        outline.x_um + off_centre_um * np.cos(turn),
-    )
+    y_um = outline.y_um + off_centre_um * np.sin(turn)
+    x_um = outline.x_um + off_centre_um * np.cos(turn)
     droplets_um = np.column_stack([rng.uniform(2, 4, n_droplets), y_um, x_um, radius_um])
-    return Cell(
-        outline,
-        _condensed_nucleus(outline, rng),
-        droplets_um,
-        np.empty((0, 4)),
-        stain=0.3,
-        density=2.0,
-    )
+    nuclei = _condensed_nucleus(outline, rng)
+    return Cell(outline, nuclei, droplets_um, _NO_SPHERES, stain=0.3, density=2.0)
 
 
 def _condensed_nucleus(outline: Outline, rng: np.random.Generator) -> tuple[Nucleus, ...]:
@@ -232,30 +224,27 @@ def _condensed_nucleus(outline: Outline, rng: np.random.Generator) -> tuple[Nucl
     )
 
 
-def _fat_cell(outline: Outline, fat_tree: cKDTree, rng: np.random.Generator) -> Cell:
+def _fat_cell(outline: Outline, fat_tree: KDTree, rng: np.random.Generator) -> Cell:
     nucleus = _draw_nucleus(outline, rng.uniform(0.2, 0.6), rng.uniform(0, np.pi), rng)
     sites_um, room_um = _room(outline, nucleus, fat_tree, rng)
     largest_um = 0.5 * outline.height_um * rng.uniform(0.6, 1.0)
     n = int(1.3 * outline.half_length_um * outline.half_width_um / largest_um)
     droplets_um = pack(sites_um, room_um, draw_radii(largest_um, n, rng))
-    return Cell(
-        outline,
-        (nucleus,),
-        droplets_um,
-        draw_holes(droplets_um, rng),
-        stain=rng.uniform(0.85, 1.15),
-    )
+    holes_um = draw_holes(droplets_um, rng)
+    return Cell(outline, (nucleus,), droplets_um, holes_um, stain=rng.uniform(0.85, 1.15))
 
 
 def _room(
-    outline: Outline, nucleus: Nucleus, fat_tree: cKDTree, rng: np.random.Generator
+    outline: Outline, nucleus: Nucleus, fat_tree: KDTree, rng: np.random.Generator
 ) -> tuple[NDArray, NDArray]:
-    """Random points inside a cell, (N, 3), and how far each is from membrane, neighbours and nucleus, (N,)."""
+    """Random points inside a cell, (N, 3), and the room around each, (N,).
+
+    The room ends at the membrane, at the neighbours and at the nucleus.
+    """
     reach_um = 1.2 * outline.half_length_um
     n = int(SITES_PER_UM3 * 4 * reach_um**2 * outline.height_um)
-    sites_um = rng.uniform(
-        (0, -reach_um, -reach_um), (outline.height_um, reach_um, reach_um), (n, 3)
-    )
+    lowest_um, highest_um = (0, -reach_um, -reach_um), (outline.height_um, reach_um, reach_um)
+    sites_um = rng.uniform(lowest_um, highest_um, (n, 3))
     height_um = outline.height_at(sites_um[:, 1], sites_um[:, 2])
     inside = sites_um[:, 0] < height_um
     sites_um, height_um = sites_um[inside], height_um[inside]
@@ -270,8 +259,11 @@ def _room(
     return sites_um, room_um
 
 
-def _neighbour_distance(outline: Outline, points_um: NDArray, fat_tree: cKDTree) -> NDArray:
-    """Distance from points, (N, 2), to the line half way to the nearest other fat cell; negative beyond it, infinite without one."""
+def _neighbour_distance(outline: Outline, points_um: NDArray, fat_tree: KDTree) -> NDArray:
+    """Distance from points, (N, 2), to the line half way to the nearest other fat cell.
+
+    It is negative beyond that line, and infinite if there is no other fat cell.
+    """
     if fat_tree.n < 2:
         return np.full(len(points_um), np.inf)
     centre_um = np.array([outline.y_um, outline.x_um])

@@ -1,4 +1,4 @@
-"""What differs from well to well though the cells are the same: lamp, staining, focus, density."""
+"""What differs between wells with the same kind of cells: lamp, staining, focus, density."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,14 +11,16 @@ from adipocyte.errors import ConfigError
 
 @dataclass(frozen=True)
 class Conditions:
-    """How a field was prepared and photographed; the defaults are the challenge's plates.
+    """How a field is prepared and photographed; the defaults are those of the challenge's plates.
 
-    light: factor on all light that reaches the camera, brightfield and stains; its noise stays that of the electrons counted.
-    stains: factor on a target's staining; a target that is not named keeps 1.
-    defocus_um: displacement of all seven brightfield planes, positive away from the glass. Fluorescence has its own focus and stays sharp.
+    light: factor on all light that reaches the camera, brightfield and stains. Its noise is that of
+        the electrons counted.
+    stains: factor on a target's staining; 1 for targets without an entry.
+    defocus_um: displacement of all seven brightfield planes, positive away from the glass.
+        Fluorescence has its own focus and stays sharp.
     density: factor on the number of cells.
 
-    Raises ConfigError for a factor that is not above 0 (a stain may be 0) or a target that does not exist.
+    Raises ConfigError for a factor that is not above 0 (a stain may be 0) or an unknown target.
     """
 
     light: float = 1.0
@@ -29,22 +31,26 @@ class Conditions:
     def __post_init__(self) -> None:
         if self.light <= 0 or self.density <= 0:
             raise ConfigError(
-                f"light and density must be above 0, got {self.light} and {self.density}: give factors, 1 is nominal"
+                f"light and density must be above 0, got {self.light} and {self.density}",
+                "give factors, 1 is nominal",
             )
         if unknown := set(self.stains) - set(TARGETS):
             raise ConfigError(
-                f"stains names {sorted(unknown)}, which are no targets: choose of {', '.join(TARGETS)}"
+                f"stains names {sorted(unknown)}, which are no targets",
+                f"choose from {', '.join(TARGETS)}",
             )
         if any(factor < 0 for factor in self.stains.values()):
             raise ConfigError(
-                f"stains must be 0 or above, got {dict(self.stains)}: give factors, 1 is nominal"
+                f"stains must be 0 or above, got {dict(self.stains)}",
+                "give factors, 1 is nominal",
             )
 
 
 def draw_conditions(seed: int | Sequence[int]) -> Conditions:
-    """The batch effect of one well: lamp within 10 %, each stain within 25 %, focus within 0.6 µm, number of cells within 10 %.
+    """The batch effect of one well.
 
-    These ranges are plausible, not measured. The same seed gives the same conditions.
+    Lamp and number of cells vary by up to 10 %, each stain by 25 %, focus by 0.6 µm. These ranges
+    are plausible, not measured. The same seed gives the same conditions.
     """
     rng = np.random.default_rng(seed)
     return Conditions(

@@ -1,4 +1,4 @@
-"""How one field of view grew: crowded here, empty there, ripe or young. All lengths in µm."""
+"""How the cells of one field of view grew: how crowded and how ripe. All lengths are in µm."""
 
 from dataclasses import dataclass
 
@@ -12,47 +12,49 @@ CROWDING = 0.3  # standard deviation of the share of places that fat cells fill
 
 @dataclass(frozen=True)
 class Culture:
-    """The distance between fat cells, how many places they fill, how ripe they are, what lies between, and how crowding varies."""
+    """Where fat and thin cells can be, and how many places they fill.
+
+    The waves say how crowding varies over the field.
+    """
 
     pitch_um: float
     fat_share: float
-    droplet_scale: float
+    droplet_scale: float  # larger in ripe cells
     thin_pitch_um: float
     thin_share: float
     waves_per_um: NDArray[np.float64]  # (N_WAVES, 2) spatial frequencies y, x
     phases: NDArray[np.float64]  # (N_WAVES,)
 
     def crowding(self, points_um: NDArray) -> NDArray:
-        """How crowded the culture is at points, (N, 2): smooth in space, mean 0 and standard deviation 1 over many fields."""
+        """How crowded the culture is at points, (N, 2).
+
+        It is smooth in space; over many fields its mean is 0 and its standard deviation is 1.
+        """
         turns = 2 * np.pi * (points_um @ self.waves_per_um.T) + self.phases
         return np.sqrt(2 / N_WAVES) * np.cos(turns).sum(axis=1)
 
     def fat_centres(
         self, size_um: tuple[float, float], rng: np.random.Generator
     ) -> NDArray[np.float64]:
-        """Where fat cells sit, (N, 2)."""
+        """Where fat cells are, (N, 2)."""
         centres_um = _scatter(size_um, self.pitch_um, rng)
-        return centres_um[
-            rng.random(len(centres_um)) < self.fat_share + CROWDING * self.crowding(centres_um)
-        ]
+        share = self.fat_share + CROWDING * self.crowding(centres_um)
+        return centres_um[rng.random(len(centres_um)) < share]
 
     def thin_centres(
         self, size_um: tuple[float, float], rng: np.random.Generator
     ) -> NDArray[np.float64]:
-        """Where thin cells lie, (N, 2); fewer are missing, for they stretch into empty places."""
+        """Where thin cells are, (N, 2); they stretch into empty places, so fewer are missing."""
         centres_um = _scatter(size_um, self.thin_pitch_um, rng)
-        return centres_um[
-            rng.random(len(centres_um))
-            < self.thin_share + 0.5 * CROWDING * self.crowding(centres_um)
-        ]
+        share = self.thin_share + 0.5 * CROWDING * self.crowding(centres_um)
+        return centres_um[rng.random(len(centres_um)) < share]
 
 
 def draw_culture(density: float, rng: np.random.Generator) -> Culture:
-    """Fields differ, and so do places within a field. *density* is a factor on the number of cells."""
+    """Draw the culture of one field. *density* is a factor on the number of cells."""
     turn = rng.uniform(0, 2 * np.pi, N_WAVES)
-    waves_per_um = np.stack([np.sin(turn), np.cos(turn)], axis=1) / rng.uniform(
-        250, 700, (N_WAVES, 1)
-    )
+    directions = np.stack([np.sin(turn), np.cos(turn)], axis=1)
+    waves_per_um = directions / rng.uniform(250, 700, (N_WAVES, 1))
     return Culture(
         pitch_um=rng.uniform(36, 40),
         fat_share=density * rng.uniform(0.7, 0.9),
@@ -67,11 +69,10 @@ def draw_culture(density: float, rng: np.random.Generator) -> Culture:
 def _scatter(
     size_um: tuple[float, float], pitch_um: float, rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Jittered places, (N, 2), on a rectangle (height, width) and around it: even, but uneven enough to leave gaps."""
+    """Places, (N, 2), on a rectangle (height, width) and around it: a grid with jitter and gaps."""
     rows, columns = (int(np.ceil((side + 2 * REACH_UM) / pitch_um)) for side in size_um)
-    grid = np.stack(
-        np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), axis=-1
-    ).astype(np.float64)
+    y, x = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
+    grid = np.stack([y, x], axis=-1).astype(np.float64)
     grid[1::2, :, 1] += 0.5
     grid += rng.uniform(0, 1, 2) + rng.uniform(-0.42, 0.42, grid.shape)
     return grid.reshape(-1, 2) * pitch_um - REACH_UM

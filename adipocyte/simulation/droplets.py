@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SMALLEST_RADIUS_UM = 0.45
-OVERLAP = 0.93  # packed droplets flatten each other: centres come this much closer than round spheres would
+OVERLAP = 0.93  # distance of packed droplets, which flatten each other, over that of round spheres
 
 
 def draw_radii(largest_um: float, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -18,8 +18,8 @@ def pack(
 ) -> NDArray[np.float64]:
     """Place spheres one by one, each at the site where it fits most tightly.
 
-    sites_um: (N, 3) possible centres (z, y, x). room_um: (N,) distance from each site to the nearest wall. Returns (M, 4), M <= number of
-    radii: z, y, x and radius in µm; a sphere that fits nowhere is left out.
+    sites_um: (N, 3) possible centres (z, y, x). room_um: (N,) distance from each site to the
+    nearest wall. Returns (M, 4): z, y, x and radius in µm, without the spheres that fit nowhere.
     """
     room_um = room_um.copy()
     placed = []
@@ -32,18 +32,16 @@ def pack(
         centre_um = sites_um[best]
         placed.append((*centre_um, radius_um))
         offset_um = sites_um - centre_um
-        np.minimum(
-            room_um,
-            np.sqrt(np.einsum("ij,ij->i", offset_um, offset_um)) - OVERLAP * radius_um,
-            out=room_um,
-        )
+        distance_um = np.sqrt(np.einsum("ij,ij->i", offset_um, offset_um))
+        np.minimum(room_um, distance_um - OVERLAP * radius_um, out=room_um)
     return np.array(placed, dtype=np.float64).reshape(-1, 4)
 
 
 def draw_holes(droplets_um: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Watery inclusions in a few of the larger droplets: the holes and bites that a stained droplet can show.
+    """Watery inclusions in a few of the larger droplets, visible as holes in the stain.
 
-    droplets_um: (N, 4) z, y, x, radius. Returns (M, 4), likewise; a hole is always smaller than its droplet.
+    droplets_um: (N, 4) z, y, x, radius. Returns (M, 4), likewise; a hole is always smaller than its
+    droplet.
     """
     bitten = droplets_um[(droplets_um[:, 3] > 1.5) & (rng.random(len(droplets_um)) < 0.08)]
     holes = bitten.copy()

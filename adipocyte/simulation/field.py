@@ -1,4 +1,4 @@
-"""One simulated field of view: a scene seen in brightfield and in fluorescence."""
+"""One simulated field of view: a scene in brightfield and in fluorescence."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage
 from skimage.segmentation import relabel_sequential
 
-from adipocyte.domain import SMALLEST_PX
+from adipocyte.domain import BRIGHTFIELD, SMALLEST_PX
 from adipocyte.errors import ConfigError
 from adipocyte.simulation.camera import EXPOSURES, add_hot_pixels, draw_illumination, expose
 from adipocyte.simulation.canvas import Canvas
@@ -20,20 +20,22 @@ from adipocyte.simulation.misalignment import Misalignment
 from adipocyte.simulation.optics import OBJECTIVES, focus_series
 from adipocyte.simulation.specimen import Specimen, draw_specimen
 
-PADDING_UM = 10.0  # defocused light spreads this far, and wraps around no further
+PADDING_UM = 10.0  # around a field, because defocused light spreads, and wraps around, this far
 
 NOMINAL = Conditions()
 
 
 @dataclass(frozen=True)
 class SimulatedField:
-    """What a microscope would save of one field of view, and the truth about its nuclei."""
+    """What a microscope would save of one field of view, and the truth about its nuclei.
+
+    `nuclei` are true labels in the frame of the targets, 0 for background: living and dead nuclei,
+    without those of floating cells.
+    """
 
     planes: NDArray[np.uint16]  # (Z, Y, X) brightfield counts, Z=7
     targets: dict[str, NDArray[np.uint16]]  # "A1", "A2", "A3" -> (Y, X) counts
-    nuclei: NDArray[
-        np.int32
-    ]  # (Y, X) true labels, 0 = background, in the frame of the targets: the living and the dead in the section
+    nuclei: NDArray[np.int32]  # (Y, X)
 
 
 def simulate_field(
@@ -46,49 +48,45 @@ def simulate_field(
 ) -> SimulatedField:
     """Simulate a field of view; the same arguments give the same field bit for bit.
 
-    shape_px: (Y, X). *misalignment* moves the targets (and the nuclei's labels with them), not the brightfield planes; None leaves them on
-    top of each other. *conditions* other than their density change how the scene is shown, not the scene.
+    shape_px: (Y, X). *misalignment* moves the targets and the nuclei's labels, not the brightfield
+    planes; None moves nothing. Of the *conditions*, density changes the scene, and the others
+    change its images only.
 
     Raises ConfigError for an unknown magnification or an image smaller than 64 pixels.
     """
     if magnification not in OBJECTIVES:
         raise ConfigError(
-            f"cannot simulate magnification {magnification}: choose one of {sorted(OBJECTIVES)}"
+            f"cannot simulate magnification {magnification}", f"choose one of {sorted(OBJECTIVES)}"
         )
     if min(shape_px) < SMALLEST_PX:
         raise ConfigError(
-            f"cannot simulate {shape_px[0]} x {shape_px[1]} pixels: both sides must be at least {SMALLEST_PX}"
+            f"cannot simulate {shape_px[0]} x {shape_px[1]} pixels",
+            f"both sides must be at least {SMALLEST_PX}",
         )
     optics, exposures = OBJECTIVES[magnification], EXPOSURES[magnification]
     rng = np.random.default_rng(seed)
 
     canvas = _padded(shape_px, optics.um_per_px)
-    size_um = tuple(side * canvas.um_per_px for side in canvas.shape_px)
-    cells = grow_cells(size_um, draw_culture(conditions.density, rng), rng)
-    specimen = draw_specimen(
-        cells, float_cells(size_um, rng), draw_debris(size_um, rng), canvas, rng
-    )
+    cells = grow_cells(canvas.size_um, draw_culture(conditions.density, rng), rng)
+    floaters = float_cells(canvas.size_um, rng)
+    debris = draw_debris(canvas.size_um, rng)
+    specimen = draw_specimen(cells, floaters, debris, canvas, rng)
 
     light = _crop(focus_series(specimen.paths_um, optics, conditions.defocus_um), shape_px)
     illumination = np.float32(conditions.light) * draw_illumination(shape_px, 0.1, rng)
     lamp = rng.normal(1, 0.01, len(light))
-    planes = np.stack(
-        [
-            expose(plane * illumination * np.float32(power), exposures["brightfield"], rng)
-            for plane, power in zip(light, lamp, strict=True)
-        ]
-    )
+    planes = [
+        expose(plane * illumination * np.float32(power), exposures[BRIGHTFIELD], rng)
+        for plane, power in zip(light, lamp, strict=True)
+    ]
 
     labels = specimen.labels
     targets = {}
     for target, density in _fluorescence(specimen, conditions, canvas).items():
         if misalignment is not None:
             density = misalignment.apply(density, order=3)
-        glow = (
-            np.float32(conditions.light)
-            * _crop(density, shape_px)
-            * draw_illumination(shape_px, 0.1, rng)
-        )
+        glow = np.float32(conditions.light) * _crop(density, shape_px)
+        glow = glow * draw_illumination(shape_px, 0.1, rng)
         targets[target] = expose(glow, exposures[target], rng)
         add_hot_pixels(targets[target])
     if misalignment is not None:
@@ -98,9 +96,13 @@ def simulate_field(
 
 
 def _padded(shape_px: tuple[int, int], um_per_px: float) -> Canvas:
-    """A canvas larger than the image, in sizes that transform fast: objects and waves cross the image's border as they do in reality."""
+    """A canvas larger than the image, because objects and waves cross the image's border.
+
+    Its sides are fast to transform.
+    """
     padding_px = int(np.ceil(PADDING_UM / um_per_px))
-    return Canvas(tuple(fft.next_fast_len(side + 2 * padding_px) for side in shape_px), um_per_px)
+    height_px, width_px = (fft.next_fast_len(side + 2 * padding_px) for side in shape_px)
+    return Canvas((height_px, width_px), um_per_px)
 
 
 def _crop(image: NDArray, shape_px: tuple[int, int]) -> NDArray:
@@ -114,18 +116,19 @@ def _crop(image: NDArray, shape_px: tuple[int, int]) -> NDArray:
 def _fluorescence(
     specimen: Specimen, conditions: Conditions, canvas: Canvas
 ) -> dict[str, NDArray[np.float32]]:
-    """Light of the three stains, (Y, X) each: a sharp section, a glow of what lies outside of it, and debris, which needs no stain."""
+    """Light of the three stains, (Y, X) each.
+
+    It comes from a sharp section, from a glow above and below it, and from debris, which glows
+    without a stain.
+    """
 
     def blur(density: NDArray[np.float32], sigma_um: float) -> NDArray[np.float32]:
         return ndimage.gaussian_filter(density, max(sigma_um / canvas.um_per_px, 0.5), truncate=3)
 
     mesh = blur(specimen.cytoplasm, 0.18)
     floating_nuclei, floating_lipids, floating_cytoplasm = specimen.floating
-    nuclei = (
-        blur(specimen.nuclei, 0.2)
-        + 0.25 * blur(specimen.nuclei + floating_nuclei, 3.5)
-        + 0.03 * mesh
-    )
+    nuclei_glow = blur(specimen.nuclei + floating_nuclei, 3.5)
+    nuclei = blur(specimen.nuclei, 0.2) + 0.25 * nuclei_glow + 0.03 * mesh
     lipids = blur(specimen.lipids, 0.18) + 0.25 * blur(specimen.lipid_haze, 1.0)
     if floating_lipids.any():
         lipids += 0.08 * blur(floating_lipids, 3.5)

@@ -1,4 +1,4 @@
-"""How far the fluorescence images lie off the brightfield ones: it turns with the site in the well, at every magnification differently."""
+"""How far fluorescence lies off brightfield, by magnification and by site in the well."""
 
 from dataclasses import dataclass
 
@@ -13,8 +13,9 @@ from adipocyte.errors import ConfigError
 class Misalignment:
     """Shift in pixels and scale of fluorescence against brightfield.
 
-    What brightfield shows at p (y or x, from the image's centre), fluorescence shows at scale * p + shift: a positive dy_px moves
-    the fluorescence image down, a positive dx_px to the right.
+    What brightfield shows at p (y or x, from the image's centre), fluorescence shows at
+    scale * p + shift: a positive dy_px moves the fluorescence image down, a positive dx_px to the
+    right.
     """
 
     dy_px: float
@@ -22,7 +23,10 @@ class Misalignment:
     scale: float = 1.0
 
     def apply(self, image: NDArray, order: int) -> NDArray:
-        """Move an image, (Y, X), of brightfield's frame into fluorescence's; *order* of the spline, 0 for labels."""
+        """Move an image, (Y, X), of brightfield's frame into fluorescence's.
+
+        *order* is that of the spline; labels need 0.
+        """
         centre = (np.array(image.shape) - 1) / 2
         offset = centre - (centre + np.array([self.dy_px, self.dx_px])) / self.scale
         return ndimage.affine_transform(
@@ -30,7 +34,8 @@ class Misalignment:
         )
 
 
-# Per magnification: scale, then (sine, cosine, constant) of dx and of dy, in pixels, as measured on the challenge's plates.
+# By magnification: scale, then (sine, cosine, constant) of dx and of dy, in pixels, as measured on
+# the challenge's plates.
 MEASURED = {
     20: (0.9988, (3.95, 0.067, -1.22), (-0.20, -4.09, 0.76)),
     40: (0.9996, (2.49, -0.030, -0.96), (-0.17, -2.60, 0.62)),
@@ -39,13 +44,17 @@ MEASURED = {
 
 
 def misalignment_at(magnification: int, site: int, n_sites: int) -> Misalignment:
-    """The misalignment of site 1 … *n_sites* of a well. Raises ConfigError for an unknown magnification or site."""
+    """The misalignment of site 1 … *n_sites* of a well.
+
+    Raises ConfigError for an unknown magnification or site.
+    """
     if magnification not in MEASURED:
         raise ConfigError(
-            f"no misalignment is known at magnification {magnification}: choose one of {sorted(MEASURED)}"
+            f"no misalignment is known at magnification {magnification}",
+            f"choose one of {sorted(MEASURED)}",
         )
     if not 1 <= site <= n_sites:
-        raise ConfigError(f"site {site} is not in the well: sites run from 1 to {n_sites}")
+        raise ConfigError(f"site {site} is not in the well", f"sites run from 1 to {n_sites}")
     scale, dx, dy = MEASURED[magnification]
     turn = 2 * np.pi * (site - 1) / n_sites
     waves = np.array([np.sin(turn), np.cos(turn), 1.0])

@@ -1,6 +1,7 @@
-"""From optical path to brightfield intensity: a wave through thin layers, an objective's pupil, seven focal positions.
+"""From optical path to brightfield intensity: a wave through thin layers and an objective's pupil.
 
-Angular spectrum method. The condenser is a handful of mutually incoherent source points, so intensities add up (partial coherence).
+The method is that of the angular spectrum. The condenser consists of mutually incoherent source
+points, so their intensities add up (partial coherence).
 """
 
 from collections.abc import Iterator
@@ -10,23 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-from adipocyte.domain import UM_PER_PX
+from adipocyte.domain import N_Z_PLANES, UM_PER_PX
 
 WAVELENGTH_UM = 0.6
 MEDIUM_INDEX = 1.36
-LAYER_HEIGHTS_UM = (
-    0.0,
-    4.0,
-    8.0,
-    20.0,
-)  # three layers of cells on the glass, and one of what floats above them
+# Three layers of cells on the glass, and one of floating cells above them.
+LAYER_HEIGHTS_UM = (0.0, 4.0, 8.0, 20.0)
 CELLS_MIDDLE_UM = 4.0
-N_PLANES = 7
 
 
 @dataclass(frozen=True)
 class Optics:
-    """One objective and its focus series. Focal positions are in µm above the specimen's lowest layer."""
+    """One objective and its focus series. Focal positions are in µm above the lowest layer."""
 
     um_per_px: float
     aperture: float
@@ -35,8 +31,9 @@ class Optics:
     focus_step_um: float
 
 
-# Chosen so that contrast runs through the planes as on the challenge's plates: a peak at the fourth plane at 20x, a fall from the first at
-# 40x and 60x, where the series starts just below the droplets and leads away from them.
+# Chosen so that contrast varies over the planes as on the challenge's plates. At 20x it is highest
+# in the fourth plane; at 40x and 60x it falls from the first plane, because the series starts just
+# below the droplets and moves away from them.
 OBJECTIVES = {
     20: Optics(
         UM_PER_PX[20],
@@ -73,27 +70,26 @@ def propagate(
 def focus_series(
     paths_um: NDArray[np.float32], optics: Optics, defocus_um: float = 0.0
 ) -> NDArray[np.float32]:
-    """Brightfield intensity at seven focal positions, 1.0 where nothing stands in the light's way.
+    """Brightfield intensity at seven focal positions, (Z, Y, X); 1.0 if nothing is in the light.
 
-    paths_um: (L, Y, X), optical path difference in µm of the L lowest of the layers at LAYER_HEIGHTS_UM; the light comes from above.
-    *defocus_um* displaces all focal positions, positive upwards. Returns (Z, Y, X).
+    paths_um: (L, Y, X), optical path difference in µm of the L lowest layers at LAYER_HEIGHTS_UM.
+    The light comes from above. *defocus_um* displaces all focal positions, positive upwards.
     """
-    focus_um = optics.first_focus_um + defocus_um + optics.focus_step_um * np.arange(N_PLANES)
+    steps = np.arange(N_Z_PLANES, dtype=np.float64)
+    focus_um = optics.first_focus_um + defocus_um + optics.focus_step_um * steps
     phases = [
         np.exp((2j * np.pi / WAVELENGTH_UM) * path_um).astype(np.complex64) for path_um in paths_um
     ]
-    intensity = np.zeros((N_PLANES, *paths_um.shape[1:]), dtype=np.float32)
+    intensity = np.zeros((N_Z_PLANES, *paths_um.shape[1:]), dtype=np.float32)
     sources = _condenser(optics.condenser_aperture)
     for source in sources:
-        for plane, wave in zip(
-            intensity, _focus_waves(phases, source, optics, focus_um), strict=True
-        ):
+        waves = _focus_waves(phases, source, optics, focus_um)
+        for plane, wave in zip(intensity, waves, strict=True):
             plane += wave.real**2 + wave.imag**2
     intensity /= len(sources)
-    for plane, blur_um in zip(intensity, _source_blur(optics, focus_um, len(sources)), strict=True):
-        ndimage.gaussian_filter(
-            plane, blur_um / optics.um_per_px, output=plane, mode="wrap", truncate=3
-        )
+    blurs_px = _source_blur(optics, focus_um, len(sources)) / optics.um_per_px
+    for plane, blur_px in zip(intensity, blurs_px, strict=True):
+        ndimage.gaussian_filter(plane, blur_px, output=plane, mode="wrap", truncate=3)
     return intensity
 
 
@@ -103,14 +99,17 @@ def _focus_waves(
     optics: Optics,
     focus_um: NDArray[np.float64],
 ) -> Iterator[NDArray[np.complex64]]:
-    """The wave at each focal position, lit from one *source*; its tilt is left out of the wave and kept in the propagator."""
+    """The wave at each focal position, lit from one *source*.
+
+    The propagator includes the tilt of the light; the wave itself does not.
+    """
     frequencies2 = _frequencies(phases[0].shape, optics.um_per_px, source)
     axial = _axial_frequency(frequencies2)
     wave = phases[-1]
     for layer in range(len(phases) - 2, -1, -1):
         down_um = LAYER_HEIGHTS_UM[layer + 1] - LAYER_HEIGHTS_UM[layer]
         wave = fft.ifft2(fft.fft2(wave) * _advance(axial, down_um)) * phases[layer]
-    # Focusing above the lowest layer means undoing part of the way the light has come.
+    # To focus above the lowest layer, the light goes part of its way back.
     spectrum = fft.fft2(wave) * (frequencies2 <= (optics.aperture / WAVELENGTH_UM) ** 2)
     spectrum *= _advance(axial, -focus_um[0])
     step = _advance(axial, -optics.focus_step_um)
@@ -120,28 +119,29 @@ def _focus_waves(
 
 
 def _condenser(aperture: float) -> list[tuple[float, float]]:
-    """Source points as spatial frequencies (y, x), each for a ninth of the condenser's disc: its centre and four antipodal pairs.
+    """Source points as spatial frequencies (y, x), each for a ninth of the condenser's disc.
 
-    Without their antipodes the points would make defocused planes slide sideways. The pairs lie on a spiral, for points on rings form a
-    lattice that shows in droplets; its turn of 1.34 rad keeps the points apart, at the price of a disc that is filled less evenly along one
-    diameter than along another.
+    They are the disc's centre and four antipodal pairs, because points without antipodes would
+    shift defocused planes sideways. The pairs lie on a spiral, because points on rings form a
+    lattice that is visible in droplets. Its turn of 1.34 rad keeps the points apart, but fills the
+    disc less evenly along one diameter than along another.
     """
     order = np.arange(1, 5)
     turn = 1.34 * order
     radius = 0.9 * aperture / WAVELENGTH_UM * np.sqrt(2 * order / 9)
-    pairs = list(
-        zip((radius * np.sin(turn)).tolist(), (radius * np.cos(turn)).tolist(), strict=True)
-    )
+    y, x = radius * np.sin(turn), radius * np.cos(turn)
+    pairs = list(zip(y.tolist(), x.tolist(), strict=True))
     return [(0.0, 0.0), *pairs, *((-y, -x) for y, x in pairs)]
 
 
 def _source_blur(
     optics: Optics, focus_um: NDArray[np.float64], n_sources: int
 ) -> NDArray[np.float64]:
-    """Blur of each plane in µm (a Gaussian's sigma), because a source point stands for a patch of the condenser.
+    """Blur of each plane in µm (a Gaussian's sigma), because each source point stands for a patch.
 
-    Light tilted by an angle moves a defocused image sideways by angle times defocus, so a patch smears it in proportion. The
-    patches overlap (three quarters of the spacing, where a disc alone would ask for a half), or the points would show as dots in droplets.
+    Light tilted by an angle moves a defocused image sideways by angle times defocus, so a patch of
+    the condenser blurs it in proportion. The patches overlap, because the points would otherwise be
+    visible as dots in droplets: the sigma is three quarters of their spacing; a disc needs a half.
     """
     patch_angle = optics.condenser_aperture / MEDIUM_INDEX / np.sqrt(n_sources)
     return 0.75 * patch_angle * np.abs(focus_um - CELLS_MIDDLE_UM)
@@ -156,11 +156,10 @@ def _frequencies(
 
 
 def _axial_frequency(frequencies2: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Frequency along the axis, less that of the straight wave; NaN for waves too steep to travel."""
+    """Frequency along the axis minus the straight wave's; NaN for waves too steep to travel."""
+    straight = MEDIUM_INDEX / WAVELENGTH_UM
     with np.errstate(invalid="ignore"):
-        return np.sqrt(np.float32((MEDIUM_INDEX / WAVELENGTH_UM) ** 2) - frequencies2) - np.float32(
-            MEDIUM_INDEX / WAVELENGTH_UM
-        )
+        return np.sqrt(np.float32(straight**2) - frequencies2) - np.float32(straight)
 
 
 def _advance(axial: NDArray[np.float32], distance_um: float) -> NDArray[np.complex64]:

@@ -1,4 +1,4 @@
-"""Cells drawn as maps: what slows the light down, and what fluoresces in and out of the focal section."""
+"""Cells drawn as maps: optical paths, and what fluoresces in and outside the focal section."""
 
 from dataclasses import dataclass
 
@@ -11,20 +11,25 @@ from adipocyte.simulation.cells import Cell, Nucleus
 from adipocyte.simulation.debris import Bit
 from adipocyte.simulation.optics import LAYER_HEIGHTS_UM
 
-# Differences of refractive index: to the medium for cytoplasm, to cytoplasm for what lies in it.
+# Differences of refractive index: cytoplasm to the medium, lipid and nucleus to cytoplasm.
 CYTOPLASM_INDEX_STEP = 0.02
 LIPID_INDEX_STEP = 0.085
 NUCLEUS_INDEX_STEP = 0.025
 
-N_LAYERS = 3  # of cells on the glass; the layer above them holds what floats
-FLOATING_BLUR_UM = 1.8  # a patch of the condenser smears what floats far from focus, and its droplets sit at many heights
+N_LAYERS = 3  # of cells on the glass; floating cells are in the layer above
+# Floating cells are far from focus, so a patch of the condenser blurs them; and their droplets are
+# at many heights.
+FLOATING_BLUR_UM = 1.8
 FLECKS_PER_UM2 = 1 / 4000
 SECTION_UM = (1.5, 5.5)  # heights between which fluorescence is collected sharply
 
 
 @dataclass
 class Specimen:
-    """Maps of one scene, (Y, X) where nothing else is said. Densities are near 1 where the focal section is full of the substance."""
+    """Maps of one scene, (Y, X) if there is no other shape.
+
+    Densities are near 1 where the substance fills the focal section.
+    """
 
     paths_um: NDArray[np.float32]  # (L, Y, X) optical path difference per layer, lowest first
     nuclei: NDArray[np.float32]
@@ -43,25 +48,23 @@ def draw_specimen(
     canvas: Canvas,
     rng: np.random.Generator,
 ) -> Specimen:
-    """Draw cells, floating cells and debris on a canvas. The random part is texture only: chromatin and grain."""
+    """Draw cells, floating cells and debris on a canvas. Only their texture is random."""
     cytoplasm_um, cytoplasm = _draw_cytoplasm(cells, canvas)
     lipid_um, lipids = _draw_lipid(cells, canvas)
     nucleus_um, nuclei, labels = _draw_nuclei(cells, canvas, rng)
-    grain = _grain(canvas, 0.3, rng) * (
-        1.0 - np.minimum(nuclei, 1.0)
-    )  # organelles: the nucleus is smooth
+    # Grain stands for organelles; the nucleus is smooth.
+    grain = _grain(canvas, 0.3, rng) * (1.0 - np.minimum(nuclei, 1.0))
 
     lipid_haze = np.maximum(lipid_um.sum(axis=0) / (SECTION_UM[1] - SECTION_UM[0]) - lipids, 0)
-    # Droplets and nuclei take the place of cytoplasm; the nucleus itself takes up some of the dye.
+    # Droplets and nuclei displace cytoplasm; the nucleus takes up some of the dye.
     cytoplasm *= np.clip(1.0 - lipids, 0.0, 1.0)
     cytoplasm *= 1.0 - 0.25 * np.minimum(nuclei, 1.0)
     cytoplasm *= 1.0 + 0.12 * grain
     _add_flecks(cytoplasm, canvas, rng)
 
     paths_um = LIPID_INDEX_STEP * lipid_um
-    paths_um[0] += CYTOPLASM_INDEX_STEP * (
-        cytoplasm_um + 0.15 * grain * np.maximum(cytoplasm_um - lipid_um.sum(axis=0), 0)
-    )
+    without_lipid_um = np.maximum(cytoplasm_um - lipid_um.sum(axis=0), 0)
+    paths_um[0] += CYTOPLASM_INDEX_STEP * (cytoplasm_um + 0.15 * grain * without_lipid_um)
     paths_um[0] += NUCLEUS_INDEX_STEP * nucleus_um
     debris = _draw_debris(bits, paths_um, canvas)
     floating = np.zeros_like(debris)
@@ -74,8 +77,8 @@ def draw_specimen(
     return Specimen(paths_um, nuclei, lipids, lipid_haze, cytoplasm, labels, floating, debris)
 
 
-def _in_section(bottom_um: NDArray, top_um: NDArray) -> NDArray[np.float32]:
-    """Share of the focal section that something reaching from *bottom_um* to *top_um* fills."""
+def _in_section(bottom_um: NDArray | np.float32, top_um: NDArray) -> NDArray[np.float32]:
+    """Share of the focal section between *bottom_um* and *top_um*."""
     filled_um = np.minimum(top_um, SECTION_UM[1]) - np.maximum(bottom_um, SECTION_UM[0])
     return np.maximum(filled_um, 0) / (SECTION_UM[1] - SECTION_UM[0])
 
@@ -83,7 +86,10 @@ def _in_section(bottom_um: NDArray, top_um: NDArray) -> NDArray[np.float32]:
 def _draw_cytoplasm(
     cells: list[Cell], canvas: Canvas
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Height of the cell layer in µm of living cytoplasm, and stained cytoplasm in the section; where cells meet, the higher one wins."""
+    """Height of the cells in µm of living cytoplasm, and stained cytoplasm in the section.
+
+    Where cells meet, the higher one wins.
+    """
     height_um = np.zeros(canvas.shape_px, dtype=np.float32)
     stained = np.zeros(canvas.shape_px, dtype=np.float32)
     for cell in cells:
@@ -114,12 +120,12 @@ def _draw_lipid(
                 layer = _layer(z_um)
                 lipid_um[layer][window.slices] += (2 * sign) * half_um
                 lipids[window.slices] += sign * _in_section(z_um - half_um, z_um + half_um)
-    # Droplets that press on each other are flattened, not doubled: no place holds more than lipid alone.
+    # Droplets that press on each other are flattened, not doubled: lipid fills a place only once.
     return np.maximum(lipid_um, 0), np.clip(lipids, 0, 1)
 
 
 def _layer(z_um: float) -> int:
-    """The layer of cells on the glass that holds what lies at a height."""
+    """The number of the layer, among those of cells on the glass, at a height."""
     return int(np.clip(np.searchsorted(LAYER_HEIGHTS_UM, z_um, side="right") - 1, 0, N_LAYERS - 1))
 
 
@@ -145,7 +151,7 @@ def _draw_nuclei(
         window = canvas.window(nucleus.y_um, nucleus.x_um, nucleus.half_length_um)
         if window is None:
             continue
-        # A square root over a square would be an ellipsoid; real nuclei are flatter on top.
+        # (1 - r²)^½ would be an ellipsoid; real nuclei are flatter on top.
         fill = np.maximum(1.0 - nucleus.radius(window.dy_um, window.dx_um) ** 3, 0) ** 0.4
         fill[_dents(nucleus, cell, window)] = 0
         fill = ndimage.gaussian_filter(fill, 0.4 / canvas.um_per_px).astype(np.float32)
@@ -162,22 +168,24 @@ def _draw_nuclei(
 
 
 def _dents(nucleus: Nucleus, cell: Cell, window: Footprint) -> NDArray[np.bool_]:
-    """Pixels of a nucleus's window that droplets take at the nucleus's own height."""
+    """Pixels of a nucleus's window that droplets fill at the nucleus's height."""
     dented = np.zeros((window.dy_um.size, window.dx_um.size), dtype=bool)
     for z_um, y_um, x_um, radius_um in cell.droplets_um.tolist():
         cut2_um2 = radius_um**2 - (z_um - nucleus.z_um) ** 2
         if cut2_um2 > 1.0:
-            distance2 = (window.dy_um - (y_um - nucleus.y_um)) ** 2 + (
-                window.dx_um - (x_um - nucleus.x_um)
-            ) ** 2
-            dented |= distance2 < cut2_um2
+            dy_um = window.dy_um - (y_um - nucleus.y_um)
+            dx_um = window.dx_um - (x_um - nucleus.x_um)
+            dented |= dy_um**2 + dx_um**2 < cut2_um2
     return dented
 
 
 def _draw_floating(
     floaters: list[Cell], canvas: Canvas, rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Optical path of the floating cells, (Y, X), and their nuclei, lipids and cytoplasm, (C, Y, X), in section thicknesses."""
+    """Optical path of the floating cells, (Y, X), and their substances, (C, Y, X).
+
+    The substances are nuclei, lipids and cytoplasm, in section thicknesses.
+    """
     height_um, _ = _draw_cytoplasm(floaters, canvas)
     lipid_um, _ = _draw_lipid(floaters, canvas)
     nucleus_um, _, _ = _draw_nuclei(floaters, canvas, rng)
@@ -189,15 +197,17 @@ def _draw_floating(
     )
     path_um = ndimage.gaussian_filter(path_um, FLOATING_BLUR_UM / canvas.um_per_px)
     cytoplasm_um = np.maximum(height_um - lipid_um - nucleus_um, 0)
-    return path_um, np.stack([nucleus_um, lipid_um, cytoplasm_um]) / np.float32(
-        SECTION_UM[1] - SECTION_UM[0]
-    )
+    substances_um = np.stack([nucleus_um, lipid_um, cytoplasm_um])
+    return path_um, substances_um / np.float32(SECTION_UM[1] - SECTION_UM[0])
 
 
 def _draw_debris(
     bits: list[Bit], paths_um: NDArray[np.float32], canvas: Canvas
 ) -> NDArray[np.float32]:
-    """Add the debris's optical path to the layers, in place; return its light in the three stains, (C, Y, X)."""
+    """Add the optical path of debris to the layers, in place.
+
+    Returns its light in the three stains, (C, Y, X).
+    """
     glow = np.zeros((3, *canvas.shape_px), dtype=np.float32)
     for bit in bits:
         for z_um, y_um, x_um, radius_um in bit.balls_um.tolist():
@@ -213,23 +223,20 @@ def _draw_debris(
 
 def _add_flecks(cytoplasm: NDArray[np.float32], canvas: Canvas, rng: np.random.Generator) -> None:
     """Add small clumps of dye, many times brighter than cytoplasm, in place."""
-    size_um = np.array(canvas.shape_px) * canvas.um_per_px
-    for y_um, x_um in rng.uniform(
-        0, size_um, (rng.poisson(size_um.prod() * FLECKS_PER_UM2), 2)
-    ).tolist():
+    height_um, width_um = canvas.size_um
+    n = rng.poisson(height_um * width_um * FLECKS_PER_UM2)
+    for y_um, x_um in rng.uniform(0, canvas.size_um, (n, 2)).tolist():
         radius_um = rng.uniform(0.3, 0.7)
         window = canvas.window(y_um, x_um, 3 * radius_um)
         if window is not None:
-            cytoplasm[window.slices] += rng.uniform(2, 6) * np.exp(
-                -(window.dy_um**2 + window.dx_um**2) / (2 * radius_um**2)
-            )
+            distance2 = window.dy_um**2 + window.dx_um**2
+            cytoplasm[window.slices] += rng.uniform(2, 6) * np.exp(-distance2 / (2 * radius_um**2))
 
 
 def _grain(canvas: Canvas, size_um: float, rng: np.random.Generator) -> NDArray[np.float32]:
     """Smooth noise of mean 0 and standard deviation 1 with grains of about *size_um*."""
     grain = rng.standard_normal(canvas.shape_px, dtype=np.float32)
     sigma_px = size_um / canvas.um_per_px
-    # White noise blurred by a Gaussian keeps 1 / (2 sqrt(pi) sigma) of its standard deviation: a law, not a measurement of this image.
-    return ndimage.gaussian_filter(grain, sigma_px, mode="wrap") * np.float32(
-        2 * np.sqrt(np.pi) * sigma_px
-    )
+    # A Gaussian blur leaves 1 / (2 sqrt(pi) sigma) of the standard deviation of white noise.
+    smooth = ndimage.gaussian_filter(grain, sigma_px, mode="wrap")
+    return smooth * np.float32(2 * np.sqrt(np.pi) * sigma_px)

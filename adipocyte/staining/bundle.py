@@ -1,4 +1,4 @@
-"""A bundle: one folder with a network for each target, the segmenter, histograms, calibrations and `bundle.json`. No pickle anywhere."""
+"""A bundle: one folder with networks, histograms, calibrations and `bundle.json`; no pickles."""
 
 import hashlib
 import json
@@ -9,16 +9,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save, save_file
 
-from adipocyte.domain import TARGETS, Intensities, table_key
+from adipocyte.domain import SEGMENTER, TARGETS, Intensities, table_key
 from adipocyte.errors import BundleError, ConfigError, NewerBundleError
 from adipocyte.imaging.histograms import N_COUNTS
 from adipocyte.imaging.limits import Limits
+from adipocyte.imaging.normalisation import Scaling
 from adipocyte.networks.files import NETWORK_FILES, copy_network
+from adipocyte.system.files import digest_of, replacing, write_json, write_whole
 
 BUNDLE_FORMAT = 4
-SEGMENTER = "segmenter"
 BUNDLE_MANIFEST, _HISTOGRAMS = "bundle.json", "histograms.safetensors"
 _AGAIN = "register the model again with mlflow run . -e register"
 
@@ -27,14 +28,17 @@ _AGAIN = "register the model again with mlflow run . -e register"
 class BundleManifest:
     """What a bundle holds and where it came from.
 
-    `scalings` maps magnification ("20") and channel ("brightfield", "A1", …) to [mean, std] in counts, `limits` maps magnification and
-    figure of quality (see `imaging.quality`) to the [low, high] of the training wells. `runs` maps "segmenter" and each target to the run
-    that trained it; `store_digest` names the data, `commit` and `version` the code. `licences` maps "code" and each network to the terms
-    that it, or the weights it started from, stands under. `intensities` is the way (see `domain.Intensities`) in which painted images get their
-    intensities unless another is asked for. `storage` is the precision of the weights on disk (see `networks.files.copy_network`).
-    `checksums` maps each file of the bundle to its SHA-256; `calibrations` names one of them, "" before `calibrate_bundle`.
+    `scalings` maps magnification ("20") and channel ("brightfield", "A1", …) to [mean, std] in
+    counts, `limits` maps magnification and measurement of quality (see `imaging.quality`) to the
+    [low, high] of the training wells. `runs` maps "segmenter" and each target to the run that
+    trained it; `store_digest` names the data, `commit` and `version` the code. `licences` maps
+    "code" and each network to the terms of it or of the weights that it started from.
+    `intensities` is the way (see `domain.Intensities`) in which painted images get their
+    intensities unless a caller names another. `storage` is the precision of the weights on disk
+    (see `networks.files.copy_network`). `checksums` maps each file of the bundle to its SHA-256;
+    `calibrations` names one of them, "" before `calibrate_bundle`.
 
-    Raises BundleError when `intensities` is none of the ways or a target none of the three.
+    Raises BundleError when `intensities` is no known way or a target is not one of the three.
     """
 
     targets: tuple[str, ...]
@@ -55,11 +59,15 @@ class BundleManifest:
     def __post_init__(self) -> None:
         if not set(self.targets) <= set(TARGETS):
             raise BundleError(
-                f"the bundle paints {', '.join(self.targets)}, of which only {', '.join(TARGETS)} are known: {_AGAIN}"
+                f"the bundle paints {', '.join(self.targets)}, "
+                f"of which only {', '.join(TARGETS)} are known",
+                _AGAIN,
             )
         if self.intensities not in list(Intensities):
             raise BundleError(
-                f"the bundle keeps the intensities {self.intensities!r}, not one of {', '.join(Intensities)}: {_AGAIN}"
+                f"the bundle keeps the intensities {self.intensities!r}, "
+                f"not one of {', '.join(Intensities)}",
+                _AGAIN,
             )
 
     @property
@@ -68,7 +76,7 @@ class BundleManifest:
 
     @property
     def paintings(self) -> tuple[str, ...]:
-        """What has a histogram and a calibration of its own: "20/A1", …"""
+        """The keys of the histograms and calibrations: "20/A1", …"""
         return tuple(
             table_key(magnification, target)
             for magnification in self.magnifications
@@ -76,25 +84,34 @@ class BundleManifest:
         )
 
     @property
-    def ways(self) -> tuple[str, ...]:
-        """The ways in which intensities can be set: "calibration" only when the bundle has been calibrated."""
+    def ways(self) -> tuple[Intensities, ...]:
+        """The ways of setting intensities: without "calibration" before `calibrate_bundle`."""
         return tuple(
             way for way in Intensities if way is not Intensities.CALIBRATION or self.calibrations
         )
 
-    def way(self, intensities: str | None) -> str:
-        """The way that *intensities* stand for: None is the one that the bundle keeps.
+    def way(self, intensities: str | None) -> Intensities:
+        """The way that *intensities* names; None names the one that the bundle keeps.
 
-        Raises ConfigError when there is no such way, or it takes calibrations and the bundle has none.
+        Raises ConfigError when there is no such way, or when it takes calibrations and the bundle
+        has none.
         """
-        way = self.intensities if intensities is None else intensities
-        if way not in list(Intensities):
-            raise ConfigError(f"intensities must be one of {', '.join(Intensities)}, got {way!r}")
-        if way not in self.ways:
+        name = self.intensities if intensities is None else intensities
+        if name not in list(Intensities):
             raise ConfigError(
-                "the model has not been calibrated: take the intensities none or matching, or register it anew"
+                f"intensities must be one of {', '.join(Intensities)}, got {name!r}",
+                "name one of these, or none at all for the way that the model keeps",
             )
-        return way
+        if name not in self.ways:
+            raise ConfigError(
+                "the model has not been calibrated",
+                "take the intensities none or matching, or register it anew",
+            )
+        return Intensities(name)
+
+    def scaling(self, magnification: int, channel: str) -> Scaling:
+        """Normalisation constants of "brightfield" or a target."""
+        return Scaling(*self.scalings[str(magnification)][channel])
 
 
 def write_bundle(
@@ -103,31 +120,34 @@ def write_bundle(
     networks: Mapping[str, Path],
     histograms: Mapping[str, NDArray[np.int64]],
 ) -> None:
-    """Gather a bundle in *folder*, which must not be there. It has no calibrations before `calibrate_bundle`.
+    """Gather a bundle in *folder*, which must not exist; `calibrate_bundle` adds the calibrations.
 
-    *networks* maps "segmenter" and each target to the folder of its network; *histograms* maps "20/A1", … to (65536,) counts. Weights are
-    kept in the *manifest*'s storage; its checksums are filled in.
+    *networks* maps "segmenter" and each target to the folder of its network; *histograms* maps
+    "20/A1", … to (65536,) counts. Weights are kept in the *manifest*'s storage; its checksums are
+    filled in.
     """
     folder.mkdir(parents=True)
     for name in names(manifest.targets):
         copy_network(networks[name], folder / name, manifest.storage)
-    save_file(dict(histograms), folder / _HISTOGRAMS)
+    with replacing(folder / _HISTOGRAMS) as partial:
+        save_file(dict(histograms), partial)
     files = sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
     )
-    _write_manifest(
-        folder, replace(manifest, checksums={name: _digest(folder / name) for name in files})
-    )
+    checksums = {name: digest_of(folder / name) for name in files}
+    write_json(folder / BUNDLE_MANIFEST, asdict(replace(manifest, checksums=checksums)))
 
 
 def calibrate_bundle(
     folder: Path, calibrations: Mapping[str, NDArray[np.uint16]], intensities: str
 ) -> None:
-    """Give the bundle in *folder* its *calibrations* and the way of *intensities* that it keeps; killed at any moment, it stays whole.
+    """Give the bundle in *folder* its *calibrations* and the way of *intensities* that it keeps.
 
-    *calibrations* maps "20/A1", … for every magnification and target to a table (65536,) (see `imaging.calibration`); or is empty.
+    *calibrations* maps "20/A1", … for every magnification and target to a table (65536,) (see
+    `imaging.calibration`); or is empty. The bundle stays whole when the process is killed.
 
-    Raises BundleError when there is no bundle, a table is missing or *intensities* is none of `domain.Intensities`.
+    Raises BundleError when there is no bundle, a table is missing or *intensities* is no way of
+    `domain.Intensities`.
     """
     manifest = read_manifest(folder)
     checksums = {
@@ -138,56 +158,70 @@ def calibrate_bundle(
         _require_all(manifest, calibrations)
     if calibrations:
         changed = _with_calibrations(folder, changed, calibrations)
-    _write_manifest(folder, changed)
+    write_json(folder / BUNDLE_MANIFEST, asdict(changed))
     if manifest.calibrations and manifest.calibrations != changed.calibrations:
-        (folder / manifest.calibrations).unlink()  # last: until then a manifest names it
+        (folder / manifest.calibrations).unlink()  # last, because until now the manifest named it
 
 
 def read_manifest(folder: Path) -> BundleManifest:
-    """Raises BundleError when *folder* holds no bundle or one of an older format than this code's, NewerBundleError for a newer one."""
+    """Read `bundle.json`.
+
+    Raises BundleError when *folder* holds no bundle or one of an older format than this code's,
+    NewerBundleError for a newer one.
+    """
     try:
         content = json.loads((folder / BUNDLE_MANIFEST).read_text())
-        if content["format"] != BUNDLE_FORMAT:
-            raise _of_another_format(folder, content["format"])
-        return BundleManifest(**content | {"targets": tuple(content["targets"])})
+        found = content["format"]
+        if found == BUNDLE_FORMAT:
+            return BundleManifest(**content | {"targets": tuple(content["targets"])})
+    except BundleError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, BundleError):
-            raise
-        raise BundleError(f"{folder} holds no whole bundle ({error}): {_AGAIN}") from error
+        raise BundleError(f"{folder} holds no whole bundle ({error})", _AGAIN) from error
+    raise _of_another_format(folder, found)
 
 
 def check_files(folder: Path, manifest: BundleManifest) -> None:
-    """Read every file of the bundle once. Raises BundleError, naming the file, when one is missing or not as it was written."""
+    """Read every file of the bundle once.
+
+    Raises BundleError, naming the file, when one is missing or not as it was written.
+    """
     needed = [f"{name}/{file}" for name in names(manifest.targets) for file in NETWORK_FILES]
     needed += [_HISTOGRAMS, *filter(None, [manifest.calibrations])]
     if unlisted := [name for name in needed if name not in manifest.checksums]:
-        raise BundleError(f"{folder / BUNDLE_MANIFEST} has no checksum of {unlisted[0]}: {_AGAIN}")
+        raise BundleError(f"{folder / BUNDLE_MANIFEST} has no checksum of {unlisted[0]}", _AGAIN)
     for name, digest in manifest.checksums.items():
         try:
-            found = _digest(folder / name)
+            found = digest_of(folder / name)
         except OSError as error:
             raise BundleError(
-                f"the bundle is not whole: {folder / name} cannot be read ({error.strerror}): {_AGAIN}"
+                f"the bundle is not whole: {folder / name} cannot be read ({error.strerror})",
+                _AGAIN,
             ) from error
         if found != digest:
             raise BundleError(
-                f"the bundle is damaged: {folder / name} is not as it was written: copy it again, or {_AGAIN}"
+                f"the bundle is damaged: {folder / name} is not as it was written",
+                f"copy it again, or {_AGAIN}",
             )
 
 
 def read_histograms(folder: Path) -> dict[str, NDArray[np.int64]]:
-    """The reference histograms of a bundle by "20/A1", …; (65536,) int64 each. Raises BundleError when they are damaged."""
+    """The reference histograms of a bundle by "20/A1", …; (65536,) int64 each.
+
+    Raises BundleError when they are damaged.
+    """
     return _read_tables(folder / _HISTOGRAMS, np.int64)
 
 
 def read_calibrations(folder: Path, manifest: BundleManifest) -> dict[str, NDArray[np.uint16]]:
-    """The calibrations of a bundle by "20/A1", …; (65536,) uint16 each, none when it has not been calibrated.
+    """The calibrations of a bundle by "20/A1", …; (65536,) uint16 each; empty before calibration.
 
-    Raises BundleError when they are damaged, incomplete, or missing though *manifest* keeps them as its way.
+    Raises BundleError when they are damaged or incomplete, or missing though *manifest* keeps them
+    as its way.
     """
-    calibrations = (
-        _read_tables(folder / manifest.calibrations, np.uint16) if manifest.calibrations else {}
-    )
+    calibrations = {}
+    if manifest.calibrations:
+        calibrations = _read_tables(folder / manifest.calibrations, np.uint16)
     if calibrations or manifest.intensities == Intensities.CALIBRATION:
         _require_all(manifest, calibrations)
     return calibrations
@@ -201,49 +235,46 @@ def names(targets: Iterable[str]) -> list[str]:
 def _with_calibrations(
     folder: Path, manifest: BundleManifest, calibrations: Mapping[str, NDArray[np.uint16]]
 ) -> BundleManifest:
-    """Write the tables under a name of their own content, beside those that the manifest on disk still names."""
-    partial = folder / ".calibrations.partial"
-    save_file(dict(calibrations), partial)
-    digest = _digest(partial)
+    """Write the tables beside those that the manifest on disk still names.
+
+    Their name comes from their content, so that the two never share one.
+    """
+    data = save(dict(calibrations))
+    digest = hashlib.sha256(data).hexdigest()
     name = f"calibrations-{digest[:8]}.safetensors"
-    partial.replace(folder / name)
+    write_whole(folder / name, data)
     return replace(manifest, calibrations=name, checksums=manifest.checksums | {name: digest})
 
 
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _of_another_format(folder: Path, found: int) -> BundleError:
+def _of_another_format(folder: Path, found: object) -> BundleError:
     if isinstance(found, int) and found > BUNDLE_FORMAT:
         return NewerBundleError(
-            f"the bundle {folder} has format {found}, newer than the {BUNDLE_FORMAT} that this code reads: update the code"
+            f"the bundle {folder} has format {found}, "
+            f"newer than the {BUNDLE_FORMAT} that this code reads",
+            "update the code",
         )
     return BundleError(
-        f"the bundle {folder} has format {found}, older than the {BUNDLE_FORMAT} that this code reads: {_AGAIN}"
+        f"the bundle {folder} has format {found}, "
+        f"older than the {BUNDLE_FORMAT} that this code reads",
+        _AGAIN,
     )
-
-
-def _write_manifest(folder: Path, manifest: BundleManifest) -> None:
-    partial = folder / f".{BUNDLE_MANIFEST}.partial"
-    partial.write_text(json.dumps(asdict(manifest), indent=1))
-    partial.replace(folder / BUNDLE_MANIFEST)
 
 
 def _read_tables(path: Path, dtype: type[np.generic]) -> dict[str, NDArray]:
     try:
         tables = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise BundleError(f"{path} cannot be read ({error}): {_AGAIN}") from error
+        raise BundleError(f"{path} cannot be read ({error})", _AGAIN) from error
     for name, table in tables.items():
         if table.shape != (N_COUNTS,) or table.dtype != dtype:
             raise BundleError(
-                f"{name} in {path} is {table.dtype} of shape {table.shape}, not {dtype.__name__} of ({N_COUNTS},): {_AGAIN}"
+                f"{name} in {path} is {table.dtype} of shape {table.shape}, "
+                f"not {dtype.__name__} of ({N_COUNTS},)",
+                _AGAIN,
             )
     return tables
 
 
 def _require_all(manifest: BundleManifest, calibrations: Mapping[str, NDArray[np.uint16]]) -> None:
     if missing := [name for name in manifest.paintings if name not in calibrations]:
-        raise BundleError(f"the bundle has no calibration for {', '.join(missing)}: {_AGAIN}")
+        raise BundleError(f"the bundle has no calibration for {', '.join(missing)}", _AGAIN)

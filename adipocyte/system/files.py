@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,7 +16,7 @@ try:
 except ImportError:  # Windows has no such locks
     fcntl = None
 
-_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
+_HELD = (errno.EAGAIN, errno.EACCES)  # POSIX has either for a lock that another process holds
 
 
 class HeldError(Exception):
@@ -24,22 +24,23 @@ class HeldError(Exception):
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a path to write to; when the block ends it becomes *path*, which is never seen half-written.
+def replacing(path: Path) -> Generator[Path]:
+    """Give a path to write to; when the block ends it becomes *path*, which is never half-written.
 
     The new content is flushed to the disk before it takes the name, so a power cut leaves the old
     file or the new one. Its permissions follow the umask. Folders on the way are made. When the
-    block raises, *path* is as it was.
+    block raises, *path* is as it was; when the process is killed, a hidden `.partial` file may stay
+    beside it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    partial = path.with_name(f".{secrets.token_hex(8)}.partial")  # short, whatever *path* is called
     try:
         with partial.open("xb") as file:
-            mode = os.fstat(file.fileno()).st_mode & 0o777  # as the umask has it
+            mode = os.fstat(file.fileno()).st_mode & 0o777  # what the umask allows
         yield partial
-        with partial.open("rb") as file:
+        with partial.open("r+b") as file:
             os.fsync(file.fileno())
-        if partial.stat().st_mode & 0o777 != mode:  # safetensors keeps its files to their owner
+        if partial.stat().st_mode & 0o777 != mode:  # safetensors lets only the owner read its files
             with suppress(OSError):  # some network and FAT file systems refuse chmod
                 partial.chmod(mode)
         partial.replace(path)
@@ -71,16 +72,17 @@ def digest_of(path: Path) -> str:
 
 
 def short_digest(content: Any) -> str:
-    """A name of 16 hexadecimal letters for *content*, which JSON can hold; the same content, the same name."""
+    """Name *content*, which JSON can hold, by 16 hexadecimal digits that equal content shares."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file *path* for this process while the block lasts; it ends with the process, however that ends.
+def locked(path: Path) -> Generator[None]:
+    """Hold the lock file *path* for this process while the block lasts.
 
-    The file stays: a lock file that is removed can be held twice. On a file system without locks the
-    block runs unlocked, with a warning. Raises HeldError when another process holds it.
+    The system releases the lock when the process ends, however it ends. The file stays, because two
+    processes could hold a lock file that is removed and made again. Where the file system has no
+    locks, the block runs unlocked, with a warning. Raises HeldError when another process holds it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
@@ -95,10 +97,9 @@ def _lock(file: TextIO, path: Path) -> None:
         # Not flock: worker processes would inherit its locks.
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno in _NO_LOCKS:
-            warnings.warn(
-                f"{path.parent} is on a file system without locks: do not start the same command twice",
-                stacklevel=2,
-            )
-            return
-        raise HeldError(str(path)) from error
+        if error.errno in _HELD:
+            raise HeldError(str(path)) from error
+        warnings.warn(
+            f"{path.parent} cannot be locked ({error.strerror}): start one command there at a time",
+            stacklevel=2,
+        )

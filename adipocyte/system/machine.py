@@ -1,4 +1,4 @@
-"""What a machine gives this process: a device, memory, cores, and the arithmetic that it is fastest in."""
+"""What the machine gives this process: device, memory, cores, and its fastest arithmetic."""
 
 import os
 import time
@@ -13,7 +13,9 @@ from torch import nn
 DTYPES = {"32": torch.float32, "bf16": torch.bfloat16}  # the arithmetics, by name
 _PAYS = 1.3  # bf16 costs digits: it must be faster by this factor
 
-_CGROUPS, _OF_THIS_PROCESS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+# Where Linux tells the limits of control groups, and which of them this process is in.
+CGROUPS = Path("/sys/fs/cgroup")
+CGROUPS_OF_THIS_PROCESS = Path("/proc/self/cgroup")
 _LIMIT_USED_FILES = {  # the names of cgroup 2, then those of cgroup 1
     2: ("memory.max", "memory.current", "inactive_file"),
     1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -21,55 +23,61 @@ _LIMIT_USED_FILES = {  # the names of cgroup 2, then those of cgroup 1
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes that this process may still take on *device*: on a CPU what the machine has, or the containers it runs in (cgroup 1 or 2)."""
+    """Bytes that this process may still take on *device*.
+
+    On a CPU it is what the machine has free, or less where a container (cgroup 1 or 2) grants less.
+    """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return max(0, min([psutil.virtual_memory().available, *_left_in_containers()]))
 
 
 def fastest_device() -> torch.device:
-    """The GPU, where there is one."""
+    """The GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def pin_threads() -> None:
-    """Let PyTorch compute on as many threads as there are cores for this process; more would wait for each other.
+    """Let PyTorch compute on a thread for each usable core, because more would wait for each other.
 
-    A container (cgroup 1 or 2) may be granted a few of the machine's cores, of which PyTorch knows nothing. `OMP_NUM_THREADS` is obeyed.
+    PyTorch does not know that a container (cgroup 1 or 2) may have only some of the machine's
+    cores. `OMP_NUM_THREADS` is obeyed.
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(usable_cores())
 
 
 def usable_cores() -> int:
-    """The cores that this process may compute on: those it is bound to, and no more than its containers grant."""
-    bound = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )  # macOS binds nothing
+    """How many cores this process may compute on: those it is bound to, or fewer in a container."""
+    if hasattr(os, "sched_getaffinity"):
+        bound = len(os.sched_getaffinity(0))
+    else:  # macOS binds no process
+        bound = os.cpu_count() or 1
     return max(1, int(min([bound, *_cores_of_containers()])))
 
 
 def arithmetic(precision: str, device: torch.device) -> str:
-    """The arithmetic that *precision* stands for on *device*: "32" or "bf16"; "auto" is the faster one."""
+    """The arithmetic of *precision* on *device*, "32" or "bf16"; "auto" means the faster one."""
     return fastest_arithmetic(device.type) if precision == "auto" else precision
 
 
 @cache
 def fastest_arithmetic(device_type: str) -> str:
-    """The arithmetic that a convolution is faster in, "bf16" or "32", tried once in each process.
+    """The arithmetic that a convolution is faster in, "bf16" or "32", measured once in a process.
 
-    It is measured because among processors that have bf16 some are four times faster in it, and some
-    slower. bf16 must be clearly faster, because it has fewer digits.
+    It is measured because among processors that have bf16 some are several times faster in it, and
+    some are slower. bf16 must be clearly faster, because it has fewer digits.
     """
     if device_type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "32"
     took_s = dict.fromkeys(DTYPES, float("inf"))
     with torch.inference_mode():
-        layer, field = nn.Conv2d(64, 64, 3, padding=1), torch.zeros((1, 64, 160, 160))
-        for _ in range(6):  # by turns, and the best of each: a busy machine disturbs both
+        layer = nn.Conv2d(64, 64, 3, padding=1).to(memory_format=torch.channels_last)
+        field = torch.zeros((1, 64, 160, 160))
+        for _ in range(6):  # by turns, and the best time of each, because other work disturbs both
             for precision, dtype in DTYPES.items():
                 seen = field.to(dtype, memory_format=torch.channels_last)
-                layer = layer.to(dtype, memory_format=torch.channels_last)
+                layer = layer.to(dtype)
                 start = time.perf_counter()
                 layer(seen)
                 took_s[precision] = min(took_s[precision], time.perf_counter() - start)
@@ -85,8 +93,8 @@ def _left_in_containers() -> Iterator[int]:
 def _cores_of_containers() -> Iterator[float]:
     for version, group in _groups("cpu"):
         try:
-            texts = ["cpu.max"] if version == 2 else ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
-            quota, period = " ".join((group / text).read_text() for text in texts).split()
+            names = ["cpu.max"] if version == 2 else ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
+            quota, period = " ".join((group / name).read_text() for name in names).split()
             granted = int(quota) / int(period)
         except (OSError, ValueError):  # no such group, or no limit on it ("max")
             continue
@@ -95,27 +103,29 @@ def _cores_of_containers() -> Iterator[float]:
 
 
 def _groups(controller: str) -> Iterator[tuple[int, Path]]:
-    """The version and folder of each control group that this process is in, and each that holds such a one: a limit may stand on any."""
+    """The version and folder of each control group that limits this process.
+
+    They are the groups that it is in and the groups that hold those, up to the root.
+    """
     try:
-        lines = _OF_THIS_PROCESS.read_text().splitlines()
+        lines = CGROUPS_OF_THIS_PROCESS.read_text().splitlines()
     except OSError:  # not Linux
         return
     for _, controllers, path in (line.split(":", 2) for line in lines):
         if controllers and controller not in controllers.split(","):
             continue
-        version, root = (1, _CGROUPS / controller) if controllers else (2, _CGROUPS)
+        version, root = (1, CGROUPS / controller) if controllers else (2, CGROUPS)
         group = root / path.lstrip("/")
-        yield from (
-            (version, folder) for folder in (group, *group.parents) if folder.is_relative_to(root)
-        )
+        for folder in (group, *group.parents):
+            if folder.is_relative_to(root):
+                yield version, folder
 
 
 def _left(group: Path, limit: str, used: str, files: str) -> int | None:
     try:
         most, taken = ((group / name).read_text() for name in (limit, used))
         kept = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        return (
-            int(most) - int(taken) + int(kept[files])
-        )  # the kernel drops files it has read when asked for room
+        # The kernel gives up the files that it has read when a process needs the room.
+        return int(most) - int(taken) + int(kept[files])
     except (OSError, ValueError, KeyError):  # no such group, or no limit on it ("max")
         return None

@@ -1,4 +1,4 @@
-"""Work shared out to processes of one thread each, which end when the one that asked for it does."""
+"""Work shared out to processes of one thread each, which end when their parent ends."""
 
 import multiprocessing
 import os
@@ -19,14 +19,15 @@ Result = TypeVar("Result")
 def each(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int
 ) -> Iterator[Result]:
-    """The results of *function* for each of *items*, as they become ready, from so many *workers* (0: this process itself).
+    """The results of *function* for each of *items*, as they become ready.
 
-    Raises WorkerError when a worker is killed.
+    *workers* processes share the work; with 0 of them this process does it. Raises WorkerError when
+    a worker is killed.
     """
     if not workers:
         yield from map(function, items)
         return
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _serve) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin) as pool:
         try:
             for future in as_completed([pool.submit(function, item) for item in items]):
                 yield future.result()
@@ -39,18 +40,18 @@ def each(
             pool.shutdown(cancel_futures=True)
 
 
-def _serve() -> None:
-    """Leave Ctrl-C to the process that gave the work, and do not outlive it: nobody would tell a worker that it was killed.
+def _begin() -> None:
+    """Make this process a worker: of one thread, deaf to Ctrl-C, which its parent handles.
 
-    One thread each, set before the libraries that read it are imported: more would fight over the cores.
+    It ends with its parent, because two would write the same files once the command runs again.
     """
+    # Before the libraries that read them are imported: more threads would fight over the cores.
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(
-        target=_follow, args=(multiprocessing.parent_process().sentinel,), daemon=True
-    ).start()
+    if parent := multiprocessing.parent_process():
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
 
 
-def _follow(parent: int) -> None:
+def _end_with(parent: int) -> None:
     wait([parent])
     os._exit(1)

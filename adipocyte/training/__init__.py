@@ -1,1 +1,1 @@
-"""The training loops. They know no MLflow: what they measure goes to a tracker that is passed in."""
+"""The training loops. They know no MLflow: a tracker that is passed in takes their measurements."""

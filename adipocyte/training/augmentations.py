@@ -1,51 +1,52 @@
-"""Augmentations of the stacked input, target and mask: the report's five (section 3.2), through Albumentations."""
+"""The report's five augmentations (section 3.2) of stacked input, target and mask."""
 
 import os
 
-os.environ.setdefault(
-    "NO_ALBUMENTATIONS_UPDATE", "1"
-)  # it would ask the network for a newer version at every import
+# Otherwise Albumentations asks the internet for a newer version at every import.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import albumentations as A
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-cv2.setNumThreads(
-    0
-)  # the network has the other cores; and a worker forked while OpenCV has threads of its own may wait for them for ever
+# The network needs the other cores. And a worker that is forked while OpenCV runs threads may wait
+# for them for ever.
+cv2.setNumThreads(0)
 
-WINDOW = (
-    1.25  # side of the window that a patch is cut from, in patches: room to rotate and to resize
-)
+# Side in patches of the window that a patch is cut from: room to rotate and to resize.
+WINDOW = 1.25
 
 
 class Augmenter:
     """Random rotation, resize and crop, flips and transpose, each with probability *p*.
 
-    *patch_px* is the side of what comes out; *rotate_deg* the limit of the rotation, in degrees.
+    *patch_px* is the side of the result; *rotate_deg* limits the rotation, in degrees.
     """
 
     def __init__(self, patch_px: int, p: float, rotate_deg: float) -> None:
-        size = (patch_px, patch_px)
-        self._transform = A.Compose(
-            [
-                A.Rotate(limit=rotate_deg, border_mode=cv2.BORDER_REFLECT_101, p=p),
-                A.RandomResizedCrop(size, scale=(0.4, 1.0), ratio=(0.8, 1.25), p=p),
-                A.RandomCrop(
-                    *size
-                ),  # whatever was not resized; leaves a patch of the right size alone
-                A.VerticalFlip(p=p),
-                A.HorizontalFlip(p=p),
-                A.Transpose(p=p),
-            ]
-        )
+        self._transform = A.Compose(transforms(patch_px, p, rotate_deg))
 
     def __call__(self, stack: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
-        """Augment a (Z + 2, Y, X) window: planes, target, mask, all moved alike.
+        """Augment a (Z + 2, Y, X) window: planes, target and mask, all in the same way.
 
         Returns (Z + 2, patch_px, patch_px); the same seed gives the same result.
         """
         self._transform.set_random_seed(seed)
         augmented = self._transform(image=np.ascontiguousarray(stack.transpose(1, 2, 0)))["image"]
         return np.ascontiguousarray(augmented.transpose(2, 0, 1))
+
+
+def transforms(
+    patch_px: int, p: float, rotate_deg: float
+) -> list[A.BasicTransform | A.BaseCompose]:
+    """The augmentations in order, and the crop of windows that none of them has resized."""
+    size = (patch_px, patch_px)
+    return [
+        A.Rotate(limit=rotate_deg, border_mode=cv2.BORDER_REFLECT_101, p=p),
+        A.RandomResizedCrop(size, scale=(0.4, 1.0), ratio=(0.8, 1.25), p=p),
+        A.RandomCrop(*size),
+        A.VerticalFlip(p=p),
+        A.HorizontalFlip(p=p),
+        A.Transpose(p=p),
+    ]

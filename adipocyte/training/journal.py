@@ -1,4 +1,8 @@
-"""What each step measured: kept on the device, read, checked and sent on in batches, since reading waits for a GPU."""
+"""The measurements of each step, kept on the device and read in batches.
+
+Reading a number waits for the GPU. A number that is not finite is found when it is read, and
+reported with its step.
+"""
 
 import math
 from collections.abc import Iterable
@@ -13,9 +17,10 @@ SEND_EVERY = 50  # steps
 
 
 class Journal:
-    """Sends the metrics of every step to *tracker* as "step_<name>" and sums them up to the epoch's means, "train_<name>".
+    """Sends the metrics of each step to *tracker* as "step_<name>", and sums them over the epoch.
 
-    *totals* holds (sum, count) by name of the epoch so far, and is part of a training's state.
+    The epoch's means are "train_<name>". *totals* holds (sum, count) by name of the epoch so far,
+    and is part of a training's state.
     """
 
     def __init__(self, tracker: Tracker, totals: dict[str, list[float]]) -> None:
@@ -24,46 +29,33 @@ class Journal:
 
     def note(self, step: int, values: dict[str, Tensor]) -> None:
         """Remember scalars of *step*, counted from 1. Raises as `send` does."""
-        self._pending.append(
-            (
-                step,
-                values.keys(),
-                torch.stack([value.detach().float() for value in values.values()]),
-            )
-        )
+        numbers = torch.stack([value.detach().float() for value in values.values()])
+        self._pending.append((step, values.keys(), numbers))
         if len(self._pending) == SEND_EVERY:
             self.send()
 
     def send(self) -> None:
-        """Send what is pending. Raises DivergedError at the first step with a number that is none."""
-        numbers = iter(
-            torch.cat([values for _, _, values in self._pending]).tolist() if self._pending else []
-        )
-        rows = {
-            step: {f"step_{name}": next(numbers) for name in names}
-            for step, names, _ in self._pending
-        }
-        self._pending = []
-        bad = next(
-            (step for step, row in rows.items() if not all(map(math.isfinite, row.values()))), None
-        )
+        """Send the pending steps. Raises DivergedError at the first number that is not finite."""
+        rows = self._read()
+        bad = next((step for step, row in rows.items() if _not_finite(row)), None)
         good = {step: row for step, row in rows.items() if bad is None or step < bad}
         for row in good.values():
             for name, value in row.items():
-                total = self.totals.setdefault(f"train_{name.removeprefix('step_')}", [0.0, 0])
+                total = self.totals.setdefault(f"train_{name}", [0.0, 0])
                 total[0] += value
                 total[1] += 1
         if good:
-            self._tracker.metrics(good)
-        if bad is not None:
-            wrong = ", ".join(
-                name.removeprefix("step_")
-                for name, value in rows[bad].items()
-                if not math.isfinite(value)
+            self._tracker.metrics(
+                {
+                    step: {f"step_{name}": value for name, value in row.items()}
+                    for step, row in good.items()
+                }
             )
+        if bad is not None:
             raise DivergedError(
-                f"the training diverged: at step {bad} these were no longer numbers: {wrong}. "
-                "Train anew with a smaller step, -P learning_rate=<half>, or with -P clip_norm=1"
+                f"the training diverged at step {bad}, where {', '.join(_not_finite(rows[bad]))} "
+                "had no finite value",
+                "train anew with a smaller step, -P learning_rate=<half>, or with -P clip_norm=1",
             )
 
     def close_epoch(self) -> dict[str, float]:
@@ -72,3 +64,16 @@ class Journal:
         means = {name: total / count for name, (total, count) in self.totals.items()}
         self.totals.clear()
         return means
+
+    def _read(self) -> dict[int, dict[str, float]]:
+        """The pending numbers by step and name, all read at once; nothing is pending then."""
+        pending, self._pending = self._pending, []
+        if not pending:
+            return {}
+        numbers = iter(torch.cat([values for _, _, values in pending]).tolist())
+        return {step: {name: next(numbers) for name in names} for step, names, _ in pending}
+
+
+def _not_finite(row: dict[str, float]) -> list[str]:
+    """The names of the numbers that are NaN or infinite."""
+    return [name for name, value in row.items() if not math.isfinite(value)]

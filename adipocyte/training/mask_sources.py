@@ -1,4 +1,7 @@
-"""Where the masks come from that the nuclei generator is trained with: the true stain, as published, or the segmenter, as in use."""
+"""The masks that the nuclei generator is trained with.
+
+They come from the true stain, as published, or from the segmenter, as in use.
+"""
 
 from pathlib import Path
 
@@ -18,7 +21,7 @@ from adipocyte.training.validation import source_of
 def training_masks(
     store: Store, source: str, segmenter: Path | None, device: torch.device
 ) -> tuple[Masks, ...]:
-    """The masks of a *source*: "true", "predicted" by the network in the folder *segmenter*, or "mixed", which is both.
+    """The masks of a *source*: "true", "predicted" by the network in *segmenter*, or "mixed", both.
 
     Raises BundleError when that network is damaged.
     """
@@ -29,9 +32,11 @@ def training_masks(
 
 
 class PredictedMasks:
-    """The masks that the network in the folder *segmenter* sees in each field of a *part*, held in memory at a bit a pixel.
+    """The masks that a segmenter predicts for the fields of a *part* of the split.
 
-    Calling it gives the mask of a field in a window, (Y, X), as `Store.mask` does. Raises BundleError when the network is damaged.
+    *segmenter* is the folder of the network. Masks are held in memory at a bit a pixel. A call
+    gives the mask of a field in a window, (Y, X), as `Store.mask` does. Raises BundleError when the
+    network is damaged.
     """
 
     def __init__(self, segmenter: Path, store: Store, part: str, device: torch.device) -> None:
@@ -39,11 +44,9 @@ class PredictedMasks:
         self._widths = {key: store.shape(key)[1] for key in store.keys(part)}
         self._packed: dict[FieldKey, NDArray[np.uint8]] = {}
         for key in tqdm(store.keys(part), desc=f"nuclei masks, {part}", unit="field"):
-            self._packed[key] = np.packbits(
-                segment_field(network, source_of(store, key, None)), axis=1
-            )
+            mask = segment_field(network, source_of(store, key, None))
+            self._packed[key] = np.packbits(mask, axis=1)
 
     def __call__(self, key: FieldKey, window: Window) -> NDArray[np.bool_]:
-        return np.unpackbits(self._packed[key], axis=1, count=self._widths[key])[window].astype(
-            bool
-        )
+        mask = np.unpackbits(self._packed[key], axis=1, count=self._widths[key])
+        return mask[window].astype(bool)

@@ -1,8 +1,12 @@
-"""Random patches of the training wells. Patch i depends on the seed and on i alone, whoever reads it and when."""
+"""Random patches of the training wells.
+
+Patch i depends on the seed and on i alone, not on the process that reads it or on the order.
+"""
 
 import math
 import os
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import numpy as np
 import torch
@@ -17,12 +21,14 @@ from adipocyte.store.reader import Store
 from adipocyte.training.augmentations import WINDOW, Augmenter
 
 Masks = Callable[[FieldKey, Window], NDArray[np.bool_]]
+Batch = tuple[Tensor, Tensor, Tensor]  # planes, target, mask
 
 
-class Patches(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """Endless patches of *store*'s training wells: planes (Z, Y, X), target and mask (1, Y, X), float32, in network units.
+class Patches(Dataset[Batch]):
+    """Endless patches of *store*'s training wells, in network units.
 
-    *target* None gives zeros for the target (the segmenter needs none). *masks* tell where nuclei are; of several, one is drawn for
+    Each is planes (Z, Y, X), target and mask (1, Y, X), float32. *target* None gives zeros for the
+    target, which the segmenter does not need. *masks* give the nuclei; of several, one is drawn for
     each patch. Raises ConfigError when a patch is larger than a field.
     """
 
@@ -42,13 +48,14 @@ class Patches(Dataset[tuple[Tensor, Tensor, Tensor]]):
         self._valid = {key: store.valid(key) for key in self._keys}
         smallest = min(side.stop - side.start for valid in self._valid.values() for side in valid)
         if patch_px > smallest:
-            fits = smallest // 32 * 32
             raise ConfigError(
-                f"a patch of {patch_px} pixels does not fit the smallest field's side of {smallest}: -P patch_px={fits}"
+                f"a patch of {patch_px} pixels does not fit "
+                f"the smallest field's side of {smallest}",
+                f"-P patch_px={smallest // 32 * 32}",
             )
 
-    def __getitem__(self, i: int) -> tuple[Tensor, Tensor, Tensor]:
-        random = np.random.default_rng([self._seed, i])
+    def __getitem__(self, index: int) -> Batch:
+        random = np.random.default_rng([self._seed, index])
         key = self._keys[random.integers(len(self._keys))]
         window, seed = self._window(key, random), int(random.integers(2**31))
         masks = self._masks[random.integers(len(self._masks))]
@@ -61,14 +68,15 @@ class Patches(Dataset[tuple[Tensor, Tensor, Tensor]]):
         )
 
     def _window(self, key: FieldKey, random: np.random.Generator) -> Window:
-        """A random part of a field, never beyond what brightfield and fluorescence have both seen."""
-        window = []
-        for side in self._valid[key]:
-            n_px = side.stop - side.start
-            length = min(n_px, math.ceil(self._patch_px * WINDOW))
-            start = side.start + int(random.integers(n_px - length + 1))
-            window.append(slice(start, start + length))
-        return tuple(window)
+        """A random part of a field, within what brightfield and fluorescence have both seen."""
+        rows, columns = (self._span(side, random) for side in self._valid[key])
+        return rows, columns
+
+    def _span(self, side: slice, random: np.random.Generator) -> slice:
+        n_px = side.stop - side.start
+        length = min(n_px, math.ceil(self._patch_px * WINDOW))
+        start = side.start + int(random.integers(n_px - length + 1))
+        return slice(start, start + length)
 
     def _read(self, key: FieldKey, window: Window, masks: Masks) -> NDArray[np.float32]:
         """(Z + 2, Y, X): normalised planes, normalised target (or zeros), mask."""
@@ -78,9 +86,8 @@ class Patches(Dataset[tuple[Tensor, Tensor, Tensor]]):
         else:
             planes, counts = self._store.planes_and_target(key, self._target, window)
             target = self._store.scaling(key.magnification, self._target).normalise(counts)[None]
-        return np.concatenate(
-            [self._store.scaling(key.magnification, BRIGHTFIELD).normalise(planes), target, mask]
-        )
+        brightfield = self._store.scaling(key.magnification, BRIGHTFIELD)
+        return np.concatenate([brightfield.normalise(planes), target, mask])
 
 
 def epoch_steps(store: Store, patch_px: int, batch: int) -> int:
@@ -91,30 +98,36 @@ def epoch_steps(store: Store, patch_px: int, batch: int) -> int:
 
 def patch_loader(
     fabric: Fabric, patches: Patches, batch: int, workers: int, steps: range
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """The batches of *steps*, in order, on the device of *fabric*, read ahead by *workers* processes (0: in this one).
+) -> Iterator[Batch]:
+    """The batches of *steps*, in order, on the device of *fabric*.
 
-    Step s has the patches s * batch to (s + 1) * batch; of several training processes each reads its own equal share of them. Raises
-    ConfigError when a batch cannot be shared equally.
+    *workers* processes read them ahead; 0: this process reads them. Step s has the patches
+    s * batch to (s + 1) * batch; each of several training processes reads an equal share of them.
+    Raises ConfigError when a batch cannot be shared equally.
     """
     if batch % fabric.world_size:
         raise ConfigError(
-            f"{fabric.world_size} processes cannot share a batch of {batch} patches: -P batch={fabric.world_size}"
+            f"{fabric.world_size} processes cannot share a batch of {batch} patches",
+            f"-P batch={fabric.world_size}",
         )
     share = batch // fabric.world_size
     starts = (step * batch + fabric.global_rank * share for step in steps)
     order = [range(start, start + share) for start in starts]
     loader = DataLoader(
         patches,
-        batch_sampler=order,
+        batch_sampler=cast(list[list[int]], order),  # a range of indices takes less memory
         num_workers=workers,
-        worker_init_fn=_stand_apart,
-        generator=torch.Generator(),  # else it draws from the one that the step was seeded with
+        worker_init_fn=_leave_process_group,
+        generator=torch.Generator(),  # otherwise it draws from the step's random numbers
         pin_memory=fabric.device.type == "cuda",
     )
-    return iter(fabric.setup_dataloaders(loader, use_distributed_sampler=False))
+    placed = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
+    return iter(cast(DataLoader[Batch], placed))  # one loader in, one loader out
 
 
-def _stand_apart(_: int) -> None:
-    """Ctrl-C, torchrun and schedulers signal a group of processes: the trainer alone decides what to make of it, and needs its workers."""
+def _leave_process_group(_: int) -> None:
+    """Keep a worker from the signals that Ctrl-C, torchrun and schedulers send to the group.
+
+    The trainer alone decides when to stop, and needs its workers until then.
+    """
     os.setpgid(0, 0)

@@ -20,10 +20,11 @@ from adipocyte.training.validation import validate_segmenter
 def train_segmenter(
     store: Store, config: SegmenterConfig, folder: Path, tracker: Tracker
 ) -> dict[str, float]:
-    """Train on *store*; in the end the network with the best val_dice goes to *folder*/network. Returns that network's metrics.
+    """Train on *store* and write the network with the best val_dice into *folder*/network.
 
-    A state in *folder* is taken up where it was left. Raises ConfigError when a patch is larger than a field, or the encoder or its
-    weights are not to be had; BundleError, DivergedError, StoppedError and OSError as `train_generator` does.
+    A state in *folder* is resumed. Returns the metrics of the best network. Raises ConfigError when
+    a patch is larger than a field, or when the encoder or its weights cannot be had; BundleError,
+    DivergedError, StoppedError and OutputError as `train_generator` does.
     """
     fabric = make_fabric(config.precision)
     augmenter = Augmenter(config.patch_px, config.augment_p, config.rotate_deg)
@@ -37,11 +38,8 @@ def train_segmenter(
         in_channels=store.manifest.n_z_planes,
         architecture=config.architecture,
     )
-    network = placed(
-        fabric,
-        build_unet(spec, starting_weights(folder, config.encoder_weights)),
-        compiled=config.compile,
-    )
+    weights = starting_weights(folder, config.encoder_weights)
+    network = placed(fabric, build_unet(spec, weights), compiled=config.compile)
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
     loop = Loop(
         fabric,

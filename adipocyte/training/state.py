@@ -1,8 +1,8 @@
-"""All that a training needs to go on where it stopped: one safetensors file, written whole or not at all."""
+"""The state that a training resumes from: one safetensors file, written whole or not at all."""
 
 import json
 import math
-import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -12,15 +12,19 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from adipocyte.errors import BundleError
+from adipocyte.errors import BundleError, OutputError
+from adipocyte.system.files import replacing
 
 STATE = "state.safetensors"
-Parts = dict[str, nn.Module | Optimizer]
+Parts = Mapping[str, nn.Module | Optimizer]
 
 
 @dataclass
 class Progress:
-    """How far a training has come: steps done, epochs validated, the metrics and score of its best network, epochs since that one, and
+    """How far a training has come.
+
+    `step` counts the steps done, `epoch` the epochs validated, `stale_epochs` those since the best
+    network. `best` holds the metrics of that network, `best_score` its score. `totals` holds
     (sum, count) of each metric in the epoch so far.
     """
 
@@ -33,38 +37,33 @@ class Progress:
 
 
 def save_state(folder: Path, parts: Parts, progress: Progress) -> Path:
-    """Write networks, optimizers and *progress* into *folder*, in place of an older state. Returns the file's path.
+    """Write networks, optimizers and *progress* into *folder*. Returns the file's path.
 
-    Raises OSError when the disk is full; the older state is kept.
+    An older state is replaced. Raises OutputError, an OSError, when the disk is full; the older
+    state is then kept.
     """
     tensors = {
-        f"{name}/{key}": tensor
+        f"{name}/{key}": tensor.detach().cpu().contiguous()
         for name, part in parts.items()
         for key, tensor in _tensors(part).items()
     }
-    path, partial = folder / STATE, folder / f".{STATE}.partial"
-    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / STATE
     try:
-        save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-            partial,
-            {"progress": _json(progress)},
-        )
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())  # a power cut after the renaming must not find an empty file
+        with replacing(path) as partial:
+            save_file(tensors, partial, {"progress": json.dumps(asdict(progress))})
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        raise OSError(
-            f"the state of step {progress.step} could not be written into {folder} ({error}): free some space there"
+        raise OutputError(
+            f"the state of step {progress.step} could not be written into {folder} ({error})",
+            "free some space there",
         ) from error
-    partial.replace(path)
     return path
 
 
 def load_state(folder: Path, parts: Parts) -> Progress:
-    """Give *parts* what `save_state` wrote into *folder*. Returns how far the training had come: nowhere when nothing was saved.
+    """Give *parts* what `save_state` wrote into *folder*.
 
-    Raises BundleError when the file is damaged or of other networks.
+    Returns how far the training had come: nowhere when nothing was saved. Raises BundleError when
+    the file is damaged or belongs to other networks.
     """
     path = folder / STATE
     if not path.is_file():
@@ -77,32 +76,26 @@ def load_state(folder: Path, parts: Parts) -> Progress:
                     for key in file.keys()  # noqa: SIM118
                     if key.startswith(f"{name}/")
                 }
-                part.load_state_dict(
-                    stored if isinstance(part, nn.Module) else _optimizer_state(part, stored)
-                )
+                is_network = isinstance(part, nn.Module)
+                part.load_state_dict(stored if is_network else _optimizer_state(part, stored))
             return Progress(**json.loads(file.metadata()["progress"]))
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
-        raise BundleError(
-            f"the state {path} cannot be loaded ({type(error).__name__}: {str(error)[:200]}): train anew"
-        ) from error
+        cause = f"{type(error).__name__}: {str(error)[:200]}"
+        raise BundleError(f"the state {path} cannot be loaded ({cause})", "train anew") from error
 
 
 def starting_weights(folder: Path, encoder_weights: str) -> str:
-    """The encoder weights to build a network with: none where a state in *folder* will replace them anyway."""
+    """The encoder weights to build a network with: none where a state in *folder* replaces them."""
     return "none" if (folder / STATE).is_file() else encoder_weights
 
 
 def state_step(path: Path) -> int:
-    """The step that a state file was saved at; -1 when it is damaged or not there."""
+    """The step that a state file was saved at; -1 when the file is damaged or missing."""
     try:
         with safe_open(path, framework="pt") as file:
             return int(json.loads(file.metadata()["progress"])["step"])
     except (OSError, ValueError, TypeError, KeyError, SafetensorError):
         return -1
-
-
-def _json(progress: Progress) -> str:
-    return json.dumps(asdict(progress))
 
 
 def _tensors(part: nn.Module | Optimizer) -> dict[str, Tensor]:
@@ -121,8 +114,8 @@ def _optimizer_state(optimizer: Optimizer, stored: dict[str, Tensor]) -> dict[st
     for name, tensor in stored.items():
         i, key = name.split("/")
         like = parameters[int(i)]
-        # In the parameter's own layout, channels last, or every step would be slower.
-        state.setdefault(int(i), {})[key] = (
-            torch.empty_like(like).copy_(tensor) if tensor.shape == like.shape else tensor
-        )
+        if tensor.shape == like.shape:
+            # In the parameter's own layout, channels last: otherwise every step would be slower.
+            tensor = torch.empty_like(like).copy_(tensor)
+        state.setdefault(int(i), {})[key] = tensor
     return {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}

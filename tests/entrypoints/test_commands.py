@@ -1,5 +1,6 @@
 """What every command does with bad input: one paragraph, exit status 2, nothing half-written."""
 
+import dataclasses
 import importlib
 import shutil
 import subprocess
@@ -17,12 +18,9 @@ from adipocyte.domain import FieldKey
 from adipocyte.plate.fields import RawField, write_field
 from adipocyte.store.reader import Store
 from tests.support import ROOT
+from tests.test_project import CONFIGS
 
-COMMANDS = sorted(
-    path.stem
-    for path in (ROOT / "entrypoints").glob("*.py")
-    if path.stem not in ("__init__", "command")
-)
+COMMANDS = sorted(CONFIGS)
 HEAVY = {
     "gradio",
     "matplotlib",
@@ -39,7 +37,7 @@ HEAVY = {
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty folder to work in, with an MLflow store of its own, whatever store another test has left set."""
+    """An empty folder to work in, with an MLflow store of its own."""
     monkeypatch.chdir(tmp_path)
     before, uri = mlflow.get_tracking_uri(), f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
@@ -57,9 +55,8 @@ def refusal(name: str, *args: str) -> str:
     result = run(name, *args)
     assert result.exit_code == 2, result.output
     assert isinstance(result.exception, SystemExit)
-    _, error, said = result.stderr.rpartition(
-        "Error: "
-    )  # MLflow and progress bars may have written lines before
+    # MLflow and progress bars may have written lines before.
+    _, error, said = result.stderr.rpartition("Error: ")
     assert error, result.stderr
     return said
 
@@ -96,27 +93,18 @@ def test_without_a_store_the_next_command_is_preprocess(name, args):
 
 
 def test_without_a_segmenter_the_nuclei_generator_asks_for_one(small_store: Store):
-    assert "mlflow run . -e train_segmenter" in refusal(
-        "train_gan", "--target", "A1", "--store", str(small_store.folder)
-    )
+    said = refusal("train_gan", "--target", "A1", "--store", str(small_store.folder))
+    assert "mlflow run . -e train_segmenter" in said
 
 
 def test_without_runs_register_asks_for_the_first_that_is_missing(small_store: Store):
-    assert "mlflow run . -e train_gan -P target=A1" in refusal(
-        "register", "--store", str(small_store.folder)
-    )
+    said = refusal("register", "--store", str(small_store.folder))
+    assert "mlflow run . -e train_gan -P target=A1" in said
 
 
 def test_an_unknown_run_is_named(small_store: Store):
-    said = refusal(
-        "train_gan",
-        "--target",
-        "A1",
-        "--store",
-        str(small_store.folder),
-        "--segmenter",
-        "0123456789",
-    )
+    store = str(small_store.folder)
+    said = refusal("train_gan", "--target", "A1", "--store", store, "--segmenter", "0123456789")
     assert "0123456789" in said
 
 
@@ -162,9 +150,8 @@ def test_a_value_of_the_wrong_type_is_refused():
 
 
 def test_an_unknown_model_is_answered_with_register(small_plate: Path):
-    assert "mlflow run . -e register" in refusal(
-        "stain", "--plate", str(small_plate), "--model", "models:/nobody@champion"
-    )
+    said = refusal("stain", "--plate", str(small_plate), "--model", "models:/nobody@champion")
+    assert "mlflow run . -e register" in said
 
 
 def test_a_missing_plane_is_named_and_leaves_no_store(elsewhere: Path):
@@ -179,17 +166,8 @@ def test_a_missing_plane_is_named_and_leaves_no_store(elsewhere: Path):
 def test_preprocess_skips_on_request_and_shows_what_it_found(elsewhere: Path, small_plate: Path):
     shutil.copytree(small_plate / "20x_images", elsewhere / "plate" / "20x_images")
     next((elsewhere / "plate").glob("20x_images/*C03*Z07C04.tif")).unlink()
-    result = run(
-        "preprocess",
-        "--plate",
-        "plate",
-        "--on_error",
-        "skip",
-        "--workers",
-        "0",
-        "--test_wells",
-        "B03",
-    )
+    settings = {"plate": "plate", "on_error": "skip", "workers": "0", "test_wells": "B03"}
+    result = run("preprocess", *(f"--{name}={value}" for name, value in settings.items()))
     assert result.exit_code == 0, result.output
     assert "20x C03 F001  lacks Z7" in result.stdout
     assert "3 fields in prepared" in result.stdout
@@ -244,32 +222,27 @@ def test_a_folder_that_is_no_store_is_not_overwritten(elsewhere: Path, small_pla
     assert (elsewhere / "thesis" / "chapter1.txt").read_text() == "years of work"
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "main",
-        "preprocess",
-        "train_segmenter",
-        "train_gan",
-        "tune",
-        "evaluate",
-        "register",
-        "stain",
-        "simulate",
-        "demo",
-    ],
-)
-def test_help_lists_every_setting(name):
-    result = run(name, "--help")
-    assert result.exit_code == 0
-    assert "default" in result.output
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_lists_every_setting_at_once(name):
+    """It imports nothing that takes seconds, and neither does a mistyped setting."""
+    script = f"""
+import sys
+from entrypoints.{name} import {name}
+{name}.main(["--help"])
+print(sorted(set(sys.modules) & {HEAVY}))
+"""
+    shown = fresh(script)
+    assert shown.splitlines()[-1] == "[]"
+    for setting in dataclasses.fields(CONFIGS[name]):
+        assert f"--{setting.name}" in shown
 
 
-@pytest.mark.parametrize("module", ["adipocyte", *(f"entrypoints.{name}" for name in COMMANDS)])
-def test_what_takes_seconds_to_import_waits_until_a_command_is_at_work(module):
-    """`--help` answers at once, and so does a mistyped setting."""
-    script = f"import sys, {module}; print(sorted(set(sys.modules) & {HEAVY}))"
-    result = subprocess.run(
+def test_importing_the_package_imports_nothing_that_takes_seconds():
+    assert fresh(f"import sys, adipocyte; print(set(sys.modules) & {HEAVY})").strip() == "set()"
+
+
+def fresh(script: str) -> str:
+    """What a *script* prints in a process of its own."""
+    return subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert result.stdout.strip() == "[]"
+    ).stdout

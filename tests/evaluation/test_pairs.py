@@ -1,4 +1,4 @@
-"""Two folders of images brought together: whatever does not pair up is told, with what to do."""
+"""Two folders of images are paired, and each problem is reported with its remedy."""
 
 import numpy as np
 import pytest
@@ -71,10 +71,9 @@ def test_another_size_is_told_with_both(folders):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int16, np.uint8])
 def test_float_negative_and_eight_bit_predictions_are_refused_with_the_remedy(folders, dtype):
-    """A cast would wrap negative values to 65535, and CellProfiler scales 8-bit and float images differently."""
-    tifffile.imwrite(
-        path_of(folders[1], KEYS[0]), np.full((64, 70), -3 if dtype != np.uint8 else 3, dtype=dtype)
-    )
+    """A cast would wrap -3 to 65533, and CellProfiler scales 8-bit and float images differently."""
+    image = np.full((64, 70), -3 if dtype != np.uint8 else 3, dtype=dtype)
+    tifffile.imwrite(path_of(folders[1], KEYS[0]), image)
     [(where, found, remedy)] = problems(pair(*folders))
     assert where == "20x B03 F001"
     assert np.dtype(dtype).name in found
@@ -131,15 +130,11 @@ def test_the_magnification_may_be_the_folders_own_name_or_given(folders, tmp_pat
     assert [
         field.key for field in pair(folders[0] / "20x_images", folders[1] / "20x_images").fields
     ] == list(KEYS[:2])
-    plain = [folder / "20x_images" for folder in folders]
     plain = [
-        path.rename(path.with_name("images")).rename(tmp_path / f"flat{n}")
-        for n, path in enumerate(plain)
+        (folder / "20x_images").rename(tmp_path / f"flat{n}") for n, folder in enumerate(folders)
     ]
-    with pytest.raises(
-        PlateError,
-        match=r"cannot be told: put it into a folder named 20x_images.*-P magnification=20, 40 or 60",
-    ):
+    needed = r"put it into a folder named 20x_images.*-P magnification=20, 40 or 60"
+    with pytest.raises(PlateError, match=f"cannot be told: {needed}"):
         pair(*plain)
     assert [field.key for field in pair(*plain, magnification=20).fields] == list(KEYS[:2])
 
@@ -151,14 +146,22 @@ def test_brightfield_and_other_files_are_passed_over(folders):
 
 
 def test_a_missing_or_empty_folder_is_told_with_the_form_of_names(folders, tmp_path):
-    with pytest.raises(
-        PlateError,
-        match=r"there is no folder .*nowhere: give the prediction with -P prediction=<folder>",
-    ):
+    remedy = "give the prediction with -P prediction=<folder>"
+    with pytest.raises(PlateError, match=f"there is no folder .*nowhere: {remedy}"):
         pair(folders[0], tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(
-        PlateError,
-        match=r"empty holds no stained image .* AssayPlate_Greiner_#655090_B03_T0001F001L01A01Z01C01\.tif",
-    ):
+    example = r"AssayPlate_Greiner_#655090_B03_T0001F001L01A01Z01C01\.tif"
+    with pytest.raises(PlateError, match=f"empty holds no stained image .* {example}"):
         pair(tmp_path / "empty", folders[1])
+
+
+def test_a_problem_is_whole_whatever_the_folders_are_called(folders, tmp_path):
+    strange = folders[1].rename(tmp_path / "run: 2 :: draft")
+    path = path_of(strange, KEYS[0])
+    path.write_text("no TIFF")
+    [(where, found, remedy)] = problems(pair(folders[0], strange))
+    assert where == "20x B03 F001"
+    assert str(path) in found or path.name in found
+    assert "TIFF" in found
+    assert remedy.endswith("; predictions: clip to 0…65535, round and save as uint16")
+    assert not remedy.startswith(";")

@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from adipocyte.domain import FieldKey
 from adipocyte.evaluation.fields import FieldPaths
-from adipocyte.evaluation.measure import FieldMeasurement
+from adipocyte.evaluation.measure import FieldMeasurement, total
 from adipocyte.evaluation.metric import Part, Score
 from adipocyte.evaluation.objects import ObjectPairs, match_objects
 from adipocyte.evaluation.report import charts, images, page
@@ -34,17 +34,16 @@ needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the
 
 
 def painting(truth: np.ndarray, gain: float, seed: int) -> np.ndarray:
-    """What a middling model would paint: blurred, of another brightness, with noise."""
+    """What a mediocre model would paint: blurred, of another brightness, with noise."""
     noise = np.random.default_rng(seed).normal(0, 10, truth.shape)
-    return np.clip(
-        ndimage.gaussian_filter(truth.astype(float), 1.5) * gain + noise, 0, 65535
-    ).astype(np.uint16)
+    blurred = ndimage.gaussian_filter(truth.astype(float), 1.5)
+    return np.clip(blurred * gain + noise, 0, 65535).astype(np.uint16)
 
 
 def measured(
     folder: Path, key: FieldKey, truth: dict[str, np.ndarray], gains: dict[str, float]
 ) -> tuple[FieldMeasurement, FieldPaths]:
-    """A field painted in the ways of *gains*, on disk and as figures."""
+    """A field painted in the ways of *gains*, on disk and measured."""
     painted = {
         way: {name: painting(image, gain, key.fov) for name, image in truth.items()}
         for way, gain in gains.items()
@@ -54,40 +53,45 @@ def measured(
         {name: folder / str(key) / f"{name}.tif" for name in truth},
         {way: {name: folder / str(key) / way / f"{name}.tif" for name in truth} for way in gains},
     )
-    for files, pixels in (
-        (paths.truth, truth),
-        *((paths.painted[way], painted[way]) for way in gains),
-    ):
+    written = [(paths.truth, truth), *((paths.painted[way], painted[way]) for way in gains)]
+    for files, images_of in written:
         for name, path in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_image(path, pixels[name])
-    pixels = {
-        way: {
-            name: {
-                "mae": float(np.abs(truth[name].astype(float) - image).mean()),
-                "psnr": 30.0,
-                "ssim": 0.9,
-                "pearson": float(np.corrcoef(truth[name].ravel(), image.ravel())[0, 1]),
-            }
-            for name, image in of_way.items()
-        }
-        for way, of_way in painted.items()
-    }
-    counts = {name: np.bincount(image.ravel(), minlength=65536) for name, image in truth.items()}
-    painted_counts = {
-        way: {name: np.bincount(image.ravel(), minlength=65536) for name, image in of_way.items()}
-        for way, of_way in painted.items()
-    }
-    kinds = {"nuclei": "A1", "droplets": "A2"}
-    objects = {
-        way: {
-            kind: match_objects(labels(truth[name]), labels(image[name])) for kind, name in kinds.items() if name in truth
-        }
-        for way, image in painted.items()
-    }  # fmt: skip
+            write_image(path, images_of[name])
     return FieldMeasurement(
-        key, pixels, counts, painted_counts, {}, {way: {} for way in gains}, objects
+        key=key,
+        pixels={
+            way: {name: pixels(truth[name], image) for name, image in of_way.items()}
+            for way, of_way in painted.items()
+        },
+        truth_counts=histograms(truth),
+        painted_counts={way: histograms(of_way) for way, of_way in painted.items()},
+        truth_features={},
+        painted_features={way: {} for way in gains},
+        objects={way: objects(truth, of_way) for way, of_way in painted.items()},
     ), paths
+
+
+def pixels(truth: np.ndarray, image: np.ndarray) -> dict[str, float]:
+    return {
+        "mae": float(np.abs(truth.astype(float) - image).mean()),
+        "psnr": 30.0,
+        "ssim": 0.9,
+        "pearson": float(np.corrcoef(truth.ravel(), image.ravel())[0, 1]),
+    }
+
+
+def histograms(images: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: np.bincount(image.ravel()) for name, image in images.items()}
+
+
+def objects(truth: dict[str, np.ndarray], image: dict[str, np.ndarray]) -> dict[str, ObjectPairs]:
+    kinds = {"nuclei": "A1", "droplets": "A2"}
+    return {
+        kind: match_objects(labels(truth[name]), labels(image[name]))
+        for kind, name in kinds.items()
+        if name in truth
+    }
 
 
 def labels(image: np.ndarray) -> np.ndarray:
@@ -95,38 +99,33 @@ def labels(image: np.ndarray) -> np.ndarray:
 
 
 def scored(
-    figures: list[FieldMeasurement], way: str, features: tuple[str, ...] = FEATURES
+    measurements: list[FieldMeasurement], way: str, features: tuple[str, ...] = FEATURES
 ) -> Score:
-    """A score with made-up features and intervals, for the page shows what it is given."""
+    """A score with made-up features and intervals, because the page shows what it is given."""
     parts = {}
-    for magnification in sorted({field.key.magnification for field in figures}):
-        here = [field for field in figures if field.key.magnification == magnification]
+    for magnification in sorted({field.key.magnification for field in measurements}):
+        here = [field for field in measurements if field.key.magnification == magnification]
         pixel = {
             name: float(np.mean([field.pixels[way][name]["mae"] for field in here])) / 500
             for name in here[0].truth_counts
         }
         errors = {name: 0.02 * 3**place * GAINS.get(way, 1) for place, name in enumerate(features)}
-        mean, feature = (
-            float(np.mean(list(pixel.values()))),
-            float(np.mean(list(errors.values()))) if errors else None,
-        )
-        left_out = {"Granularity_16_Bodipy": "its median is 0"}
+        mean = float(np.mean(list(pixel.values())))
+        feature = float(np.mean(list(errors.values()))) if errors else None
         parts[magnification] = Part(
-            len(here),
-            len(here) if errors else 0,
-            pixel,
-            errors,
-            left_out,
-            mean,
-            feature,
-            (mean + feature) / 2 if errors else None,
+            n_fields=len(here),
+            n_measured=len(here) if errors else 0,
+            pixel_metrics=pixel,
+            feature_errors=errors,
+            left_out={"Granularity_16_Bodipy": "its median is 0"},
+            pixel_metric=mean,
+            feature_metric=feature,
+            combined_metric=(mean + feature) / 2 if errors else None,
         )
-    overall = {
-        name: float(np.mean([getattr(part, name) for part in parts.values()]))
-        if features or name == "pixel_metric"
-        else None
-        for name in ("pixel_metric", "feature_metric", "combined_metric")
-    }
+    overall = {}
+    for name in ("pixel_metric", "feature_metric", "combined_metric"):
+        values = [getattr(part, name) for part in parts.values()]
+        overall[name] = None if None in values else float(np.mean(values))
     spans = {
         name: {"fields": (0.95 * value, 1.06 * value), "wells": (0.9 * value, 1.1 * value)}
         for name, value in overall.items()
@@ -146,12 +145,11 @@ def evaluation(
     for seed, key in enumerate(keys):
         truth = simulate_field(key.magnification, (128, 144), seed=seed).targets
         fields.append(measured(folder, key, {name: truth[name] for name in names}, gains))
-    figures, paths = ([field[part] for field in fields] for part in (0, 1))
-    scores = {way: scored(figures, way) for way in gains}
+    measurements, paths = map(list, zip(*fields, strict=True))
     return {
-        "figures": figures,
+        "measurements": measurements,
         "paths": paths,
-        "scores": scores,
+        "scores": {way: scored(measurements, way) for way in gains},
         "shown": list(gains)[-1],
         "origin": ORIGIN,
     }
@@ -190,13 +188,11 @@ def test_the_page_shows_every_metric_of_every_way(small, text):
                 assert f"<td>{getattr(part, metric):.3f}</td>" in score
     low, high = small["scores"]["calibration"].intervals["combined_metric"]["wells"]
     assert f"{low:.3f} to {high:.3f} over wells" in score
-    assert [name in score for name in ("as painted", "histogram matching", "calibration")] == [
-        True
-    ] * 3
+    assert all(name in score for name in ("as painted", "histogram matching", "calibration"))
 
 
 def test_the_worst_the_median_and_the_best_field_are_shown_with_their_errors(small, text):
-    fields = [field for field in small["figures"] if field.key.magnification == 20]
+    fields = [field for field in small["measurements"] if field.key.magnification == 20]
     by_error = sorted(fields, key=lambda field: -field.pixels["calibration"]["A2"]["mae"])
     found = re.findall(
         r"<b>(\w+)</b> · (20x .*?)<br>\s*MAE ([\d.]+) counts · r ([\d.]+)",
@@ -214,7 +210,7 @@ def test_the_worst_the_median_and_the_best_field_are_shown_with_their_errors(sma
 
 
 def test_a_small_field_is_in_the_page_to_the_last_grey_level(small, text):
-    shown = images.chosen(small["figures"], "A1", 20, "calibration")[0]
+    shown = images.chosen(small["measurements"], "A1", 20, "calibration")[0]
     [paths] = [paths for paths in small["paths"] if paths.key == shown.key]
     truth = images.read_image(paths.truth["A1"])
     source = re.search(
@@ -234,7 +230,7 @@ def test_pictures_keep_to_their_budget_all_in_the_same_quality(small, monkeypatc
     chosen = [
         one
         for magnification in (20, 40)
-        for one in images.chosen(small["figures"], "A2", magnification, "none")
+        for one in images.chosen(small["measurements"], "A2", magnification, "none")
     ]
     found = images.gallery(chosen, {paths.key: paths for paths in small["paths"]}, "none")
     files = [
@@ -261,7 +257,7 @@ def test_features_are_sorted_and_those_left_out_are_named_with_the_reason(text):
 def test_objects_are_counted_over_all_fields(small, text):
     pairs = [
         field.objects["calibration"]["nuclei"]
-        for field in small["figures"]
+        for field in small["measurements"]
         if field.key.magnification == 20
     ]
     nuclei = re.search(r"Nuclei, 20x.*?</figure>", section(text, "objects"), re.DOTALL)[0]
@@ -281,8 +277,8 @@ def test_a_hundred_thousand_objects_cost_no_more_than_one_small_picture(log):
 
 
 def test_the_plate_shows_the_mean_over_a_wells_fields_in_medians_of_the_truth(small, text):
-    fields = [field for field in small["figures"] if field.key.magnification == 20]
-    counts = np.sum([field.truth_counts["A3"] for field in fields], axis=0)
+    fields = [field for field in small["measurements"] if field.key.magnification == 20]
+    counts = total(field.truth_counts["A3"] for field in fields)
     median = np.median(np.repeat(np.arange(65536), counts))
     errors = [
         field.pixels["calibration"]["A3"]["mae"] for field in fields if field.key.well == "B03"
@@ -314,8 +310,8 @@ def test_what_others_wrote_is_text_and_never_code(small):
 
 def test_one_stain_of_one_field_in_a_far_well_without_features_is_enough(tmp_path):
     given = evaluation(tmp_path, [FieldKey(60, "P24", 3)], ("A2",), {"prediction": 1.0})
-    [field] = given["figures"]
-    given["figures"] = [dataclasses.replace(field, objects={})]
+    [field] = given["measurements"]
+    given["measurements"] = [dataclasses.replace(field, objects={})]
     given["scores"] = {
         "prediction": dataclasses.replace(scored([field], "prediction", ()), intervals={})
     }
@@ -328,12 +324,12 @@ def test_one_stain_of_one_field_in_a_far_well_without_features_is_enough(tmp_pat
     assert ">P<" in section(text, "plate")
 
 
-def test_figures_that_are_no_numbers_are_dashes(tmp_path):
+def test_numbers_that_are_missing_are_dashes(tmp_path):
     given = evaluation(
         tmp_path, [FieldKey(20, "B03", 1), FieldKey(20, "B04", 1)], ("A1", "A3"), {"none": 0.0}
     )
     nothing = np.zeros((128, 144), dtype=np.int32)
-    for field in given["figures"]:
+    for field in given["measurements"]:
         field.pixels["none"]["A1"].update(mae=float("nan"), pearson=float("nan"))
         field.pixels["none"]["A3"].update(pearson=float("nan"))
         field.objects["none"].update(nuclei=match_objects(nothing, nothing))
@@ -379,7 +375,8 @@ def grey_at(tab, viewer, x: int, y: int) -> tuple[int, int]:
         viewer.locator(image).evaluate(
             """async (image, [x, y]) => {
                 await image.decode();
-                const context = new OffscreenCanvas(image.naturalWidth, image.naturalHeight).getContext("2d");
+                const canvas = new OffscreenCanvas(image.naturalWidth, image.naturalHeight);
+                const context = canvas.getContext("2d");
                 context.drawImage(image, 0, 0);
                 return context.getImageData(x, y, 1, 1).data[0];
             }""",
@@ -398,12 +395,8 @@ def test_the_slider_uncovers_the_painting(opened):
     seen = []
     for value in ("100", "0"):
         viewer.locator("input").fill(value)
-        seen.append(
-            cv2.imdecode(
-                np.frombuffer(viewer.locator(".stack").screenshot(), dtype=np.uint8),
-                cv2.IMREAD_GRAYSCALE,
-            ).astype(int)
-        )
+        png = np.frombuffer(viewer.locator(".stack").screenshot(), dtype=np.uint8)
+        seen.append(cv2.imdecode(png, cv2.IMREAD_GRAYSCALE).astype(int))
     assert np.abs(seen[0] - seen[1]).mean() > 1
     box = viewer.locator(".stack").bounding_box()
     opened.mouse.click(box["x"] + box["width"] / 4, box["y"] + 20)
@@ -424,9 +417,8 @@ def test_all_of_a_picture_can_be_worked_from_the_keyboard(opened):
     assert viewer.locator(".show-error").get_attribute("aria-pressed") == "true"
     opened.keyboard.press("Tab")
     opened.keyboard.press("Space")
-    assert (
-        viewer.locator(".stack").evaluate("stack => stack.clientWidth") == 144
-    )  # a pixel of the field is one of the screen
+    # A pixel of the field is one of the screen.
+    assert viewer.locator(".stack").evaluate("stack => stack.clientWidth") == 144
 
 
 @needs_chromium
@@ -454,13 +446,15 @@ def test_the_page_lives_in_a_sandbox_without_an_origin(browser, text):
     complaints = []
     tab.on("console", lambda message: complaints.append(message.text))
     tab.on("pageerror", lambda error: complaints.append(str(error)))
-    outer = '<link rel="icon" href="data:,"><iframe sandbox="allow-scripts" width="1100" height="800"></iframe>'
+    frame = '<iframe sandbox="allow-scripts" width="1100" height="800"></iframe>'
+    outer = f'<link rel="icon" href="data:,">{frame}'
     tab.route("**/*", lambda route: route.fulfill(body=outer, content_type="text/html"))
     tab.goto("http://mlflow.test/")
-    tab.evaluate(
-        "html => { document.querySelector('iframe').src = URL.createObjectURL(new Blob([html], { type: 'text/html' })); }",
-        text,
-    )
+    show = """html => {
+        const blob = new Blob([html], { type: 'text/html' });
+        document.querySelector('iframe').src = URL.createObjectURL(blob);
+    }"""
+    tab.evaluate(show, text)
     viewer = tab.frame_locator("iframe").locator(".viewer").first
     viewer.locator(".show-error").click()
     viewer.locator("canvas[data-ready]").wait_for()

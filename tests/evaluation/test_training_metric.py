@@ -1,13 +1,20 @@
-"""CellProfiler's features as what chooses the best epoch of a training."""
+"""CellProfiler's features choose the best epoch of a training."""
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from adipocyte.config import GeneratorConfig, PreprocessConfig, build
-from adipocyte.domain import FieldKey
+from adipocyte.domain import TARGETS, FieldKey
 from adipocyte.errors import ConfigError
-from adipocyte.evaluation.training_metric import TrainingFeatureMetric
+from adipocyte.evaluation.fields import FieldPaths
+from adipocyte.evaluation.measure import FieldMeasurement, measure_field
+from adipocyte.evaluation.metric import score
+from adipocyte.evaluation.training_metric import TrainingFeatureMetric, feature_metric
 from adipocyte.plate.fields import RawField, write_field
+from adipocyte.plate.tiff import write_image
 from adipocyte.preparation.prepare import prepare
 from adipocyte.simulation import simulate_field
 from adipocyte.training.generator import train_generator
@@ -18,7 +25,10 @@ WELLS = ("B03", "B04", "C02")
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """Three fields of 372 x 376 pixels, just large enough for the features: trains on C02, validates on B03, tests on B04."""
+    """Three fields of 372 x 376 pixels, just large enough for the features.
+
+    C02 is for training, B03 for validation, B04 for testing.
+    """
     folder = tmp_path_factory.mktemp("measurable")
     for seed, well in enumerate(WELLS):
         field = simulate_field(20, (372, 376), seed=seed)
@@ -54,13 +64,71 @@ def test_a_perfect_painting_has_no_error_and_noise_has_much(features, truth):
 
 
 def test_a_painting_without_nuclei_is_worse_than_a_dim_one(store):
-    """Features that it does not give count as 0, so losing every nucleus is never a way to a lower error."""
+    """Features that it lacks count as 0, so losing every nucleus never lowers the error."""
     of_nuclei = TrainingFeatureMetric(store, "A1", 1)
     truth = {key: store.target(key, "A1") for key in of_nuclei.keys}
     dim = {key: (image * 0.9).astype(np.uint16) for key, image in truth.items()}
     assert (
         of_nuclei({key: np.zeros_like(image) for key, image in truth.items()}) > of_nuclei(dim) > 0
     )
+
+
+NUMBERS = st.integers(-800, 800).map(lambda eighths: eighths / 8)
+
+
+@given(
+    truth=arrays(np.float64, (3, 4), elements=NUMBERS),
+    painted=arrays(np.float64, (3, 4), elements=st.one_of(NUMBERS, st.just(np.nan))),
+    gap=st.one_of(st.none(), st.tuples(st.integers(0, 2), st.integers(0, 3))),
+)
+def test_both_feature_metrics_agree_except_on_features_that_a_painting_lacks(truth, painted, gap):
+    """These count as 0 in training. The official metric leaves them out."""
+    if gap:
+        truth[gap] = np.nan
+    # One more feature, so that one is left in any case.
+    truth, painted = (np.column_stack([table, np.ones(3)]) for table in (truth, painted))
+    in_training = feature_metric(rows(truth), rows(painted))
+    assert in_training == pytest.approx(official(truth, np.nan_to_num(painted)), rel=1e-12)
+
+    given = np.isfinite(painted).all(axis=0)
+    of_given = feature_metric(rows(truth[:, given]), rows(painted[:, given]))
+    assert of_given == pytest.approx(official(truth, painted), rel=1e-12)
+
+
+def rows(table):
+    """Features of each field, by name, from (fields, features)."""
+    return [{f"f{column}": value for column, value in enumerate(row)} for row in table.tolist()]
+
+
+def official(truth, painted):
+    """The feature metric of the score, from (fields, features) of one magnification."""
+    fields = [
+        FieldMeasurement(
+            key=FieldKey(20, "B03", fov),
+            pixels={"none": {"A1": {"mae": 0.0}}},
+            truth_counts={"A1": np.array([0, 1])},
+            painted_counts={},
+            truth_features=true,
+            painted_features={"none": found},
+            objects={},
+        )
+        for fov, (true, found) in enumerate(zip(rows(truth), rows(painted), strict=True), 1)
+    ]
+    return score(fields, "none").feature_metric
+
+
+def test_training_and_judging_measure_the_same_images_alike(store, features, truth, tmp_path):
+    [(key, image)] = truth.items()
+    dim = (image * 0.9).astype(np.uint16)
+    paths = {target: tmp_path / f"{target}.tif" for target in (*TARGETS, "dim")}
+    for target in TARGETS:
+        write_image(paths[target], store.target(key, target))
+    write_image(paths["dim"], dim)
+    stains = {target: paths[target] for target in TARGETS}
+    field = FieldPaths(key, stains, {"none": {"A2": paths["dim"]}})
+    judged = score([measure_field(field, with_features=True)], "none")
+    assert not [reason for reason in judged.parts[20].left_out.values() if "painted" in reason]
+    assert features({key: dim}) == pytest.approx(judged.feature_metric, rel=1e-12)
 
 
 def test_stores_that_cannot_be_measured_are_refused_with_the_way_out(small_store):

@@ -1,4 +1,4 @@
-"""A calibration never falls, errs least of all rising maps, and does not care how the pixels reached it."""
+"""A calibration never falls, and no other map that never falls has a smaller error."""
 
 import numpy as np
 import pytest
@@ -16,10 +16,8 @@ COUNTS = np.arange(N_COUNTS)
 
 @st.composite
 def pairs(draw: st.DrawFn, highest: int = N_COUNTS - 1) -> tuple[np.ndarray, np.ndarray]:
-    shape, counts = draw(SHAPES), st.integers(0, highest)
-    return draw(arrays(np.uint16, shape, elements=counts)), draw(
-        arrays(np.uint16, shape, elements=counts)
-    )
+    images = arrays(np.uint16, draw(SHAPES), elements=st.integers(0, highest))
+    return draw(images), draw(images)
 
 
 def table_of(*noted: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
@@ -34,16 +32,15 @@ def mae(image: np.ndarray, truth: np.ndarray) -> float:
 
 
 def stain(seed: int, brightness: float, shape: tuple[int, int] = (300, 200)) -> np.ndarray:
-    """Counts with the long tail of a stain, in no special place."""
+    """Counts with the long tail of a stain, at random places."""
     return (100 + brightness * np.random.default_rng(seed).gamma(2, 300, shape)).astype(np.uint16)
 
 
 def paint(truth: np.ndarray, seed: int) -> np.ndarray:
     """A stain as a network might paint it: too dark, too flat in its highlights, and noisy."""
     noise = np.random.default_rng(seed).normal(0, 20, truth.shape)
-    return np.clip(30 * truth.astype(np.float64) ** 0.5 - 150 + noise, 0, N_COUNTS - 1).astype(
-        np.uint16
-    )
+    painted = 30 * truth.astype(np.float64) ** 0.5 - 150 + noise
+    return np.clip(painted, 0, N_COUNTS - 1).astype(np.uint16)
 
 
 @given(pair=pairs())
@@ -78,9 +75,8 @@ def test_no_rising_map_errs_less_where_a_bin_is_one_count(pair):
 @pytest.mark.parametrize("brightness", [0.1, 1, 20])
 def test_the_pixels_that_it_was_fitted_on_do_not_err_more_than_before(brightness):
     truth = stain(0, brightness)
-    painted = (truth * np.random.default_rng(1).uniform(0.9, 1.1, truth.shape)).astype(
-        np.uint16
-    )  # nothing to mend
+    error = np.random.default_rng(1).uniform(0.9, 1.1, truth.shape)  # calibration cannot help
+    painted = (truth * error).astype(np.uint16)
     calibrated = apply_table(table_of((painted, truth)), painted)
     assert mae(calibrated, truth) <= mae(painted, truth) * 1.01  # bins are up to 0.8 % wide
 
@@ -94,7 +90,7 @@ def test_a_rising_distortion_is_taken_back_where_there_are_data(distort):
     table, seen = table_of((painted, truth)), np.quantile(painted, [0.002, 0.998])
     inside = (painted >= seen[0]) & (painted <= seen[1])
     error = apply_table(table, painted)[inside].astype(np.float64) - truth[inside]
-    # Rounding to whole counts, before a slope of 3 at most and after it, and bins that are up to 0.8 % wide.
+    # Counts are rounded before a slope of 3 at most, and after it; bins are up to 0.8 % wide.
     assert (np.abs(error) <= 2 + 0.008 * truth[inside]).all()
     assert np.abs(error).mean() <= 2
 
@@ -145,15 +141,3 @@ def test_without_pixels_there_is_no_calibration():
 def test_a_truth_of_another_shape_is_refused():
     with pytest.raises(ImageError, match=r"shape \(4, 4\), the truth \(4, 5\)"):
         Calibrator().note(np.zeros((4, 4), np.uint16), np.zeros((4, 5), np.uint16))
-
-
-@pytest.mark.parametrize(
-    "view", [lambda image: image[:, ::2], lambda image: image.T, lambda image: image.astype(">u2")]
-)
-def test_a_table_is_looked_up_however_the_pixels_lie_in_memory(view):
-    random = np.random.default_rng(0)
-    image, table = (
-        view(random.integers(0, N_COUNTS, (30, 40), dtype=np.uint16)),
-        random.integers(0, N_COUNTS, N_COUNTS, dtype=np.uint16),
-    )
-    np.testing.assert_array_equal(apply_table(table, image), table[image])

@@ -1,8 +1,7 @@
-"""Networks made ready to predict: folded, in the arithmetic that the processor is fastest_arithmetic in, compiled."""
+"""Networks made ready to predict: folded, in the arithmetic of the processor, compiled."""
 
 import copy
 import importlib.util
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,18 +13,12 @@ from torch import nn
 
 from adipocyte.delivery.batch.plate import shall_compile
 from adipocyte.errors import ConfigError
-from adipocyte.networks import predictor as inference
-from adipocyte.networks.predictor import (
-    fold,
-    has_compiler,
-    make_ready,
-    predictor,
-)
+from adipocyte.networks import predictor
+from adipocyte.networks.predictor import fold, has_compiler, make_ready, predict_with
 from adipocyte.networks.unet import UNetSpec, build_unet
 from adipocyte.simulation import simulate_field
 from adipocyte.staining.stainer import Stainer
-from adipocyte.system import machine
-from adipocyte.system.machine import arithmetic, fastest_arithmetic
+from adipocyte.system.machine import fastest_arithmetic
 from tests.support.bundles import write_random_bundle
 
 CPU = torch.device("cpu")
@@ -70,46 +63,24 @@ def norms(network: nn.Module) -> int:
 @pytest.mark.parametrize("encoder", ["resnet18", "mobilenet_v2", "efficientnet-b0"])
 def test_normalisations_are_folded_and_the_output_stays(encoder):
     network = seasoned(UNetSpec(encoder=encoder, in_channels=7))
-    expected, before = predictor(network)(source(64, 96)), norms(network)
+    expected, before = predict_with(network)(source(64, 96)), norms(network)
     folded = fold(network)
-    assert (
-        norms(folded) < before / 2 if encoder != "efficientnet-b0" else norms(folded) < before
-    )  # it pads between the two
-    np.testing.assert_allclose(
-        predictor(folded)(source(64, 96)), expected, atol=1e-4 * np.ptp(expected)
-    )
+    # EfficientNet pads between some convolutions and their normalisations, which stay.
+    assert norms(folded) < (before if encoder == "efficientnet-b0" else before / 2)
+    painted = predict_with(folded)(source(64, 96))
+    np.testing.assert_allclose(painted, expected, atol=1e-4 * np.ptp(expected))
 
 
-def test_a_network_that_cannot_be_followed_stays_as_it_is():
+def test_a_network_that_cannot_be_traced_stays_as_it_is():
     network = seasoned(UNetSpec(encoder="resnet18", in_channels=7, architecture="unetplusplus"))
-    expected = predictor(network)(source(64, 64))
-    np.testing.assert_array_equal(predictor(fold(network))(source(64, 64)), expected)
+    expected = predict_with(network)(source(64, 64))
+    np.testing.assert_array_equal(predict_with(fold(network))(source(64, 64)), expected)
 
 
 # The arithmetic.
 
 
-def test_the_faster_arithmetic_is_found_by_trying():
-    """oneDNN can be kept from the instructions that make bf16 fast; the processor's flags stay as they were."""
-    code = (
-        "from adipocyte.system.machine import fastest_arithmetic; print(fastest_arithmetic('cpu'))"
-    )
-    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "OMP_NUM_THREADS": "1"}
-    tried = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    assert tried.stdout.strip() == "32"
-
-
-def test_the_arithmetic_is_tried_once_and_can_be_set():
-    assert arithmetic("auto", CPU) == fastest_arithmetic("cpu")
-    trials = fastest_arithmetic.cache_info().misses
-    assert arithmetic("auto", CPU) == fastest_arithmetic("cpu")
-    assert fastest_arithmetic.cache_info().misses == trials
-    assert [arithmetic(precision, CPU) for precision in ("32", "bf16")] == ["32", "bf16"]
-
-
-def test_bf16_halves_what_a_field_takes(bundle):
+def test_bf16_halves_the_memory_of_a_field(bundle):
     needed = {
         precision: Stainer(bundle, precision=precision).memory_needed_mb((2048, 2048))
         for precision in ("32", "bf16")
@@ -121,7 +92,7 @@ def test_a_stainer_says_what_auto_became(bundle):
     assert Stainer(bundle).precision == fastest_arithmetic("cpu")
 
 
-def test_what_is_compiled_keeps_the_memory_of_all_networks(bundle):
+def test_compiled_networks_keep_the_memory_of_all_of_them(bundle):
     needed = {
         compiled: Stainer(bundle, compiled=compiled).memory_needed_mb((1024, 1024))
         for compiled in (False, True)
@@ -133,8 +104,8 @@ def test_what_is_compiled_keeps_the_memory_of_all_networks(bundle):
 
 
 def test_compiled_networks_are_the_same_networks(network):
-    expected = predictor(network)
-    _, predict = make_ready(copy.deepcopy(network), 7, CPU, "32", compiled=True)
+    expected = predict_with(network)
+    predict = make_ready(copy.deepcopy(network), 7, CPU, "32", compiled=True)
     for shape in ((64, 96), (128, 64), (64, 96)):
         np.testing.assert_allclose(predict(source(*shape)), expected(source(*shape)), atol=1e-4)
 
@@ -165,120 +136,68 @@ def test_a_compiled_chain_repeats_itself_bit_for_bit_on_any_number_of_threads(bu
             np.testing.assert_array_equal(other[target], image)
 
 
-def test_compiling_tells_nobody():
-    """OpenVINO reports every import to its makers through a package of its own, unless that is not there."""
-    code = """
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    """Run *code* in a process that can compile a network of its own with `compiled()`."""
+    begin = """
 import sys
 import torch
-from adipocyte.networks.inference import make_ready
+from adipocyte.networks.predictor import make_ready
 from adipocyte.networks.unet import UNetSpec, build_unet
-make_ready(build_unet(UNetSpec(encoder="resnet18", in_channels=7)), 7, torch.device("cpu"), "32", compiled=True)
-told = [name for name, module in sys.modules.items() if name.startswith("openvino_telemetry") and module is not None]
-print(told, "openvino" in sys.modules)
+
+def compiled():
+    network = build_unet(UNetSpec(encoder="resnet18", in_channels=7))
+    return make_ready(network, 7, torch.device("cpu"), "32", compiled=True)
 """
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == "[] True"
-    assert "FutureWarning" not in told.stderr
+    return subprocess.run([sys.executable, "-c", begin + code], capture_output=True, text=True)
+
+
+def test_compiling_tells_nobody():
+    """OpenVINO reports every import through a package of its own, if that is there."""
+    done = run("""
+compiled()
+told = [name for name, module in sys.modules.items()
+        if name.startswith("openvino_telemetry") and module is not None]
+print(told, "openvino" in sys.modules)
+""")
+    assert done.stdout.strip() == "[] True"
+    assert "FutureWarning" not in done.stderr
 
 
 def test_signals_are_taken_after_compiled_networks_are_gone():
     """In a process with a stack for signals, as Ray's workers and pytest's have one."""
-    code = """
+    done = run("""
 import faulthandler
 import signal
 import numpy as np
-import torch
-from adipocyte.networks.inference import make_ready
-from adipocyte.networks.unet import UNetSpec, build_unet
-
-def compiled():
-    predict = make_ready(build_unet(UNetSpec(encoder="resnet18", in_channels=7)), 7, torch.device("cpu"), "32", compiled=True)[1]
-    predict(np.zeros((7, 64, 64), np.float32))
-    return predict
 
 faulthandler.enable()
 signal.signal(signal.SIGTERM, lambda *_: print("asked to stop"))
 first, second = compiled(), compiled()
-del first
+for predict in (first, second):
+    predict(np.zeros((7, 64, 64), np.float32))
+del predict, first
 del second
 signal.raise_signal(signal.SIGTERM)
-"""
-    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (asked.returncode, asked.stdout) == (0, "asked to stop\n")
+""")
+    assert (done.returncode, done.stdout) == (0, "asked to stop\n")
 
 
 def test_without_openvino_nothing_is_compiled(network, monkeypatch):
-    inference._openvino.cache_clear()
+    predictor._openvino.cache_clear()  # this process may have imported OpenVINO before
     monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert not has_compiler()
     assert not shall_compile("auto", 1000, possible=has_compiler())
     with pytest.raises(
         ConfigError,
-        match=r"OpenVINO, which is not here: pip install \"adipocyte\[openvino\]\", or go on with -P compile=off",
+        match=r"OpenVINO, which is not here: pip install \"adipocyte\[openvino\]\", "
+        "or go on with -P compile=false",
     ):
         make_ready(copy.deepcopy(network), 7, CPU, "32", compiled=True)
 
 
 def test_compiling_is_for_plates():
-    assert [shall_compile("auto", n_fields, possible=True) for n_fields in (1, 15, 16, 3456)] == [
-        False,
-        False,
-        True,
-        True,
-    ]
-    assert shall_compile("on", 1, possible=False)  # and is told what to install
-    assert not shall_compile("off", 3456, possible=True)
-
-
-# Threads.
-
-
-@pytest.mark.parametrize(
-    ("membership", "files", "cores"),
-    [
-        ("0::/job", {"job/cpu.max": "150000 100000"}, 1),
-        (
-            "0::/job/worker",
-            {"cpu.max": "max 100000", "job/cpu.max": "50000 100000"},
-            1,
-        ),  # the limit stands on what holds it
-        ("0::/job", {"job/cpu.max": "max 100000"}, None),
-        (
-            "4:cpu,cpuacct:/job",
-            {"cpu/job/cpu.cfs_quota_us": "100000", "cpu/job/cpu.cfs_period_us": "100000"},
-            1,
-        ),
-        (
-            "4:cpu,cpuacct:/job",
-            {"cpu/job/cpu.cfs_quota_us": "-1", "cpu/job/cpu.cfs_period_us": "100000"},
-            None,
-        ),
-        ("4:cpu:/job", {}, None),
-    ],
-)
-def test_a_container_bounds_the_cores(tmp_path, monkeypatch, membership, files, cores):
-    for name, text in {**files, "membership": membership}.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(f"{text}\n")
-    monkeypatch.setattr(machine, "_CGROUPS", tmp_path)
-    monkeypatch.setattr(machine, "_OF_THIS_PROCESS", tmp_path / "membership")
-    assert machine.usable_cores() == (cores or len(os.sched_getaffinity(0)))
-
-
-@pytest.mark.parametrize(("wish", "n_threads"), [(None, "1"), ("2", "2")])
-def test_threads_are_as_many_as_cores_unless_somebody_chose(wish, n_threads):
-    code = """
-import os, torch
-from adipocyte.staining.machine import pin_threads
-os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-pin_threads()
-print(torch.get_num_threads())
-"""
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    if wish:
-        environment["OMP_NUM_THREADS"] = wish
-    told = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    assert told.stdout.strip() == n_threads
+    wanted = [shall_compile("auto", n_fields, possible=True) for n_fields in (1, 15, 16, 3456)]
+    assert wanted == [False, False, True, True]
+    assert shall_compile("true", 1, possible=False)  # it is told what to install
+    assert not shall_compile("false", 3456, possible=True)

@@ -1,9 +1,9 @@
-"""The bundle on disk: whole, of this format, and as it was written, or refused by name."""
+"""The bundle on disk is whole, of this format and as it was written, or it is refused by name."""
 
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,15 @@ import adipocyte
 from adipocyte.errors import BundleError
 from adipocyte.networks.files import load_network
 from adipocyte.staining import bundle as bundles
-from adipocyte.staining.bundle import calibrate_bundle, read_calibrations, read_manifest
+from adipocyte.staining.bundle import (
+    calibrate_bundle,
+    read_calibrations,
+    read_histograms,
+    read_manifest,
+    write_bundle,
+)
 from adipocyte.staining.stainer import Stainer
+from adipocyte.system.files import digest_of
 from tests.support.bundles import write_random_bundle
 
 TABLES = {
@@ -52,6 +59,7 @@ def test_it_states_what_it_is_and_where_it_came_from(folder):
     assert stated["version"] == adipocyte.__version__
     assert stated["licences"] == {"code": "MIT"}
     assert stated["n_z_planes"] == 7
+    assert stated["intensities"] == "calibration"
     assert stated["scalings"]["20"]["brightfield"] == [2000.0, 500.0]
     assert {
         "runs",
@@ -82,19 +90,17 @@ def test_calibrations_come_back_as_they_were_written_and_nothing_else_changes(or
 def test_new_calibrations_replace_the_old_ones(folder):
     others = {name: np.roll(table, 5) for name, table in TABLES.items()}
     calibrate_bundle(folder, others, "none")
-    assert (
-        Stainer(folder).rescale({"A2": PLANES[0]}, 20, "calibration")["A2"]
-        == others["20/A2"][PLANES[0]]
-    ).all()
+    rescaled = Stainer(folder).rescale({"A2": PLANES[0]}, 20, "calibration")
+    np.testing.assert_array_equal(rescaled["A2"], others["20/A2"][PLANES[0]])
     assert len(list(folder.glob("calibrations*"))) == 1
     calibrate_bundle(folder, {}, "none")
     assert not list(folder.glob("calibrations*"))
     Stainer(folder)
 
 
-@pytest.mark.parametrize("step", ["save_file", "_digest", "_write_manifest"])
+@pytest.mark.parametrize("step", ["save", "write_whole", "write_json"])
 def test_killed_while_it_is_calibrated_it_stays_whole(folder, monkeypatch, step):
-    """Before and after each thing that it does, as if the power had failed there."""
+    """Killed before and after each step, as if the power had failed there."""
     others = {name: np.roll(table, 5) for name, table in TABLES.items()}
     real = getattr(bundles, step)
 
@@ -167,10 +173,10 @@ def _calibrations(folder: Path) -> Path:
 
 
 def _with_tables(folder: Path, tables: dict[str, np.ndarray]) -> None:
-    """As if they had been written so: the checksum fits."""
+    """Replace the calibrations by *tables*, with a checksum that fits."""
     path, manifest = _calibrations(folder), read_manifest(folder)
     save_file(tables, path)
-    _changed(folder, checksums=manifest.checksums | {path.name: bundles._digest(path)})
+    _changed(folder, checksums=manifest.checksums | {path.name: digest_of(path)})
 
 
 def _one_byte_changed(path: Path) -> None:
@@ -272,15 +278,11 @@ def test_a_network_that_is_no_network_is_no_bundle(original, tmp_path):
         for name in ("segmenter", "A1", "A2", "A3")
     }
     (networks["A2"] / "weights.safetensors").write_bytes(b"damage")
-    manifest = read_manifest(original)
+    manifest = replace(read_manifest(original), storage="bfloat16")
     with pytest.raises(BundleError, match="train the network again"):
-        bundles.write_bundle(
-            tmp_path / "bundle", bundles.replace(manifest, storage="bfloat16"), networks, {}
-        )
+        write_bundle(tmp_path / "bundle", manifest, networks, {})
 
 
 def test_histograms_are_read_as_they_were_written(original):
-    assert (
-        load_file(original / "histograms.safetensors")["20/A1"]
-        == bundles.read_histograms(original)["20/A1"]
-    ).all()
+    written = load_file(original / "histograms.safetensors")["20/A1"]
+    np.testing.assert_array_equal(read_histograms(original)["20/A1"], written)

@@ -1,5 +1,6 @@
-"""Bundles of networks that have learnt nothing, made in a second."""
+"""Bundles of random networks, made in seconds."""
 
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -7,16 +8,26 @@ import numpy as np
 import torch
 
 import adipocyte
-from adipocyte.domain import SEGMENTER, TARGETS
+from adipocyte.domain import N_Z_PLANES, SEGMENTER, TARGETS
+from adipocyte.imaging.histograms import N_COUNTS
+from adipocyte.imaging.limits import learn_limits
+from adipocyte.imaging.quality import measure_quality
 from adipocyte.networks.files import save_network
 from adipocyte.networks.unet import UNetSpec, build_unet
 from adipocyte.staining.bundle import BundleManifest, names, write_bundle
+from tests.support.plates import planes
 
+SMALLEST = "tu-mobilenetv3_small_050"  # the smallest encoder at hand: a network has 10 MB
 NARROW = {SEGMENTER: "none"} | dict.fromkeys(TARGETS, "last")
 
 
+def spec(name: str, encoder: str = SMALLEST, **options: str) -> UNetSpec:
+    """The network *name*: a target's, or the segmenter."""
+    return UNetSpec(encoder=encoder, in_channels=N_Z_PLANES + (name == "A1"), **options)
+
+
 def random_network(spec: UNetSpec) -> torch.nn.Module:
-    """A network whose normalisations have seen noise, so that its output is neither flat nor huge."""
+    """A network whose normalisations have seen noise: its output is neither flat nor huge."""
     network = build_unet(spec).train()
     with torch.no_grad():
         for _ in range(20):
@@ -24,19 +35,43 @@ def random_network(spec: UNetSpec) -> torch.nn.Module:
     return network
 
 
-def write_networks(
-    folder: Path, targets: tuple[str, ...], encoder: str, wide: Mapping[str, str]
-) -> dict[str, Path]:
-    """Random networks in folders of their names. *wide* maps each network to its 5x5 convolutions (see `UNetSpec`)."""
+def make_bundle(
+    folder: Path,
+    specs: Mapping[str, UNetSpec] | None = None,
+    *,
+    targets: tuple[str, ...] = TARGETS,
+    storage: str = "float32",
+) -> Path:
+    """A bundle for 20x in *folder*, of random networks by *specs*, or of small ones.
+
+    Its limits are learnt from `planes(0)` and `planes(1)`, so these cause no warning.
+    """
     torch.manual_seed(0)
-    networks = {}
-    for name in names(targets):
-        spec = UNetSpec(
-            encoder=encoder, in_channels=8 if name == "A1" else 7, wide_convolutions=wide[name]
-        )
-        save_network(folder / name, spec, random_network(spec))
-        networks[name] = folder / name
-    return networks
+    manifest = BundleManifest(
+        targets=targets,
+        n_z_planes=N_Z_PLANES,
+        scalings={"20": dict.fromkeys(["brightfield", *targets], (2000.0, 500.0))},
+        limits={"20": learn_limits([measure_quality(planes(seed)) for seed in (0, 1)])},
+        runs=dict.fromkeys(names(targets), "none"),
+        store_digest="none",
+        commit="none",
+        version=adipocyte.__version__,
+        licences={"code": "MIT"},
+        intensities="none",
+        storage=storage,
+    )
+    random = np.random.default_rng(0)
+    histograms = {
+        name: np.bincount(random.poisson(3000, 100_000), minlength=N_COUNTS)
+        for name in manifest.paintings
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        networks = {name: Path(scratch) / name for name in names(targets)}
+        for name, path in networks.items():
+            built_as = specs[name] if specs else spec(name)
+            save_network(path, built_as, random_network(built_as))
+        write_bundle(folder, manifest, networks, histograms)
+    return folder
 
 
 def write_random_bundle(
@@ -47,27 +82,6 @@ def write_random_bundle(
     wide: Mapping[str, str] = NARROW,
     storage: str = "float32",
 ) -> Path:
-    """A bundle for 20x in *folder*/bundle."""
-    scaling = {"brightfield": (2000.0, 500.0)} | {target: (1000.0, 300.0) for target in targets}
-    manifest = BundleManifest(
-        targets=targets,
-        n_z_planes=7,
-        scalings={"20": scaling},
-        limits={"20": {"sharpness": [0.0, None]}},
-        runs=dict.fromkeys(names(targets), "none"),
-        store_digest="none",
-        commit="none",
-        version=adipocyte.__version__,
-        licences={"code": "MIT"},
-        intensities="none",
-        storage=storage,
-    )
-    counts = np.bincount(np.random.default_rng(0).integers(200, 4000, 10_000), minlength=65536)
-    histograms = {name: counts.astype(np.int64) for name in manifest.paintings}
-    write_bundle(
-        folder / "bundle",
-        manifest,
-        write_networks(folder / "networks", targets, encoder, wide),
-        histograms,
-    )
-    return folder / "bundle"
+    """An earlier form of `make_bundle`, which makes the bundle in *folder*/bundle."""
+    specs = {name: spec(name, encoder, wide_convolutions=wide[name]) for name in names(targets)}
+    return make_bundle(folder / "bundle", specs, targets=targets, storage=storage)

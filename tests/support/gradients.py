@@ -1,4 +1,7 @@
-"""Run by test_processes.py, in one process or under torchrun: two steps of a training, with the gradients of each written down."""
+"""Two steps of a training that writes its gradients down.
+
+test_processes.py runs it in one process and under torchrun.
+"""
 
 import os
 import sys
@@ -13,7 +16,8 @@ from adipocyte.store.reader import Store
 from adipocyte.training.generator import train_generator
 from adipocyte.training.tracker import Silent
 
-# Batch statistics are those of each process's share, so normalisation must not use them where gradients are to be the same.
+# Each process has the batch statistics of its share alone, so normalisation must not use them where
+# the gradients are compared.
 torch.nn.BatchNorm2d.train = lambda self, mode=True: torch.nn.Module.train(self, False)
 
 settings = {
@@ -33,7 +37,7 @@ def write_down(optimizer, args, kwargs):
     found = torch.cat(
         [parameter.grad.flatten() for parameter in parameters if parameter.grad is not None]
     )
-    gradients[f"{len(gradients)}"] = found.clone()
+    gradients[str(len(gradients))] = found.clone()
 
 
 register_optimizer_step_pre_hook(write_down)

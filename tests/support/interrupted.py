@@ -1,6 +1,7 @@
-"""Register, and be killed with SIGKILL at each of some places: `test_registry.py` runs this. Arguments: store, runs as JSON, name, places.
+"""Register a model and get killed with SIGKILL at each of some places: `test_register.py` runs it.
 
-Each try is a process of its own, forked before anything was opened.
+Arguments: store, runs as JSON, name, places. Each try is a process of its own, forked before
+anything was opened.
 """
 
 import json
@@ -19,22 +20,21 @@ from adipocyte.store.reader import Store
 
 
 def die(*_: Any, **__: Any) -> None:
-    """Give nobody time to tidy up."""
+    """Die without time to tidy up."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def die_in_upload(event: str, arguments: tuple) -> None:
     """Die when the logged model has been copied among MLflow's artifacts up to its weights."""
-    if (
-        event == "shutil.copyfile"
-        and f"{os.sep}models{os.sep}m-" in str(arguments[1])
-        and str(arguments[1]).endswith(".safetensors")
-    ):
+    if event != "shutil.copyfile":
+        return
+    target = str(arguments[1])
+    if f"{os.sep}models{os.sep}m-" in target and target.endswith(".safetensors"):
         die()
 
 
 def arm(place: str) -> None:
-    """Die in the "upload" of the logged model, or before the call of the client that *place* names."""
+    """Die in the "upload" of the logged model, or before the client's method that *place* names."""
     if place == "upload":
         sys.addaudithook(die_in_upload)
     else:

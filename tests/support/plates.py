@@ -1,4 +1,4 @@
-"""Raw plates of noise, painted in no time."""
+"""Small fields, and raw plates of noise."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,15 +7,21 @@ import numpy as np
 
 from adipocyte.domain import FieldKey
 from adipocyte.plate.fields import RawField, write_field
+from adipocyte.simulation import simulate_field
 
 SHAPE_PX = (96, 80)
+
+
+def planes(seed: int = 0, shape_px: tuple[int, int] = SHAPE_PX) -> np.ndarray:
+    """A simulated field's brightfield at 20x, (Z, Y, X) in counts."""
+    return simulate_field(20, shape_px, seed=seed).planes
 
 
 def write_plate(folder: Path, fovs: Iterable[int], shape_px: tuple[int, int] = SHAPE_PX) -> Path:
     """Brightfield at 20x of fields of well B03, no two alike."""
     for fov in fovs:
-        planes = np.random.default_rng(fov).integers(1000, 3000, (7, *shape_px), dtype=np.uint16)
-        write_field(folder, FieldKey(20, "B03", fov), RawField(planes, {}))
+        noise = np.random.default_rng(fov).integers(1000, 3000, (7, *shape_px), dtype=np.uint16)
+        write_field(folder, FieldKey(20, "B03", fov), RawField(noise, {}))
     return folder
 
 

@@ -1,12 +1,14 @@
-"""Run by test_request_fuzz.py in a process of its own, for a codec may crash: python request_fuzz.py <model> <examples>.
+"""Sends nonsense to a served model: python request_fuzz.py <model> <examples>.
 
-Sends requests of every kind of nonsense down the road that `mlflow models serve` takes (its function `invocations`), and ends with an error
-when one is answered by anything but images or a 4xx with a sentence, takes longer than PATIENCE_S, needs more address space than
-LIMIT_MB, or opens a file or a connection. Prints what it saw as JSON.
+test_request_fuzz.py runs it in a process of its own, because a codec may crash. Requests go through
+`invocations`, the function of `mlflow models serve`. It ends with an error when one is answered by
+anything but images or a 4xx with a sentence, takes longer than PATIENCE_S, needs more address space
+than LIMIT_MB, or opens a file or a connection. It prints what it saw as JSON.
 """
 
 import base64
 import collections
+import contextlib
 import faulthandler
 import io
 import json
@@ -17,6 +19,7 @@ import signal
 import struct
 import sys
 import time
+from collections.abc import Generator
 
 import mlflow
 import numpy as np
@@ -41,9 +44,8 @@ NETWORK = (
     "os.posix_spawn",
     "os.fork",
 )
-INSTALLED = tuple(
-    map(os.path.realpath, (sys.prefix, sys.base_prefix, os.getcwd()))
-)  # where code is imported from, at first use
+# Where code is imported from, at first use.
+INSTALLED = tuple(map(os.path.realpath, (sys.prefix, sys.base_prefix, os.getcwd())))
 
 
 def tiff(stack: np.ndarray, **options: object) -> bytes:
@@ -82,35 +84,17 @@ def tag_places(data: bytes) -> tuple[str, list[int]]:
         return file.byteorder, [tag.offset for page in file.pages for tag in page.tags.values()]
 
 
-WHOLE = st.integers(0, len(STACKS) - 1).map(
-    lambda number: STACKS[number]
-)  # hypothesis writes out what it samples from
+# By number, because hypothesis writes out what it samples from.
+WHOLE = st.integers(0, len(STACKS) - 1).map(lambda number: STACKS[number])
 PLACES = dict(zip(STACKS, map(tag_places, STACKS), strict=True))
-NASTY = st.one_of(
-    st.integers(0, 300),
-    st.sampled_from(
-        [
-            0,
-            1,
-            64,
-            9999,
-            10_000,
-            10_001,
-            65535,
-            2**16,
-            2**31 - 1,
-            2**31,
-            2**32 - 1,
-            2**63,
-            2**64 - 1,
-        ]
-    ),
-)
+BORDERS = [0, 1, 64, 9999, 10_000, 10_001, 65535, 2**16]
+BORDERS += [2**31 - 1, 2**31, 2**32 - 1, 2**63, 2**64 - 1]
+NASTY = st.integers(0, 300) | st.sampled_from(BORDERS)
 
 
 @st.composite
 def retagged(draw: st.DrawFn) -> bytes:
-    """A stack in whose page headers a few numbers are others: code, type, count, value or offset of a tag."""
+    """A stack with other numbers in its page headers: code, type, count, value, offset of a tag."""
     data = draw(WHOLE)
     order, places = PLACES[data]
     changed = bytearray(data)
@@ -131,9 +115,8 @@ def damaged(draw: st.DrawFn) -> bytes:
     ):
         data[position % len(data)] = byte
     kept = draw(st.none() | st.integers(0, len(data)))
-    return bytes(data[:kept]) + (
-        draw(WHOLE)[kept:] if kept is not None and draw(st.booleans()) else b""
-    )
+    end = draw(WHOLE)[kept:] if kept is not None and draw(st.booleans()) else b""
+    return bytes(data[:kept]) + end
 
 
 MAGIC = st.sampled_from(
@@ -176,54 +159,43 @@ ODD_PARAMS = st.dictionaries(
     NONSENSE | st.sampled_from(["A1,A2", "A9", 100, -1, 2**40, True]),
     max_size=3,
 )
-ROWS = st.lists(
-    st.fixed_dictionaries({"stack": STACK, "magnification": st.just(20)}), min_size=1, max_size=2
-)
-ROWS_OF_ODD_MAGNIFICATION = st.lists(
-    st.fixed_dictionaries({"stack": STACK, "magnification": MAGNIFICATION}), min_size=1, max_size=2
-)
-GOOD_FORM = st.builds(
-    lambda rows, params: {"dataframe_records": rows, "params": params}, ROWS, PARAMS
-)
-NEARLY_GOOD_FORM = st.builds(
-    lambda rows, params: {"dataframe_records": rows, "params": params},
-    ROWS | ROWS_OF_ODD_MAGNIFICATION,
-    PARAMS | ODD_PARAMS,
-)
-ODD_ROWS = st.lists(
-    st.dictionaries(
-        st.sampled_from(["stack", "magnification", "stak", "index"]), NONSENSE | STACK, max_size=3
-    ),
-    max_size=3,
-)
-ODD_FORM = st.dictionaries(
-    st.sampled_from(
-        ["dataframe_records", "dataframe_split", "inputs", "instances", "params", "messages"]
-    ),
-    ODD_ROWS
-    | NONSENSE
-    | st.fixed_dictionaries(
-        {
-            "columns": st.just(["stack", "magnification"]),
-            "data": st.lists(st.tuples(STACK, MAGNIFICATION), max_size=2),
-        }
+
+
+def form(rows: st.SearchStrategy, params: st.SearchStrategy) -> st.SearchStrategy:
+    return st.builds(
+        lambda rows, params: {"dataframe_records": rows, "params": params}, rows, params
     )
-    | st.fixed_dictionaries(
-        {
-            "stack": st.lists(STACK, max_size=2) | NONSENSE,
-            "magnification": st.lists(MAGNIFICATION, max_size=2),
-        }
-    ),
-    min_size=1,
-    max_size=2,
+
+
+def row_lists(magnification: st.SearchStrategy) -> st.SearchStrategy:
+    row = st.fixed_dictionaries({"stack": STACK, "magnification": magnification})
+    return st.lists(row, min_size=1, max_size=2)
+
+
+ROWS = row_lists(st.just(20))
+GOOD_FORM = form(ROWS, PARAMS)
+NEARLY_GOOD_FORM = form(ROWS | row_lists(MAGNIFICATION), PARAMS | ODD_PARAMS)
+ODD_NAMES = st.sampled_from(["stack", "magnification", "stak", "index"])
+ODD_ROWS = st.lists(st.dictionaries(ODD_NAMES, NONSENSE | STACK, max_size=3), max_size=3)
+SPLIT_ROWS = st.fixed_dictionaries(
+    {
+        "columns": st.just(["stack", "magnification"]),
+        "data": st.lists(st.tuples(STACK, MAGNIFICATION), max_size=2),
+    }
 )
+COLUMNS = st.fixed_dictionaries(
+    {
+        "stack": st.lists(STACK, max_size=2) | NONSENSE,
+        "magnification": st.lists(MAGNIFICATION, max_size=2),
+    }
+)
+FORMS = ["dataframe_records", "dataframe_split", "inputs", "instances", "params", "messages"]
+ODD_FORM = st.dictionaries(
+    st.sampled_from(FORMS), ODD_ROWS | NONSENSE | SPLIT_ROWS | COLUMNS, min_size=1, max_size=2
+)
+ANY_FORM = GOOD_FORM | GOOD_FORM | GOOD_FORM | NEARLY_GOOD_FORM | ODD_FORM
 BODIES = st.one_of(
-    st.tuples(
-        (GOOD_FORM | GOOD_FORM | GOOD_FORM | NEARLY_GOOD_FORM | ODD_FORM)
-        .map(json.dumps)
-        .map(str.encode),
-        st.just(JSON),
-    ),
+    st.tuples(ANY_FORM.map(json.dumps).map(str.encode), st.just(JSON)),
     st.tuples(
         st.binary(max_size=200) | NONSENSE.map(json.dumps).map(str.encode),
         st.sampled_from([JSON, CSV, PARQUET, "image/tiff"]),
@@ -238,58 +210,52 @@ def ome(xml: str) -> bytes:
     return tiff(GREY, description=f"<?xml version='1.0'?><OME {name}>{xml}</OME>", metadata=None)
 
 
-def temptations(folder: str) -> list[tuple[bytes, str]]:
-    """Requests that name files and addresses, wherever a name could be taken for one. Files of these names are there."""
-    path = os.path.join(folder, "secret.tif")
-    with open(path, "wb") as file:
-        file.write(tiff(GREY))
-    with open(os.path.join(folder, "secret.json"), "w") as file:
-        json.dump({"dataframe_records": []}, file)
-    names = [
-        path,
-        f"file://{path}",
-        "http://127.0.0.1:9/secret.tif",
-        "secret.tif",
-        "../../etc/passwd",
-    ]
-    pixels = "<Pixels ID='Pixels:0' DimensionOrder='XYZCT' Type='uint16' SizeX='64' SizeY='64' SizeZ='7' SizeC='1' SizeT='1'>"
+def tempting_stacks(path: str) -> list[bytes]:
+    """Stacks whose metadata names the file *path*, or another, to be opened."""
+    pixels = (
+        "<Pixels ID='Pixels:0' DimensionOrder='XYZCT' Type='uint16' "
+        "SizeX='64' SizeY='64' SizeZ='7' SizeC='1' SizeT='1'>"
+    )
     series = "".join(
         f"<TiffData IFD='0' FirstZ='{z}'><UUID FileName='secret.tif'>urn:uuid:{z}</UUID></TiffData>"
         for z in range(7)
     )
-    entity = "<!DOCTYPE OME [<!ENTITY secret SYSTEM 'file:///etc/passwd'>]><OME xmlns='http://www.openmicroscopy.org/OME'>&secret;</OME>"
-    stacks = [
+    entity = (
+        "<!DOCTYPE OME [<!ENTITY secret SYSTEM 'file:///etc/passwd'>]>"
+        "<OME xmlns='http://www.openmicroscopy.org/OME'>&secret;</OME>"
+    )
+    return [
         ome(f"<BinaryOnly MetadataFile='{path}' UUID='urn:uuid:1'/>"),
         ome(f"<Image ID='Image:0'>{pixels}{series}</Pixels></Image>"),
         tiff(GREY, description=entity, metadata=None),
         tiff(GREY, description=f"ImageJ=1.11a\nimages=7\nfile={path}", metadata=None),
     ]
-    texts = [
-        *names,
-        *(base64.b64encode(data).decode() for data in [*map(str.encode, names), *stacks]),
-    ]
-    rows = [[{"stack": text, "magnification": 20}] for text in texts] + [
-        [{"stack": texts[-4], "magnification": name}] for name in names
-    ]
-    bodies = [
-        {"dataframe_records": row, "params": {"targets": "A2", "on_error": "report"}}
-        for row in rows
-    ]
-    bodies += [
-        {form: name}
-        for name in names
-        for form in ("inputs", "instances", "dataframe_records", "dataframe_split")
-    ]
-    bodies += [{"inputs": {"stack": name, "magnification": 20}} for name in names]
-    bodies += [
-        rows[-1][0] | {"dataframe_records": rows[-1], "params": {"targets": name}} for name in names
-    ]
+
+
+def temptations(folder: str) -> list[tuple[bytes, str]]:
+    """Requests that name files and addresses in every place. Files of these names are there."""
+    path = os.path.join(folder, "secret.tif")
+    with open(path, "wb") as file:
+        file.write(tiff(GREY))
+    with open(os.path.join(folder, "secret.json"), "w") as file:
+        json.dump({"dataframe_records": []}, file)
+    address = "http://127.0.0.1:9/secret.tif"
+    names = [path, f"file://{path}", address, "secret.tif", "../../etc/passwd"]
+    hidden = [*map(str.encode, names), *tempting_stacks(path)]
+    texts = [*names, *(base64.b64encode(data).decode() for data in hidden)]
+    rows = [[{"stack": text, "magnification": 20}] for text in texts]
+    rows += [[{"stack": texts[-4], "magnification": name}] for name in names]
+    params = {"targets": "A2", "on_error": "report"}
+    bodies: list[dict] = [{"dataframe_records": row, "params": params} for row in rows]
+    for name in names:
+        bodies += [{form: name} for form in FORMS[:4]]
+        bodies.append({"inputs": {"stack": name, "magnification": 20}})
+        bodies.append({"dataframe_records": rows[-1], "params": {"targets": name}})
+        bodies[-1] |= rows[-1][0]
     requests = [(json.dumps(body).encode(), JSON) for body in [*bodies, *names]]
-    return requests + [
-        (name.encode(), kind)
-        for name in [*names, folder + "/secret.json"]
-        for kind in (JSON, CSV, PARQUET)
-    ]
+    for name in [*names, folder + "/secret.json"]:
+        requests += [(name.encode(), kind) for kind in (JSON, CSV, PARQUET)]
+    return requests
 
 
 def address_space() -> int:
@@ -306,11 +272,9 @@ class Watch:
         sys.addaudithook(self._see)
 
     def _see(self, event: str, details: tuple) -> None:
-        if (
-            self.armed
-            and self.on
-            and (event in NETWORK or (event == "open" and not self._is_code(details[0])))
-        ):
+        if not (self.armed and self.on):
+            return
+        if event in NETWORK or (event == "open" and not self._is_code(details[0])):
             self.opened.append((event, str(details[:1])[:200]))
 
     @staticmethod
@@ -322,59 +286,59 @@ class Watch:
         )
 
 
-def main() -> None:
-    """Ask a model the temptations, and then as many random questions as are wanted."""
-    faulthandler.enable()
-    logging.getLogger(scoring_server.__name__).setLevel(logging.ERROR)
-    folder, n_examples = sys.argv[1], int(sys.argv[2])
-    model = mlflow.pyfunc.load_model(folder)
-    schema, watch, seen = model.metadata.get_input_schema(), Watch(), collections.Counter()
-    longest_s = 0.0
+@contextlib.contextmanager
+def limited(watch: Watch) -> Generator[None]:
+    """Little time and memory while the block lasts, and *watch* on."""
+    limit = address_space() + LIMIT_MB * 10**6
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+    signal.setitimer(signal.ITIMER_REAL, PATIENCE_S)
+    watch.on = True
+    try:
+        yield
+    finally:
+        watch.on = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
-    def ask(body: bytes, kind: str) -> int:
-        nonlocal longest_s
+
+class Asker:
+    """Asks a model, checks each answer and counts them by status."""
+
+    def __init__(self, folder: str) -> None:
+        self.watch, self.seen, self.longest_s = Watch(), collections.Counter(), 0.0
+        self._model = mlflow.pyfunc.load_model(folder)
+        self._schema = self._model.metadata.get_input_schema()
+
+    def __call__(self, body: bytes, kind: str) -> None:
         start = time.perf_counter()
-        resource.setrlimit(
-            resource.RLIMIT_AS, (address_space() + LIMIT_MB * 10**6, resource.RLIM_INFINITY)
-        )
-        signal.setitimer(signal.ITIMER_REAL, PATIENCE_S)
-        watch.on = True
-        try:
-            answer = scoring_server.invocations(body, kind, model, schema)
-            status, sentence = answer.status, answer.response
-        except MlflowException as error:
-            status, sentence = error.get_http_status_code(), error.message
-        finally:
-            watch.on = False
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        longest_s = max(longest_s, time.perf_counter() - start)
-        assert status == 200 or 400 <= status < 500, (status, sentence[-500:])
+        with limited(self.watch):
+            try:
+                answer = scoring_server.invocations(body, kind, self._model, self._schema)
+                status, sentence = answer.status, answer.response
+            except MlflowException as error:
+                status, sentence = error.get_http_status_code(), error.message
+        self.longest_s = max(self.longest_s, time.perf_counter() - start)
+        end = sentence[-2000:]
+        assert status == 200 or 400 <= status < 500, (status, end[-500:])
         assert sentence, status
-        assert "MemoryError" not in sentence, sentence[-2000:]
-        assert status == 200 or not any(
-            word in sentence[-2000:] for word in ("unexpected error", "alloc")
-        ), sentence[-2000:]
-        assert not watch.opened, (watch.opened, body[:200])
-        seen[status] += 1
-        return status
+        assert "MemoryError" not in sentence, end
+        assert status == 200 or not any(word in end for word in ("unexpected error", "alloc")), end
+        assert not self.watch.opened, (self.watch.opened, body[:200])
+        self.seen[status] += 1
 
-    def out_of_time(*_: object) -> None:
-        raise TimeoutError(f"a request took more than {PATIENCE_S} s")
 
-    signal.signal(signal.SIGALRM, out_of_time)
-    for stack in STACKS:  # what is loaded at first use is loaded now
+def warm_up(ask: Asker) -> None:
+    """Load what is loaded at first use."""
+    for stack in STACKS:
         row = {"stack": base64.b64encode(stack).decode(), "magnification": 20}
-        ask(
-            json.dumps(
-                {"dataframe_records": [row], "params": {"on_error": "report", "tta": True}}
-            ).encode(),
-            JSON,
-        )
+        body = {"dataframe_records": [row], "params": {"on_error": "report", "tta": True}}
+        ask(json.dumps(body).encode(), JSON)
     for kind in (CSV, PARQUET):
         ask(b"nothing", kind)
-    watch.armed = True
-    tempted = [ask(*request) for request in temptations(os.environ["TMPDIR"])]
+
+
+def fuzz(ask: Asker, n_examples: int) -> None:
+    """Ask random questions."""
     checks = [
         HealthCheck.too_slow,
         HealthCheck.data_too_large,
@@ -390,20 +354,39 @@ def main() -> None:
         suppress_health_check=checks,
     )
     @given(request=BODIES)
-    def fuzz(request: tuple[bytes, str]) -> None:
+    def run(request: tuple[bytes, str]) -> None:
         ask(*request)
 
+    run()
+
+
+def out_of_time(*_: object) -> None:
+    raise TimeoutError(f"a request took more than {PATIENCE_S} s")
+
+
+def main() -> None:
+    """Ask a model the temptations, and then as many random questions as are wanted."""
+    faulthandler.enable()
+    logging.getLogger(scoring_server.__name__).setLevel(logging.ERROR)
+    signal.signal(signal.SIGALRM, out_of_time)
+    ask, n_examples, scratch = Asker(sys.argv[1]), int(sys.argv[2]), os.environ["TMPDIR"]
+    warm_up(ask)
+    ask.watch.armed = True
+    tempting = temptations(scratch)
+    for request in tempting:
+        ask(*request)
     start = time.perf_counter()
-    fuzz()
-    watch.on = True
-    with open(os.path.join(os.environ["TMPDIR"], "secret.tif"), "rb"):
-        assert watch.opened, "the watch sees nothing"
+    fuzz(ask, n_examples)
+    fuzz_s = time.perf_counter() - start
+    ask.watch.on = True
+    with open(os.path.join(scratch, "secret.tif"), "rb"):
+        assert ask.watch.opened, "the watch sees nothing"
     report = {
-        "requests": sum(seen.values()),
-        "by_status": {str(status): n for status, n in sorted(seen.items())},
-        "tempted": len(tempted),
-        "longest_s": round(longest_s, 2),
-        "fuzz_s": round(time.perf_counter() - start, 1),
+        "requests": ask.seen.total(),
+        "by_status": {str(status): n for status, n in sorted(ask.seen.items())},
+        "tempted": len(tempting),
+        "longest_s": round(ask.longest_s, 2),
+        "fuzz_s": round(fuzz_s, 1),
     }
     print(json.dumps(report))
 

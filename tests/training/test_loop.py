@@ -1,4 +1,4 @@
-"""A training loses nothing: it goes on bit for bit where it stopped, stops when it diverges or no longer learns, and says so."""
+"""A training resumes bit for bit, and stops when it diverges or no longer learns."""
 
 import json
 import resource
@@ -9,27 +9,21 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_training import LIPIDS, SEGMENTER, Notes, same, weights
 
 from adipocyte.errors import BundleError, DivergedError, StoppedError
 from adipocyte.training import generator as generator_loop
 from adipocyte.training import journal as journal_module
 from adipocyte.training import loop as loop_module
 from adipocyte.training import segmenter as segmenter_loop
-from adipocyte.training.collapse import collapse_warning, discriminator_figures
+from adipocyte.training.collapse import collapse_warning, discriminator_metrics
 from adipocyte.training.generator import train_generator
 from adipocyte.training.journal import Journal
 from adipocyte.training.segmenter import train_segmenter
 from adipocyte.training.state import STATE, Progress, load_state, save_state, state_step
+from tests.support.trainings import LIPIDS, SEGMENTER, Notes, same, weights
 
 # Everything that has a state of its own: moving average, PatchGAN, several epochs.
-RICH = replace(
-    LIPIDS,
-    epochs=3,
-    epoch_steps=3,
-    ema=0.5,
-    discriminator="patchgan",
-)
+RICH = replace(LIPIDS, epochs=3, epoch_steps=3, ema=0.5, discriminator="patchgan")
 
 
 class Stopping(Notes):
@@ -46,7 +40,7 @@ class Stopping(Notes):
 
 
 def numbers(*trackers):
-    """What a training measured, in one or more parts, without how long it took."""
+    """The measurements of a training in one or more parts, without how long it took."""
     found = {}
     for tracker in trackers:
         for step, row in tracker.rows.items():
@@ -57,12 +51,11 @@ def numbers(*trackers):
     return found
 
 
-# Going on
+# Resuming
 
 
-@pytest.mark.parametrize(
-    "save_every", [1, 3, 5]
-)  # within the first epoch, at its end, within the second
+# Within the first epoch, at its end, within the second.
+@pytest.mark.parametrize("save_every", [1, 3, 5])
 def test_a_generator_stopped_anywhere_and_resumed_is_the_same_bit_for_bit(
     small_store, tmp_path, save_every
 ):
@@ -103,9 +96,8 @@ def test_what_a_layer_draws_it_draws_again_after_a_resume(small_store, tmp_path)
 
 
 def test_a_training_that_stopped_early_stays_so_after_a_resume(small_store, tmp_path):
-    config = replace(
-        SEGMENTER, epochs=4, epoch_steps=1, patience=1, learning_rate=0.0
-    )  # never any better
+    # At a rate of zero no epoch is better.
+    config = replace(SEGMENTER, epochs=4, epoch_steps=1, patience=1, learning_rate=0.0)
     train_segmenter(small_store, config, tmp_path, Notes())
     again = Notes()
     train_segmenter(small_store, config, tmp_path, again)  # its last state is still there
@@ -171,11 +163,8 @@ def test_a_state_holds_all_that_the_next_step_needs(tmp_path):
     trained(saved, 3)
     save_state(tmp_path, saved, Progress(step=3, totals={"train_loss": [0.1, 3]}))
     assert load_state(tmp_path, loaded) == Progress(step=3, totals={"train_loss": [0.1, 3]})
-    assert (
-        loaded["optimizer"]
-        .state_dict()["state"][0]["exp_avg"]
-        .is_contiguous(memory_format=torch.channels_last)
-    )
+    average = loaded["optimizer"].state_dict()["state"][0]["exp_avg"]
+    assert average.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(trained(saved, 2), trained(loaded, 2))
     assert [path.name for path in tmp_path.iterdir()] == [STATE]
 
@@ -201,9 +190,8 @@ def test_a_full_disk_keeps_the_state_before(tmp_path):
     parts = linear_parts()
     before = save_state(tmp_path, parts, Progress(step=3)).read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(
-        resource.RLIMIT_FSIZE, (100, limits[1])
-    )  # as a disk with 100 bytes left answers
+    # As a disk with 100 bytes left answers.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
     try:
         with pytest.raises(
             OSError, match=r"the state of step 4 could not be written into .*free some space"
@@ -234,7 +222,7 @@ def test_a_training_stops_when_epochs_bring_nothing_better(small_store, tmp_path
 
 
 @pytest.mark.parametrize("bad_step", [1, 3, 4])
-def test_a_loss_that_is_no_number_stops_at_its_step_and_keeps_the_last_good_state(
+def test_a_loss_that_is_not_finite_stops_at_its_step_and_keeps_the_last_good_state(
     small_store, tmp_path, monkeypatch, bad_step
 ):
     n_calls = 0
@@ -248,7 +236,7 @@ def test_a_loss_that_is_no_number_stops_at_its_step_and_keeps_the_last_good_stat
     notes = Notes()
     with pytest.raises(
         DivergedError,
-        match=rf"at step {bad_step} these were no longer numbers: .*spectral.*-P learning_rate=",
+        match=rf"at step {bad_step}, where .*spectral had no finite value: .*-P learning_rate=",
     ):
         train_generator(
             small_store, replace(LIPIDS, epoch_steps=4, save_every=2), None, tmp_path, notes
@@ -287,13 +275,10 @@ def test_a_journal_sends_every_step_once_and_averages_the_epoch():
     journal = Journal(notes, {})
     n_steps = 2 * journal_module.SEND_EVERY + 7
     for step in range(1, n_steps + 1):
-        journal.note(
-            step,
-            {
-                "loss": torch.tensor(float(step)),
-                **({"seldom": torch.tensor(5.0)} if step % 3 == 0 else {}),
-            },
-        )
+        values = {"loss": torch.tensor(float(step))}
+        if step % 3 == 0:
+            values["seldom"] = torch.tensor(5.0)
+        journal.note(step, values)
         assert len(notes.rows) == step // journal_module.SEND_EVERY * journal_module.SEND_EVERY
     assert journal.close_epoch() == {"train_loss": (n_steps + 1) / 2, "train_seldom": 5.0}
     assert {step: row["step_loss"] for step, row in notes.rows.items()} == {
@@ -302,9 +287,9 @@ def test_a_journal_sends_every_step_once_and_averages_the_epoch():
     assert journal.close_epoch() == {}
 
 
-def test_the_judgement_of_a_batch_counts_patches_by_their_mean_score():
+def test_a_discriminators_accuracy_counts_patches_by_their_mean_score():
     real, fake = torch.tensor([[1.0, 0.4], [0.9, 0.0]]), torch.tensor([[0.0, 0.2], [0.3, 0.1]])
-    found = {name: value.item() for name, value in discriminator_figures(real, fake).items()}
+    found = {name: value.item() for name, value in discriminator_metrics(real, fake).items()}
     assert found == pytest.approx(
         {"d_real": 0.575, "d_fake": 0.15, "d_gap": 0.425, "d_accuracy": 0.75}
     )
@@ -312,16 +297,15 @@ def test_the_judgement_of_a_batch_counts_patches_by_their_mean_score():
 
 def test_a_discriminator_that_has_won_is_named_and_one_that_has_not_is_not():
     won = {"train_d_accuracy": 0.99, "train_d_gap": 0.9}
-    assert (
-        "in epoch 7 the discriminator told 99.0% of the patches right (gap of its scores 0.90): it has won"
-        in collapse_warning(won, 7)
-    )
+    warning = collapse_warning(won, 7)
+    assert "in epoch 7 the discriminator told 99.0% of the patches right" in warning
+    assert "(gap of its scores 0.90): it has won" in warning
     assert collapse_warning({"train_d_accuracy": 0.9, "train_d_gap": 0.5}, 7) == ""
     assert collapse_warning({}, 7) == ""
 
 
 def test_a_run_in_which_the_discriminator_wins_is_warned_of(small_store, tmp_path):
-    # Against a generator that stands still, at a rate at which a discriminator learns in a few steps.
+    # The generator stands still; the discriminator has a rate at which it learns in a few steps.
     discriminator = {"discriminator_learning_rate": 1e-3, "discriminator_width": 32}
     config = replace(LIPIDS, epochs=3, epoch_steps=15, batch=4, learning_rate=0.0, **discriminator)
     notes = Notes()

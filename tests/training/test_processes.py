@@ -42,8 +42,9 @@ def test_two_processes_have_the_gradients_of_one_with_the_same_batch(small_store
     assert len(expected) == 4  # discriminator and generator, twice
     for name, gradient in expected.items():
         assert torch.equal(first[name], second[name])
-        # Means of two halves instead of one mean: float32 rounds otherwise, by some 1e-7 of the largest parts, and the second step
-        # starts from weights that Adam has moved by these roundings' signs.
+        # Means of two halves instead of one mean: float32 rounds otherwise, by some 1e-7 of the
+        # largest parts, and the second step starts from weights that Adam has moved by the signs of
+        # these roundings.
         scale = gradient.abs().max().item()
         torch.testing.assert_close(
             first[name], gradient, rtol=1e-3, atol=(1e-5 if name in "01" else 1e-2) * scale
@@ -85,6 +86,5 @@ def test_a_batch_that_cannot_be_shared_is_refused(small_store):
         ConfigError, match="2 processes cannot share a batch of 3 patches: -P batch=2"
     ):
         patch_loader(TwoProcesses(0), patches, batch=3, workers=0, steps=range(2))
-    assert (
-        build(GeneratorConfig, {"target": "A2"}).batch % 8 == 0
-    )  # the shipped batches suit 2, 4 and 8 GPUs
+    # The default batch suits 2, 4 and 8 GPUs.
+    assert build(GeneratorConfig, {"target": "A2"}).batch % 8 == 0

@@ -1,4 +1,4 @@
-"""Patches stay registered and repeatable; a training repeats bit for bit, learns, and keeps its best network."""
+"""Patches repeat and stay registered; a training repeats, learns and keeps its best network."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import l1_loss
 
-from adipocyte.config import GeneratorConfig, PreprocessConfig, SegmenterConfig, build
+from adipocyte.config import GeneratorConfig, PreprocessConfig, build
 from adipocyte.domain import BRIGHTFIELD, FieldKey
 from adipocyte.errors import ConfigError, StoreError
 from adipocyte.imaging.alignment import Alignment
@@ -22,58 +22,21 @@ from adipocyte.simulation import simulate_field
 from adipocyte.store.reader import Store
 from adipocyte.training import generator as generator_loop
 from adipocyte.training import segmenter as segmenter_loop
-from adipocyte.training.augmentations import Augmenter
+from adipocyte.training.augmentations import Augmenter, transforms
 from adipocyte.training.device import make_fabric, placed
-from adipocyte.training.generator import PredictedMasks, rate_factor, train_generator, weighted
+from adipocyte.training.generator import (
+    generator_spec,
+    rate_factor,
+    train_generator,
+    weighted,
+)
+from adipocyte.training.mask_sources import PredictedMasks
 from adipocyte.training.patches import Patches, epoch_steps, patch_loader
 from adipocyte.training.segmenter import train_segmenter
 from adipocyte.training.validation import source_of, validate_generator, validate_segmenter
+from tests.support.trainings import LIPIDS, NUCLEI, SEGMENTER, Notes, same, weights
 
-TINY = {
-    "encoder": "resnet18",
-    "patch_px": 32,
-    "batch": 2,
-    "epochs": 2,
-    "epoch_steps": 2,
-    "workers": 0,
-    "precision": "32",
-}
-SEGMENTER = build(SegmenterConfig, TINY)
-LIPIDS = build(GeneratorConfig, {**TINY, "target": "A2", "discriminator_width": 4})
-NUCLEI = replace(LIPIDS, target="A1")
 PLAIN = Augmenter(32, p=0.0, rotate_deg=9)
-
-
-class Notes:
-    """A tracker that remembers."""
-
-    def __init__(self):
-        self.rows, self.pictures, self.warnings, self.states = {}, {}, [], []
-
-    def metrics(self, rows):
-        for step, row in rows.items():
-            self.rows.setdefault(step, {}).update(row)
-
-    def picture(self, name, image, step):
-        self.pictures[name, step] = image
-
-    def warning(self, sentence):
-        self.warnings.append(sentence)
-
-    def state(self, path):
-        self.states.append(path)
-
-    def epochs(self):
-        """What was recorded at the end of each epoch."""
-        return [row for row in self.rows.values() if "epoch" in row]
-
-
-def weights(folder):
-    return load_network(folder / "network")[1].state_dict()
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(tensor, b[name]) for name, tensor in a.items())
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +51,10 @@ def segmenter(tmp_path_factory):
 
 @pytest.fixture
 def aligned_store(small_store):
-    """`small_store` as it is when its fluorescence lies 5 pixels too far down and 9 too far left: the rest of a field has no truth."""
+    """`small_store` with its fluorescence 5 pixels too far down and 9 too far left.
+
+    The rest of a field has no truth.
+    """
     store = Store(small_store.folder)
     alignment = Alignment(dy_px=5.0, dx_px=-9.0, scale=1.0)
     store.manifest = replace(
@@ -127,8 +93,8 @@ def test_the_same_seed_augments_alike_whatever_came_before(seed):
     ],
 )
 def test_every_augmentation_moves_the_image(name):
-    augmenter = Augmenter(32, p=1.0, rotate_deg=9)
-    (transform,) = [one for one in augmenter._transform.transforms if type(one).__name__ == name]
+    in_order = transforms(32, p=1.0, rotate_deg=9)
+    (transform,) = [one for one in in_order if type(one).__name__ == name]
     image = np.random.default_rng(0).random((40, 40, 3), dtype=np.float32)
     transform.set_random_seed(1)
     moved = transform(image=image)["image"]
@@ -156,21 +122,16 @@ def test_a_patch_is_a_part_of_a_training_field_in_network_units(small_store):
         assert (planes.shape, target.shape, mask.shape) == ((7, 32, 32), (1, 32, 32), (1, 32, 32))
         found = 0
         for key in small_store.keys("train"):
-            lipids, scaling = (
-                small_store.target(key, "A2"),
-                small_store.scaling(key.magnification, "A2"),
-            )
-            counts = scaling.denormalise(target[0].numpy())
+            lipids = small_store.target(key, "A2")
+            counts = small_store.scaling(key.magnification, "A2").denormalise(target[0].numpy())
+            light = small_store.scaling(key.magnification, BRIGHTFIELD)
             for y, x in np.argwhere(lipids[:65, :49] == counts[0, 0]):
                 window = np.s_[y : y + 32, x : x + 32]
                 if (lipids[window] == counts).all():
-                    brightfield = small_store.scaling(key.magnification, BRIGHTFIELD).denormalise(
-                        planes.numpy()
-                    )
+                    brightfield = light.denormalise(planes.numpy())
+                    nuclei = mask[0].numpy().astype(bool)
                     np.testing.assert_array_equal(brightfield, small_store.planes(key, window))
-                    np.testing.assert_array_equal(
-                        mask[0].numpy().astype(bool), small_store.mask(key, window)
-                    )
+                    np.testing.assert_array_equal(nuclei, small_store.mask(key, window))
                     found += 1
         assert found == 1
 
@@ -206,9 +167,8 @@ def test_a_patch_too_large_for_a_field_is_refused_with_a_size_that_fits(small_st
         match="a patch of 96 pixels does not fit the smallest field's side of 80: -P patch_px=64",
     ):
         Patches(small_store, **make, augmenter=Augmenter(96, 0.5, 9), patch_px=96)
-    assert Patches(small_store, **make, augmenter=Augmenter(64, 0.5, 9), patch_px=64)[0][
-        0
-    ].shape == (7, 64, 64)
+    fits = Patches(small_store, **make, augmenter=Augmenter(64, 0.5, 9), patch_px=64)
+    assert fits[0][0].shape == (7, 64, 64)
 
 
 def test_workers_give_the_same_batches_in_the_same_order(small_store):
@@ -263,6 +223,16 @@ def test_an_epoch_covers_the_training_wells_once(small_store, patch_px, batch, n
 # The loops' small parts
 
 
+@pytest.mark.parametrize(
+    ("target", "in_channels", "wide"), [("A1", 8, "last"), ("A2", 7, "all"), ("A3", 7, "all")]
+)
+def test_the_report_recipe_asks_for_these_generators(target, in_channels, wide):
+    config = build(GeneratorConfig, {"target": target, "recipe": "report"})
+    assert generator_spec(config, 7) == UNetSpec(
+        encoder="resnet152", in_channels=in_channels, wide_convolutions=wide
+    )
+
+
 def test_the_rate_stays_and_then_falls_in_a_line_to_zero():
     config = replace(LIPIDS, epochs=200, constant_epochs=100)  # the report's
     rates = [rate_factor(epoch, config) for epoch in range(201)]
@@ -295,12 +265,8 @@ def test_weights_stay_in_32_bit_whatever_the_arithmetic(precision, dtype):
     layer = fabric.setup_module(torch.nn.Linear(2, 2))
     assert layer.weight.dtype == torch.float32
     with fabric.autocast():
-        assert (
-            torch.nn.functional.linear(
-                torch.ones(1, 2, device=layer.weight.device), layer.weight
-            ).dtype
-            == dtype
-        )
+        ones = torch.ones(1, 2, device=layer.weight.device)
+        assert torch.nn.functional.linear(ones, layer.weight).dtype == dtype
 
 
 def test_a_compiled_network_keeps_its_answers_and_the_names_of_its_weights():
@@ -343,19 +309,13 @@ class Answer(torch.nn.Module):
 
 def test_validation_measures_the_challenges_pixel_error(small_store):
     keys = small_store.keys("validation")
-    answers = [
-        small_store.scaling(key.magnification, "A2").normalise(
-            small_store.target(key, "A2") + np.uint16(30)
-        )
-        for key in keys
-    ]
+    answers, medians = [], {}
+    for key in keys:
+        scaling = small_store.scaling(key.magnification, "A2")
+        answers.append(scaling.normalise(small_store.target(key, "A2") + np.uint16(30)))
+        learnt_from = [small_store.target(other, "A2") for other in trained(small_store, key)]
+        medians[key.magnification] = np.median(learnt_from)
     metrics, picture = validate_generator(Answer(answers), small_store, "A2", None)
-    medians = {
-        key.magnification: np.median(
-            [small_store.target(k, "A2") for k in trained(small_store, key)]
-        )
-        for key in keys
-    }
     assert metrics["val_mae"] == metrics["val_mae_20x"] == metrics["val_mae_40x"] == 30
     assert metrics["val_pixel_metric_40x"] == pytest.approx(30 / medians[40])
     assert metrics["val_pixel_metric"] == pytest.approx((30 / medians[20] + 30 / medians[40]) / 2)
@@ -424,11 +384,8 @@ def test_the_best_segmenter_is_kept_whenever_it_came(small_store, tmp_path, monk
     assert best == {"val_dice": 0.7, "best_epoch": 2}
     assert same(weights(tmp_path), seen[1])
     assert [row["val_dice"] for row in notes.epochs()] == [0.1, 0.7, 0.4]
-    assert list(notes.pictures) == [
-        ("preview", 2),
-        ("preview", 4),
-        ("preview", 6),
-    ]  # steps: two in an epoch
+    # By step: two in an epoch.
+    assert list(notes.pictures) == [("preview", 2), ("preview", 4), ("preview", 6)]
 
 
 def test_the_best_generator_is_kept_whenever_it_came(small_store, tmp_path, monkeypatch):
@@ -452,7 +409,8 @@ def test_the_metrics_that_are_returned_are_those_of_the_saved_network(small_stor
     metrics, _ = validate_segmenter(
         load_network(tmp_path / "segmenter" / "network")[1], small_store
     )
-    # Loaded weights lie otherwise in memory, so sums run in another order and now and then a pixel rounds to its other side.
+    # Loaded weights lie otherwise in memory, so sums run in another order and now and then a pixel
+    # rounds to its other side.
     assert {name: best[name] for name in metrics} == pytest.approx(metrics, rel=1e-3, abs=1e-3)
 
     notes = Notes()
@@ -511,11 +469,9 @@ def test_the_nuclei_generator_sees_masks_as_an_eighth_channel(
     )
 
     # What it trained on: the same patches, by seed and index, with one mask or the other.
-    wanted = (
-        PredictedMasks(segmenter, small_store, "train", torch.device("cpu"))
-        if mask_source == "predicted"
-        else small_store.mask
-    )
+    wanted = small_store.mask
+    if mask_source == "predicted":
+        wanted = PredictedMasks(segmenter, small_store, "train", torch.device("cpu"))
     patches = Patches(small_store, "A1", (wanted,), PLAIN, patch_px=32, seed=config.seed)
     planes, _, mask = (
         torch.stack(part) for part in zip(*(patches[i] for i in range(2)), strict=True)
@@ -545,9 +501,8 @@ def test_a_segmenters_loss_falls(small_store, tmp_path):
 
 def test_a_network_learns_one_patch_by_heart(small_store):
     torch.manual_seed(0)
-    planes, target, _ = Patches(small_store, "A2", (small_store.mask,), PLAIN, patch_px=32, seed=0)[
-        0
-    ]
+    patches = Patches(small_store, "A2", (small_store.mask,), PLAIN, patch_px=32, seed=0)
+    planes, target, _ = patches[0]
     network = build_unet(UNetSpec(encoder="resnet18", in_channels=7))
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     losses = []

@@ -1,7 +1,6 @@
 """Where a stained plate goes: a folder, or any place that fsspec knows."""
 
 from pathlib import Path
-from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -11,23 +10,26 @@ from adipocyte.system.files import write_whole
 
 
 class Output:
-    """A folder, by its path or its address ("s3://bucket/stained", …: https://filesystem-spec.readthedocs.io), of files that are whole.
+    """A folder of whole files, by its path or its address ("s3://bucket/stained").
 
-    `address` is that of the folder from anywhere on this machine; `folder` is its path, None where it lies elsewhere.
+    fsspec (https://filesystem-spec.readthedocs.io) knows the kinds of addresses. `address` names
+    the folder from anywhere on this machine; `folder` is its path, None where it lies elsewhere.
 
-    Raises ConfigError for an address of no known kind, or whose kind takes a package that is not installed; every method raises
-    OutputError when the place does not do its part.
+    Raises ConfigError for an address of no known kind, or of a kind whose package is not installed;
+    every method raises OutputError when the place cannot be reached, read or written to.
     """
 
     def __init__(self, address: str) -> None:
         try:
-            self._files, self._root = fsspec.url_to_fs(address)
+            self._files, root = fsspec.url_to_fs(address)
         except (ImportError, ValueError) as error:
             raise ConfigError(
-                f"{address} is no place to write to ({error}): name a folder or an address, -P out=stained"
+                f"{address} is no place to write to ({error})",
+                "name a folder or an address, -P out=stained",
             ) from error
-        except Exception as error:  # each kind of place has kinds of errors of its own
-            raise self._lost("reached", error, address) from error
+        except Exception as error:  # each kind of place has its own errors
+            raise _lost(address, "reached", error) from error
+        self._root = str(root)
         self.folder = Path(self._root) if isinstance(self._files, LocalFileSystem) else None
         self.address = str(self.folder) if self.folder else address
         self._made: set[str] = set()
@@ -35,11 +37,10 @@ class Output:
     def files(self) -> set[str]:
         """The names of all files, relative to the folder."""
         try:
-            return {
-                path.removeprefix(self._root).lstrip("/") for path in self._files.find(self._root)
-            }
+            paths = self._files.find(self._root)
         except Exception as error:
-            raise self._lost("looked into", error) from error
+            raise _lost(self.address, "looked into", error) from error
+        return {path.removeprefix(self._root).lstrip("/") for path in paths}
 
     def read(self, name: str) -> bytes | None:
         """The content of a file; None when there is none."""
@@ -48,17 +49,17 @@ class Output:
         except FileNotFoundError:
             return None
         except Exception as error:
-            raise self._lost("read", error) from error
+            raise _lost(self.address, "read", error) from error
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file: it is there whole afterwards, or as it was."""
+        """Write a file, whole or not at all."""
         try:
             if self.folder:
                 write_whole(self.folder / name, data)
             else:
                 self._put(self._path(name), data)
         except Exception as error:
-            raise self._lost("written to", error) from error
+            raise _lost(self.address, "written to", error) from error
 
     def _put(self, path: str, data: bytes) -> None:
         parent = path.rpartition("/")[0]
@@ -71,8 +72,9 @@ class Output:
     def _path(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}"
 
-    def _lost(self, what: str, error: Exception, address: Any = None) -> OutputError:
-        return OutputError(
-            f"{address or self.address} cannot be {what} ({type(error).__name__}: {error}): see that it is there, has room and lets "
-            "this user write, and run the same command again"
-        )
+
+def _lost(address: str, what: str, error: Exception) -> OutputError:
+    return OutputError(
+        f"{address} cannot be {what} ({type(error).__name__}: {error})",
+        "see that it is there, has room and lets this user write, and run the same command again",
+    )

@@ -16,9 +16,10 @@ PAINTED, FAILED = "painted", "failed"
 
 @dataclass(frozen=True)
 class Assignment:
-    """What all who paint a plate must know besides its fields; *model*, *plate* and *out* are addresses that hold on each machine.
+    """What every process that paints a plate must know besides its fields.
 
-    *claim* is written in *out*, so that whoever paints can tell it from another folder of that path.
+    *model*, *plate* and *out* are addresses that hold on each machine. *claim* is written in *out*,
+    so that a process can tell that folder from another of the same path.
     """
 
     model: str
@@ -35,7 +36,10 @@ class Assignment:
 
 @dataclass(frozen=True)
 class FieldOutcome:
-    """What became of one field: PAINTED, or FAILED for a `problem`; `seconds` from reading it to having written its images."""
+    """What became of one field: PAINTED, or FAILED because of a `problem`.
+
+    `seconds` is the time from reading the field to having written its images.
+    """
 
     key: FieldKey
     status: str
@@ -45,7 +49,7 @@ class FieldOutcome:
 
 
 class FieldPainter:
-    """Paints fields of a plate, each from its files to its files, with a model that is loaded once.
+    """Paints fields of a plate, each from its files to its files, with a model that it loads once.
 
     Raises RunError when there is no such model, OutputError when an image cannot be written.
     """
@@ -61,20 +65,18 @@ class FieldPainter:
         )
 
     def __call__(self, field: FieldFiles) -> FieldOutcome:
-        start, do = time.perf_counter(), self._assignment
+        start = time.perf_counter()
         try:
-            planes = read_field(field, ()).planes
             stained = self._stainer.stain(
-                planes,
+                read_field(field, ()).planes,
                 field.key.magnification,
-                intensities=do.intensities,
-                tile_px=do.tile_px,
-                tta=do.tta,
+                intensities=self._assignment.intensities,
+                tile_px=self._assignment.tile_px,
+                tta=self._assignment.tta,
             )
         except (ImageError, PlateError) as error:
-            return FieldOutcome(
-                field.key, FAILED, time.perf_counter() - start, problem=problem_of(field.key, error)
-            )
+            problem = problem_of(field.key, error)
+            return FieldOutcome(field.key, FAILED, time.perf_counter() - start, problem=problem)
         for target, image in stained.images.items():
             self._out.write(stained_name(field, target), encode_image(image))
         return FieldOutcome(field.key, PAINTED, time.perf_counter() - start, stained.warnings)

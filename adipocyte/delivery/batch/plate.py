@@ -1,11 +1,10 @@
-"""Staining a whole raw plate: what there is to do, who does it, and what became of each field."""
+"""Staining of a whole raw plate: which fields to paint, who paints them, what became of each."""
 
 import json
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from tqdm import tqdm
@@ -16,15 +15,20 @@ from adipocyte.delivery.batch.painter import FAILED, PAINTED, Assignment, FieldO
 from adipocyte.delivery.models.load import load_manifest, pinned
 from adipocyte.domain import FieldKey
 from adipocyte.errors import ConfigError, PlateError
-from adipocyte.networks.predictor import NO_COMPILER, has_compiler
+from adipocyte.networks.predictor import INSTALL_COMPILER, NO_COMPILER, has_compiler
 from adipocyte.plate.fields import FieldFiles, stained_name
 from adipocyte.plate.problems import Problem
 from adipocyte.plate.scan import scan_plate
 from adipocyte.staining.bundle import BundleManifest
+from adipocyte.system.files import json_bytes
 from adipocyte.system.machine import fastest_arithmetic, fastest_device, pin_threads
 
 PLATE_ORIGIN, PLATE_MANIFEST = "stained.json", "manifest.json"
-_COMPILING_PAYS_FIELDS = 16  # for each worker: full fields pay from the third on, small ones later; measured: benchmarks/staining.py
+_ANOTHER_FOLDER = "name another folder with -P out=<folder>"
+
+# Fields of a worker from which compiling pays: full fields pay from the third on, small ones later.
+# Measured: benchmarks/staining.py.
+_COMPILING_PAYS_FIELDS = 16
 _WRITE_EVERY_S = 10
 
 
@@ -34,21 +38,24 @@ class Crew(Protocol):
     n_workers: int
 
     def fastest(self) -> str:
-        """The arithmetic that its processors are fastest_arithmetic in (see `networks.predictor`)."""
+        """The arithmetic that its processors are fastest in (see `system.machine`)."""
+        ...
 
     def has_compiler(self) -> bool:
         """Whether it can compile networks."""
+        ...
 
     def paint(self, assignment: Assignment, fields: Sequence[FieldFiles]) -> Iterator[FieldOutcome]:
-        """Paint *fields*, in any order. Gives one record for each, once its images are written.
+        """Paint *fields*, in any order. Gives one outcome for each, once its images are written.
 
         Raises RunError when the model cannot be loaded, OutputError when nothing can be written.
         """
+        ...
 
 
 @dataclass(frozen=True)
 class StainedPlate:
-    """What became of a plate: fields painted now, painted before, what kept others from being so, and warnings by field."""
+    """What became of a plate: fields painted now, fields painted before, problems and warnings."""
 
     painted: list[FieldKey]
     skipped: list[FieldKey]
@@ -73,27 +80,38 @@ class Here:
         yield from map(FieldPainter(assignment), fields)
 
 
-def shall_compile(wish: str, n_fields: int, *, possible: bool) -> bool:
-    """Whether a worker that paints *n_fields* compiles its networks: *wish* is "true", "false" or "auto", where it pays and is *possible*."""
-    return possible and n_fields >= _COMPILING_PAYS_FIELDS if wish == "auto" else wish == "true"
+def should_compile(wish: str, n_fields: int, *, possible: bool) -> bool:
+    """Whether a worker of *n_fields* compiles its networks: *wish* is "true", "false" or "auto".
+
+    "auto" compiles if it is *possible* and if the worker has at least 16 fields.
+    """
+    if wish == "auto":
+        return possible and n_fields >= _COMPILING_PAYS_FIELDS
+    return wish == "true"
+
+
+shall_compile = should_compile  # its name in tests/networks, until that test moves
 
 
 def stain_plate(config: StainConfig, crew: Crew) -> StainedPlate:
     """Let a *crew* paint every field of a raw plate: uint16 TIFFs under the challenge's names.
 
-    Beside them, `stained.json` says what painted which plate, and how, and `manifest.json` what became of each field. A field that the
-    manifest calls painted and whose images are there is skipped, so the same command continues an interrupted one; a field that is not
-    whole or cannot be read is recorded and does not stop the plate.
+    Beside them, `stained.json` says what painted which plate, and how, and `manifest.json` says
+    what became of each field. A field is skipped if the manifest calls it painted and its images
+    are there, so the same command continues an interrupted one. A field that is incomplete or
+    cannot be read is recorded and does not stop the plate.
 
-    Raises PlateError when there is no plate, or *out* lies in it or holds images of another plate, model or way; RunError when there is no
-    such model; ConfigError when it does not know the way, or shall be compiled and what compiles is not there; OutputError when *out*
+    Raises PlateError when there is no plate, or when *out* lies in it or holds images of another
+    plate, model or setting; RunError when there is no such model; ConfigError when the model does
+    not know the intensities, or when compiling is asked for and impossible; OutputError when *out*
     cannot be written to.
     """
     plate, out = config.plate.resolve(), Output(config.out)
     scanned = scan_plate(plate, targets=())
-    if out.folder and out.folder.resolve().is_relative_to(plate):  # by whatever links or detours
+    # Resolved, because a link or a detour may lead into the plate.
+    if out.folder and out.folder.resolve().is_relative_to(plate):
         raise PlateError(
-            f"{out.folder} lies in the raw plate, which is never written to: name another folder with -P out=<folder>"
+            f"{out.folder} lies in the raw plate, which is never written to", _ANOTHER_FOLDER
         )
     model = pinned(config.model)
     bundle = load_manifest(model)
@@ -101,108 +119,120 @@ def stain_plate(config: StainConfig, crew: Crew) -> StainedPlate:
         field.key: {stained_name(field, target) for target in bundle.targets}
         for field in scanned.fields
     }
-    assignment = _claim(config, plate, model, bundle, out, crew, names)
+    begun = _begun(out, set().union(*names.values()))
+    origin = _origin(config, bundle, crew, begun, len(names))
+    assignment = Assignment(
+        model=model,
+        plate=origin["plate"],
+        out=out.address,
+        claim=_claim(out, origin, begun),
+        intensities=origin["intensities"],
+        tile_px=config.tile_px or None,
+        tta=config.tta,
+        precision=origin["precision"],
+        compiled=origin["compiled"],
+        memory_mb=config.memory_mb or None,
+    )
     manifest = PlateManifest(out, names, scanned.problems)
     skipped = [key for key in names if str(key) in manifest.entries]
     left = [field for field in scanned.fields if str(field.key) not in manifest.entries]
-    painting = (
-        tqdm(crew.paint(assignment, left), total=len(left), desc="stain", unit="field")
-        if left
-        else ()
-    )
-    records = list(manifest.kept(painting))
+    outcomes: Iterable[FieldOutcome] = ()  # a finished plate needs no networks
+    if left:
+        painting = crew.paint(assignment, left)
+        outcomes = tqdm(painting, total=len(left), desc="stain", unit="field")
+    kept = list(manifest.kept(outcomes))
     return StainedPlate(
-        painted=[record.key for record in records if record.status == PAINTED],
+        painted=[outcome.key for outcome in kept if outcome.status == PAINTED],
         skipped=skipped,
-        problems=[*scanned.problems, *(record.problem for record in records if record.problem)],
-        warnings={record.key: record.warnings for record in records if record.warnings},
+        problems=[*scanned.problems, *(outcome.problem for outcome in kept if outcome.problem)],
+        warnings={outcome.key: outcome.warnings for outcome in kept if outcome.warnings},
     )
 
 
-def _claim(
-    config: StainConfig,
-    plate: Path,
-    model: str,
-    bundle: BundleManifest,
-    out: Output,
-    crew: Crew,
-    names: dict[FieldKey, set[str]],
-) -> Assignment:
-    """Write down what *out* holds, or refuse when it holds something else: plates share their files' *names*.
+def _begun(out: Output, images: set[str]) -> dict[str, Any]:
+    """The `stained.json` of a plate of which *out* holds some of the *images*; {} for any other.
 
-    An interrupted plate is finished in the arithmetic that it was begun in, wherever that is. A claim without an image binds nobody.
+    Without an image it binds nobody.
     """
-    way, tta = (
-        bundle.way(None if config.intensities == "kept" else config.intensities),
-        config.tta,
-    )
-    before = _read_json(out, PLATE_ORIGIN)
-    if before and out.files().isdisjoint(set().union(*names.values())):
-        before = {}
-    precision = (
-        before.get("precision", config.precision)
-        if config.precision == "auto"
-        else config.precision
-    )
-    precision = crew.fastest() if precision == "auto" else precision
-    if before and config.compile == "auto":
-        compiled = before.get("compiled", False)
-    else:
-        wish = (
-            "false" if tta and config.compile == "auto" else config.compile
-        )  # a turned field would be compiled anew at every turn
-        compiled = shall_compile(wish, len(names) // crew.n_workers, possible=crew.has_compiler())
-    if compiled and not crew.has_compiler():
-        remedy = (
-            "name another folder with -P out=<folder>: this one was begun so"
-            if before
-            else "go on with -P compile=false"
-        )
-        raise ConfigError(f"{NO_COMPILER}, or {remedy}")
-    origin = {
-        "plate": str(plate),
+    begun = _read_json(out, PLATE_ORIGIN)
+    return {} if begun and out.files().isdisjoint(images) else begun
+
+
+def _origin(
+    config: StainConfig, bundle: BundleManifest, crew: Crew, begun: dict[str, Any], n_fields: int
+) -> dict[str, Any]:
+    """What `stained.json` says of a plate of *n_fields*, without its claim.
+
+    A plate that is *begun* is finished in the same arithmetic, on whatever machine.
+    """
+    precision = config.precision
+    if precision == "auto":
+        precision = begun.get("precision") or crew.fastest()
+    return {
+        "plate": str(config.plate.resolve()),
         "bundle": asdict(bundle),
-        "intensities": way,
+        "intensities": bundle.way(None if config.intensities == "kept" else config.intensities),
         "tile_px": config.tile_px,
-        "tta": tta,
+        "tta": config.tta,
         "precision": precision,
-        "compiled": compiled,
+        "compiled": _is_compiled(config, crew, begun, n_fields),
     }
-    if before and {name: value for name, value in before.items() if name != "claim"} != json.loads(
-        json.dumps(origin)
-    ):
+
+
+def _is_compiled(config: StainConfig, crew: Crew, begun: dict[str, Any], n_fields: int) -> bool:
+    """Raises ConfigError where the *crew* must compile and cannot."""
+    if begun and config.compile == "auto":
+        compiled = begun.get("compiled", False)
+    elif config.tta and config.compile == "auto":
+        compiled = False  # each turned field has another shape, and would be compiled anew
+    else:
+        n_each = n_fields // crew.n_workers
+        compiled = should_compile(config.compile, n_each, possible=crew.has_compiler())
+    if compiled and not crew.has_compiler():
+        way_out = "go on with -P compile=false"
+        if begun:
+            way_out = f"{_ANOTHER_FOLDER}: this one was begun so"
+        raise ConfigError(NO_COMPILER, f"{INSTALL_COMPILER}, or {way_out}")
+    return compiled
+
+
+def _claim(out: Output, origin: dict[str, Any], begun: dict[str, Any]) -> str:
+    """Write down that *out* holds images of *origin*. Returns a claim that no other folder has.
+
+    Raises PlateError when it holds images of another origin.
+    """
+    settings = {name: value for name, value in begun.items() if name != "claim"}
+    if begun and settings != json.loads(json.dumps(origin)):
         raise PlateError(
-            f"{out.address} holds images of another plate, model, intensities, tiles or arithmetic (see its {PLATE_ORIGIN}): name another "
-            "folder with -P out=<folder>"
+            f"{out.address} holds images of another plate, model, intensities, tiles or arithmetic "
+            f"(see its {PLATE_ORIGIN})",
+            _ANOTHER_FOLDER,
         )
     claim = secrets.token_hex(8)
-    out.write(PLATE_ORIGIN, _json(origin | {"claim": claim}))
-    return Assignment(
-        model=model,
-        plate=str(plate),
-        out=out.address,
-        claim=claim,
-        intensities=way,
-        tile_px=config.tile_px or None,
-        tta=tta,
-        precision=precision,
-        compiled=compiled,
-        memory_mb=config.memory_mb or None,
-    )
+    out.write(PLATE_ORIGIN, json_bytes(origin | {"claim": claim}))
+    return claim
 
 
 def claim_in(out: Output) -> str | None:
-    """The claim that is written in *out*, None where there is none. Raises PlateError when its file is none of ours."""
+    """The claim that is written in *out*, None where there is none.
+
+    Raises PlateError when `stained.json` there holds something else.
+    """
     return _read_json(out, PLATE_ORIGIN).get("claim")
 
 
 class PlateManifest:
-    """`manifest.json`: an entry for each field that is painted, or why not. It begins with those painted before whose images are there."""
+    """`manifest.json`: an entry for each field that is painted, or why it is not.
+
+    It begins with those fields that were painted before and whose images are there: *names* maps
+    each field to its images.
+    """
 
     def __init__(
         self, out: Output, names: dict[FieldKey, set[str]], problems: Sequence[Problem]
     ) -> None:
         self._out = out
+        self._written_at = 0.0
         before, there = _read_json(out, PLATE_MANIFEST).get("fields", {}), out.files()
         done = [str(key) for key, images in names.items() if images <= there]
         self.entries = {
@@ -211,25 +241,28 @@ class PlateManifest:
         self._broken: dict[str, Any] = {}
         for problem in problems:
             entry = self._broken.setdefault(problem.where, _entry(FAILED, 0, (), problem))
-            if _said(problem) not in entry["problem"]:
-                entry["problem"] += f"; {_said(problem)}"
+            if _sentence(problem) not in entry["problem"]:
+                entry["problem"] += f"; {_sentence(problem)}"
 
-    def kept(self, records: Iterable[FieldOutcome]) -> Iterator[FieldOutcome]:
-        """The *records*, each an entry that is written within seconds, or at once when they end or break off."""
+    def kept(self, outcomes: Iterable[FieldOutcome]) -> Iterator[FieldOutcome]:
+        """Pass *outcomes* on, each an entry that is on disk within seconds.
+
+        When they end or break off, all entries are written at once.
+        """
         self._write()
         try:
-            for record in records:
-                self.entries[str(record.key)] = _entry(
-                    record.status, record.seconds, record.warnings, record.problem
+            for outcome in outcomes:
+                self.entries[str(outcome.key)] = _entry(
+                    outcome.status, outcome.seconds, outcome.warnings, outcome.problem
                 )
                 if time.monotonic() - self._written_at > _WRITE_EVERY_S:
                     self._write()
-                yield record
+                yield outcome
         finally:
             self._write()
 
     def _write(self) -> None:
-        self._out.write(PLATE_MANIFEST, _json({"fields": self._broken | self.entries}))
+        self._out.write(PLATE_MANIFEST, json_bytes({"fields": self._broken | self.entries}))
         self._written_at = time.monotonic()
 
 
@@ -237,27 +270,24 @@ def _entry(
     status: str, seconds: float, warnings: Sequence[str], problem: Problem | None
 ) -> dict[str, Any]:
     entry = {"status": status, "seconds": round(seconds, 3), "warnings": list(warnings)}
-    return entry | ({"problem": _said(problem)} if problem else {})
+    return entry | ({"problem": _sentence(problem)} if problem else {})
 
 
-def _said(problem: Problem) -> str:
-    return f"{problem.found}: {problem.remedy}"
-
-
-def _json(content: dict[str, Any]) -> bytes:
-    return f"{json.dumps(content, indent=1)}\n".encode()
+def _sentence(problem: Problem) -> str:
+    return f"{problem.found}: {problem.remedy}" if problem.remedy else problem.found
 
 
 def _read_json(out: Output, name: str) -> dict[str, Any]:
-    """What such a file of ours says, {} when there is none. Raises PlateError when it is no file of ours."""
+    """The content of one of this module's files in *out*, {} when there is none.
+
+    Raises PlateError when the file holds something else.
+    """
     try:
         content = json.loads(out.read(name) or "{}")
     except ValueError as error:
         raise PlateError(
-            f"{name} in {out.address} is damaged ({error}): remove it, or name another folder with -P out=<folder>"
+            f"{name} in {out.address} is damaged ({error})", f"remove it, or {_ANOTHER_FOLDER}"
         ) from error
     if not isinstance(content, dict):
-        raise PlateError(
-            f"{name} in {out.address} is none of ours: name another folder with -P out=<folder>"
-        )
+        raise PlateError(f"{name} in {out.address} was written by another program", _ANOTHER_FOLDER)
     return content

@@ -1,4 +1,4 @@
-"""From finished runs to a whole bundle: networks, calibrations, and the way of intensities that the validation wells prefer."""
+"""From finished runs to a whole bundle: networks, calibrations, and the best way of intensities."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -26,11 +26,20 @@ from adipocyte.staining.bundle import BundleManifest, calibrate_bundle, write_bu
 from adipocyte.staining.stainer import Stainer
 from adipocyte.store.reader import Store
 
+# The terms of the weights that a network started from, if they are not a file.
+_LICENCES = {
+    "none": "trained from random weights",
+    "imagenet": "started from the ImageNet weights that segmentation-models-pytorch fetches; "
+    "the terms of ImageNet apply",
+}
+
 
 @dataclass(frozen=True)
 class Assembled:
-    """A bundle under way: its *folder*, the validation *fields* as it paints them in every way that can be judged by them, and the
-    *calibrations* fitted on all of these.
+    """A bundle in *folder* that does not yet keep a way of intensities.
+
+    *fields* are the validation fields, painted in every way that they can judge; *calibrations* are
+    fitted to all of them.
     """
 
     folder: Path
@@ -38,8 +47,10 @@ class Assembled:
     calibrations: Tables
 
     def finish(self, scores: dict[str, Score]) -> str:
-        """Let the bundle keep the way that scored best, and return it: the one that loses the fewest features, then that with the lowest
-        combined metric, or, where no feature was measured, pixel metric.
+        """Let the bundle keep the way of intensities that scored best, and return it.
+
+        It is the way that loses the fewest features, then the one with the lowest combined metric,
+        or pixel metric if no feature was measured.
         """
         kept = min(
             (way for way in Intensities if way in scores),
@@ -52,26 +63,29 @@ class Assembled:
 def assemble(
     store: Store, runs: dict[str, str], folder: Path, storage: str = "float32"
 ) -> Assembled:
-    """Write the networks of *runs* (targets, and "segmenter" where A1 is one, to run ids) into *folder* and paint the validation wells.
+    """Write the networks of *runs* into a bundle in *folder* and paint the validation wells.
 
-    *storage* is the precision that the bundle keeps weights in.
-    The calibrations that the fields are painted with, to be judged, are fitted on others of them (see `cross_calibrated`). Raises RunError
-    when a run is not what its network takes, BundleError when a network is damaged.
+    *runs* maps targets, and "segmenter" if A1 is one of them, to run ids; *storage* is the
+    precision that the bundle keeps weights in. Each field is painted with a calibration that was
+    fitted to other fields (see `cross_calibrated`), so that it can be judged. Raises RunError when
+    a run does not fit its network, BundleError when a network is damaged.
     """
     bundle = gather(store, runs, folder / "bundle", storage)
     stainer = Stainer(bundle)
     fields = paint_fields(stainer, store, store.keys("validation"), stainer.manifest.ways, folder)
     calibrations = fit_calibrations(fields)
-    if calibrations.keys() != set(
-        stainer.manifest.paintings
-    ):  # a magnification without a validation field
-        return Assembled(bundle, fields, {})
+    if calibrations.keys() != set(stainer.manifest.paintings):
+        return Assembled(bundle, fields, {})  # a magnification has no validation field
     return Assembled(bundle, cross_calibrated(fields, folder), calibrations)
 
 
 def gather(store: Store, runs: dict[str, str], folder: Path, storage: str) -> Path:
-    """Write the bundle of *runs* into *folder* and return it. Raises RunError when a run is not what its network takes."""
+    """Write the bundle of *runs* into *folder* and return it.
+
+    Raises RunError when a run does not fit its network.
+    """
     targets = tuple(target for target in store.manifest.targets if target in runs)
+    licences = {network: _licence(encoder_weights_of(run)) for network, run in runs.items()}
     manifest = BundleManifest(
         targets=targets,
         n_z_planes=store.manifest.n_z_planes,
@@ -81,10 +95,7 @@ def gather(store: Store, runs: dict[str, str], folder: Path, storage: str) -> Pa
         store_digest=store.digest,
         commit=commit(),
         version=adipocyte.__version__,
-        licences={
-            "code": "MIT",
-            **{network: _licence(encoder_weights_of(run)) for network, run in runs.items()},
-        },
+        licences={"code": "MIT", **licences},
         intensities=Intensities.NONE,
         storage=storage,
     )
@@ -94,31 +105,29 @@ def gather(store: Store, runs: dict[str, str], folder: Path, storage: str) -> Pa
         for target in targets
     }
     with ExitStack() as stack:
-        kept = {
-            target: network_of(runs[target], "train_gan", store.digest, target)
+        networks = {
+            target: stack.enter_context(network_of(runs[target], "train_gan", store.digest, target))
             for target in targets
         }
         if SEGMENTER in runs:
-            kept[SEGMENTER] = network_of(runs[SEGMENTER], "train_segmenter", store.digest)
-        write_bundle(
-            folder,
-            manifest,
-            {name: stack.enter_context(network) for name, network in kept.items()},
-            histograms,
-        )
+            networks[SEGMENTER] = stack.enter_context(
+                network_of(runs[SEGMENTER], "train_segmenter", store.digest)
+            )
+        write_bundle(folder, manifest, networks, histograms)
     return folder
 
 
 def runs_by_network(run_ids: tuple[str, ...]) -> dict[str, str]:
     """Training runs by target, with the segmenter whose masks A1 trained with.
 
-    Raises RunError when one is no run of train_gan, or two paint the same target.
+    Raises RunError when one is not a run of train_gan, or two paint the same target.
     """
     runs: dict[str, str] = {}
     for run_id in run_ids:
         if (target := target_of(run_id)) in runs:
             raise RunError(
-                f"runs {runs[target]} and {run_id} both paint {target}: judge one after the other, -P runs=<one of them>"
+                f"runs {runs[target]} and {run_id} both paint {target}",
+                "judge one after the other, -P runs=<one of them>",
             )
         runs[target] = run_id
     return runs | {SEGMENTER: segmenter_of(runs["A1"])} if "A1" in runs else runs
@@ -126,12 +135,8 @@ def runs_by_network(run_ids: tuple[str, ...]) -> dict[str, str]:
 
 def _licence(encoder_weights: str) -> str:
     """The terms of the weights that a network started from."""
-    return {
-        "none": "trained from random weights",
-        "imagenet": "started from the ImageNet weights that segmentation-models-pytorch fetches; the terms of ImageNet apply",
-    }.get(
-        encoder_weights, f"started from the weights of {encoder_weights}, under their owner's terms"
-    )
+    of_file = f"started from the weights of {encoder_weights}, under their owner's terms"
+    return _LICENCES.get(encoder_weights, of_file)
 
 
 def _metric(score: Score) -> float:

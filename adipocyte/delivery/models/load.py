@@ -1,7 +1,10 @@
-"""Registered models, loaded from the registry."""
+"""Loading registered models.
+
+Painting uses this module, so it imports nothing of evaluation, training, store or simulation.
+"""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import mlflow
@@ -20,44 +23,52 @@ _BUNDLE = "artifacts/bundle"  # in the folder of a logged model
 def load_stainer(
     uri: str, memory_mb: float | None = None, *, precision: str = "auto", compiled: bool = False
 ) -> Stainer:
-    """The stainer inside a registered model ("models:/adipocyte@champion"); the rest is that of `Stainer`.
+    """The stainer inside a registered model ("models:/adipocyte@champion").
 
-    Raises RunError when there is no such model.
+    The other arguments are those of `Stainer`. Raises RunError when there is no such model.
     """
     with _bundle_file(uri, "") as bundle:
         return Stainer(bundle, memory_mb, precision=precision, compiled=compiled)
 
 
 def load_manifest(uri: str) -> BundleManifest:
-    """What is in the bundle of a registered model, without its networks. Raises RunError when there is no such model."""
+    """The manifest of a registered model's bundle, without its networks.
+
+    Raises RunError when there is no such model.
+    """
     with _bundle_file(uri, BUNDLE_MANIFEST) as path:
         return read_manifest(path.parent)
 
 
 @contextlib.contextmanager
-def _bundle_file(uri: str, name: str) -> Iterator[Path]:
+def _bundle_file(uri: str, name: str) -> Generator[Path]:
     with contextlib.ExitStack() as stack:
         try:
             path = stack.enter_context(fetched(uri, f"{_BUNDLE}/{name}".rstrip("/")))
         except (MlflowException, OSError) as error:
             raise RunError(
-                f"there is no registered model at {uri} ({error}): make one with mlflow run . -e register, or name another"
+                f"there is no registered model at {uri} ({error})",
+                "make one with mlflow run . -e register, or name another",
             ) from error
         yield path
 
 
 def pinned(uri: str) -> str:
-    """The address of the version that an alias stands for now, as "models:/adipocyte/3"; any other address as it is."""
+    """The address of the version that an alias stands for now ("models:/adipocyte/3").
+
+    An address without an alias, or with an unknown one, is returned as it is.
+    """
     name, at, alias = uri.removeprefix("models:/").partition("@")
     if not at:
         return uri
     try:
-        return f"models:/{name}/{mlflow.MlflowClient().get_model_version_by_alias(name, alias).version}"
-    except MlflowException:  # loading it will say what is wrong
+        version = mlflow.MlflowClient().get_model_version_by_alias(name, alias).version
+    except MlflowException:  # loading it says what is wrong
         return uri
+    return f"models:/{name}/{version}"
 
 
 def model_id_of(uri: str) -> str | None:
-    """The id of the logged model behind *uri*, on whose page MLflow shows metrics; None for a bare folder."""
+    """The id of the logged model behind *uri*, whose page shows metrics; None for a bare folder."""
     with fetched(uri, MLMODEL_FILE_NAME) as path:
         return Model.load(path).model_id

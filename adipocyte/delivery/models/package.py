@@ -1,4 +1,4 @@
-"""A bundle packaged as an MLflow model: its signature, its code and what it needs installed."""
+"""A bundle packaged as an MLflow model: its signature, its code and the packages it needs."""
 
 import ast
 import hashlib
@@ -15,7 +15,8 @@ import adipocyte
 from adipocyte.delivery.serving.parameters import PARAMETERS
 from adipocyte.staining.bundle import read_manifest
 
-# What a served model imports, without what only training needs. The versions are those it was made and judged with.
+# What a served model imports, without what only training needs. A model is packaged with the
+# versions that it was made and judged with.
 SERVING_PACKAGES = (
     "imagecodecs",
     "mlflow",
@@ -30,66 +31,66 @@ SERVING_PACKAGES = (
     "torchvision",
 )
 
-
 PACKAGE = Path(adipocyte.__file__).parent
-_SERVED = PACKAGE / "delivery" / "serving" / "model.py"  # MLflow runs this file to make the model
+_SERVED = Path("delivery", "serving", "model.py")  # MLflow runs this file to make the model
 
 
-def code_digest() -> str:
-    """A short name for the code that a served model runs: every module that `serving.model` imports."""
+def code_digest(package: Path = PACKAGE) -> str:
+    """A short name for the code that a served model runs: all that `serving.model` imports."""
     digest = hashlib.sha256()
-    for path in served_files():
+    for path in served_files(package):
         content = hashlib.sha256(path.read_bytes()).hexdigest()
-        digest.update(f"{path.relative_to(PACKAGE)} {content}\n".encode())
+        digest.update(f"{path.relative_to(package)} {content}\n".encode())
     return digest.hexdigest()[:16]
 
 
-def served_files() -> list[Path]:
-    """The files of this package that serving a model imports, found by following the imports."""
+def served_files(package: Path = PACKAGE) -> list[Path]:
+    """The files in the folder *package* that serving imports, found by following the imports."""
     found: set[Path] = set()
-    pending = [_SERVED]
+    pending = [package / _SERVED]
     while pending:
         path = pending.pop()
         if path not in found:
             found.add(path)
-            pending += _imported_files(path)
+            for name in _imported_names(path):
+                pending += _files_of(name.split("."), package)
     return sorted(found)
 
 
-def _imported_files(path: Path) -> Iterator[Path]:
-    """The files of this package that the module at *path* imports, and those of their packages."""
+def _imported_names(path: Path) -> Iterator[str]:
+    """The dotted names that the module at *path* imports: `from a.b import c` gives "a.b.c"."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for name in names:
-            yield from _files_of(name.split("."))
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def _files_of(parts: list[str]) -> Iterator[Path]:
-    """The files that importing the dotted name *parts* runs, "a.b.c" being a module or a name in one."""
+def _files_of(parts: list[str], package: Path) -> Iterator[Path]:
+    """The files that importing a dotted name runs, if it is of *package*.
+
+    "a.b.c" is a module, or a name in the module "a.b".
+    """
     if parts[0] != PACKAGE.name:
         return
-    folder = PACKAGE
+    folder = package
     yield folder / "__init__.py"
     for part in parts[1:]:
-        if (folder / part).is_dir():
-            folder /= part
-            yield folder / "__init__.py"
-        elif (folder / f"{part}.py").is_file():
+        if (folder / f"{part}.py").is_file():
             yield folder / f"{part}.py"
+        if not (folder / part).is_dir():
             return
-        else:
-            return
+        folder /= part
+        yield folder / "__init__.py"
 
 
 def as_model(bundle: Path, example: pd.DataFrame) -> dict[str, Any]:
-    """What `mlflow.pyfunc.log_model` and `save_model` take to make a model of a *bundle*, with an *example* of a request."""
+    """The arguments of `mlflow.pyfunc.log_model` and `save_model` that make a model of a *bundle*.
+
+    *example* is an example of a request.
+    """
     return {
-        "python_model": str(_SERVED),
+        "python_model": str(PACKAGE / _SERVED),
         "artifacts": {"bundle": str(bundle)},
         "code_paths": [str(PACKAGE)],
         "signature": signature(read_manifest(bundle).targets),
@@ -110,7 +111,7 @@ def signature(targets: tuple[str, ...]) -> ModelSignature:
 
 
 def requirements() -> list[str]:
-    """What a served model needs installed, pinned to what is installed here."""
+    """The packages that a served model needs, pinned to the versions installed here."""
     return [
         f"{package}=={importlib.metadata.version(package).split('+')[0]}"
         for package in SERVING_PACKAGES

@@ -1,4 +1,4 @@
-"""From finished runs to a registered model, and back to a stainer."""
+"""From finished runs to a version of a registered model, with the alias that it earned."""
 
 import json
 import tempfile
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import mlflow
 import pandas as pd
+from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
@@ -33,26 +34,22 @@ from adipocyte.store.reader import Store
 from adipocyte.system.files import short_digest
 
 CHAMPION, CANDIDATE = "champion", "candidate"
-# Tags of a version: what it was made of, the alias that it earned, why, against which version, and the alias that it was given.
+# Tags of a version: what it was made of, the alias that it earned, why, the version that it was
+# compared with, and the alias that it was given.
 DIGEST, VERDICT, REASON, AGAINST, PLACED = "digest", "verdict", "reason", "against", "placed"
 PICTURE = "fields.png"
 _EXAMPLE_PX = 64
-_INDIFFERENT = (
-    "store",
-    "segmenter",
-    "a1",
-    "a2",
-    "a3",
-    "workers",
-)  # settings that do not change a version, or stand in `runs`
+# Settings that do not change a version, or are stated by `runs`.
+_INDIFFERENT = ("store", "segmenter", "a1", "a2", "a3", "workers")
 
 
 @dataclass(frozen=True)
 class Registered:
-    """A version: its number, the alias it holds ("" for none), why it was given one, and the way of intensities that its bundle keeps.
+    """A version: its number, its alias ("" for none) and the reason for it.
 
-    It was made now when it `is_new`; else it was there already. `left_over` are logged models of earlier tries that were interrupted: no
-    version points to them.
+    `intensities` is the way that its bundle keeps. `is_new` says that this registration made it,
+    and that it was not there already. `left_over` are logged models of interrupted registrations:
+    no version points to them.
     """
 
     name: str
@@ -69,42 +66,56 @@ class Registered:
 
     @property
     def address(self) -> str:
-        """Where to serve it from: by its alias, if it has one, so that the server follows a change when it is started again."""
+        """The address to serve it from.
+
+        It is that of the alias, if it has one, so that a restarted server follows the alias.
+        """
         return f"models:/{self.name}@{self.alias}" if self.alias else self.uri
 
 
 def register(store: Store, runs: dict[str, str], config: RegisterConfig) -> Registered:
-    """Bundle the networks of *runs* ("segmenter" and each target to a run id), log them as a model and register it.
+    """Bundle the networks of *runs*, log the bundle as a model and register it.
 
-    The new version paints the store's validation wells in every way of intensities; its bundle keeps the way that scores best. The
-    champion, if there is one, paints the same fields, and the better one is champion afterwards (see `evaluation.gate.compare`). Must be
-    called inside an active run.
+    *runs* maps "segmenter" and each target to a run id. The new version paints the store's
+    validation wells with every way of intensities; its bundle keeps the way that scores best. The
+    champion, if there is one, paints the same fields, and the better of both becomes champion (see
+    `evaluation.comparison.compare`).
 
-    The same runs, store, settings and code are registered once: repeated, the call returns the version that is there. Killed at any
-    moment it leaves a registry to be used and, repeated, goes on. For its steps are in this order: all that takes time or can fail first,
-    where nobody looks (a logged model); then the version, with its description and tags in one transaction; then its alias; and last the
-    tag which says that it was given one, so that an alias that is moved by hand afterwards is never moved back.
+    The call is idempotent: the same runs, store, settings and code give the same version. Killed at
+    any moment it leaves a registry that can be used, and the same call completes it, because of the
+    order of its steps. It first does everything slow or fallible, on an unregistered model. Then it
+    makes the version, with its description and tags in one transaction, then sets its alias. Last
+    it sets the tag that records the alias, so that an alias that is moved by hand afterwards is
+    never moved back.
 
-    Raises RunError when a run is not what its network takes, BundleError when a network is damaged.
+    Raises RunError when a run does not fit its network or no run is active, BundleError when a
+    network is damaged.
     """
+    run = _active_run()
     digest = _digest(store, runs, config)
     known = _version_of(digest, config.name)
-    version = known or _make_version(store, runs, config, digest)
-    alias = _place(version)
-    tags, left_over = version.tags, _left_over(digest, version)
+    version = known or _make_version(store, runs, config, digest, run)
+    alias = _give_alias(version)
     return Registered(
         version.name,
         str(version.version),
         alias,
-        tags[REASON],
-        tags["intensities"],
-        known is None,
-        left_over,
+        version.tags[REASON],
+        version.tags["intensities"],
+        is_new=known is None,
+        left_over=_left_over(digest, version, run),
     )
 
 
+def _active_run() -> Run:
+    run = mlflow.active_run()
+    if run is None:
+        raise RunError("no run is active", "register a model with mlflow run . -e register")
+    return run
+
+
 def _digest(store: Store, runs: dict[str, str], config: RegisterConfig) -> str:
-    """A short name for all that makes a version what it is."""
+    """A short name for everything that makes a version what it is."""
     settings = {name: value for name, value in plain(config).items() if name not in _INDIFFERENT}
     content = {
         "store": store.digest,
@@ -116,17 +127,17 @@ def _digest(store: Store, runs: dict[str, str], config: RegisterConfig) -> str:
 
 
 def _version_of(digest: str, name: str) -> ModelVersion | None:
-    """The version of the model *name* that was registered from what *digest* stands for."""
+    """The version of the model *name* that was registered with this *digest*."""
     client = mlflow.MlflowClient()
     found = client.search_model_versions(f"tags.`{DIGEST}` = '{digest}'")
     numbers = [int(version.version) for version in found if version.name == name]
-    return (
-        client.get_model_version(name, str(max(numbers))) if numbers else None
-    )  # anew, for a search leaves aliases out
+    if not numbers:
+        return None
+    return client.get_model_version(name, str(max(numbers)))  # a search does not give aliases
 
 
 def _make_version(
-    store: Store, runs: dict[str, str], config: RegisterConfig, digest: str
+    store: Store, runs: dict[str, str], config: RegisterConfig, digest: str, run: Run
 ) -> ModelVersion:
     """Make a version with its description and tags, but no alias."""
     held = _champion(config.name)
@@ -151,38 +162,41 @@ def _make_version(
     found = {f"validation_{name}": value for name, value in metrics(judgement).items()}
     mlflow.log_metrics(found, dataset=store_dataset(store), model_id=info.model_id)
     verdict = _verdict(judgement.scores, judgement.kept, held, obstacle, config.tolerance)
-    log_table(
-        [{"figure": figure, "new": new, "champion": old} for figure, new, old in verdict.table],
-        "comparison",
-    )
-    tags = {
+    rows = [{"figure": name, "new": new, "champion": old} for name, new, old in verdict.table]
+    log_table(rows, "comparison")
+    made_of = {
         DIGEST: digest,
-        VERDICT: CHAMPION if verdict.wins else CANDIDATE,
-        REASON: verdict.reason,
-        "intensities": judgement.kept,
         "store": store.digest,
-        "adipocyte": adipocyte.__version__,
-        "code": code_digest(),
-        "commit": commit(),
-        **{f"run.{network}": run for network, run in runs.items()},
-        **{figure: f"{new:.4f}" for figure, new, _ in verdict.table},
+        **{f"run.{network}": run_id for network, run_id in runs.items()},
     }
-    if held:
-        tags[AGAINST] = str(held.version)
     client = mlflow.MlflowClient()
     _make_room(client, config.name)
     return client.create_model_version(
         config.name,
         info.model_uri,
-        mlflow.active_run().info.run_id,
-        tags,
-        description=_description(verdict, judgement, held, info.model_id),
+        run.info.run_id,
+        made_of | _tags(verdict, judgement, held),
+        description=_description(verdict, judgement, held, info.model_id, run),
         model_id=info.model_id,
     )
 
 
+def _tags(verdict: Verdict, judgement: Judgement, held: ModelVersion | None) -> dict[str, str]:
+    """What the tags of a version say of its code, its verdict and its metrics."""
+    tags = {
+        VERDICT: CHAMPION if verdict.wins else CANDIDATE,
+        REASON: verdict.reason,
+        "intensities": judgement.kept,
+        "adipocyte": adipocyte.__version__,
+        "code": code_digest(),
+        "commit": commit(),
+        **{name: f"{new:.4f}" for name, new, _ in verdict.table},
+    }
+    return tags | {AGAINST: str(held.version)} if held else tags
+
+
 def _make_room(client: mlflow.MlflowClient, name: str) -> None:
-    """See that there is a registered model *name* for versions to belong to."""
+    """Make the registered model *name*, which versions belong to, unless it exists."""
     try:
         client.create_registered_model(name)
     except MlflowException as error:
@@ -190,39 +204,48 @@ def _make_room(client: mlflow.MlflowClient, name: str) -> None:
             raise
 
 
-def _place(version: ModelVersion) -> str:
-    """Give a *version* the alias that it earned, unless it was given one before. Returns the one it holds, "" for none."""
+def _give_alias(version: ModelVersion) -> str:
+    """Give a *version* the alias that it earned, unless it was given one before.
+
+    Returns the alias that it has now, "" for none.
+    """
     if PLACED in version.tags:
         return next((alias for alias in (CHAMPION, CANDIDATE) if alias in version.aliases), "")
     client, name, number = mlflow.MlflowClient(), version.name, str(version.version)
     held = _champion(name)
-    # What it won against may no longer be champion, when it was interrupted here and others came in between.
+    # If this registration was interrupted, the version that it was compared with may no longer be
+    # the champion.
     is_compared = held is None or str(held.version) in (number, version.tags.get(AGAINST))
     alias = version.tags[VERDICT] if is_compared else CANDIDATE
     client.set_registered_model_alias(name, alias, number)
-    link = json.dumps(
-        [{"name": name, "version": number}]
-    )  # as MLflow's own register_model leaves it, for the page of the logged model
-    client.set_logged_model_tags(version.source.rpartition("/")[2], {MLFLOW_MODEL_VERSIONS: link})
+    # MLflow's own register_model leaves this link too, for the page of the logged model.
+    link = json.dumps([{"name": name, "version": number}])
+    client.set_logged_model_tags(_source(version).rpartition("/")[2], {MLFLOW_MODEL_VERSIONS: link})
     client.set_model_version_tag(name, number, PLACED, alias)
     return alias
 
 
-def _left_over(digest: str, version: ModelVersion) -> tuple[str, ...]:
-    """The ids of logged models that were to become what *version* is, in the experiment of the active run."""
-    experiment = mlflow.active_run().info.experiment_id
+def _source(version: ModelVersion) -> str:
+    """The address of the logged model that a *version* was made from."""
+    return version.source or ""
+
+
+def _left_over(digest: str, version: ModelVersion, run: Run) -> tuple[str, ...]:
+    """The ids of logged models in the experiment of *run* that did not become a version.
+
+    They were made from the same as *version*.
+    """
     found = mlflow.MlflowClient().search_logged_models(
-        [experiment], f"tags.`{DIGEST}` = '{digest}'"
+        [run.info.experiment_id], f"tags.`{DIGEST}` = '{digest}'"
     )
-    return tuple(model.model_id for model in found if not version.source.endswith(model.model_id))
+    return tuple(model.model_id for model in found if not _source(version).endswith(model.model_id))
 
 
 def _draw(judgement: Judgement, path: Path) -> Path:
     """A picture of one field at each magnification, in *path*."""
     shown = spread([field.key for field in judgement.fields], 1)
-    judged([field for field in judgement.fields if field.key in shown], judgement.kept).savefig(
-        path, dpi=100
-    )
+    fields = [field for field in judgement.fields if field.key in shown]
+    judged(fields, judgement.kept).savefig(path, dpi=100)
     return path
 
 
@@ -237,10 +260,8 @@ def _champion(name: str) -> ModelVersion | None:
     try:
         return mlflow.MlflowClient().get_model_version_by_alias(name, CHAMPION)
     except MlflowException as error:
-        if error.error_code not in (
-            "RESOURCE_DOES_NOT_EXIST",
-            "INVALID_PARAMETER_VALUE",
-        ):  # no such model, no such alias
+        # The codes of a model and of an alias that do not exist.
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
         return None
 
@@ -248,23 +269,19 @@ def _champion(name: str) -> ModelVersion | None:
 def _beside(
     fields: Sequence[FieldPaths], held: ModelVersion, store: Store, folder: Path
 ) -> tuple[list[FieldPaths], AdipocyteError | None]:
-    """The *fields* with the champion's images beside the new version's, in the way it keeps; or without, and what is in the way.
+    """The *fields* with the champion's images beside the new ones; or without, and the obstacle.
 
-    A champion that was calibrated on these very fields is judged as the new version is: each field by a table fitted to others.
+    The champion paints with the intensities that it keeps. A champion that was calibrated on these
+    very fields is judged as the new version is: each field by a table fitted to others.
     """
     try:
         stainer = load_stainer(f"models:/{held.name}/{held.version}")
         if stainer.manifest.targets != store.manifest.targets:
-            found = f"it paints {', '.join(stainer.manifest.targets)}, not {', '.join(store.manifest.targets)}"
-            return list(fields), RunError(found)
+            theirs, ours = (", ".join(of.targets) for of in (stainer.manifest, store.manifest))
+            return list(fields), RunError(f"it paints {theirs}, not {ours}")
         kept = stainer.manifest.intensities
-        painted = paint_fields(
-            stainer,
-            store,
-            [field.key for field in fields],
-            list(dict.fromkeys([Intensities.NONE, kept])),
-            folder,
-        )
+        ways = list(dict.fromkeys([Intensities.NONE, kept]))
+        painted = paint_fields(stainer, store, [field.key for field in fields], ways, folder)
     except (StoreError, RunError, BundleError) as error:
         return list(fields), error
     if kept == Intensities.CALIBRATION and stainer.manifest.store_digest == store.digest:
@@ -283,53 +300,50 @@ def _verdict(
     obstacle: AdipocyteError | None,
     tolerance: float,
 ) -> Verdict:
-    """Whether the new version is to be champion after the version *held*, if there is one.
+    """Whether the new version becomes champion after the version *held*, if there is one.
 
-    One that this code cannot read any more gives way: it could be neither served nor judged. One of newer code stays.
+    A champion that this code can no longer read gives way, because it could be neither served nor
+    judged. A champion of newer code stays.
     """
-    alone = [
-        (figure, new, None)
-        for figure, new, _ in compare(scores[kept], scores[kept], tolerance).table
-    ]
+    own = compare(scores[kept], scores[kept], tolerance).table
+    alone = [(name, new, None) for name, new, _ in own]
     if held is None:
         return Verdict(True, f"the first version ({alone[0][0]} {alone[0][1]:.4f})", alone)
+    of_held = f"version {held.version}"
     if isinstance(obstacle, BundleError) and not isinstance(obstacle, NewerBundleError):
-        return Verdict(
-            True,
-            f"version {held.version} cannot be read by this code any more: {str(obstacle)[:300]}",
-            alone,
-        )
+        reason = f"{of_held} cannot be read by this code any more: {str(obstacle)[:300]}"
+        return Verdict(True, reason, alone)
     if CHAMPION not in scores:
-        return Verdict(
-            False,
-            f"version {held.version} stays champion, for it cannot be compared on this store: {str(obstacle)[:300]}",
-            alone,
+        reason = (
+            f"{of_held} stays champion, because it cannot be compared on this store: "
+            f"{str(obstacle)[:300]}"
         )
+        return Verdict(False, reason, alone)
     verdict = compare(scores[kept], scores[CHAMPION], tolerance)
-    end = f"of version {held.version} on the same wells" + (
-        "" if verdict.wins else ", which stays champion"
-    )
-    return replace(verdict, reason=f"{verdict.reason} {end}")
+    reason = f"{verdict.reason} of {of_held} on the same wells"
+    return replace(verdict, reason=reason if verdict.wins else f"{reason}, which stays champion")
 
 
 def _description(
-    verdict: Verdict, judgement: Judgement, held: ModelVersion | None, model_id: str
+    verdict: Verdict, judgement: Judgement, held: ModelVersion | None, model_id: str, run: Run
 ) -> str:
-    """What the registry's page says of a version, in Markdown; at most 5000 characters, for a database takes no more."""
+    """What the registry's page says of a version, in Markdown.
+
+    It has at most 5000 characters, because a database takes no more.
+    """
     other = f"version {held.version}" if held else "champion"
-    # Both addresses are relative to the page that shows this, so they hold on whatever host and port the UI is.
-    experiment = mlflow.active_run().info.experiment_id
-    picture = f"ajax-api/2.0/mlflow/logged-models/{model_id}/artifacts/files?artifact_file_path=artifacts/{PICTURE}"
+    # Both addresses are relative to the page that shows them, so they hold on any host and port.
+    page = f"#/experiments/{run.info.experiment_id}/models/{model_id}"
+    picture = (
+        f"ajax-api/2.0/mlflow/logged-models/{model_id}/artifacts/files"
+        f"?artifact_file_path=artifacts/{PICTURE}"
+    )
     lines = [verdict.reason[0].upper() + verdict.reason[1:] + "."]
     lines += ["", f"Intensities: {judgement.kept}, as the validation wells prefer.", ""]
     lines += [f"| validation wells | this version | {other} |", "|---|---|---|"]
     lines += [
-        f"| {figure} | {new:.4f} | {'–' if old is None else f'{old:.4f}'} |"
-        for figure, new, old in verdict.table
+        f"| {name} | {new:.4f} | {'–' if old is None else f'{old:.4f}'} |"
+        for name, new, old in verdict.table
     ]
-    lines += [
-        "",
-        f"[![Validation wells, true and painted]({picture})](#/experiments/{experiment}/models/{model_id})",
-        "",
-    ]
+    lines += ["", f"[![Validation wells, true and painted]({picture})]({page})", ""]
     return "\n".join([*lines, "```", table(judgement), "```"])

@@ -1,4 +1,4 @@
-"""Data sets as MLflow shows them beside runs and metrics."""
+"""Data sets, by which MLflow shows on which data a run trained or a metric was measured."""
 
 import warnings
 from pathlib import Path
@@ -10,15 +10,15 @@ from adipocyte.store.reader import Store
 
 
 def store_dataset(store: Store) -> MetaDataset:
-    """A prepared store as MLflow shows which data a run or a metric is of."""
+    """A prepared store."""
     return folder_dataset(store.folder, store.digest)
 
 
 def folder_dataset(folder: Path, digest: str) -> MetaDataset:
     """A folder whose content *digest* stands for."""
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # MLflow knows several words for a local folder, and says so
+        # MLflow has several sources for a local folder, and warns that it picks one.
+        warnings.simplefilter("ignore")
         source = resolve_dataset_source(str(folder.resolve()))
-    return MetaDataset(source, name=folder.name, digest=digest)
+    # MLflow marks `profile` as abstract without making the class an ABC, so this works.
+    return MetaDataset(source, name=folder.name, digest=digest)  # ty: ignore[abstract-class-instantiation]

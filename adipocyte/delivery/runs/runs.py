@@ -1,11 +1,14 @@
-"""MLflow runs: starting them, what every one of them records, and finding them again."""
+"""MLflow runs: opening them, what each of them records, and finding them again.
+
+Staining a plate imports this module, so it imports nothing of the store, training or evaluation.
+"""
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mlflow
 from mlflow.entities import Run
@@ -27,13 +30,14 @@ NETWORK_ARTIFACT = "network"
 @contextmanager
 def step_run(
     step: str, config: Any, *, run_id: str | None = None, system_metrics: bool = False, **tags: str
-) -> Iterator[Run]:
-    """A run of one *step*: the one that `mlflow run` opened, the run *run_id* taken up again, or a new one, below an active one if any.
+) -> Generator[Run]:
+    """Open a run of one *step*: *run_id* again, or the one that `mlflow run` opened, or a new one.
 
-    Records *config* whole and *tags* ("adipocyte.<name>"), and the load of the machine on request. The run ends as KILLED when the step
-    was stopped, as FAILED when it went wrong.
+    A run that is active becomes its parent. A new run records *config* whole and *tags*
+    ("adipocyte.<name>"); *system_metrics* adds the load of the machine. The run ends as KILLED when
+    the step was stopped, as FAILED when it went wrong.
     """
-    name = step if "target" not in tags else f"{step} {tags['target']}"
+    name = f"{step} {tags['target']}" if "target" in tags else step
     run = mlflow.start_run(
         run_id=run_id, run_name=name, nested=True, log_system_metrics=system_metrics
     )
@@ -41,7 +45,8 @@ def step_run(
         if not run_id:
             settings = plain(config)
             mlflow.log_dict(settings, SETTINGS_FILE)
-            # Under a prefix: `mlflow run` has already logged what MLproject declares, under the plain names, and parameters are write-once.
+            # Under a prefix, because `mlflow run` has logged MLproject's parameters under the plain
+            # names, and a parameter can be written only once.
             mlflow.log_params({f"config.{name}": value for name, value in settings.items()})
             mlflow.set_tags(
                 {STEP_TAG: step, **{f"adipocyte.{name}": value for name, value in tags.items()}}
@@ -49,53 +54,54 @@ def step_run(
         yield run
     except BaseException as error:
         stopped = isinstance(error, (KeyboardInterrupt, StoppedError))
-        with contextlib.suppress(
-            MlflowException
-        ):  # a server that is lost must not hide what went wrong
+        with contextlib.suppress(MlflowException):  # a lost server must not hide the first error
             mlflow.end_run("KILLED" if stopped else "FAILED")
         raise
     mlflow.end_run()
 
 
 def newest_run(step: str, store_digest: str, target: str = "") -> str:
-    """The id of the newest finished run of *step* (and *target*) on a store. Raises RunError, with the command that makes one."""
-    query = f"tags.`{STEP_TAG}` = '{step}' and tags.`{STORE_TAG}` = '{store_digest}' and attributes.status = 'FINISHED'"
-    if target:
-        query += f" and tags.`{TARGET_TAG}` = '{target}'"
+    """The id of the newest finished run of *step* (and *target*) on a store.
+
+    Raises RunError when there is none, with the command that makes one.
+    """
+    query = _query(step, store_digest, target) + " and attributes.status = 'FINISHED'"
     found = _newest(query)
     if not found:
         what = f"{step} of {target}" if target else step
         command = f"mlflow run . -e {step}" + (f" -P target={target}" if target else "")
         raise RunError(
-            f"there is no finished run of {what} on the store {store_digest}: make one with {command}"
+            f"there is no finished run of {what} on the store {store_digest}",
+            f"make one with {command}",
         )
     return found[0].info.run_id
 
 
 def interrupted_run(step: str, digest: str) -> str | None:
-    """The id of the newest run of *step* with the settings of a *digest*, when it is one that did not finish."""
+    """The id of the newest run of *step* with settings of this *digest*, unless it finished."""
     runs = _newest(f"tags.`{STEP_TAG}` = '{step}' and tags.`{SETTINGS_TAG}` = '{digest}'")
     return runs[0].info.run_id if runs and runs[0].info.status != "FINISHED" else None
 
 
-def adopt_children(parent: str) -> None:
-    """Make the children of a run those of the active one."""
+def adopt_children(before: str, parent: str) -> None:
+    """Make the children of the run *before* those of *parent*."""
     for child in mlflow.search_runs(
         search_all_experiments=True,
-        filter_string=f"tags.`{PARENT_TAG}` = '{parent}'",
+        filter_string=f"tags.`{PARENT_TAG}` = '{before}'",
         output_format="list",
     ):
-        mlflow.MlflowClient().set_tag(
-            child.info.run_id, PARENT_TAG, mlflow.active_run().info.run_id
-        )
+        mlflow.MlflowClient().set_tag(child.info.run_id, PARENT_TAG, parent)
 
 
-def child_of(step: str, store_digest: str, target: str) -> Run | None:
-    """The newest run of *step* (and *target*) on a store among the children of the active run."""
-    parent = mlflow.active_run().info.run_id
-    query = f"tags.`{PARENT_TAG}` = '{parent}' and tags.`{STEP_TAG}` = '{step}' and tags.`{STORE_TAG}` = '{store_digest}'"
-    runs = _newest(query + (f" and tags.`{TARGET_TAG}` = '{target}'" if target else ""))
+def child_of(parent: str, step: str, store_digest: str, target: str) -> Run | None:
+    """The newest run of *step* (and *target*) on a store among the children of *parent*."""
+    runs = _newest(f"tags.`{PARENT_TAG}` = '{parent}' and {_query(step, store_digest, target)}")
     return runs[0] if runs else None
+
+
+def _query(step: str, store_digest: str, target: str) -> str:
+    query = f"tags.`{STEP_TAG}` = '{step}' and tags.`{STORE_TAG}` = '{store_digest}'"
+    return query + (f" and tags.`{TARGET_TAG}` = '{target}'" if target else "")
 
 
 def _newest(query: str) -> list[Run]:
@@ -109,57 +115,92 @@ def _newest(query: str) -> list[Run]:
     )
 
 
-@contextmanager
-def fetched(uri: str, path: str) -> Iterator[Path]:
-    """What lies at *path* among the artifacts of *uri* ("models:/…", or where a run keeps its own), on this disk while the block lasts.
+def artifacts_of(run: Run) -> str:
+    """Where a run keeps its artifacts. A run that a tracking server knows has such a place."""
+    return cast(str, run.info.artifact_uri)
 
-    Artifacts that are on this disk anyway are used where they lie; others are copied, and the copy is removed. Raises MlflowException or
-    OSError when there is nothing.
+
+@contextmanager
+def fetched(uri: str, path: str) -> Generator[Path]:
+    """An artifact on this disk, while the block lasts: *path* in *uri*.
+
+    *uri* is "models:/…" or `artifacts_of` a run. Artifacts that already lie on this disk are used
+    there; others are copied, and the copy is removed. Raises MlflowException or OSError when there
+    is no such artifact.
     """
     repository = get_artifact_repository(uri)
     if isinstance(repository, ModelsArtifactRepository):
-        repository = repository.repo  # the place it stands for: by its name MLflow would write a file of its own beside the model
+        # The place it stands for: by the model's name, MLflow writes a file of its own beside it.
+        repository = repository.repo
     is_here = isinstance(repository, LocalArtifactRepository)
     with tempfile.TemporaryDirectory() as scratch:
         yield Path(repository.download_artifacts(path, None if is_here else scratch))
 
 
 @contextmanager
-def network_of(run_id: str, step: str, store_digest: str, target: str = "") -> Iterator[Path]:
+def network_of(run_id: str, step: str, store_digest: str, target: str = "") -> Generator[Path]:
     """The folder of the network that a run kept, while the block lasts.
 
-    Raises RunError when there is no such run, it kept none, or it is not a run of *step* (and *target*) on that store.
+    Raises RunError when there is no such run, it kept no network, or it is not a run of *step*
+    (and *target*) on that store.
     """
     with contextlib.ExitStack() as stack:
         try:
             run = mlflow.get_run(run_id)
             tags = run.data.tags
-            found = (tags.get(STEP_TAG, ""), tags.get(STORE_TAG, ""), tags.get(TARGET_TAG, ""))
-            if found != (step, store_digest, target):
-                needed = f"a run of {step} {target} on the store {store_digest}"
+            found = tuple(tags.get(tag, "") for tag in (STEP_TAG, TARGET_TAG, STORE_TAG))
+            if found != (step, target, store_digest):
                 raise RunError(
-                    f"run {run_id} is one of {found[0]} {found[2]} on the store {found[1]}: needed {needed}; see mlflow ui"
+                    f"run {run_id} is one of {_named(*found)}",
+                    f"give the id of one of {_named(step, target, store_digest)}; see mlflow ui",
                 )
-            folder = stack.enter_context(fetched(run.info.artifact_uri, NETWORK_ARTIFACT))
+            folder = stack.enter_context(fetched(artifacts_of(run), NETWORK_ARTIFACT))
         except (MlflowException, OSError) as error:
             raise RunError(
-                f"run {run_id!r} has no network to load ({error}): give the id of a finished training run, as mlflow ui shows it"
+                f"run {run_id!r} has no network to load ({error})",
+                "give the id of a finished training run, as mlflow ui shows it",
             ) from error
         yield folder
 
 
+def _named(step: str, target: str, store_digest: str) -> str:
+    return f"{' '.join(filter(None, (step, target)))} on the store {store_digest}"
+
+
+@contextmanager
+def segmenter_for(
+    target: str, store_digest: str, run_id: str = ""
+) -> Generator[tuple[Path | None, dict[str, str]]]:
+    """The segmenter that the generator of *target* trains with, while the block lasts.
+
+    Gives the folder of its network and the tags for the generator's run. Only A1 needs one: that of
+    *run_id*, or the newest of the store; for other targets the folder is None. Raises RunError when
+    there is no such segmenter.
+    """
+    tags = {"target": target}
+    if target != "A1":
+        yield None, tags
+        return
+    tags["segmenter"] = run_id or newest_run("train_segmenter", store_digest)
+    with network_of(tags["segmenter"], "train_segmenter", store_digest) as folder:
+        yield folder, tags
+
+
 def segmenter_of(run_id: str) -> str:
-    """The run of the segmenter whose masks the A1 generator of *run_id* trained with. Raises RunError when there is no such run."""
+    """The run of the segmenter whose masks the A1 generator of *run_id* trained with.
+
+    Raises RunError when there is no such run.
+    """
     return _tag_of(run_id, SEGMENTER_TAG, "A1")
 
 
 def target_of(run_id: str) -> str:
-    """The target that the generator of *run_id* paints. Raises RunError when there is no such run."""
+    """The target that the generator of *run_id* paints. Raises RunError when there is no such."""
     return _tag_of(run_id, TARGET_TAG, "a target")
 
 
 def encoder_weights_of(run_id: str) -> str:
-    """What the encoder of a training run's network started from: "none", "imagenet" or a file."""
+    """What the encoder of a run's network started from: "none", "imagenet" or a file."""
     return mlflow.get_run(run_id).data.params.get("config.encoder_weights", "none")
 
 
@@ -168,7 +209,8 @@ def _tag_of(run_id: str, tag: str, what: str) -> str:
         return mlflow.get_run(run_id).data.tags[tag]
     except (MlflowException, KeyError) as error:
         raise RunError(
-            f"run {run_id!r} is no run of train_gan of {what} ({error}): give the id of one, as mlflow ui shows it"
+            f"run {run_id!r} is no run of train_gan of {what} ({error})",
+            "give the id of one, as mlflow ui shows it",
         ) from error
 
 

@@ -1,12 +1,11 @@
-"""A training as an MLflow run: what it sends there, its folder on this disk, and taking it up again after an interruption."""
+"""A training as an MLflow run: its records, its folder on this disk, and how it is resumed."""
 
 import contextlib
 import dataclasses
-import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,11 @@ from typing import Any, TypeVar
 
 import mlflow
 from mlflow import MlflowClient
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from adipocyte.config import build, spelled, without_retired
+from adipocyte.config import GeneratorConfig, SegmenterConfig, build, spelled, without_retired
 from adipocyte.delivery.runs.datasets import store_dataset
 from adipocyte.delivery.runs.runs import (
     NETWORK_ARTIFACT,
@@ -25,22 +25,29 @@ from adipocyte.delivery.runs.runs import (
     STEP_TAG,
     STORE_TAG,
     TARGET_TAG,
+    artifacts_of,
     step_run,
 )
 from adipocyte.delivery.runs.tracker import STATE_STEP_TAG, STATES, MlflowTracker, reaching_server
 from adipocyte.errors import AdipocyteError, ConfigError, DivergedError, RunError
 from adipocyte.store.reader import Store
+from adipocyte.system.files import HeldError, locked, replacing
 from adipocyte.system.machine import arithmetic, fastest_device
 from adipocyte.training.loop import NETWORK_FOLDER
 from adipocyte.training.state import STATE, state_step
 from adipocyte.training.tracker import Silent, Tracker
 
-Config = TypeVar("Config")
+_RESUMED_BY_HAND = ("train_segmenter", "train_gan")  # `tune` resumes its trials itself
+
+Config = TypeVar("Config", SegmenterConfig, GeneratorConfig)
 
 
 @dataclass
 class Training:
-    """A training under way: its *folder* on this disk and the *tracker* to give to its loop. Of several processes the first has a run."""
+    """A training under way: its *folder* on this disk and the *tracker* to give to its loop.
+
+    Of several processes the first has a run; the others have no `run_id`.
+    """
 
     folder: Path
     tracker: Tracker
@@ -48,7 +55,7 @@ class Training:
     keeps_state: bool = True
 
     def finish(self, best: dict[str, float]) -> None:
-        """Record the best network and its metrics; once the run has ended, its state is no longer needed."""
+        """Record the best network and its metrics. The state is removed when the run has ended."""
         if self.run_id is None:
             return
         with reaching_server():
@@ -59,27 +66,30 @@ class Training:
         self.discard()
 
     def discard(self) -> None:
-        """Let the state go, here and with the run, when the run ends."""
+        """Remove the state, here and with the run, when the run ends."""
         self.keeps_state = False
 
 
 @contextmanager
-def training_run(step: str, config: Any, store: Store, **tags: str) -> Iterator[Training]:
-    """Open the run of a training *step* on *store*, or take up the run `config.resume` again.
+def training_run(
+    step: str, config: SegmenterConfig | GeneratorConfig, store: Store, **tags: str
+) -> Generator[Training]:
+    """Open the run of a training *step* on *store*, or the run `config.resume` again.
 
-    An error that leaves a state behind says how to go on from it. Raises RunError when the run to resume has no state or is being trained
-    at this moment, and for any error of the disk or the tracking server.
+    An error that leaves a state behind says how to resume from it. Raises RunError when the run to
+    resume has no state or another process trains it, and for any error of the disk or the tracking
+    server.
     """
     if config.resume:
         _fetch_state(store, config.resume)
-    if int(os.environ.get("RANK", "0")):  # torchrun's: the first process alone keeps the records
+    if int(os.environ.get("RANK", "0")):  # torchrun's: only the first process keeps records
         yield Training(_folder(store, config.resume or "unsaved"), Silent(), None)
         return
-    opened = os.environ.get("MLFLOW_RUN_ID")  # by `mlflow run`, even where an older run is to go on
+    opened = os.environ.get("MLFLOW_RUN_ID")  # by `mlflow run`, even when a run is resumed
     training = None
     try:
         with contextlib.ExitStack() as stack:
-            if config.resume:  # before its run is touched, which may be another process's
+            if config.resume:  # before the run is touched, because another process may train it
                 stack.enter_context(_held(store, config.resume))
             run = stack.enter_context(
                 step_run(
@@ -94,65 +104,81 @@ def training_run(step: str, config: Any, store: Store, **tags: str) -> Iterator[
             run_id = run.info.run_id
             if not config.resume:
                 stack.enter_context(_held(store, run_id))
-            stack.enter_context(_saying_how_to_go_on(step, tags.get("target", ""), store, run_id))
+            stack.enter_context(_saying_how_to_resume(step, tags.get("target", ""), store, run_id))
             mlflow.log_input(store_dataset(store), context="training")
             training = Training(_folder(store, run_id), MlflowTracker(run), run_id)
             yield training
     finally:
         if training and not training.keeps_state:
-            _remove_state(training)
+            _remove_state(training.folder, run_id)
     if config.resume and opened and opened != config.resume:
-        # The empty run that `mlflow run` opened; it cannot be removed, for `mlflow run` will want to close it.
+        # The empty run that `mlflow run` opened; it stays, because `mlflow run` wants to close it.
         MlflowClient().set_tag(opened, "mlflow.runName", f"resumed {run.info.run_name}")
 
 
 def settled(config: Config) -> Config:
-    """*config* with precision=auto replaced by the arithmetic that is faster here, so that the run records it."""
-    return dataclasses.replace(config, precision=arithmetic(config.precision, fastest_device()))
+    """*config* with an arithmetic in place of precision=auto, so that its run records which.
+
+    It is that of the run that *config* resumes, or the one that is faster on this machine.
+    """
+    precision: str = config.precision
+    if precision == "auto" and config.resume:
+        precision = _recorded(config.resume)[1]["precision"]
+    return dataclasses.replace(config, precision=arithmetic(precision, fastest_device()))
 
 
 def resumed(config: Config, step: str) -> Config:
-    """The settings to train with: *config*'s own, or where it resumes a run, that run's. The store may lie elsewhere now.
+    """The settings to train with: *config*'s own, or those of the run that it resumes.
 
-    Raises RunError when there is no such run of *step* to resume, ConfigError when *config* asks for other settings than the run has.
+    The store may lie elsewhere now. Raises RunError when there is no such run of *step* to resume,
+    ConfigError when *config* asks for other settings than the run has.
     """
     if not config.resume:
         return settled(config)
-    try:
-        run = mlflow.get_run(config.resume)
-        settings = mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/{SETTINGS_FILE}")
-    except (MlflowException, OSError) as error:
+    run, settings = _recorded(config.resume)
+    found = (run.data.tags.get(STEP_TAG, ""), run.data.tags.get(TARGET_TAG, ""))
+    if found[0] not in _RESUMED_BY_HAND:
         raise RunError(
-            f"there is no run {config.resume!r} to resume ({error}): take the id of one from mlflow ui"
-        ) from error
-    found = (run.data.tags.get(STEP_TAG), run.data.tags.get(TARGET_TAG, ""))
-    if found[0] not in ("train_segmenter", "train_gan"):
-        raise RunError(
-            f"run {config.resume} is no training that can be resumed: take the id of one from mlflow ui"
+            f"run {config.resume} is no training that can be resumed",
+            "take the id of one from mlflow ui",
         )
     if found != (step, getattr(config, "target", "")):
         raise RunError(
-            f"run {config.resume} is one of {' '.join(filter(None, found))}: resume it with mlflow run . -e {found[0]}"
+            f"run {config.resume} is one of {' '.join(filter(None, found))}",
+            f"resume it with mlflow run . -e {found[0]}",
         )
     if run.info.status == "FINISHED":
         raise RunError(
-            f"run {config.resume} has finished: there is nothing to resume; train anew without -P resume"
+            f"run {config.resume} has finished",
+            "there is nothing to resume; train anew without -P resume",
         )
     kept = build(type(config), without_retired(settings) | {"resume": config.resume})
     _refuse_changes(config, kept)
     if config.store != type(config).store:
-        return dataclasses.replace(kept, store=config.store)
-    return kept
+        kept = dataclasses.replace(kept, store=config.store)
+    return settled(kept)
 
 
-def _refuse_changes(config: Any, kept: Any) -> None:
-    """Raise ConfigError where *config* asks for another setting than the run to resume was started with."""
+def _recorded(run_id: str) -> tuple[Run, dict[str, Any]]:
+    """A run and the settings that it recorded. Raises RunError when there is no such run."""
+    try:
+        run = mlflow.get_run(run_id)
+        return run, mlflow.artifacts.load_dict(f"{artifacts_of(run)}/{SETTINGS_FILE}")
+    except (MlflowException, OSError) as error:
+        raise RunError(
+            f"there is no run {run_id!r} to resume ({error})", "take the id of one from mlflow ui"
+        ) from error
+
+
+def _refuse_changes(config: Config, kept: Config) -> None:
+    """Raise ConfigError where *config* asks for another setting than the resumed run has."""
     for field in dataclasses.fields(config):
-        given, before = getattr(config, field.name), getattr(kept, field.name)
-        if field.name != "store" and given not in (field.default, before):
+        name = field.name
+        given, before = getattr(config, name), getattr(kept, name)
+        if name != "store" and given not in (field.default, before):
             raise ConfigError(
-                f"run {config.resume} trains with {field.name}={spelled(before)}, not {spelled(given)}",
-                f"a resumed run keeps its settings; leave -P {field.name} out",
+                f"run {config.resume} trains with {name}={spelled(before)}, not {spelled(given)}",
+                f"a resumed run keeps its settings; leave -P {name} out",
             )
 
 
@@ -166,11 +192,15 @@ def _folder(store: Store, run_id: str) -> Path:
 
 
 def _fetch_state(store: Store, run_id: str) -> None:
-    """See that the newest state of a run lies in its folder on this disk. Raises RunError when there is none, or for another store."""
+    """See that the newest state of a run lies in its folder on this disk.
+
+    Raises RunError when there is none, or when the run trains on another store.
+    """
     folder, tags = _folder(store, run_id), mlflow.get_run(run_id).data.tags
     if (digest := tags.get(STORE_TAG)) != store.digest:
         raise RunError(
-            f"run {run_id} trains on the store {digest}, and {store.folder} is {store.digest}: name the right one with -P store="
+            f"run {run_id} trains on the store {digest}, and {store.folder} is {store.digest}",
+            "name the right one with -P store=",
         )
     kept = state_step(folder / STATE)
     if kept >= 0 and kept >= int(tags.get(STATE_STEP_TAG, "-1")):
@@ -185,12 +215,11 @@ def _fetch_state(store: Store, run_id: str) -> None:
             if kept >= 0:
                 return
             raise RunError(
-                f"no state of run {run_id} was saved, neither in {folder} nor with the run: train anew, without -P resume"
+                f"no state of run {run_id} was saved, neither in {folder} nor with the run",
+                "train anew, without -P resume",
             )
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f".{STATE}.{os.getpid()}.partial"  # each process of torchrun fetches
-        shutil.copyfile(newest, partial)
-        partial.replace(folder / STATE)
+        with replacing(folder / STATE) as partial:  # every process of torchrun fetches
+            shutil.copyfile(newest, partial)
 
 
 def _has_copies(run_id: str) -> bool:
@@ -198,21 +227,19 @@ def _has_copies(run_id: str) -> bool:
 
 
 @contextmanager
-def _held(store: Store, run_id: str) -> Iterator[None]:
-    """Hold a run's folder for this process. The lock goes with the process, however it ends; the folder, when it keeps no state.
+def _held(store: Store, run_id: str) -> Generator[None]:
+    """Hold a run's folder for this process. When the block ends without a state, the folder goes.
 
     Raises RunError when another process holds it.
     """
     folder = _folder(store, run_id)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.lockf(
-                lock, fcntl.LOCK_EX | fcntl.LOCK_NB
-            )  # not flock, whose locks the workers that read patches would inherit
-        except OSError as error:
+            stack.enter_context(locked(folder / "lock"))
+        except HeldError as error:
             raise RunError(
-                f"run {run_id} is being trained by another process at this moment: wait for it, or stop it first"
+                f"run {run_id} is being trained by another process at this moment",
+                "wait for it, or stop it first",
             ) from error
         try:
             yield
@@ -221,40 +248,42 @@ def _held(store: Store, run_id: str) -> Iterator[None]:
                 _remove_folder(folder)
 
 
-def _remove_state(training: Training) -> None:
-    """Remove the state of a *training* that needs none any more. What cannot be removed is in nobody's way."""
+def _remove_state(folder: Path, run_id: str) -> None:
+    """Remove what a run that needs no state any more has kept in *folder* and among its artifacts.
+
+    What cannot be removed does no harm.
+    """
     with contextlib.suppress(MlflowException, OSError):
-        if _has_copies(training.run_id):
-            get_artifact_repository(
-                mlflow.get_run(training.run_id).info.artifact_uri
-            ).delete_artifacts(STATES)
-    _remove_folder(training.folder)
+        if _has_copies(run_id):
+            repository = get_artifact_repository(artifacts_of(mlflow.get_run(run_id)))
+            repository.delete_artifacts(STATES)
+    _remove_folder(folder)
 
 
 def _remove_folder(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(OSError):
-        folder.parent.rmdir()  # when it was the last
+        folder.parent.rmdir()  # if it was the last
 
 
 @contextmanager
-def _saying_how_to_go_on(step: str, target: str, store: Store, run_id: str) -> Iterator[None]:
+def _saying_how_to_resume(step: str, target: str, store: Store, run_id: str) -> Generator[None]:
+    """Turn errors of the disk and the tracking server into RunErrors, and add the way to resume."""
     try:
         yield
+    except DivergedError:
+        raise  # resuming would diverge again
     except (AdipocyteError, OSError, MlflowException) as error:
         kept = state_step(_folder(store, run_id) / STATE)
-        if isinstance(error, DivergedError) or (kept < 0 and isinstance(error, AdipocyteError)):
-            raise  # from that state it would diverge again
-        if kept < 0:
-            raise RunError(str(error)) from error
-        settings = {"target": target, "resume": run_id, "store": str(store.folder)}
-        command = " ".join(
-            [
-                f"mlflow run . -e {step}",
-                *(f"-P {name}={value}" for name, value in settings.items() if value),
-            ]
-        )
-        kind = type(error) if isinstance(error, AdipocyteError) else RunError
-        raise kind(
-            f"{error}. The state of step {kept} is kept; to go on from it: {command}"
-        ) from error
+        advice = []
+        if kept >= 0 and step in _RESUMED_BY_HAND:
+            settings = {"target": target, "resume": run_id, "store": str(store.folder)}
+            given = [f"-P {name}={value}" for name, value in settings.items() if value]
+            command = " ".join([f"mlflow run . -e {step}", *given])
+            advice = [f"the state of step {kept} is kept; to resume from it: {command}"]
+        if isinstance(error, AdipocyteError):
+            if not advice:
+                raise
+            remedy = "; ".join(filter(None, [error.remedy, *advice]))
+            raise type(error)(error.found, remedy) from error
+        raise RunError(str(error), *advice) from error

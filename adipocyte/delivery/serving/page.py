@@ -1,4 +1,4 @@
-"""A page to try a served model: drop a stack, see its stains. It talks to the server as anyone's program would, through the client."""
+"""A page to try a served model: drop a stack, see its stains. It asks the server by the client."""
 
 import contextlib
 import os
@@ -6,41 +6,51 @@ import signal
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import numpy as np
 from numpy.typing import NDArray
 
-from adipocyte.client import Answer, ServiceError, StainClient
+from adipocyte.client import Answer, StainClient
 from adipocyte.domain import MAGNIFICATIONS, TARGET_COLOURS, TARGET_NAMES, TARGETS
-from adipocyte.errors import ImageError
+from adipocyte.errors import ImageError, ServiceError, UnreachableError
 from adipocyte.plate.tiff import read_header, read_stack, write_image
 
-_SHOWN_PX = 1200  # the longer side of what is shown; what is downloaded is whole
+_SHOWN_PX = 1200  # the longer side of what is shown; downloads have all pixels
 _MOST_UPLOADED = "500mb"
-_KEPT_S = 3600  # a visitor's field is forgotten after an hour
+_KEPT_S = 3600  # a visitor's field is deleted after an hour
 _NO_SERVER = (
-    "No model is served there. "
-    "Start one with `mlflow models serve -m models:/adipocyte@champion --env-manager local --port 5001 --timeout 600`."
+    "No model is served there. Start one with `mlflow models serve "
+    "-m models:/adipocyte@champion --env-manager local --port 5001 --timeout 600`."
 )
+_INTENSITIES = {  # the page's words and the client's `histogram_matching`
+    "as the model keeps": None,
+    "histogram matching": True,
+    "as painted": False,
+}
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A visitor's field as the page shows it: `planes` (Z, Y, X) and `stains` by target, (Y, X), 0 to 1, reduced to fit a screen."""
+    """A visitor's field as the page shows it, 0 to 1, reduced to fit a screen.
+
+    `planes` are (Z, Y, X), `stains` by target (Y, X).
+    """
 
     planes: NDArray[np.float32]
     stains: dict[str, NDArray[np.float32]]
 
 
 def page(client: StainClient, scratch: Path) -> gr.Blocks:
-    """The page. What visitors are to download is written into *scratch*."""
+    """The page. It writes the files that visitors download into *scratch*."""
     with gr.Blocks(
         title="adipocyte", analytics_enabled=False, delete_cache=(_KEPT_S, _KEPT_S)
     ) as blocks:
         shown = gr.State(None, time_to_live=_KEPT_S)
         gr.Markdown(
-            "# Virtual staining of fat cells\nBrightfield planes in; nuclei, lipid droplets and cytoplasm out."
+            "# Virtual staining of fat cells\n"
+            "Brightfield planes in; nuclei, lipid droplets and cytoplasm out."
         )
         with gr.Row():
             stack = gr.File(
@@ -49,17 +59,8 @@ def page(client: StainClient, scratch: Path) -> gr.Blocks:
                 elem_id="stack",
             )
             with gr.Column():
-                magnification = gr.Radio(
-                    [f"{known}x" for known in MAGNIFICATIONS],
-                    value=f"{MAGNIFICATIONS[0]}x",
-                    label="Magnification",
-                    elem_id="magnification",
-                )
-                matching = gr.Radio(
-                    ["as the model keeps", "histogram matching", "as painted"],
-                    value="as the model keeps",
-                    label="Intensities",
-                )
+                magnification = _choice("Magnification", [f"{known}x" for known in MAGNIFICATIONS])
+                intensities = _choice("Intensities", list(_INTENSITIES))
                 button = gr.Button("Stain", variant="primary", elem_id="stain")
         said = gr.Markdown(elem_id="said")
         with gr.Row():
@@ -68,17 +69,7 @@ def page(client: StainClient, scratch: Path) -> gr.Blocks:
                 z_plane = gr.Slider(1, 7, value=4, step=1, label="Focal plane", elem_id="z_plane")
             with gr.Column():
                 composite = _image("Composite")
-                gains = [
-                    gr.Slider(
-                        0,
-                        3,
-                        value=1,
-                        step=0.05,
-                        label=f"{TARGET_NAMES[target]}",
-                        elem_id=f"gain_{target}",
-                    )
-                    for target in TARGETS
-                ]
+                gains = [_gain(target) for target in TARGETS]
         with gr.Row():
             stains = [_image(f"{target} {TARGET_NAMES[target]}") for target in TARGETS]
         files = gr.File(
@@ -88,37 +79,12 @@ def page(client: StainClient, scratch: Path) -> gr.Blocks:
             elem_id="files",
         )
 
-        def stain(path: str | None, chosen: str, intensities: str) -> tuple:
-            if path is None:
-                return (None, "Drop a stack first.", gr.skip(), None)
-            try:
-                planes = read_stack(Path(path), read_header(Path(path)).n_planes)
-                way = {"histogram matching": True, "as painted": False}.get(intensities)
-                answer = client.stain(planes, int(chosen.removesuffix("x")), histogram_matching=way)
-            except (ImageError, ServiceError) as error:
-                advice = f" {_NO_SERVER}" if "no answer from" in str(error) else ""
-                return (
-                    None,
-                    f"⚠️ {str(error).replace(str(path), Path(path).name)}{advice}",
-                    gr.skip(),
-                    None,
-                )
-            n_z = len(planes)
-            middle = (
-                gr.Slider(1, n_z, value=n_z // 2 + 1)
-                if n_z > 1
-                else gr.Slider(1, 2, value=1, interactive=False)
-            )
-            return (
-                _shown(planes, answer),
-                _said(planes, answer),
-                middle,
-                _files(answer, scratch, Path(path).stem),
-            )
+        def stain(path: str | None, chosen_magnification: str, chosen_intensities: str) -> tuple:
+            return _stain(client, scratch, path, chosen_magnification, chosen_intensities)
 
         blocks.load(lambda: "" if client.answers() else f"⚠️ {_NO_SERVER}", None, said)
         painted = button.click(
-            stain, [stack, magnification, matching], [shown, said, z_plane, files]
+            stain, [stack, magnification, intensities], [shown, said, z_plane, files]
         )
         painted.then(_stains, [shown], stains).then(_plane, [shown, z_plane], brightfield).then(
             _composite, [shown, *gains], composite
@@ -130,7 +96,7 @@ def page(client: StainClient, scratch: Path) -> gr.Blocks:
 
 
 def open_page(server: str, port: int) -> None:
-    """Serve the page on this machine alone until it is interrupted or terminated; nothing that it wrote is left."""
+    """Serve the page on this machine alone until Ctrl-C or SIGTERM, and leave no file behind."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with (
         tempfile.TemporaryDirectory(prefix="adipocyte-") as scratch,
@@ -141,7 +107,11 @@ def open_page(server: str, port: int) -> None:
 
 
 def launch(blocks: gr.Blocks, port: int, *, wait: bool = True) -> None:
-    """Open a page on this machine alone. It asks nothing of any other: its fonts are the browser's, and nobody is told of its use."""
+    """Open a page on this machine alone.
+
+    It asks nothing of any other machine: its fonts are the browser's, and it reports its use to
+    nobody.
+    """
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
     blocks.launch(
         server_name="127.0.0.1",
@@ -153,6 +123,39 @@ def launch(blocks: gr.Blocks, port: int, *, wait: bool = True) -> None:
         theme=theme,
         prevent_thread_lock=not wait,
     )
+
+
+def _stain(
+    client: StainClient, scratch: Path, path: str | None, magnification: str, intensities: str
+) -> tuple[Shown | None, str, Any, list[str] | None]:
+    """What the page gets for the stack at *path*: a field to show, a sentence, a slider, files."""
+    if path is None:
+        return None, "Drop a stack first.", gr.skip(), None
+    try:
+        planes = read_stack(Path(path), read_header(Path(path)).n_planes)
+        answer = client.stain(
+            planes,
+            int(magnification.removesuffix("x")),
+            histogram_matching=_INTENSITIES[intensities],
+        )
+    except (ImageError, ServiceError) as error:
+        sentence = str(error).replace(str(path), Path(path).name)  # not where uploads lie
+        advice = f" {_NO_SERVER}" if isinstance(error, UnreachableError) else ""
+        return None, f"⚠️ {sentence}{advice}", gr.skip(), None
+    n_z = len(planes)
+    z_plane = gr.Slider(1, n_z, value=n_z // 2 + 1)
+    if n_z == 1:
+        z_plane = gr.Slider(1, 2, value=1, interactive=False)
+    files = _files(answer, scratch, Path(path).stem)
+    return _shown(planes, answer), _said(planes, answer), z_plane, files
+
+
+def _choice(label: str, choices: list[str]) -> gr.Radio:
+    return gr.Radio(choices, value=choices[0], label=label, elem_id=label.lower())
+
+
+def _gain(target: str) -> gr.Slider:
+    return gr.Slider(0, 3, value=1, step=0.05, label=TARGET_NAMES[target], elem_id=f"gain_{target}")
 
 
 def _image(label: str) -> gr.Image:
@@ -183,10 +186,9 @@ def _unit(image: NDArray[np.uint16], low: float, high: float) -> NDArray[np.floa
 
 def _said(planes: NDArray[np.uint16], answer: Answer) -> str:
     _, height, width = planes.shape
-    told = (
-        f"{len(planes)} planes of {height} × {width} pixels, painted: {', '.join(answer.images)}."
-    )
-    return f"{told}\n\n⚠️ {answer.warnings}" if answer.warnings else told
+    size = f"{len(planes)} planes of {height} × {width} pixels"
+    said = f"{size}, painted: {', '.join(answer.images)}."
+    return f"{said}\n\n⚠️ {answer.warnings}" if answer.warnings else said
 
 
 def _files(answer: Answer, scratch: Path, stem: str) -> list[str]:
@@ -203,23 +205,18 @@ def _plane(shown: Shown | None, z_plane: float) -> NDArray[np.uint8] | None:
 
 
 def _stains(shown: Shown | None) -> list[NDArray[np.uint8] | None]:
-    return [
-        _grey(shown.stains[target]) if shown and target in shown.stains else None
-        for target in TARGETS
-    ]
+    stains = shown.stains if shown else {}
+    return [_grey(stains[target]) if target in stains else None for target in TARGETS]
 
 
 def _composite(shown: Shown | None, *gains: float) -> NDArray[np.uint8] | None:
     """The stains in colours, added up, each as bright as its gain says."""
     if shown is None:
         return None
-    light = {
-        target: gain for target, gain in zip(TARGETS, gains, strict=True) if target in shown.stains
-    }
-    colours = sum(
-        gain * shown.stains[target][..., None] * _light(TARGET_COLOURS[target])
-        for target, gain in light.items()
-    )
+    colours = np.zeros((*shown.planes.shape[1:], 3))
+    for target, gain in zip(TARGETS, gains, strict=True):
+        if target in shown.stains:
+            colours += gain * shown.stains[target][..., None] * _light(TARGET_COLOURS[target])
     return (255 * np.clip(colours, 0, 1)).astype(np.uint8)
 
 

@@ -1,7 +1,9 @@
 """What a request to the served model may ask for beside its rows."""
 
+import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, get_type_hints
 
 from mlflow.types import ParamSchema, ParamSpec
 
@@ -9,46 +11,57 @@ from adipocyte.config import listed
 from adipocyte.domain import Intensities
 from adipocyte.errors import ConfigError
 
+
+@dataclass(frozen=True)
+class Parameters:
+    """The parameters of a request, with their defaults. MLflow's signature is made of these fields.
+
+    Raises ConfigError when `on_error` has another value than "stop" and "report".
+    """
+
+    histogram_matching: bool | None = None
+    targets: str = ""
+    tile_px: int = 0
+    tta: bool = False
+    on_error: str = "stop"
+
+    def __post_init__(self) -> None:
+        if self.on_error not in ("stop", "report"):
+            raise ConfigError(
+                f"on_error must be stop or report, got {self.on_error!r}",
+                "send one of the two, or leave it out",
+            )
+
+    @classmethod
+    def of(cls, params: Mapping[str, Any] | None) -> "Parameters":
+        """Read what MLflow hands over: a parameter that is missing or null has its default."""
+        return cls(**{name: value for name, value in (params or {}).items() if value is not None})
+
+    @property
+    def reports_errors(self) -> bool:
+        """Whether a row that cannot be painted is reported beside the others' answers."""
+        return self.on_error == "report"
+
+    @property
+    def intensities(self) -> Intensities | None:
+        """How the intensities are set; None: as the bundle keeps it."""
+        if self.histogram_matching is None:
+            return None
+        return Intensities.MATCHING if self.histogram_matching else Intensities.NONE
+
+    @property
+    def painting(self) -> dict[str, Any]:
+        """What is painted and how, in keywords of `Stainer.stain`."""
+        return {
+            "targets": listed(self.targets) or None,
+            "tile_px": self.tile_px or None,
+            "tta": self.tta,
+        }
+
+
+_MLFLOW_TYPES = {bool: "boolean", bool | None: "boolean", int: "long", str: "string"}
+_TYPES, _FIELDS = get_type_hints(Parameters), dataclasses.fields(Parameters)
+NAMES = tuple(field.name for field in _FIELDS)
 PARAMETERS = ParamSchema(
-    [
-        ParamSpec("histogram_matching", "boolean", None),
-        ParamSpec("targets", "string", ""),
-        ParamSpec("tile_px", "long", 0),
-        ParamSpec("tta", "boolean", False),
-        ParamSpec("on_error", "string", "stop"),
-    ]
+    [ParamSpec(field.name, _MLFLOW_TYPES[_TYPES[field.name]], field.default) for field in _FIELDS]
 )
-NAMES = tuple(parameter.name for parameter in PARAMETERS)
-_WAYS = {
-    None: None,
-    True: Intensities.MATCHING,
-    False: Intensities.NONE,
-}  # of histogram_matching; None: the way that the bundle keeps
-
-
-def reports_errors(params: Mapping[str, Any] | None) -> bool:
-    """Whether a row that cannot be painted is to be reported, not to stop the request. Raises ConfigError for any other `on_error`."""
-    on_error = _given(params)["on_error"]
-    if on_error not in ("stop", "report"):
-        raise ConfigError(f"on_error must be stop or report, got {on_error!r}")
-    return on_error == "report"
-
-
-def way(params: Mapping[str, Any] | None) -> str | None:
-    """The way of intensities that a request's *params* ask for; None: the one that the bundle keeps."""
-    return _WAYS[_given(params)["histogram_matching"]]
-
-
-def painting(params: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What is to be painted and how, in keywords of `Stainer.stain`. A parameter that is missing or null has its default."""
-    given = _given(params)
-    return {
-        "targets": listed(given["targets"]) or None,
-        "tile_px": given["tile_px"] or None,
-        "tta": given["tta"],
-    }
-
-
-def _given(params: Mapping[str, Any] | None) -> dict[str, Any]:
-    defaults = {parameter.name: parameter.default for parameter in PARAMETERS}
-    return defaults | {name: value for name, value in (params or {}).items() if value is not None}

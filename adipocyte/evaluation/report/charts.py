@@ -1,8 +1,12 @@
-"""The page's charts, as inline SVG: one unit is one pixel of the page, and ink takes the page's colours, light or dark."""
+"""The page's charts, as inline SVG.
+
+One unit is one pixel of the page; ink takes the page's colours, light or dark.
+"""
 
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -33,13 +37,10 @@ GROUP_COLOURS = {
 WAY_COLOURS = ("#8c78c2", "#d98a1f", "#1f9bab", "#c2558f", "#7d9a2e")
 MANY_OBJECTS = 1500  # above, a scatter shows how many lie in a place instead of each
 
-_INK, _LINE, _FAINT = (
-    "#010203",
-    "#040506",
-    "#070809",
-)  # stand for colours that the page's style sheet knows
+# These stand for colours that the page's style sheet knows.
+_INK, _LINE, _FAINT = "#010203", "#040506", "#070809"
 _IN_PAGE = {_INK: "currentColor", _LINE: "var(--line)", _FAINT: "var(--faint)"}
-_STYLE = {
+_STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 11,
@@ -63,8 +64,11 @@ _LOG_TICKS = FuncFormatter(lambda value, _: f"{value:,.0f}")
 
 
 def _chart(name: str, width_px: int, height_px: int, draw: Callable[[Axes], None]) -> Markup:
-    """What *draw* puts on the axes, as SVG with the same bytes every time; *name* keeps its ids apart from other charts'."""
-    with rc_context({**_STYLE, "svg.hashsalt": name}):
+    """The axes that *draw* fills, as SVG with the same bytes every time.
+
+    *name* keeps the chart's ids apart from those of other charts.
+    """
+    with rc_context(cast(Any, _STYLE | {"svg.hashsalt": name})):  # its names are typed one by one
         figure = Figure(figsize=(width_px / 72, height_px / 72), layout="constrained")
         draw(figure.subplots())
         file = io.StringIO()
@@ -77,21 +81,18 @@ def _chart(name: str, width_px: int, height_px: int, draw: Callable[[Axes], None
         )
     svg = file.getvalue()
     svg = re.sub(r'<g id="[^"]*"', "<g", svg[svg.index("<svg") :])
-    svg = re.sub(
-        r"<svg[^>]*>",
-        f'<svg viewBox="0 0 {width_px} {height_px}" width="{width_px}" role="img" aria-label="{escape(name)}">',
-        svg,
-    )
+    view, label = f'viewBox="0 0 {width_px} {height_px}"', f'role="img" aria-label="{escape(name)}"'
+    svg = re.sub(r"<svg[^>]*>", f'<svg {view} width="{width_px}" {label}>', svg)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     for colour, in_page in _IN_PAGE.items():
         svg = svg.replace(colour, in_page)
-    return Markup(svg)  # safe: matplotlib escapes what it writes
+    return Markup(svg)  # safe, because matplotlib escapes what it writes
 
 
 def intervals(
     name: str, values: Mapping[str, float], spans: Mapping[str, Mapping[str, Interval]], shown: str
 ) -> Markup:
-    """A metric by way, with its intervals over fields (broad) and wells (thin) where there are."""
+    """A metric by way, with its intervals, if it has any, over fields (broad) and wells (thin)."""
 
     def draw(axes: Axes) -> None:
         for row, (way, value) in enumerate(values.items()):
@@ -118,7 +119,10 @@ def intervals(
 
 
 def feature_bars(name: str, errors: Mapping[str, float], groups: Mapping[str, str]) -> Markup:
-    """Errors of features from worst to best. The axis grows with the root, so that small errors are seen beside large ones."""
+    """Errors of features from worst to best.
+
+    The axis grows with the root, so that small errors are seen beside large ones.
+    """
     ordered = sorted(errors, key=lambda feature: (-errors[feature], feature))
     values = np.array([errors[feature] for feature in ordered])
 
@@ -156,18 +160,27 @@ def _short(feature: str) -> str:
 
 
 def object_sizes(name: str, pairs: ObjectPairs, colour: str, *, log: bool) -> Markup:
-    """Painted against true areas of the objects that were found, with the line on which both are the same."""
+    """Painted against true areas of the objects that were found, with the line of equal areas."""
 
     def draw(axes: Axes) -> None:
         sizes = np.concatenate([pairs.truth_px, pairs.painted_px])
         low, high = (sizes.min() / 1.3, sizes.max() * 1.3) if log else (0, sizes.max() * 1.05)
         if len(pairs.truth_px) > MANY_OBJECTS:
             scale = "log" if log else "linear"
-            extent = (*np.log10([low, high]),) * 2 if log else (low, high) * 2
+            first, last = np.log10([low, high]) if log else (low, high)
             axes.hexbin(
-                pairs.truth_px, pairs.painted_px, gridsize=45, bins="log", xscale=scale, yscale=scale, extent=extent, mincnt=1,
-                cmap="viridis", rasterized=True, linewidths=0.1,
-            )  # fmt: skip
+                pairs.truth_px,
+                pairs.painted_px,
+                gridsize=45,
+                bins="log",
+                xscale=scale,
+                yscale=scale,
+                extent=(first, last, first, last),
+                mincnt=1,
+                cmap="viridis",
+                rasterized=True,
+                linewidths=0.1,
+            )
         else:
             axes.scatter(
                 pairs.truth_px,
@@ -205,7 +218,10 @@ def distributions(
     painted: Mapping[str, NDArray[np.int64]],
     colours: Mapping[str, str],
 ) -> Markup:
-    """How many pixels have which counts: the truth's as an area, each way's as a line; both axes logarithmic. (65536,) each."""
+    """How many pixels have which counts: the truth's as an area, each way's as a line.
+
+    truth, painted: (65536,) each. Both axes are logarithmic.
+    """
     edges = np.concatenate([[0], np.unique(np.geomspace(1, 65536, 140).astype(np.int64))])
     octaves = np.diff(np.log2(np.maximum(edges, 0.5)))  # a count of 0 stands at 1/2
 
@@ -228,9 +244,8 @@ def distributions(
             ylim=(1e-6, 3),
             xlim=(at[first], at[last + 1]),
         )
-        axes.xaxis.set_major_locator(
-            LogLocator(subs=(1, 3) if at[last + 1] < 300 * at[first] else (1,), numticks=12)
-        )
+        subs = (1, 3) if at[last + 1] < 300 * at[first] else (1,)
+        axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
         axes.xaxis.set_major_formatter(
             FuncFormatter(lambda value, _: "0" if value < 1 else f"{value:,.0f}")
         )
@@ -245,9 +260,12 @@ def distributions(
 
 
 def plate_map(name: str, wells: Mapping[str, float], highest: float) -> Markup:
-    """The plate from above, a disc for each well, from none to *highest*; wells without data are rings."""
+    """The plate from above, a disc for each well, its colour from 0 to *highest*.
+
+    Wells without data are rings.
+    """
     places = {well: (ord(well[0]) - ord("A"), int(well[1:]) - 1) for well in wells}
-    n_rows, n_columns = (max(place[axis] for place in places.values()) + 1 for axis in (0, 1))
+    n_rows, n_columns = (max(axis) + 1 for axis in zip(*places.values(), strict=True))
     pitch = min(44, 300 / n_columns)
 
     def draw(axes: Axes) -> None:
@@ -272,30 +290,21 @@ def plate_map(name: str, wells: Mapping[str, float], highest: float) -> Markup:
                 axes.text(
                     column, row, f"{value:.2f}", ha="center", va="center", fontsize=9.5, color=tone
                 )
-        axes.set_xticks(
-            range(n_columns),
-            [str(column + 1) for column in range(n_columns)],
-            fontsize=min(11, 0.62 * pitch),
-        )
-        axes.set_yticks(
-            range(n_rows),
-            [chr(ord("A") + row) for row in range(n_rows)],
-            fontsize=min(11, 0.8 * pitch),
-        )
+        numbers = [str(column + 1) for column in range(n_columns)]
+        letters = [chr(ord("A") + row) for row in range(n_rows)]
+        axes.set_xticks(range(n_columns), numbers, fontsize=min(11, 0.62 * pitch))
+        axes.set_yticks(range(n_rows), letters, fontsize=min(11, 0.8 * pitch))
         axes.set(xlim=(-0.55, n_columns - 0.45), ylim=(n_rows - 0.45, -0.55), aspect="equal")
         axes.xaxis.tick_top()
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        axes.figure.colorbar(
+        colours = axes.figure.colorbar(
             discs, ax=axes, fraction=0.05, shrink=0.9, ticks=MaxNLocator(4)
-        ).outline.set_visible(False)
+        )
+        colours.outline.set_visible(False)
 
-    return _chart(
-        name,
-        340 if n_columns > 5 else 120 + round(44 * n_columns),
-        round(40 + pitch * n_rows),
-        draw,
-    )
+    width_px = 340 if n_columns > 5 else 120 + round(44 * n_columns)
+    return _chart(name, width_px, round(40 + pitch * n_rows), draw)
 
 
 def way_colours(ways: Sequence[str]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 import base64
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -15,14 +15,18 @@ from adipocyte.evaluation.measure import FieldMeasurement
 from adipocyte.imaging.grey import display_range, to_grey
 from adipocyte.plate.tiff import read_image
 
-BUDGET_BYTES = 34_000_000  # of all pictures together: 4/3 of it as text, and MLflow's page shows no artifact of more than 50 MB
-_SMALL_PX = 1_000_000  # fields below are kept to the last grey level, if they fit
+# Of all pictures together. As text they take 4/3 of it; MLflow's page shows no artifact over 50 MB.
+BUDGET_BYTES = 34_000_000
+_SMALL_PX = 1_000_000  # smaller fields are kept to the last grey level, if they fit
 _QUALITIES = (98, 92, 85, 75, 60, 40, 20, 5)
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A field chosen to be shown: its `rank` ("worst", "median", "best"), with `mae` in counts and `pearson` of its painted image."""
+    """A field chosen to be shown, with its `rank` ("only", "worst", "median", "best").
+
+    `mae` (counts) and `pearson` are those of its painted image.
+    """
 
     key: FieldKey
     target: str
@@ -33,7 +37,10 @@ class Shown:
 
 @dataclass(frozen=True)
 class Pair:
-    """A true and a painted image, data: URIs of `width_px` by `height_px`, grey from `low` to `high` counts."""
+    """A true and a painted image as data: URIs of `width_px` by `height_px`.
+
+    They are grey from `low` to `high` counts.
+    """
 
     shown: Shown
     low: float
@@ -46,7 +53,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class Gallery:
-    """The pictures of a page, and how they were compressed: `loss` is the mean difference that this made, in grey levels of 255."""
+    """The pictures of a page, and the `method` that compressed them.
+
+    `loss` is the mean difference that compression made, in grey levels of 255.
+    """
 
     pairs: list[Pair]
     method: str
@@ -54,34 +64,29 @@ class Gallery:
 
 
 def chosen(
-    figures: Sequence[FieldMeasurement], target: str, magnification: int, way: str
+    measurements: Sequence[FieldMeasurement], target: str, magnification: int, way: str
 ) -> list[Shown]:
-    """The fields with the largest, the middle and the smallest MAE; fewer where there are fewer."""
+    """The fields with the largest, the middle and the smallest MAE; fewer if there are fewer."""
     found = [
         Shown(field.key, target, "", of_target["mae"], of_target["pearson"])
-        for field in figures
+        for field in measurements
         if field.key.magnification == magnification
         and (of_target := field.pixels[way].get(target))
         and np.isfinite(of_target["mae"])
     ]
     found.sort(key=lambda shown: (-shown.mae, shown.key))
-    places = (
-        {0: "worst", len(found) // 2: "median", len(found) - 1: "best"}
-        if len(found) > 2
-        else dict(enumerate(("worst", "best")))
-    )
-    ranks = {0: "only"} if len(found) == 1 else places
-    return [
-        Shown(one.key, target, ranks[place], one.mae, one.pearson)
-        for place, one in enumerate(found)
-        if place in ranks
-    ]
+    if len(found) > 2:
+        ranks = {0: "worst", len(found) // 2: "median", len(found) - 1: "best"}
+    else:
+        ranks = dict(enumerate(("worst", "best") if len(found) == 2 else ("only",)))
+    return [replace(one, rank=ranks[place]) for place, one in enumerate(found) if place in ranks]
 
 
 def gallery(chosen_fields: Sequence[Shown], paths: dict[FieldKey, FieldPaths], way: str) -> Gallery:
-    """Read the fields and compress all alike, as well as fits into the budget: a sharper truth would make the painting look blurred.
+    """Read the fields and compress all alike, as well as fits into the budget.
 
-    Raises ImageError, naming the file, when an image cannot be read.
+    They are compressed alike because a sharper truth would make the painting look blurred. Raises
+    ImageError, naming the file, when an image cannot be read.
     """
     ranges, greys = [], []
     for shown in chosen_fields:
@@ -91,11 +96,9 @@ def gallery(chosen_fields: Sequence[Shown], paths: dict[FieldKey, FieldPaths], w
         greys += [to_grey(truth, *ranges[-1]), to_grey(painted, *ranges[-1])]
     method, files = _fitted(greys)
     kind = method.split()[0].lower()
-    sources = [f"data:image/{kind};base64,{base64.b64encode(file).decode()}" for file in files]
-    losses = [
-        cv2.absdiff(grey, cv2.imdecode(file, cv2.IMREAD_GRAYSCALE)).mean()
-        for grey, file in zip(greys, files, strict=True)
-    ]
+    texts = [base64.b64encode(file.tobytes()).decode() for file in files]
+    sources = [f"data:image/{kind};base64,{text}" for text in texts]
+    losses = [_loss(grey, file) for grey, file in zip(greys, files, strict=True)]
     pairs = [
         Pair(shown, low, high, truth.shape[1], truth.shape[0], *of_pair)
         for shown, (low, high), truth, *of_pair in zip(
@@ -105,20 +108,29 @@ def gallery(chosen_fields: Sequence[Shown], paths: dict[FieldKey, FieldPaths], w
     return Gallery(pairs, method, float(np.mean(losses)) if losses else 0.0)
 
 
+def _loss(grey: NDArray[np.uint8], file: NDArray[np.uint8]) -> float:
+    """The mean difference of a pixel of *grey* from what its compressed *file* gives back."""
+    found = cv2.imdecode(file, cv2.IMREAD_GRAYSCALE)
+    return float(cv2.absdiff(grey, np.asarray(found)).mean())
+
+
 def _fitted(greys: list[NDArray[np.uint8]]) -> tuple[str, list[NDArray[np.uint8]]]:
-    """Every image compressed in the best way that the budget allows, the last way whatever it takes: the way's name, the files."""
-    ways = [
+    """Compress every image by the best method that fits the budget.
+
+    The last method is taken even if it does not fit. Returns the method's name and the files.
+    """
+    methods = [
         (f"WebP quality {quality}", ".webp", [cv2.IMWRITE_WEBP_QUALITY, quality])
         for quality in _QUALITIES
     ]
     if all(grey.size < _SMALL_PX for grey in greys):
-        ways.insert(0, ("PNG", ".png", [cv2.IMWRITE_PNG_COMPRESSION, 9]))
-    *better, (last, suffix, settings) = ways
-    for method, *how in better:
-        files = _compressed(greys, *how, BUDGET_BYTES)
+        methods.insert(0, ("PNG", ".png", [cv2.IMWRITE_PNG_COMPRESSION, 9]))
+    for method, suffix, settings in methods[:-1]:
+        files = _compressed(greys, suffix, settings, BUDGET_BYTES)
         if len(files) == len(greys):
             return method, files
-    return last, _compressed(greys, suffix, settings, math.inf)
+    method, suffix, settings = methods[-1]
+    return method, _compressed(greys, suffix, settings, math.inf)
 
 
 def _compressed(

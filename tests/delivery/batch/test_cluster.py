@@ -6,8 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,19 +18,18 @@ import torch
 from ray.cluster_utils import Cluster as RealCluster
 
 from adipocyte.config import StainConfig
-from adipocyte.delivery.batch import cluster
-from adipocyte.delivery.batch import plate as batch
-from adipocyte.delivery.batch.cluster import joined
+from adipocyte.delivery.batch.cluster import absolute_uri, joined
 from adipocyte.delivery.batch.output import Output
 from adipocyte.delivery.batch.painter import FAILED, PAINTED, Assignment
-from adipocyte.delivery.batch.plate import Here, stain_plate
+from adipocyte.delivery.batch.plate import Here, PlateManifest, stain_plate
 from adipocyte.errors import ConfigError, RunError
 from adipocyte.plate.scan import scan_plate
 from tests.support import ROOT
 from tests.support.plates import images, plane, write_plate
+from tests.support.processes import wait_for
 
 N_FIELDS = 12
-AT_WORK = "ray::MapWorker(Map(_Worker)).submit"  # what Ray calls the process of a worker that has a field in hand
+AT_WORK = "ray::_Worker.paint"  # Ray's name of the process of a worker that has a field in hand
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +41,10 @@ def plate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def expected(
     plate: Path, small_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, bytes]:
-    """What this process paints, on as many threads as the workers have: sums in float32 depend on how they are shared out."""
+    """What this process paints on as many threads as the workers have.
+
+    Sums in float32 depend on how threads share them.
+    """
     out, n_threads = tmp_path_factory.mktemp("here"), torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
@@ -55,7 +56,7 @@ def expected(
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[RealCluster]:
-    """A cluster of a head, which paints nothing, and one node, to which tests add others; each node has a core to give."""
+    """A cluster of a head, which paints nothing, and one node of one core; tests add others."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     started = RealCluster(initialize_head=True, head_node_args={"num_cpus": 0})
     started.add_node(num_cpus=1)
@@ -82,15 +83,6 @@ def entries(out: Path) -> dict[str, Any]:
     return json.loads((out / "manifest.json").read_text())["fields"]
 
 
-def wait_for(condition: Callable[[], Any]) -> Any:
-    """What a condition gives once it holds."""
-    deadline = time.monotonic() + 120
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    return found
-
-
 def at_work() -> list[psutil.Process]:
     """The processes that have a field in hand."""
     found = []
@@ -98,6 +90,11 @@ def at_work() -> list[psutil.Process]:
         with contextlib.suppress(psutil.Error):
             found += [process] if AT_WORK in " ".join(process.cmdline()) else []
     return found
+
+
+def n_alive() -> int:
+    """The nodes that paint and are alive."""
+    return sum(node["Alive"] for node in ray.nodes() if node["Resources"].get("CPU"))
 
 
 def is_held(process: psutil.Process) -> bool:
@@ -110,10 +107,18 @@ def is_held(process: psutil.Process) -> bool:
     return False
 
 
+def held() -> list[psutil.Process]:
+    """The workers that read a pipe."""
+    return [process for process in at_work() if is_held(process)]
+
+
 def test_a_node_dies_and_every_field_is_painted_once_and_as_here(
     nodes, small_model, expected, tmp_path
 ):
-    """A field in the middle has a pipe for a plane, which holds whoever reads it: that worker's node is killed, with the field in hand."""
+    """A field in the middle has a pipe for a plane, which holds the worker that reads it.
+
+    That worker's node is killed, with the field in hand.
+    """
     plate = write_plate(tmp_path / "plate", range(1, N_FIELDS + 1))
     fields = scan_plate(plate, ()).fields
     pipe = plane(plate, N_FIELDS // 2, 1)
@@ -124,11 +129,11 @@ def test_a_node_dies_and_every_field_is_painted_once_and_as_here(
     nodes.wait_for_nodes()
 
     def kill_the_node_that_is_held() -> None:
-        [held] = wait_for(lambda: [process for process in at_work() if is_held(process)])
+        [stuck] = wait_for(held)
         [its_node] = [
             node
             for node in nodes.worker_nodes
-            if node.all_processes["raylet"][0].process.pid == held.ppid()
+            if node.all_processes["raylet"][0].process.pid == stuck.ppid()
         ]
         nodes.remove_node(its_node, allow_graceful=False)
         pipe.unlink()
@@ -137,27 +142,22 @@ def test_a_node_dies_and_every_field_is_painted_once_and_as_here(
     with joined(nodes.address, 1) as crew, ThreadPoolExecutor(1) as killer:
         assert crew.n_workers == 2
         killing = killer.submit(kill_the_node_that_is_held)
-        manifest = batch.PlateManifest(Output(str(tmp_path / "out")), {}, ())
+        manifest = PlateManifest(Output(str(tmp_path / "out")), {}, ())
         records = list(
             manifest.kept(crew.paint(assignment(plate, small_model, tmp_path / "out"), fields))
         )
         killing.result()
-        wait_for(
-            lambda: (
-                [node["Alive"] for node in ray.nodes() if node["Resources"].get("CPU")].count(True)
-                == 1
-            )
-        )
+        wait_for(lambda: n_alive() == 1)
     assert sorted(record.key for record in records) == [field.key for field in fields]
     assert {record.status for record in records} == {PAINTED}
     assert images(tmp_path / "out") == expected
     assert [entry["status"] for entry in entries(tmp_path / "out").values()] == [PAINTED] * N_FIELDS
 
 
-def test_the_command_paints_on_a_cluster_and_goes_on_after_a_kill(
+def test_the_command_paints_on_a_cluster_and_resumes_after_a_kill(
     nodes, small_model, expected, tmp_path
 ):
-    """With a bad field, which is recorded; the plate of the command is another copy of the same fields."""
+    """One field is bad and is recorded. The plate is another copy of the same fields."""
     plate = write_plate(tmp_path / "plate", range(1, N_FIELDS + 1))
     good = plane(plate, 5, 4).read_bytes()
     plane(plate, 5, 4).write_bytes(b"no TIFF")
@@ -167,15 +167,16 @@ def test_the_command_paints_on_a_cluster_and_goes_on_after_a_kill(
         "out": tmp_path / "out",
         "precision": "32",
         "intensities": "none",
+        "cluster": nodes.address,
+        "worker_cpus": 1,
     }
-    settings |= {"cluster": nodes.address, "worker_cpus": 1}
     arguments = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
     command = [sys.executable, "-m", "entrypoints.stain", *arguments]
     environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
-    with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
-    ) as painting:
-        wait_for(lambda: images(tmp_path / "out") or painting.poll() is not None)
+    with (tmp_path / "log").open("w") as log:
+        painting = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=log)
+    with painting:
+        wait_for(lambda: images(tmp_path / "out"), process=painting, log=tmp_path / "log")
         painting.send_signal(signal.SIGKILL)
     assert images(tmp_path / "out")
 
@@ -196,7 +197,7 @@ def test_the_command_paints_on_a_cluster_and_goes_on_after_a_kill(
 
 
 def test_a_field_that_kills_its_worker_is_tried_thrice_and_recorded(nodes, small_model, tmp_path):
-    """A plane that is a pipe holds whoever reads it until it is killed, as memory that runs out would do."""
+    """A pipe for a plane holds its reader until it is killed, as the kernel kills for memory."""
     plate = write_plate(tmp_path / "plate", (1,))
     fields = scan_plate(plate, ()).fields
     pipe = plane(plate, 1, 1)
@@ -206,13 +207,7 @@ def test_a_field_that_kills_its_worker_is_tried_thrice_and_recorded(nodes, small
 
     def kill() -> None:
         while len(killed) < 3:
-            [stuck] = wait_for(
-                lambda: [
-                    process
-                    for process in at_work()
-                    if is_held(process) and process.pid not in killed
-                ]
-            )
+            [stuck] = wait_for(lambda: [one for one in held() if one.pid not in killed])
             killed.append(stuck.pid)
             stuck.kill()
 
@@ -231,24 +226,22 @@ def test_what_keeps_all_fields_from_being_painted_ends_the_command_at_once(
     claimed = assignment(plate, small_model, tmp_path / "out")
     with joined(nodes.address, 0) as crew:
         with pytest.raises(
-            RunError,
-            match=r"a worker on .* gives up: there is no registered model at models:/nobody/1",
+            RunError, match=r"a worker on .* gives up: .*no registered model at models:/nobody/1"
         ):
             list(crew.paint(assignment(plate, "models:/nobody/1", tmp_path / "out"), fields))
         elsewhere = assignment(tmp_path / "mine", small_model, tmp_path / "out")
         with pytest.raises(
             RunError,
-            match=r"there is no .*/mine on this node: the plate must lie on a disk that all nodes share",
+            match=r"no .*/mine on this node: the plate must lie on a disk that all nodes share",
         ):
             list(crew.paint(elsewhere, fields))
         with pytest.raises(
             RunError,
-            match="memory://stained on this node is not the folder that it is where the command runs",
+            match="memory://stained on this node is not the folder that it is where the command",
         ):
             list(crew.paint(Assignment(**vars(claimed) | {"out": "memory://stained"}), fields))
-        with pytest.raises(
-            RunError, match="out on this node is not the folder"
-        ):  # what another plate left there by the same path
+        # What another plate left there by the same path.
+        with pytest.raises(RunError, match="out on this node is not the folder"):
             list(crew.paint(Assignment(**vars(claimed) | {"claim": "theirs"}), fields))
 
 
@@ -283,7 +276,7 @@ def test_without_ray_its_package_is_named(monkeypatch):
 
 def test_databases_are_found_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert cluster._from_anywhere("sqlite:///mlflow.db") == f"sqlite:///{tmp_path}/mlflow.db"
-    assert cluster._from_anywhere("sqlite:////data/mlflow.db") == "sqlite:////data/mlflow.db"
-    assert cluster._from_anywhere("mlruns") == str(tmp_path / "mlruns")
-    assert cluster._from_anywhere("http://mlflow:5000") == "http://mlflow:5000"
+    assert absolute_uri("sqlite:///mlflow.db") == f"sqlite:///{tmp_path}/mlflow.db"
+    assert absolute_uri("sqlite:////data/mlflow.db") == "sqlite:////data/mlflow.db"
+    assert absolute_uri("mlruns") == str(tmp_path / "mlruns")
+    assert absolute_uri("http://mlflow:5000") == "http://mlflow:5000"

@@ -47,14 +47,14 @@ def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path):
     (tmp_path / "a.tif").mkdir()
     with pytest.raises(
         OutputError,
-        match=f"{tmp_path} cannot be written to .*IsADirectoryError.*: see that it is there, has room",
+        match=f"{tmp_path} cannot be written to .*IsADirectoryError.*: see that it is there,",
     ):
         Output(str(tmp_path)).write("a.tif", b"pixels")
     assert [path.name for path in tmp_path.iterdir()] == ["a.tif"]
 
 
 def test_a_file_elsewhere_is_whole_or_as_it_was(tmp_path, monkeypatch):
-    """Bytes on their way are not yet the file; the commit at the end is what makes them so."""
+    """Bytes become the file when they are committed at the end."""
     out = Output(f"memory://{tmp_path.name}")
     out.write("a.tif", b"before")
 
@@ -72,7 +72,7 @@ def test_a_file_elsewhere_is_whole_or_as_it_was(tmp_path, monkeypatch):
 
 def test_a_place_that_fails_is_named_with_what_to_do(tmp_path, monkeypatch):
     def fail(*_: object, **__: object) -> None:
-        raise KeyError("credentials")  # places raise what they please
+        raise KeyError("credentials")  # each place has its own errors
 
     out = Output(f"memory://{tmp_path.name}")
     for method in ("find", "cat_file"):

@@ -1,4 +1,4 @@
-"""A whole plate is painted field by field; whatever happens on the way, the same command goes on."""
+"""A whole plate is painted field by field, and the same command resumes after any interruption."""
 
 import json
 import os
@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,14 @@ import tifffile
 from adipocyte.config import StainConfig
 from adipocyte.delivery.batch import plate as batch
 from adipocyte.delivery.batch.painter import Assignment, FieldOutcome
-from adipocyte.delivery.batch.plate import Here, stain_plate
+from adipocyte.delivery.batch.plate import Here, should_compile, stain_plate
 from adipocyte.domain import FieldKey
 from adipocyte.errors import ConfigError, OutputError, PlateError
 from adipocyte.plate.fields import FieldFiles
 from adipocyte.staining.stainer import Stainer
 from tests.support import ROOT
 from tests.support.plates import images, plane, write_plate
+from tests.support.processes import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +37,7 @@ def stain(plate: Path, small_model: Path, tmp_path: Path):
     """Paint the plate into tmp_path/out, or with other settings."""
 
     def run(crew: batch.Crew | None = None, **settings: Any) -> batch.StainedPlate:
-        given = {
-            "plate": str(plate),
-            "model": str(small_model),
-            "out": str(tmp_path / "out"),
-        } | settings
+        given = {"plate": plate, "model": str(small_model), "out": str(tmp_path / "out")} | settings
         return stain_plate(StainConfig(**given), crew or Here())
 
     return run
@@ -90,7 +86,7 @@ def test_the_manifest_tells_of_each_field(stain, tmp_path):
 
 
 def test_a_bad_field_is_recorded_and_mended_by_the_same_command(stain, plate, tmp_path):
-    """One lacks a plane, which the scan sees; one has pixels that cannot be decoded, which nobody sees before it is read."""
+    """One lacks a plane, which the scan sees; one has pixels that cannot be decoded, if read."""
     broken = shutil.copytree(plate, tmp_path / "broken")
     plane(broken, 2, 3).unlink()
     damaged = plane(broken, 4, 5)
@@ -102,17 +98,11 @@ def test_a_bad_field_is_recorded_and_mended_by_the_same_command(stain, plate, tm
     result = stain(plate=broken)
     assert fovs(result.painted) == [1, 3, 5]
     told = entries(tmp_path / "out")
-    assert told["20x B03 F002"] == {
-        "status": "failed",
-        "seconds": 0,
-        "warnings": [],
-        "problem": told["20x B03 F002"]["problem"],
-    }
-    assert "lacks Z3" in told["20x B03 F002"]["problem"]
-    assert (told["20x B03 F004"]["status"], damaged.name in told["20x B03 F004"]["problem"]) == (
-        "failed",
-        True,
-    )
+    lacking, unreadable = told["20x B03 F002"], told["20x B03 F004"]
+    assert "lacks Z3" in lacking.pop("problem")
+    assert lacking == {"status": "failed", "seconds": 0, "warnings": []}
+    assert unreadable["status"] == "failed"
+    assert damaged.name in unreadable["problem"]
     assert [problem.where for problem in result.problems] == ["20x B03 F002", "20x B03 F004"]
 
     shutil.copy(plane(plate, 2, 3), broken / "20x_images")
@@ -137,27 +127,14 @@ def test_what_was_painted_before_an_interruption_is_kept(stain, tmp_path, error)
     assert images(tmp_path / "out") == images(tmp_path / "at once")
 
 
-def test_a_plate_whose_painting_is_killed_goes_on(stain, plate, small_model, tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "entrypoints.stain",
-        "--plate",
-        plate,
-        "--model",
-        small_model,
-        "--out",
-        tmp_path / "out",
-    ]
+def test_a_plate_whose_painting_is_killed_resumes(stain, plate, small_model, tmp_path):
+    command = [sys.executable, "-m", "entrypoints.stain"]
+    command += ["--plate", str(plate), "--model", str(small_model), "--out", str(tmp_path / "out")]
     environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
     with subprocess.Popen(
-        list(map(str, command)), cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
+        command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
     ) as painting:
-        deadline = time.monotonic() + 120
-        while (
-            not images(tmp_path / "out") and painting.poll() is None and time.monotonic() < deadline
-        ):
-            time.sleep(0.001)
+        wait_for(lambda: images(tmp_path / "out"), process=painting)
         painting.send_signal(signal.SIGKILL)
     assert len(images(tmp_path / "out")) > 0
     stain()
@@ -229,17 +206,20 @@ def test_a_plate_is_finished_in_the_arithmetic_it_was_begun_in(stain, tmp_path):
 
 
 def test_what_is_compiled_stays_so(stain, tmp_path):
-    stain(compile="on")
+    stain(compile="true")
     for path in (tmp_path / "out").glob("20x_images/*F002*"):
         path.unlink()
     assert fovs(stain().painted) == [2]
-    stain(out=str(tmp_path / "at once"), compile="on")
+    stain(out=str(tmp_path / "at once"), compile="true")
     assert images(tmp_path / "out") == images(tmp_path / "at once")
 
 
 @pytest.mark.parametrize(
     ("name", "content", "said"),
-    [("manifest.json", "{", "is damaged"), ("stained.json", "[1]", "is none of ours")],
+    [
+        ("manifest.json", "{", "is damaged"),
+        ("stained.json", "[1]", "was written by another program"),
+    ],
 )
 def test_a_folder_with_files_of_other_kinds_is_refused(stain, tmp_path, name, content, said):
     (tmp_path / "out").mkdir()
@@ -249,8 +229,8 @@ def test_a_folder_with_files_of_other_kinds_is_refused(stain, tmp_path, name, co
     assert (tmp_path / "out" / name).read_text() == content
 
 
-@pytest.mark.parametrize("way", ["inside", "itself by a link", "itself by a detour"])
-def test_the_raw_plate_is_never_written_to(stain, plate, tmp_path, way):
+@pytest.mark.parametrize("where", ["inside", "itself by a link", "itself by a detour"])
+def test_the_raw_plate_is_never_written_to(stain, plate, tmp_path, where):
     (tmp_path / "link").symlink_to(plate.parent)
     out = {
         "inside": plate / "stained",
@@ -259,16 +239,16 @@ def test_the_raw_plate_is_never_written_to(stain, plate, tmp_path, way):
     }
     before = images(plate)
     with pytest.raises(PlateError, match="lies in the raw plate, which is never written to"):
-        stain(out=str(out[way]))
+        stain(out=str(out[where]))
     assert images(plate) == before
     assert not list(plate.rglob("*.json"))
 
 
-def test_a_detour_around_the_raw_plate_is_none_of_it(stain, plate, tmp_path):
+def test_a_detour_around_the_raw_plate_is_allowed(stain, plate, tmp_path):
     assert fovs(stain(out=f"{plate}/../beside").painted) == [1, 2, 3, 4, 5]
 
 
-def test_a_plate_without_a_whole_field_is_told_of_field_by_field(stain, plate, tmp_path):
+def test_a_plate_without_a_whole_field_is_recorded_field_by_field(stain, plate, tmp_path):
     broken = shutil.copytree(plate, tmp_path / "broken")
     for fov in range(1, 6):
         plane(broken, fov, 3).unlink()
@@ -277,7 +257,7 @@ def test_a_plate_without_a_whole_field_is_told_of_field_by_field(stain, plate, t
     assert {entry["status"] for entry in entries(tmp_path / "out").values()} == {"failed"}
 
 
-def test_a_bad_field_that_is_taken_away_is_no_longer_told_of(stain, plate, tmp_path):
+def test_a_bad_field_that_is_removed_leaves_the_manifest(stain, plate, tmp_path):
     broken = shutil.copytree(plate, tmp_path / "broken")
     plane(broken, 2, 3).unlink()
     stain(plate=broken)
@@ -301,17 +281,25 @@ def test_settings_bind_from_the_first_image_on(stain, tmp_path):
     assert fovs(stain(intensities="matching", tile_px=1088).painted) == [2, 3, 4, 5]
 
 
+def test_auto_compiles_for_workers_of_sixteen_fields_where_it_is_possible():
+    wanted = [should_compile("auto", n_fields, possible=True) for n_fields in (1, 15, 16, 3456)]
+    assert wanted == [False, False, True, True]
+    assert not should_compile("auto", 1000, possible=False)
+    assert should_compile("true", 1, possible=False)  # `stain_plate` says what to install
+    assert not should_compile("false", 3456, possible=True)
+
+
 def test_what_cannot_be_compiled_here_is_said_before_anything_is_claimed(stain, tmp_path):
     class Plain(Here):
         def has_compiler(self) -> bool:
             return False
 
     with pytest.raises(
-        ConfigError, match=r"pip install \"adipocyte\[openvino\]\", or go on with -P compile=off"
+        ConfigError, match=r"pip install \"adipocyte\[openvino\]\", or go on with -P compile=false"
     ):
-        stain(Plain(), compile="on")
+        stain(Plain(), compile="true")
     assert not (tmp_path / "out").exists()
-    stain(compile="on")
+    stain(compile="true")
     for path in (tmp_path / "out").glob("20x_images/*F002*"):
         path.unlink()
     with pytest.raises(

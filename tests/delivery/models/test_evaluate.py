@@ -1,4 +1,4 @@
-"""From painted fields to what a person finds in the run: painting on a store, judging two folders."""
+"""From painted fields to the artifacts of a run: painting on a store, judging two folders."""
 
 import importlib
 import json
@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from adipocyte.config import PreprocessConfig
 from adipocyte.delivery.models.assemble import Assembled
-from adipocyte.domain import SEGMENTER, TARGETS, FieldKey
+from adipocyte.domain import SEGMENTER, TARGETS, FieldKey, table_key
 from adipocyte.errors import StoreError
 from adipocyte.evaluation.judge import judge
 from adipocyte.evaluation.metric import Part, Score
@@ -53,7 +53,7 @@ def bundle_of(store: Store, folder: Path, targets: tuple[str, ...]) -> Stainer:
         intensities="none",
     )
     histograms = {
-        f"{m}/{target}": store.histogram(m, target)
+        table_key(m, target): store.histogram(m, target)
         for m in store.magnifications
         for target in targets
     }
@@ -63,7 +63,10 @@ def bundle_of(store: Store, folder: Path, targets: tuple[str, ...]) -> Stainer:
 
 @pytest.fixture(scope="module")
 def shifted_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """Fields of 96 x 80 pixels in B03 (two), B04 and C02, prepared with fluorescence that lies three pixels lower and two further left."""
+    """Fields of 96 x 80 pixels in B03 (two), B04 and C02.
+
+    Their fluorescence lies three pixels lower and two further left than their brightfield.
+    """
     folder = tmp_path_factory.mktemp("shifted")
     for seed, (well, fov) in enumerate((("B03", 1), ("B03", 2), ("B04", 1), ("C02", 1))):
         field = simulate_field(20, (96, 80), seed=seed)
@@ -126,14 +129,11 @@ def test_each_way_is_that_of_the_stainer(shifted_store, stainer, painted):
 def test_the_preview_shows_each_target_with_its_error_where_both_were_seen(shifted_store, stainer):
     [key] = shifted_store.keys("test")
     titles = [panel.get_title() for panel in preview(stainer, shifted_store, key).axes]
-    images, valid = (
-        stainer.stain(shifted_store.planes(key), 20, intensities="none").images,
-        shifted_store.valid(key),
-    )
+    images = stainer.stain(shifted_store.planes(key), 20, intensities="none").images
+    valid = shifted_store.valid(key)
     for target in TARGETS:
-        error = np.abs(
-            shifted_store.target(key, target)[valid].astype(float) - images[target][valid]
-        ).mean()
+        truth = shifted_store.target(key, target)[valid].astype(float)
+        error = np.abs(truth - images[target][valid]).mean()
         assert f"error (MAE {error:.0f} counts)" in titles
 
 
@@ -157,9 +157,8 @@ def test_a_calibration_is_judged_by_fields_that_it_was_not_fitted_to(painted, tm
 
 
 def test_a_calibration_is_judged_well_by_well_where_there_are_two(shifted_store, stainer, tmp_path):
-    keys = shifted_store.keys("validation") + shifted_store.keys(
-        "test"
-    )  # two fields of B03, one of B04
+    # Two fields of B03, one of B04.
+    keys = shifted_store.keys("validation") + shifted_store.keys("test")
     fields = paint_fields(stainer, shifted_store, keys, ("none",), tmp_path)
     of = {well: [field for field in fields if field.key.well == well] for well in ("B03", "B04")}
     for field in cross_calibrated(fields, tmp_path):
@@ -185,16 +184,11 @@ def test_the_bundle_keeps_the_way_that_loses_no_features_and_scores_best(
 ):
     bundle_of(shifted_store, tmp_path, ("A2",))
     tables = {"20/A2": np.arange(65536, dtype=np.uint16)}
-    scores = {
-        way: Score(
-            {20: Part(1, 1, {}, {}, {f"f{i}": "" for i in range(n)}, metric, metric, metric)},
-            metric,
-            metric,
-            metric,
-            {},
-        )
-        for way, (n, metric) in given.items()
-    }
+    scores = {}
+    for way, (n_left_out, metric) in given.items():
+        left_out = {f"f{i}": "" for i in range(n_left_out)}
+        part = Part(1, 1, {}, {}, left_out, metric, metric, metric)
+        scores[way] = Score({20: part}, metric, metric, metric, {})
     assert Assembled(tmp_path / "bundle", [], tables).finish(scores) == kept
     assert Stainer(tmp_path / "bundle").manifest.intensities == kept
 
@@ -213,7 +207,7 @@ def test_no_field_at_all_is_an_error_in_words():
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to work in, with an MLflow store of its own."""
+    """An empty folder to work in, with its own MLflow store."""
     monkeypatch.chdir(tmp_path)
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
@@ -223,11 +217,10 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two simulated fields, 372 x 376 pixels, and predictions that are them with noise; and a third field, of 64 x 64."""
+    """Two fields of 372 x 376 pixels, a third of 64 x 64, and noisy copies as predictions."""
     folder, rng = tmp_path_factory.mktemp("judged"), np.random.default_rng(0)
-    for seed, (well, shape) in enumerate(
-        (("B03", (372, 376)), ("C04", (372, 376)), ("D02", (64, 64)))
-    ):
+    shapes = {"B03": (372, 376), "C04": (372, 376), "D02": (64, 64)}
+    for seed, (well, shape) in enumerate(shapes.items()):
         truth = simulate_field(20, shape, seed=seed).targets
         noisy = {
             target: np.clip(image + rng.normal(0, 30, shape), 0, 65535).astype(np.uint16)
@@ -255,21 +248,14 @@ def test_two_folders_give_metrics_tables_and_a_report(folders, elsewhere):
     run = newest_run()
     found, uri = run.data.metrics, run.info.artifact_uri
     assert found["n_fields"] == 3
-    assert found["mae_A2"] == pytest.approx(
-        24, abs=2
-    )  # of normal noise with deviation 30: 30 sqrt(2 / pi), less at the dark end
-    assert found["combined_metric"] == pytest.approx(
-        (found["pixel_metric"] + found["feature_metric"]) / 2
-    )
+    # Of normal noise with deviation 30: 30 sqrt(2 / pi), less at the dark end.
+    assert found["mae_A2"] == pytest.approx(24, abs=2)
+    mean = (found["pixel_metric"] + found["feature_metric"]) / 2
+    assert found["combined_metric"] == pytest.approx(mean)
     assert f"{found['combined_metric']:.3f}" in result.output
-    assert {
-        "report.html",
-        "table.txt",
-        "fields.json",
-        "features.json",
-        "score.json",
-        "features",
-    } <= {file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id)}
+    kept = {file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id)}
+    tables = {"fields.json", "features.json", "score.json", "features"}
+    assert tables | {"report.html", "table.txt"} <= kept
     truth = mlflow.artifacts.load_text(f"{uri}/features/20x/truth_Image.csv").splitlines()
     assert len(truth) == 3  # two fields and their names: the third is too small for features
     assert "B03" in mlflow.artifacts.load_text(f"{uri}/report.html")
@@ -284,24 +270,14 @@ def test_the_same_command_gives_the_same_metrics(folders, elsewhere):
     assert runs[0] == runs[1]
 
 
-def test_folders_that_do_not_pair_up_end_in_a_table_or_go_on_without_those_fields(
-    folders, elsewhere
-):
+def test_folders_that_do_not_pair_up_end_in_a_table_or_lose_those_fields(folders, elsewhere):
     [lost] = folders[1].rglob("*D02*C03.tif")
     held = lost.read_bytes()
     lost.unlink()
+    arguments = ("--truth", folders[0], "--prediction", folders[1])
     try:
-        refused = evaluate("--truth", folders[0], "--prediction", folders[1])
-        skipped = evaluate(
-            "--truth",
-            folders[0],
-            "--prediction",
-            folders[1],
-            "--on_error",
-            "skip",
-            "--feature_fields",
-            0,
-        )
+        refused = evaluate(*arguments)
+        skipped = evaluate(*arguments, "--on_error", "skip", "--feature_fields", 0)
     finally:
         lost.write_bytes(held)
     assert refused.exit_code == 2

@@ -1,6 +1,6 @@
-"""The registry: what a version says of itself, registering again and after an interruption, rolling back, and a server elsewhere.
+"""The registry: versions, registering again and after interruptions, rolling back, other servers.
 
-The networks are random and have been moved by hand to paint better or worse, so nothing is trained.
+The networks are random, and moved by hand to paint better or worse, so nothing is trained.
 """
 
 import ast
@@ -11,13 +11,10 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +31,7 @@ from adipocyte.config import GeneratorConfig, PreprocessConfig, RegisterConfig, 
 from adipocyte.delivery.models import register as registry
 from adipocyte.delivery.models.assemble import gather
 from adipocyte.delivery.models.load import load_stainer, model_id_of
-from adipocyte.delivery.models.package import code_digest, requirements
+from adipocyte.delivery.models.package import requirements
 from adipocyte.delivery.models.register import Registered
 from adipocyte.delivery.runs.runs import network_of, step_run
 from adipocyte.domain import FieldKey
@@ -48,12 +45,12 @@ from adipocyte.simulation import simulate_field
 from adipocyte.staining.stainer import Stainer
 from adipocyte.store.reader import Store
 from tests.support import ROOT
+from tests.support.processes import free_port, wait_for
+from tests.support.served import mlflow_server
 
 CHROMIUM = shutil.which("chromium")
-GOOD, POOR = (
-    0.0,
-    3.0,
-)  # by how many standard deviations of the training wells a network paints too bright
+# By how many standard deviations of the training wells a network paints too bright.
+GOOD, POOR = 0.0, 3.0
 TAGS = {
     "digest",
     "store",
@@ -71,7 +68,10 @@ TAGS = {
 
 @dataclass(frozen=True)
 class Shelf:
-    """An MLflow store with the runs of two chains that were never trained: one paints about the mean, the other far too bright."""
+    """An MLflow store with the runs of two chains that were never trained.
+
+    One paints about the mean, the other far too bright.
+    """
 
     environment: dict[str, str]
     store: Store
@@ -80,24 +80,24 @@ class Shelf:
 
 
 def keep_networks(store: Store, folder: Path) -> dict[float, dict[str, str]]:
-    """Runs of a segmenter and of two generators of A1, by how bright they paint; the segmenter is the same."""
+    """Runs of a segmenter and of two generators of A1, by how bright they paint."""
     segmenter = keep_network(store, folder, "train_segmenter", SegmenterConfig(), 0.0, {})
     tags = {"target": "A1", "segmenter": segmenter}
-    return {
-        offset: {
-            "segmenter": segmenter,
-            "A1": keep_network(
-                store, folder, "train_gan", GeneratorConfig(target="A1"), offset, tags
-            ),
-        }
+    config = GeneratorConfig(target="A1")
+    generators = {
+        offset: keep_network(store, folder, "train_gan", config, offset, tags)
         for offset in (GOOD, POOR)
     }
+    return {offset: {"segmenter": segmenter, "A1": run} for offset, run in generators.items()}
 
 
 def keep_network(
     store: Store, folder: Path, step: str, config: object, offset: float, tags: dict[str, str]
 ) -> str:
-    """A run of a *step* with a random network that gives about *offset* everywhere, in network units. Returns its id."""
+    """A run of a *step* with a random network that gives about *offset* everywhere.
+
+    The offset is in network units. Returns the run's id.
+    """
     torch.manual_seed(0)
     spec = UNetSpec(
         encoder="resnet18", in_channels=store.manifest.n_z_planes + ("segmenter" in tags)
@@ -115,7 +115,10 @@ def keep_network(
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A store with A1 alone, for the smallest whole chain. One field validates: too few to calibrate by, which would hide a difference."""
+    """A store with A1 alone, for the smallest whole chain.
+
+    It has one field for validation, too few to calibrate by, because that would hide a difference.
+    """
     folder = tmp_path_factory.mktemp("store")
     for seed, well in enumerate(("B03", "B04", "C02", "C03")):
         simulated = simulate_field(20, (96, 80), seed=seed)
@@ -146,11 +149,11 @@ def shelf(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sh
         **os.environ,
         "MLFLOW_TRACKING_URI": uri,
         "MLFLOW_EXPERIMENT_ID": experiment,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # nothing here is scheduled
         "PYTHONPATH": path,
     }
-    with (
-        pytest.MonkeyPatch.context() as patch
-    ):  # not set_experiment, which later tests of this process would inherit
+    # Not set_experiment, because later tests of this process would inherit it.
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_EXPERIMENT_ID", experiment)
         runs = keep_networks(store, folder)
         yield Shelf(environment, store, runs[GOOD], runs[POOR])
@@ -203,72 +206,12 @@ def painted(stainer: Stainer, store: Store) -> np.ndarray:
 
 
 def request(store: Store) -> dict:
-    return {
-        "dataframe_records": [
-            {"stack": base64.b64encode(encode_stack(field(store))).decode(), "magnification": 20}
-        ]
-    }
+    stack = base64.b64encode(encode_stack(field(store))).decode()
+    return {"dataframe_records": [{"stack": stack, "magnification": 20}]}
 
 
 def answered(answer: dict) -> np.ndarray:
     return decode_stack(base64.b64decode(answer["predictions"][0]["A1"]), 1)[0]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@contextmanager
-def server(
-    command: list[str], port: int, environment: dict[str, str], log: Path, health: str
-) -> Iterator[str]:
-    """A server of MLflow's, on a *port* of this machine, from when it says that it is well until the block ends."""
-    arguments = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        *command,
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-    ]
-    environment = {
-        **environment,
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    }  # nothing here is scheduled
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            arguments,
-            cwd="/",
-            env=environment,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        wait(lambda: requests.get(url + health, timeout=5).ok, process, log)
-        yield url
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(60)
-
-
-def wait(is_ready: Callable[[], bool], process: subprocess.Popen, log: Path) -> None:
-    deadline = time.monotonic() + 180
-    while time.monotonic() < deadline:
-        assert process.poll() is None, log.read_text()
-        try:
-            if is_ready():
-                return
-        except OSError:
-            pass
-        time.sleep(0.2)
-    raise AssertionError(f"not ready in time: {log.read_text()}")
 
 
 # What a version says of itself.
@@ -289,9 +232,8 @@ def test_a_version_carries_what_it_was_made_of_and_how_well_it_paints(shelf, pai
         f"| pixel_metric | {second.tags['pixel_metric']} | {first.tags['pixel_metric']} |"
         in second.description
     )
-    assert (
-        max(len(version.description) for version in (first, second)) < 5000
-    )  # what MLflow's column takes on a strict database
+    # What MLflow's column takes on a strict database.
+    assert max(len(version.description) for version in (first, second)) < 5000
     assert aliases("pair") == {"champion": "1", "candidate": "2"}
 
 
@@ -312,30 +254,22 @@ def test_the_page_of_a_version_shows_table_and_picture_and_leads_to_the_model(
     from playwright.sync_api import sync_playwright
 
     version = versions("pair")[1]
-    backend = [
-        "ui",
-        "--backend-store-uri",
-        shelf.environment["MLFLOW_TRACKING_URI"],
-        "--workers",
-        "1",
-    ]
+    uri = shelf.environment["MLFLOW_TRACKING_URI"]
+    ui = ["ui", "--backend-store-uri", uri, "--workers", "1"]
     with (
-        server(backend, free_port(), shelf.environment, tmp_path / "log", "/health") as url,
+        mlflow_server(ui, tmp_path / "log", shelf.environment, health="/health") as server,
         sync_playwright() as playwright,
     ):
         tab = playwright.chromium.launch(executable_path=CHROMIUM).new_page()
-        tab.goto(f"{url}/#/models/pair/versions/2")
+        tab.goto(f"{server.url}/#/models/pair/versions/2")
         tab.get_by_role("cell", name=version.tags["pixel_metric"]).first.wait_for()
         picture = tab.get_by_role("link").locator("img[src*='fields.png']")
         picture.wait_for()
-        size = picture.evaluate(
-            "async image => { await image.decode(); return [image.naturalWidth, image.naturalHeight]; }"
-        )
-        assert size == [
-            230,
-            460,
-        ]  # one target at one magnification, the true field above the painted one
-        tab.goto(f"{url}/{picture.locator('..').get_attribute('href')}")
+        picture.evaluate("image => image.decode()")
+        size = picture.evaluate("image => [image.naturalWidth, image.naturalHeight]")
+        # One target at one magnification, the true field above the painted one.
+        assert size == [230, 460]
+        tab.goto(f"{server.url}/{picture.locator('..').get_attribute('href')}")
         tab.get_by_text(version.source.rpartition("/")[2]).first.wait_for()
         tab.get_by_text("validation_pixel_metric", exact=True).first.wait_for()
 
@@ -345,12 +279,8 @@ def test_the_page_of_a_version_shows_table_and_picture_and_leads_to_the_model(
 
 def test_the_same_is_registered_once(shelf, pair):
     again = register(shelf.store, shelf.poor, "pair")
-    assert (again.version, again.alias, again.is_new, again.left_over) == (
-        "2",
-        "candidate",
-        False,
-        (),
-    )
+    assert (again.version, again.alias, again.is_new) == ("2", "candidate", False)
+    assert again.left_over == ()
     assert again.reason == pair[1].reason
     assert len(versions("pair")) == 2
 
@@ -359,19 +289,6 @@ def test_other_settings_make_another_version(shelf):
     first, other = (register(shelf.store, shelf.good, "settings", seed=seed) for seed in (0, 1))
     assert (first.version, other.version, other.is_new) == ("1", "2", True)
     assert (first.alias, other.alias) == ("champion", "candidate")  # no better
-
-
-def test_other_code_is_another_version(tmp_path):
-    package = tmp_path / "package"
-    (package / "__pycache__").mkdir(parents=True)
-    (package / "one.py").write_text("a = 1\n")
-    before = code_digest(package)
-    (package / "__pycache__" / "one.pyc").write_bytes(b"compiled")
-    assert code_digest(package) == before
-    (package / "one.py").write_text("a = 2\n")
-    changed = code_digest(package)
-    (package / "one.py").rename(package / "two.py")
-    assert len({before, changed, code_digest(package)}) == 3
 
 
 def test_registering_again_does_not_undo_what_was_decided_by_hand(shelf):
@@ -387,7 +304,7 @@ def test_registering_again_does_not_undo_what_was_decided_by_hand(shelf):
     ("found", "alias", "reason"),
     [
         (3, "champion", "version 1 cannot be read by this code any more"),
-        (99, "candidate", "version 1 stays champion, for it cannot be"),
+        (99, "candidate", "version 1 stays champion, because it cannot be"),
     ],
     ids=["older", "newer"],
 )
@@ -412,10 +329,8 @@ def test_a_champion_that_does_not_paint_all_of_the_store_stays_and_the_reason_is
     register(small_store, runs, "other")
     later = register(small_store, runs, "other", seed=1)
     assert later.alias == "candidate"
-    assert (
-        later.reason
-        == "version 1 stays champion, for it cannot be compared on this store: it paints A1, not A1, A2, A3"
-    )
+    why = "it cannot be compared on this store: it paints A1, not A1, A2, A3"
+    assert later.reason == f"version 1 stays champion, because {why}"
     assert "| pixel_metric_A1 |" in versions("other")[1].description
 
 
@@ -427,7 +342,7 @@ class Killed(BaseException):
 
 
 def stopping(reached: list[str], step: str = "") -> Callable:
-    """A call that stops who makes it, and leaves its *step* in *reached*."""
+    """A call that stops its caller, and leaves its *step* in *reached*."""
 
     def instead(*_, **__):
         reached.append(step)
@@ -436,7 +351,8 @@ def stopping(reached: list[str], step: str = "") -> Callable:
     return instead
 
 
-STEPS = (  # every call by which `register` changes something outside its process, in their order
+# Every call by which `register` changes something outside its process, in their order.
+STEPS = (
     "log_artifact",
     "_create_logged_model",
     "log_model_artifacts",
@@ -464,13 +380,9 @@ def check_usable(name: str) -> None:
         assert version.description
         assert set(version.tags) >= TAGS
         assert load_stainer(f"models:/{name}/{version.version}").manifest.targets == ("A1",)
+    verdicts = {str(version.version): version.tags["verdict"] for version in found}
     for alias, number in registered.aliases.items():
-        assert (
-            alias
-            == next(version for version in found if str(version.version) == str(number)).tags[
-                "verdict"
-            ]
-        )
+        assert alias == verdicts[str(number)]
 
 
 def test_stopped_at_any_step_the_registry_is_usable_and_the_same_command_completes(
@@ -490,15 +402,11 @@ def test_stopped_at_any_step_the_registry_is_usable_and_the_same_command_complet
     assert reached == list(STEPS)
 
     done = register(shelf.store, shelf.good, "stopped")
-    assert (done.version, done.alias, done.is_new) == (
-        "2",
-        "champion",
-        False,
-    )  # the version was there since the eighth try
+    # The eighth try made the version.
+    assert (done.version, done.alias, done.is_new) == ("2", "champion", False)
     assert len(versions("stopped")) == 2
-    assert (
-        len(done.left_over) == 5
-    )  # of the tries after a logged model was begun and before its version was made
+    # Of the tries that began a logged model and made no version.
+    assert len(done.left_over) == 5
     [kept] = [version for version in versions("stopped") if str(version.version) == done.version]
     assert not any(kept.source.endswith(model_id) for model_id in done.left_over)
     for model_id in done.left_over:
@@ -507,30 +415,16 @@ def test_stopped_at_any_step_the_registry_is_usable_and_the_same_command_complet
 
 
 def test_killed_the_registry_is_usable_and_the_same_command_completes(shelf):
-    arguments = [
-        str(shelf.store.folder),
-        json.dumps(shelf.good),
-        "killed",
-        "upload",
-        "set_registered_model_alias",
-    ]
-    done = subprocess.run(
-        [sys.executable, "tests/support/interrupted.py", *arguments],
-        cwd=ROOT,
-        env=shelf.environment,
-        capture_output=True,
-    )
+    places = ("upload", "set_registered_model_alias")
+    arguments = [str(shelf.store.folder), json.dumps(shelf.good), "killed", *places]
+    command = [sys.executable, "tests/support/interrupted.py", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=shelf.environment, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
     check_usable("killed")
     assert len(versions("killed")) == 1
     assert aliases("killed") == {}
     registered = register(shelf.store, shelf.good, "killed")
-    assert (registered.version, registered.alias, registered.is_new, len(registered.left_over)) == (
-        "1",
-        "champion",
-        False,
-        1,
-    )
+    assert (registered.version, registered.alias, registered.is_new) == ("1", "champion", False)
     [half] = registered.left_over
     assert MlflowClient().get_logged_model(half).status.value != "READY"
 
@@ -565,9 +459,8 @@ def test_artifacts_on_this_disk_are_not_copied(shelf, pair, temporary):
 def test_what_is_not_there_is_said_in_words(shelf):
     with pytest.raises(RunError, match="there is no registered model at models:/nobody@champion"):
         load_stainer("models:/nobody@champion")
-    with step_run(
-        "train_gan", GeneratorConfig(target="A1"), store=shelf.store.digest, target="A1"
-    ) as run:
+    config = GeneratorConfig(target="A1")
+    with step_run("train_gan", config, store=shelf.store.digest, target="A1") as run:
         pass
     with (
         pytest.raises(RunError, match="has no network to load"),
@@ -579,51 +472,50 @@ def test_what_is_not_there_is_said_in_words(shelf):
 # What a model is made of.
 
 
+MODEL_FILES = {
+    "MLmodel",
+    "conda.yaml",
+    "python_env.yaml",
+    "requirements.txt",
+    "model.py",
+    "input_example.json",
+    "serving_input_example.json",
+    "artifacts/fields.png",
+    "artifacts/bundle/bundle.json",
+    "artifacts/bundle/calibrations.safetensors",
+    "artifacts/bundle/histograms.safetensors",
+    "artifacts/bundle/A1/network.json",
+    "artifacts/bundle/A1/weights.safetensors",
+    "artifacts/bundle/segmenter/network.json",
+    "artifacts/bundle/segmenter/weights.safetensors",
+}
+
+
 def test_a_model_is_text_json_pictures_and_safetensors_and_nothing_that_training_leaves(pair):
     model = Path(mlflow.artifacts.download_artifacts("models:/pair/1/MLmodel")).parent
     files = [path.relative_to(model) for path in model.rglob("*") if path.is_file()]
-    assert {path.suffix for path in files if path.parts[0] == "code"} == {
-        ".py",
-        ".typed",
-        ".css",
-        ".html",
-        ".js",
-    }
-    assert {
-        re.sub(r"-[0-9a-f]{8}\.", ".", str(path)) for path in files if path.parts[0] != "code"
-    } == {
-        "MLmodel",
-        "conda.yaml",
-        "python_env.yaml",
-        "requirements.txt",
-        "registered_model_meta",
-        "stainer_model.py",
-        "input_example.json",
-        "serving_input_example.json",
-        "artifacts/fields.png",
-        "artifacts/bundle/bundle.json",
-        "artifacts/bundle/calibrations.safetensors",
-        "artifacts/bundle/histograms.safetensors",
-        "artifacts/bundle/A1/network.json",
-        "artifacts/bundle/A1/weights.safetensors",
-        "artifacts/bundle/segmenter/network.json",
-        "artifacts/bundle/segmenter/weights.safetensors",
-    } - (
-        {"registered_model_meta"} - {str(path) for path in files}
-    )  # MLflow adds it where somebody has downloaded the model
+    code = {path for path in files if path.parts[0] == "code"}
+    assert {path.suffix for path in code} == {".py", ".typed", ".css", ".html", ".js"}
+    names = {re.sub(r"-[0-9a-f]{8}\.", ".", str(path)) for path in files if path not in code}
+    # MLflow adds "registered_model_meta" when somebody downloads the model.
+    assert names - {"registered_model_meta"} == MODEL_FILES
     starts = {(model / path).read_bytes()[:2] for path in files}
     assert b"PK" not in starts  # a zip, as torch.save writes
     assert not any(start.startswith(b"\x80") for start in starts)  # a pickle
 
 
-# `mlflow models predict`, in a process that notes what is unpickled and then says where our code came from.
+# `mlflow models predict`, in a process that records what is unpickled and where our code lies.
 WATCHED = """
 import sys
 found = []
-sys.addaudithook(lambda event, arguments: found.append(arguments) if event == "pickle.find_class" else None)
+def watch(event, arguments):
+    if event == "pickle.find_class":
+        found.append(arguments)
+sys.addaudithook(watch)
 from mlflow.cli import cli
 cli(["models", "predict", *sys.argv[1:]], standalone_mode=False)
-print({name: module.__file__ for name, module in sys.modules.items() if name.partition(".")[0] == "adipocyte"})
+ours = [name for name in sys.modules if name.partition(".")[0] == "adipocyte"]
+print({name: sys.modules[name].__file__ for name in ours})
 print(found)
 """
 
@@ -632,24 +524,9 @@ def test_predict_answers_a_file_with_the_code_that_was_shipped_and_unpickles_not
     shelf, pair, tmp_path
 ):
     (tmp_path / "request.json").write_text(json.dumps(request(shelf.store)))
-    files = [
-        "-i",
-        str(tmp_path / "request.json"),
-        "-o",
-        str(tmp_path / "answer.json"),
-        "-t",
-        "json",
-    ]
-    command = [
-        sys.executable,
-        "-c",
-        WATCHED,
-        "-m",
-        "models:/pair@champion",
-        "--env-manager",
-        "local",
-        *files,
-    ]
+    files = ["-i", str(tmp_path / "request.json"), "-o", str(tmp_path / "answer.json")]
+    model = ["-m", "models:/pair@champion", "--env-manager", "local", "-t", "json"]
+    command = [sys.executable, "-c", WATCHED, *model, *files]
     done = subprocess.run(command, cwd=ROOT, env=shelf.environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     answer = json.loads((tmp_path / "answer.json").read_text())
@@ -665,15 +542,9 @@ def test_predict_answers_a_file_with_the_code_that_was_shipped_and_unpickles_not
 
 
 def test_the_dockerfile_copies_the_model_and_installs_what_is_pinned(shelf, pair, tmp_path):
-    arguments = [
-        "-m",
-        "models:/pair@champion",
-        "-d",
-        str(tmp_path / "image"),
-        "--env-manager",
-        "local",
-    ]
+    arguments = ["-m", "models:/pair@champion", "-d", str(tmp_path / "image")]
     command = [sys.executable, "-m", "mlflow", "models", "generate-dockerfile", *arguments]
+    command += ["--env-manager", "local"]
     subprocess.run(command, cwd="/", env=shelf.environment, check=True, capture_output=True)
     lines = (tmp_path / "image" / "Dockerfile").read_text().splitlines()
     python = ".".join(map(str, sys.version_info[:3]))
@@ -704,19 +575,13 @@ def test_a_served_alias_follows_when_the_server_is_started_again(shelf, tmp_path
     assert (images[1] != images[2]).any()
 
     def ask() -> np.ndarray:
-        command = [
-            "models",
-            "serve",
-            "-m",
-            "models:/served@champion",
-            "--env-manager",
-            "local",
-            "--workers",
-            "1",
-        ]
-        with server(command, free_port(), shelf.environment, tmp_path / "log", "/ping") as url:
+        command = ["models", "serve", "-m", "models:/served@champion", "--env-manager", "local"]
+        with mlflow_server(
+            [*command, "--workers", "1"], tmp_path / "log", shelf.environment
+        ) as server:
+            asked = request(shelf.store)
             return answered(
-                requests.post(f"{url}/invocations", json=request(shelf.store), timeout=100).json()
+                requests.post(f"{server.url}/invocations", json=asked, timeout=100).json()
             )
 
     MlflowClient().set_registered_model_alias("served", "champion", 2)
@@ -744,7 +609,10 @@ def postgresql() -> Path | None:
 
 @pytest.fixture(scope="module")
 def database() -> Iterator[str]:
-    """A PostgreSQL in a folder of its own; for root it runs as the user that Debian made for it, for it refuses root."""
+    """A PostgreSQL in a folder of its own.
+
+    It refuses to run as root, so for root it runs as the user that Debian made for it.
+    """
     programs = postgresql()
     if programs is None:
         pytest.skip("no PostgreSQL in /usr/lib/postgresql: apt-get install postgresql")
@@ -758,28 +626,13 @@ def database() -> Iterator[str]:
         data, log = folder / "data", folder / "log"
         making = [programs / "initdb", "-D", data, "-A", "trust", "-U", "adipocyte", "--no-sync"]
         subprocess.run(making, cwd=folder, check=True, capture_output=True, **someone)
-        serving = [
-            programs / "postgres",
-            "-D",
-            data,
-            "-h",
-            "127.0.0.1",
-            "-p",
-            str(port),
-            "-k",
-            folder,
-            "-c",
-            "fsync=off",
-        ]
+        address = ["-h", "127.0.0.1", "-p", str(port), "-k", folder]
+        serving = [programs / "postgres", "-D", data, *address, "-c", "fsync=off"]
         with log.open("w") as file:
             process = subprocess.Popen(serving, cwd=folder, stdout=file, stderr=file, **someone)
         try:
-            wait(
-                lambda: socket.create_connection(("127.0.0.1", port), 1).close() is None,
-                process,
-                log,
-            )
-            wait(lambda: "ready to accept connections" in log.read_text(), process, log)
+            ready = "ready to accept connections"
+            wait_for(lambda: ready in log.read_text(), process=process, log=log)
             yield f"postgresql+psycopg2://adipocyte@127.0.0.1:{port}/postgres"
         finally:
             process.send_signal(signal.SIGINT)  # its fast shutdown
@@ -790,24 +643,16 @@ def database() -> Iterator[str]:
 def remote(
     database: str, shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[str]:
-    """`mlflow server` on PostgreSQL, which keeps the artifacts to itself: clients send and fetch them through it."""
-    stores = [
-        "--backend-store-uri",
-        database,
-        "--artifacts-destination",
-        str(tmp_path / "artifacts"),
-        "--serve-artifacts",
-    ]
-    environment = {
-        name: value for name, value in shelf.environment.items() if not name.startswith("MLFLOW_")
-    }
+    """`mlflow server` on PostgreSQL; clients send and fetch artifacts through it."""
+    kept = ["--artifacts-destination", str(tmp_path / "artifacts"), "--serve-artifacts"]
+    command = ["server", "--backend-store-uri", database, *kept, "--workers", "1"]
+    ours = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID")
+    environment = {name: value for name, value in shelf.environment.items() if name not in ours}
     before = mlflow.get_tracking_uri()
-    with server(
-        ["server", *stores, "--workers", "1"], free_port(), environment, tmp_path / "log", "/health"
-    ) as url:
-        mlflow.set_tracking_uri(url)
+    with mlflow_server(command, tmp_path / "log", environment, health="/health") as server:
+        mlflow.set_tracking_uri(server.url)
         monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", mlflow.create_experiment("remote"))
-        yield url
+        yield server.url
         mlflow.set_tracking_uri(before)
 
 

@@ -1,4 +1,4 @@
-"""A training as a run of MLflow: what it records, and that nothing is lost, whatever stops it."""
+"""A training as an MLflow run: what it records, and that nothing is lost, whatever stops it."""
 
 import json
 import os
@@ -15,16 +15,17 @@ import pytest
 import requests
 from safetensors.torch import load_file
 
-from adipocyte.config import GeneratorConfig, build
+from adipocyte.config import GeneratorConfig, SegmenterConfig, build
 from adipocyte.delivery.runs.runs import newest_run
 from adipocyte.delivery.runs.training import resumed, training_run
 from adipocyte.errors import ConfigError, RunError
 from adipocyte.store.reader import Store
+from adipocyte.system import machine
 from adipocyte.training.state import STATE, state_step
 from tests.support import ROOT
 
 # Two epochs of five steps, a state every other step.
-SETTINGS_FILE = {
+TINY = {
     "target": "A2",
     "patch_px": 32,
     "batch": 2,
@@ -53,7 +54,7 @@ class Place:
         mlflow.set_tracking_uri(uri)
 
     def start(self, name: str = "train_gan", **settings) -> subprocess.Popen:
-        given = {**SETTINGS_FILE, "store": self.store.folder, **settings}
+        given = {**TINY, "store": self.store.folder, **settings}
         command = [
             sys.executable,
             "-m",
@@ -116,10 +117,8 @@ def runs() -> list:
 
 
 def weights(run_id: str) -> dict:
-    return load_file(
-        Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="network"))
-        / "weights.safetensors"
-    )
+    folder = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="network")
+    return load_file(Path(folder) / "weights.safetensors")
 
 
 def same(a: dict, b: dict) -> bool:
@@ -162,13 +161,18 @@ def test_a_training_asked_to_stop_saves_its_state_and_says_how_to_go_on(place):
     kept = place.step()
     assert status == 130
     assert run.info.status == "KILLED"
-    command = f"mlflow run . -e train_gan -P target=A2 -P resume={run.info.run_id} -P store={place.store.folder}"
-    assert (
-        f"Stopped: stopped at step {kept}, as asked. The state of step {kept} is kept; to go on from it: {command}"
-        in complained
+    command = (
+        f"mlflow run . -e train_gan -P target=A2 -P resume={run.info.run_id} "
+        f"-P store={place.store.folder}"
     )
+    stopped = f"Stopped: stopped at step {kept}, as asked"
+    kept_there = f"the state of step {kept} is kept; to resume from it: {command}\n"
+    _, found, remedy = complained.partition(stopped)
+    assert found
+    assert remedy.endswith(kept_there)
 
-    # By just that command, which opens a run of its own: that one stays empty, and no later step takes it for a training.
+    # By just that command. It opens a run of its own, which stays empty, so that no later step
+    # takes it for a training.
     said = subprocess.run(
         [sys.executable, "-m", *command.split(), "--env-manager", "local"],
         cwd=ROOT,
@@ -192,10 +196,8 @@ def test_a_run_records_what_a_person_would_ask_of_it(place):
     assert (dataset.dataset.name, dataset.dataset.digest) == ("store", place.store.digest)
     assert json.loads(dataset.dataset.source) == {"uri": str(place.store.folder)}
     assert run.data.params["config.batch"] == "2"
-    assert (
-        run.data.tags["mlflow.source.git.commit"]
-        == subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True).strip()
-    )
+    commit = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True).strip()
+    assert run.data.tags["mlflow.source.git.commit"] == commit
     assert any(name.startswith("system/cpu") for name in run.data.metrics)
     assert list(history(run.info.run_id, "step_d_accuracy")) == list(range(1, 11))
     for name in ("epoch", "train_mae", "val_mae", "val_mae_20x", "seconds", "patches_per_second"):
@@ -219,17 +221,20 @@ def test_a_run_that_another_process_trains_cannot_be_resumed(place):
         process.communicate()
 
 
-def stopped_run(config: GeneratorConfig, store: Store) -> str:
+def stopped_run(
+    config: GeneratorConfig | SegmenterConfig, store: Store, step: str = "train_gan"
+) -> str:
     """The id of a run that was stopped before its first step."""
+    tags = {"target": "A2"} if step == "train_gan" else {}
     try:
-        with training_run("train_gan", config, store, target="A2") as training:
+        with training_run(step, config, store, **tags) as training:
             raise KeyboardInterrupt
     except KeyboardInterrupt:
         return training.run_id
 
 
 def test_what_cannot_be_resumed_is_refused_with_the_reason(place):
-    tiny = {**SETTINGS_FILE, "store": str(place.store.folder)}
+    tiny = {**TINY, "store": str(place.store.folder)}
     with pytest.raises(RunError, match="there is no run '0123' to resume"):
         resumed(build(GeneratorConfig, {**tiny, "resume": "0123"}), "train_gan")
     config = build(GeneratorConfig, tiny)
@@ -245,13 +250,13 @@ def test_what_cannot_be_resumed_is_refused_with_the_reason(place):
     ):
         resumed(build(GeneratorConfig, {**tiny, "target": "A3", "resume": run_id}), "train_gan")
     settings = mlflow.artifacts.load_dict(f"{mlflow.get_run(run_id).info.artifact_uri}/config.json")
+    # As before these settings.
     older = {
         name: value for name, value in settings.items() if name not in ("select", "select_fields")
-    }  # as before these settings
+    }
     mlflow.MlflowClient().log_dict(run_id, older, "config.json")
-    plain = build(
-        GeneratorConfig, {"target": "A2", "resume": run_id}
-    )  # as MLproject's defaults come along
+    # As MLproject's defaults come along.
+    plain = build(GeneratorConfig, {"target": "A2", "resume": run_id})
     assert resumed(plain, "train_gan") == build(GeneratorConfig, {**tiny, "resume": run_id})
     with (
         pytest.raises(
@@ -261,6 +266,86 @@ def test_what_cannot_be_resumed_is_refused_with_the_reason(place):
         training_run("train_gan", resumed(plain, "train_gan"), place.store, target="A2"),
     ):
         raise AssertionError
+
+
+OLDER_SETTINGS = {
+    "augmentations": "report",
+    "compile": "false",
+    "discriminator_every": 1,
+    "discriminator_norm": "none",
+    "label_smoothing": 0.0,
+    "r1_weight": 0.0,
+    "warmup_epochs": 0,
+}
+
+
+def record(run_id: str, **changes) -> None:
+    """Let a run have recorded other settings, as an earlier version did."""
+    address = f"{mlflow.get_run(run_id).info.artifact_uri}/config.json"
+    settings = mlflow.artifacts.load_dict(address) | changes
+    mlflow.MlflowClient().log_dict(run_id, settings, "config.json")
+
+
+def test_a_run_that_the_previous_version_recorded_is_resumed(place):
+    given = {**TINY, "store": str(place.store.folder)}
+    run_id = stopped_run(build(GeneratorConfig, given), place.store)
+    record(run_id, **OLDER_SETTINGS)
+    asked = build(GeneratorConfig, {"target": "A2", "resume": run_id})
+    expected = build(GeneratorConfig, {**given, "resume": run_id})
+    assert resumed(asked, "train_gan") == expected
+    assert expected.compile is False
+
+    record(run_id, compile="true")
+    assert resumed(asked, "train_gan").compile is True
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("augmentations", "more"), ("discriminator_norm", "spectral"), ("label_smoothing", 0.1)],
+)
+def test_a_run_with_a_setting_that_is_gone_is_refused(place, setting, value):
+    given = {**TINY, "store": str(place.store.folder)}
+    run_id = stopped_run(build(GeneratorConfig, given), place.store)
+    record(run_id, **OLDER_SETTINGS | {setting: value})
+    with pytest.raises(
+        ConfigError, match=f"{setting}={value} is a setting of an earlier version: train anew"
+    ):
+        resumed(build(GeneratorConfig, {"target": "A2", "resume": run_id}), "train_gan")
+
+
+def test_a_segmenter_that_the_previous_version_began_is_resumed_or_refused(place):
+    given = {"store": str(place.store.folder), "precision": "32", "epochs": 3}
+    run_id = stopped_run(build(SegmenterConfig, given), place.store, "train_segmenter")
+    asked = build(SegmenterConfig, {"resume": run_id})
+    record(run_id, loss="bce", augmentations="report", compile="false")
+    assert resumed(asked, "train_segmenter") == build(SegmenterConfig, given | {"resume": run_id})
+    record(run_id, loss="dice")
+    with pytest.raises(ConfigError, match="loss=dice is a setting of an earlier version"):
+        resumed(asked, "train_segmenter")
+
+
+def test_a_run_records_its_arithmetic_and_is_resumed_in_it_elsewhere(place, monkeypatch):
+    given = {**TINY, "store": str(place.store.folder), "precision": "auto"}
+    for here, elsewhere in (("32", "bf16"), ("bf16", "32")):
+        monkeypatch.setattr(machine, "fastest_arithmetic", lambda _, here=here: here)
+        config = resumed(build(GeneratorConfig, given), "train_gan")
+        run_id = stopped_run(config, place.store)
+        assert mlflow.get_run(run_id).data.params["config.precision"] == here
+        asked = build(GeneratorConfig, {"target": "A2", "resume": run_id})
+        monkeypatch.setattr(machine, "fastest_arithmetic", lambda _, there=elsewhere: there)
+        assert resumed(asked, "train_gan").precision == here
+
+
+def test_a_run_that_recorded_no_arithmetic_is_resumed_in_the_one_that_is_faster_here(
+    place, monkeypatch
+):
+    run_id = stopped_run(
+        build(GeneratorConfig, {**TINY, "store": str(place.store.folder)}), place.store
+    )
+    record(run_id, precision="auto")
+    monkeypatch.setattr(machine, "fastest_arithmetic", lambda _: "bf16")
+    asked = build(GeneratorConfig, {"target": "A2", "resume": run_id})
+    assert resumed(asked, "train_gan").precision == "bf16"
 
 
 def start_server(folder: Path, port: int) -> subprocess.Popen:
@@ -313,24 +398,22 @@ def test_a_lost_tracking_server_ends_in_a_clear_error_and_another_machine_goes_o
         }
         assert place.run()[0] == 0
         process = place.start()
-        wait_for(
-            lambda: place.step() >= 4 or process.poll() is not None
-        )  # the state of step 2 was copied by then
+        # The state of step 2 was copied by then.
+        wait_for(lambda: place.step() >= 4 or process.poll() is not None)
         stop_server(server)
         _, complained = process.communicate(timeout=200)
         assert process.returncode == 2
         assert "Error: the tracking server took no more of the run's records" in complained
         assert (
-            "is kept; to go on from it: mlflow run . -e train_gan -P target=A2 -P resume="
+            "is kept; to resume from it: mlflow run . -e train_gan -P target=A2 -P resume="
             in complained
         )
         assert place.step() >= 4
 
         server = start_server(tmp_path, port)
         whole, broken = (run.info.run_id for run in runs())
-        shutil.rmtree(
-            place.states
-        )  # as on another machine, which has only what the run's artifacts hold
+        # As on another machine, which has only what the run's artifacts hold.
+        shutil.rmtree(place.states)
         status, _, complained = place.run(resume=broken)
         assert status == 0, complained
         assert same(weights(broken), weights(whole))
@@ -340,7 +423,7 @@ def test_a_lost_tracking_server_ends_in_a_clear_error_and_another_machine_goes_o
 
 
 def test_main_typed_again_keeps_what_was_ready_and_goes_on_with_what_was_not(place, small_plate):
-    settings = {**SETTINGS_FILE, "plate": small_plate}
+    settings = {**TINY, "plate": small_plate}
     del settings["target"]
     command = [sys.executable, "-m", "mlflow", "run", str(ROOT), "--env-manager", "local"]
     command += [

@@ -8,18 +8,22 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import matplotlib
 import mlflow
 import optuna
 import pytest
 from click.testing import CliRunner, Result
+from matplotlib import pyplot
 from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState
 
+from adipocyte.config import GeneratorConfig
 from adipocyte.delivery.runs import tune as search
 from adipocyte.delivery.runs.runs import STEP_TAG, network_of, newest_run
 from adipocyte.delivery.runs.tracker import MlflowTracker
-from adipocyte.errors import RunError
+from adipocyte.errors import BundleError, RunError
 from adipocyte.store.reader import Store
+from adipocyte.system import machine
 from entrypoints.train_segmenter import train_segmenter
 from entrypoints.tune import tune
 from tests.support import ROOT
@@ -121,7 +125,8 @@ class Desk:
     def parents(self) -> list[Run]:
         """The MLflow runs of the command on this study, newest first."""
         return mlflow.search_runs(
-            filter_string=f"params.`config.storage` = '{self.storage}' and tags.`{STEP_TAG}` = 'tune'",
+            filter_string=f"params.`config.storage` = '{self.storage}' "
+            f"and tags.`{STEP_TAG}` = 'tune'",
             output_format="list",
         )
 
@@ -219,9 +224,8 @@ def test_a_poor_trial_stops_early_and_is_no_network_to_register(
     assert run.info.status == "KILLED"
     assert run.data.metrics["epoch"] == 1
     assert newest_run("train_gan", desk.store.digest, "A2") == good.user_attrs["run"]
-    assert not (
-        desk.store.folder.with_name(f"{desk.store.folder.name}.training") / run.info.run_id
-    ).exists()
+    states = desk.store.folder.with_name(f"{desk.store.folder.name}.training")
+    assert not (states / run.info.run_id).exists()
 
 
 def test_a_trial_that_diverges_ends_the_trial_and_not_the_search(desk: Desk):
@@ -241,7 +245,7 @@ def test_a_given_setting_is_not_searched(desk: Desk):
 
 def test_trials_draw_from_the_seed_and_their_number(desk: Desk):
     def drawn(number: int, seed: int) -> float:
-        study = optuna.create_study(sampler=search._Sampler(seed))
+        study = optuna.create_study(sampler=search.TrialSampler(seed))
         for _ in range(number):
             study.ask()
         return study.ask().suggest_float("learning_rate", 1e-4, 3e-3, log=True)
@@ -250,22 +254,26 @@ def test_trials_draw_from_the_seed_and_their_number(desk: Desk):
     assert len({drawn(0, seed=0), drawn(1, seed=0), drawn(0, seed=1), drawn(1, seed=1)}) == 4
 
 
-def test_a_stopped_trial_goes_on_where_it_stopped_when_the_command_is_typed_again(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-):
+def stop_after_epoch_1(desk: Desk, **settings: object) -> str:
+    """Type the command, and stop it in its first trial. Returns the last line that it says."""
+
     def metrics_and_stop(tracker: MlflowTracker, rows: dict) -> None:
         metrics(tracker, rows)
         signal.raise_signal(signal.SIGTERM)
 
     metrics = MlflowTracker.metrics
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MlflowTracker, "metrics", metrics_and_stop)
-        result = desk.type(1, epochs=2)
+        result = desk.type(1, epochs=2, **settings)
     assert result.exit_code == 130
-    assert (
-        result.stderr.splitlines()[-1]
-        == "Stopped: stopped after epoch 1, as asked; the same command goes on with trial 0"
-    )
+    return result.stderr.splitlines()[-1]
+
+
+def test_a_stopped_trial_is_resumed_when_the_command_is_typed_again(desk: Desk):
+    said = stop_after_epoch_1(desk)
+    assert said.startswith("Stopped: stopped after epoch 1, as asked: ")
+    assert said.endswith("the same command resumes trial 0")
+    assert "train_gan" not in said  # a trial is no run that is resumed by hand
     assert desk.parents()[0].info.status == "KILLED"
 
     desk.tune(1, epochs=2)
@@ -276,6 +284,27 @@ def test_a_stopped_trial_goes_on_where_it_stopped_when_the_command_is_typed_agai
     assert again.user_attrs["run"] == run.info.run_id
     assert (run.info.run_name, run.info.status) == ("trial 1", "FINISHED")
     assert run.data.tags["mlflow.parentRunId"] == desk.parents()[0].info.run_id
+
+
+def test_a_trial_records_its_arithmetic_and_is_resumed_in_it(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+):
+    trained_in = []
+
+    def noting(store: Store, config: GeneratorConfig, *rest: object) -> dict[str, float]:
+        trained_in.append(config.precision)
+        return train_generator(store, config, *rest)
+
+    train_generator = search.train_generator
+    monkeypatch.setattr(search, "train_generator", noting)
+    monkeypatch.setattr(machine, "fastest_arithmetic", lambda _: "32")
+    stop_after_epoch_1(desk, precision="auto")
+    monkeypatch.setattr(machine, "fastest_arithmetic", lambda _: "bf16")
+    desk.tune(1, epochs=2, precision="auto")
+    assert trained_in == ["32", "32"]
+    [run] = desk.runs()
+    assert run.data.params["config.precision"] == "32"
+    assert desk.study.user_attrs["settings"]["precision"] == "auto"  # on any machine
 
 
 def test_a_trial_whose_process_was_killed_is_tried_again_with_the_same_settings(
@@ -323,6 +352,28 @@ def test_a_trial_that_another_process_took_over_does_not_end_the_search(
     assert [trial.state for trial in desk.trials()] == [TrialState.FAIL, TrialState.COMPLETE]
 
 
+def test_a_search_that_is_stopped_in_a_trial_that_another_took_over_stops(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+):
+    def take_over(trial: optuna.Trial) -> bool:
+        desk.study.tell(trial.number, state=TrialState.FAIL)
+        return False
+
+    monkeypatch.setattr(optuna.Trial, "should_prune", take_over)
+    assert stop_after_epoch_1(desk).startswith("Stopped: stopped after epoch 1, as asked")
+
+
+def test_a_wrong_value_in_a_trial_ends_the_search(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+    """BundleError is a ValueError, as is what Optuna raises for a trial that was taken over."""
+
+    def damaged(*_: object) -> None:
+        raise BundleError("the network is damaged", "train anew")
+
+    monkeypatch.setattr(search, "train_generator", damaged)
+    assert desk.refusal() == "Error: the network is damaged: train anew"
+    assert [trial.state for trial in desk.trials()] == [TrialState.FAIL]
+
+
 def test_the_nuclei_are_searched_with_the_segmenter_that_the_study_began_with(desk: Desk):
     for trials in (1, 2):
         result = CliRunner().invoke(
@@ -349,6 +400,28 @@ def test_a_search_by_features_is_refused_before_it_begins(desk: Desk):
 
 def test_a_search_of_nothing_is_refused(desk: Desk):
     assert "nothing is left to search" in desk.refusal(**GOOD)
+
+
+def test_a_study_of_the_previous_version_is_continued_unless_a_setting_is_gone(desk: Desk):
+    desk.tune(1)
+    settings = desk.study.user_attrs["settings"]
+    desk.study.set_user_attr("settings", settings | {"label_smoothing": 0.0})
+    desk.tune(2)
+    desk.study.set_user_attr("settings", settings | {"label_smoothing": 0.1})
+    said = desk.refusal()
+    assert "the study s has label_smoothing=0.1" in said
+    assert "-P study=" in said
+
+
+def test_optunas_plots_leave_no_figure_and_no_style(desk: Desk):
+    style = dict(matplotlib.rcParams)
+    desk.tune(2)
+    assert pyplot.get_fignums() == []
+    assert {**matplotlib.rcParams, "backend": None} == {**style, "backend": None}
+    [parent] = desk.parents()
+    for name in ("history.png", "importance.png"):
+        address = f"{parent.info.artifact_uri}/{name}"
+        assert mlflow.artifacts.load_image(address).size > (400, 300)
 
 
 @pytest.mark.parametrize("storage", ["sqlite:////no/such/folder/tune.db", "no address"])

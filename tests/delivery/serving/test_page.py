@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +15,9 @@ import tifffile
 
 from adipocyte.client import StainClient
 from adipocyte.plate.tiff import encode_stack, read_image
-from tests.support.served import ROOT, free_port, planes
+from tests.support import ROOT
+from tests.support.plates import planes
+from tests.support.processes import free_port, wait_for
 
 CHROMIUM = shutil.which("chromium")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path")
@@ -33,10 +34,8 @@ def address(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     """The page itself."""
     from adipocyte.delivery.serving.page import launch, page
 
-    port, blocks = (
-        free_port(),
-        page(StainClient(server, attempts=1), tmp_path_factory.mktemp("scratch")),
-    )
+    port = free_port()
+    blocks = page(StainClient(server, attempts=1), tmp_path_factory.mktemp("scratch"))
     launch(blocks, port, wait=False)
     yield f"http://127.0.0.1:{port}"
     blocks.close()
@@ -54,7 +53,7 @@ def browser():
 
 @pytest.fixture
 def tab(browser, address):
-    """The page, opened; it may ask nothing of any other machine."""
+    """The page, opened. It must ask nothing of any other machine."""
     tab = browser.new_page(viewport={"width": 1280, "height": 1000})
     asked: list[str] = []
     tab.on("request", lambda request: asked.append(request.url))
@@ -75,10 +74,10 @@ def pixels(tab, name: str) -> np.ndarray:
     height, width, flat = tab.locator(f"#{name} img").evaluate(
         """async (image) => {
             await image.decode();
-            const context = new OffscreenCanvas(image.naturalWidth, image.naturalHeight).getContext("2d");
+            const [width, height] = [image.naturalWidth, image.naturalHeight];
+            const context = new OffscreenCanvas(width, height).getContext("2d");
             context.drawImage(image, 0, 0);
-            const data = context.getImageData(0, 0, image.naturalWidth, image.naturalHeight).data;
-            return [image.naturalHeight, image.naturalWidth, Array.from(data)];
+            return [height, width, Array.from(context.getImageData(0, 0, width, height).data)];
         }"""
     )
     return np.array(flat, dtype=np.uint8).reshape(height, width, 4)
@@ -110,9 +109,8 @@ def stained(tab, tmp_path):
 @needs_chromium
 def test_a_field_is_painted_and_downloaded_as_the_client_gets_it(stained, server, tmp_path):
     expected = StainClient(server).stain(FIELD, 20)
-    assert (
-        "7 planes of 96 × 160 pixels, painted: A1, A2, A3" in stained.locator("#said").inner_text()
-    )
+    said = stained.locator("#said").inner_text()
+    assert "7 planes of 96 × 160 pixels, painted: A1, A2, A3" in said
     for number, target in enumerate(("A1", "A2", "A3")):
         assert pixels(stained, target.lower()).shape == (96, 160, 4)
         with stained.expect_download() as download:
@@ -146,9 +144,7 @@ def test_a_stain_leaves_the_composite_with_its_slider(stained):
         set_slider(stained, f"gain_{target}", 0)
         changed(stained, "composite", before)
         before = stained.locator("#composite img").get_attribute("src")
-    red, green, blue = (
-        pixels(stained, "composite")[..., colour].astype(float) for colour in range(3)
-    )
+    red, green, blue = np.moveaxis(pixels(stained, "composite")[..., :3].astype(float), -1, 0)
     assert red.max() > 200  # A3 alone: mostly red
     np.testing.assert_allclose(green, 0.3 * red, atol=2)
     np.testing.assert_allclose(blue, 0.25 * red, atol=2)
@@ -195,24 +191,18 @@ def test_the_command_opens_a_page_asks_nobody_else_and_leaves_nothing(server, tm
     port, scratch, asked = free_port(), tmp_path / "scratch", tmp_path / "asked"
     scratch.mkdir()
     command = [sys.executable, "-c", WATCHED, asked, f"--server={server}", f"--port={port}"]
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, "TMPDIR": str(scratch)}, stdout=log, stderr=log
-        )
+    environment = {**os.environ, "TMPDIR": str(scratch), "PYTHONUNBUFFERED": "1"}
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file)
     try:
-        for _ in range(600):
-            assert process.poll() is None, (tmp_path / "log").read_text()
-            try:
-                assert (
-                    "Virtual staining" in requests.get(f"http://127.0.0.1:{port}", timeout=5).text
-                )
-                break
-            except requests.ConnectionError:
-                time.sleep(0.1)
+        wait_for(lambda: "Running on local URL" in log.read_text(), process=process, log=log)
+        html = requests.get(f"http://127.0.0.1:{port}", timeout=5).text
+        assert "Virtual staining" in html
         assert len(list(scratch.glob("adipocyte-*"))) == 1
     finally:
         process.send_signal(ending)
-        assert process.wait(60) == 0, (tmp_path / "log").read_text()
+        assert process.wait(60) == 0, log.read_text()
     assert list(scratch.glob("adipocyte-*")) == []
     assert set(asked.read_text().split()) <= {"127.0.0.1", "localhost", "None", "::1"}
 
@@ -221,16 +211,13 @@ def test_the_command_opens_a_page_asks_nobody_else_and_leaves_nothing(server, tm
 def test_without_a_server_it_says_how_to_start_one(browser, tmp_path):
     from adipocyte.delivery.serving.page import launch, page
 
-    port, blocks = (
-        free_port(),
-        page(StainClient(f"http://127.0.0.1:{free_port()}", attempts=1), tmp_path),
-    )
+    port = free_port()
+    blocks = page(StainClient(f"http://127.0.0.1:{free_port()}", attempts=1), tmp_path)
     launch(blocks, port, wait=False)
     tab = browser.new_page()
     tab.goto(f"http://127.0.0.1:{port}")
-    tab.locator("#said").get_by_text(
-        "No model is served there"
-    ).wait_for()  # before anything is dropped
+    # Before anything is dropped.
+    tab.locator("#said").get_by_text("No model is served there").wait_for()
     tifffile.imwrite(tmp_path / "field.tif", FIELD, photometric="minisblack")
     drop(tab, tmp_path / "field.tif")
     tab.locator("#said").get_by_text("mlflow models serve -m models:/adipocyte@champion").wait_for()

@@ -1,6 +1,8 @@
-"""No request crashes the served model, hangs it, makes it allocate beyond the limit or open a file: it is answered, or refused in words.
+"""Every request is answered, or refused in words.
 
-ADIPOCYTE_FUZZ_EXAMPLES=10000 pytest tests/delivery/serving/test_request_fuzz.py --timeout 3600 asks as many questions; without it, three hundred.
+None crashes the served model, hangs it, makes it allocate beyond the limit or open a file. To send
+more than three hundred requests:
+ADIPOCYTE_FUZZ_EXAMPLES=10000 pytest tests/delivery/serving/test_request_fuzz.py --timeout 3600
 """
 
 import json

@@ -1,7 +1,6 @@
-"""The served model, over the real server: what comes back for good rows, for bad ones, for every parameter, and what is refused how."""
+"""The served model over the real server: its answers to good rows, bad rows and parameters."""
 
 import base64
-import contextlib
 import http.client
 import io
 import json
@@ -10,7 +9,8 @@ import os
 import shutil
 import ssl
 import subprocess
-import time
+import sys
+import threading
 import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,13 +25,16 @@ import requests
 import tifffile
 from mlflow.exceptions import MlflowException
 
-from adipocyte.client import ServiceError, StainClient
-from adipocyte.delivery.models.package import signature
+from adipocyte.client import StainClient
 from adipocyte.delivery.serving.parameters import NAMES
 from adipocyte.domain import TARGETS
+from adipocyte.errors import ServiceError, UnreachableError
 from adipocyte.plate.tiff import decode_stack, encode_stack
 from adipocyte.staining.stainer import Stainer
-from tests.support.served import ROOT, Server, free_port, planes, serve
+from tests.support import ROOT
+from tests.support.plates import planes
+from tests.support.processes import free_port, wait_for
+from tests.support.served import Server, serve
 
 GREY = np.random.default_rng(0).integers(500, 4000, (7, 64, 64), dtype=np.uint16)
 
@@ -95,7 +98,7 @@ def test_the_example_on_the_models_page_works_as_pasted(small_server, small_mode
 
 
 def test_an_answer_is_base64_without_line_breaks(small_server):
-    """As RFC 4648 has it; MLflow writes bytes with a break after every 76 letters, which strict readers refuse."""
+    """As RFC 4648 has it. MLflow breaks lines of bytes after 76 letters, which some refuse."""
     [answer] = answers(post(small_server, rows(encode_stack(GREY))))
     assert decode_stack(base64.b64decode(answer["A1"], validate=True), 1).shape == (1, 64, 64)
 
@@ -141,20 +144,6 @@ def test_warnings_say_what_is_unlike_the_training_wells(small_server):
 # Parameters.
 
 
-def test_the_signature_lists_every_parameter_with_its_default():
-    given = {
-        parameter.name: (parameter.dtype.name, parameter.default)
-        for parameter in signature(TARGETS).params
-    }
-    assert given == {
-        "histogram_matching": ("boolean", None),
-        "targets": ("string", ""),
-        "tile_px": ("long", 0),
-        "tta": ("boolean", False),
-        "on_error": ("string", "stop"),
-    }
-
-
 @pytest.mark.parametrize(
     ("params", "keywords"),
     [
@@ -193,7 +182,8 @@ def test_parameters_that_change_the_picture_are_not_ignored(stainer):
     [
         (
             {"histogram_macthing": False},
-            f"there is no parameter ['histogram_macthing']: there are {', '.join(NAMES)}; mind the spelling",
+            "there is no parameter ['histogram_macthing']: there are "
+            f"{', '.join(NAMES)}; mind the spelling",
         ),
         ({"histogram_matching": "perhaps"}, "histogram_matching"),
         ({"targets": "A2,A9"}, "A9"),
@@ -221,6 +211,7 @@ def test_params_must_be_a_dictionary(small_server):
 
 
 def test_a_misspelt_parameter_is_refused_in_python_too_however_little_is_logged(model, monkeypatch):
+    """It holds the wording of MLflow's warning, because the refusal reads it."""
     monkeypatch.setattr(logging.getLogger("mlflow"), "level", logging.ERROR)
     table = pd.DataFrame({"stack": [encode_stack(GREY)], "magnification": [20]})
     with pytest.raises(MlflowException, match=r"there is no parameter \['histogram_macthing'\]"):
@@ -300,7 +291,7 @@ def test_a_request_of_bad_rows_alone_is_reported_too(small_server):
     assert answer[0]["A2"] is None
 
 
-# Requests that are none.
+# Requests that make no sense.
 
 
 @pytest.mark.parametrize(
@@ -349,12 +340,10 @@ def test_a_request_that_makes_no_sense_is_the_callers_fault(small_server, body, 
     ],
 )
 def test_another_kind_of_body_is_refused(small_server, kind, body, status):
-    assert (
-        requests.post(
-            f"{small_server.url}/invocations", data=body, headers={"Content-Type": kind}, timeout=60
-        ).status_code
-        == status
+    answer = requests.post(
+        f"{small_server.url}/invocations", data=body, headers={"Content-Type": kind}, timeout=60
     )
+    assert answer.status_code == status
 
 
 @pytest.mark.parametrize(
@@ -372,13 +361,10 @@ def test_a_field_beyond_the_memory_limit_is_painted_in_tiles_or_refused_and_the_
     small_model, stainer, tmp_path
 ):
     field, huge = np.tile(GREY, (1, 18, 18)), np.tile(GREY, (1, 50, 50))
-    in_tiles, whole = (
-        stainer.memory_needed_mb(field.shape[1:], targets=["A2"], tile_px=side)
-        for side in (1088, None)
-    )
-    with serve(
-        small_model, tmp_path / "log", ADIPOCYTE_MEMORY_MB=f"{(in_tiles + whole) / 2:.0f}"
-    ) as server:
+    in_tiles = stainer.memory_needed_mb(field.shape[1:], targets=["A2"], tile_px=1088)
+    whole = stainer.memory_needed_mb(field.shape[1:], targets=["A2"], tile_px=None)
+    limit = f"{(in_tiles + whole) / 2:.0f}"
+    with serve(small_model, tmp_path / "log", ADIPOCYTE_MEMORY_MB=limit) as server:
         [answer] = answers(post(server, rows(encode_stack(field), targets="A2")))
         np.testing.assert_array_equal(
             image(answer["A2"]), stainer.stain(field, 20, targets=["A2"], tile_px=1088).images["A2"]
@@ -429,37 +415,52 @@ def test_a_memory_limit_that_is_no_number_is_refused(small_model, monkeypatch):
         mlflow.pyfunc.load_model(str(small_model))
 
 
+class Watched:
+    """Watches `Stainer.stain` of a loaded model: counts calls at once, and can hold them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.n_inside, self.most, self.may_end = 0, 0, threading.Event()
+        self.may_end.set()
+        stainer = sys.modules["adipocyte.staining.stainer"].Stainer  # the code of the loaded model
+        whole = stainer.stain
+
+        def stain(stainer: Stainer, *args: object, **options: object) -> object:
+            self.n_inside += 1
+            self.most = max(self.most, self.n_inside)
+            try:
+                self.may_end.wait()
+                return whole(stainer, *args, **options)
+            finally:
+                self.n_inside -= 1
+
+        monkeypatch.setattr(stainer, "stain", stain)
+
+
 def test_one_field_is_painted_at_a_time(small_model, monkeypatch):
     model = mlflow.pyfunc.load_model(str(small_model))
-    inside, most, whole = 0, 0, Stainer.stain
-
-    def counted(self, *args, **options):
-        nonlocal inside, most
-        inside += 1
-        most = max(most, inside)
-        try:
-            return whole(self, *args, **options)
-        finally:
-            inside -= 1
-
-    monkeypatch.setattr(type(model.unwrap_python_model()._stainer), "stain", counted)
+    watched = Watched(monkeypatch)
     table = pd.DataFrame({"stack": [encode_stack(GREY)] * 2, "magnification": [20] * 2})
     with ThreadPoolExecutor(4) as clients:
         found = list(clients.map(lambda _: model.predict(table), range(4)))
-    assert (most, len(found)) == (1, 4)
+    assert (watched.most, len(found)) == (1, 4)
 
 
 def test_a_row_whose_turn_comes_after_the_servers_time_out_is_not_painted(small_model, monkeypatch):
     model = mlflow.pyfunc.load_model(str(small_model))
-    monkeypatch.setenv("MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT", "1")
+    watched = Watched(monkeypatch)
     table = pd.DataFrame({"stack": [encode_stack(GREY)], "magnification": [20]})
-    with (
-        model.unwrap_python_model()._turn,
-        pytest.raises(MlflowException, match="turn did not come") as refusal,
-    ):
-        model.predict(table)
+    watched.may_end.clear()
+    with ThreadPoolExecutor(1) as clients:
+        first = clients.submit(model.predict, table)
+        wait_for(lambda: watched.n_inside)
+        monkeypatch.setenv("MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT", "1")
+        try:
+            with pytest.raises(MlflowException, match="turn did not come") as refusal:
+                model.predict(table)
+        finally:
+            watched.may_end.set()
     assert refusal.value.get_http_status_code() == 503
-    assert len(model.predict(table)) == 1
+    assert (watched.most, len(first.result()), len(model.predict(table))) == (1, 1, 1)
 
 
 def test_a_refusal_in_python_is_an_mlflow_exception(model):
@@ -488,7 +489,7 @@ def test_the_client_repeats_the_servers_sentence(small_server):
 
 
 def test_the_client_says_when_nobody_answers():
-    with pytest.raises(ServiceError, match="is mlflow models serve running there"):
+    with pytest.raises(UnreachableError, match="is mlflow models serve running there"):
         StainClient("http://127.0.0.1:9").stain(GREY, 20)
 
 
@@ -519,21 +520,14 @@ class Proxy:
 
 @pytest.fixture(scope="module")
 def proxy(small_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    """docs/nginx.conf over `small_server`, with other paths and ports than on the machine that it is written for."""
+    """docs/nginx.conf over `small_server`, with paths and ports of this machine."""
     for tool in ("nginx", "openssl"):
         if shutil.which(tool) is None:
             pytest.skip(f"{tool} is not installed: apt-get install {tool}")
     folder = tmp_path_factory.mktemp("nginx")
     names = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
-    key = [
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-keyout",
-        f"{folder}/stain.key",
-        "-out",
-        f"{folder}/stain.crt",
-    ]
+    key = ["-newkey", "rsa:2048", "-nodes"]
+    key += ["-keyout", f"{folder}/stain.key", "-out", f"{folder}/stain.crt"]
     subprocess.run(
         ["openssl", "req", "-x509", "-days", "1", *key, *names], check=True, capture_output=True
     )
@@ -556,17 +550,13 @@ def proxy(small_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Ite
     )
     user = "user root;" if os.geteuid() == 0 else ""
     (folder / "nginx.conf").write_text(
-        f"{user} daemon off; pid {folder}/pid; error_log {folder}/error.log;\nevents {{}}\nhttp {{ access_log off;\n{scratch}{site} }}"
+        f"{user} daemon off; pid {folder}/pid; error_log {folder}/error.log;\nevents {{}}\n"
+        f"http {{ access_log off;\n{scratch}{site} }}"
     )
-    process = subprocess.Popen(["nginx", "-c", str(folder / "nginx.conf")], stderr=subprocess.PIPE)
+    process = subprocess.Popen(["nginx", "-c", str(folder / "nginx.conf")])
     made = Proxy(port, f"{folder}/stain.crt")
     try:
-        for _ in range(100):
-            assert process.poll() is None, process.stderr.read()
-            with contextlib.suppress(requests.ConnectionError):
-                made.post("{}")
-                break
-            time.sleep(0.05)
+        wait_for(lambda: made.post("{}") is not None, process=process)
         yield made
     finally:
         process.terminate()
@@ -590,12 +580,9 @@ def test_the_proxy_passes_refusals_on_and_adds_its_own(proxy):
     assert proxy.post("no parquet", kind="application/vnd.apache.parquet").status_code == 415
     for path, status in (("invocations", 403), ("ping", 200), ("version", 404), ("docs", 404)):
         address = f"https://127.0.0.1:{proxy.port}/{path}"
-        assert (
-            requests.get(
-                address, auth=("biologist", "secret"), verify=proxy.certificate, timeout=60
-            ).status_code
-            == status
-        )
+        login = ("biologist", "secret")
+        answer = requests.get(address, auth=login, verify=proxy.certificate, timeout=60)
+        assert answer.status_code == status
 
 
 def test_the_proxy_refuses_a_body_beyond_its_limit_before_it_is_sent(proxy):
@@ -603,12 +590,9 @@ def test_the_proxy_refuses_a_body_beyond_its_limit_before_it_is_sent(proxy):
     connection = http.client.HTTPSConnection("127.0.0.1", proxy.port, context=context, timeout=30)
     credentials = base64.b64encode(b"biologist:secret").decode()
     connection.putrequest("POST", "/invocations")
-    for name, value in {
-        "Authorization": f"Basic {credentials}",
-        "Content-Type": "application/json",
-        "Content-Length": "200000000",
-    }.items():
-        connection.putheader(name, value)
+    connection.putheader("Authorization", f"Basic {credentials}")
+    connection.putheader("Content-Type", "application/json")
+    connection.putheader("Content-Length", "200000000")
     connection.endheaders()
     assert connection.getresponse().status == 413
     connection.close()

@@ -1,4 +1,4 @@
-"""Two hundred and ten ways to damage a field: each is told, flagged or harmless, and no other field of the plate suffers."""
+"""210 damaged fields: each is reported, flagged or harmless, and no other field suffers."""
 
 import io
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def truncated(image: np.ndarray, data: bytes, random: np.random.Generator) -> by
 
 
 def flipped_header(image: np.ndarray, data: bytes, random: np.random.Generator) -> bytes:
-    """Eight bits somewhere in what stands before the pixels."""
+    """Four bits somewhere before the pixels."""
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
         start = tiff.pages.first.dataoffsets[0]
     damaged = bytearray(data)
@@ -41,7 +41,11 @@ def flipped_header(image: np.ndarray, data: bytes, random: np.random.Generator) 
 
 
 def flipped_compressed(image: np.ndarray, data: bytes, random: np.random.Generator) -> bytes:
-    """A byte of compressed pixels. Deflate carries a checksum; LZW, zstd as TIFF uses it and plain pixels do not, so nobody can tell."""
+    """A byte of compressed pixels.
+
+    Deflate carries a checksum. LZW, zstd as TIFF uses it and plain pixels carry none, so their
+    damage cannot be found.
+    """
     data = tiff_of(image, compression="zlib")
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
         start, length = tiff.pages.first.dataoffsets[0], tiff.pages.first.databytecounts[0]
@@ -96,7 +100,10 @@ DAMAGES = (
 def wreck(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Store, dict[FieldKey, RawField], dict[int, str]]:
-    """A plate of 30 good fields and 30 of each damage, prepared as far as it can be: the store, the truth, and each bad field's damage."""
+    """A plate of 30 good fields and 30 of each damage, prepared as far as it can be.
+
+    Returns the store, the truth, and the damage of each bad field.
+    """
     folder = tmp_path_factory.mktemp("wreck")
     scene = simulate_field(20, (4 * SIDE_PX, 4 * SIDE_PX), seed=1)
     truth, bad = {}, {}
@@ -140,7 +147,7 @@ def unlike(store: Store, key: FieldKey, field: RawField) -> bool:
     )
 
 
-def test_every_damage_is_told_flagged_or_harmless(wreck):
+def test_every_damage_is_reported_flagged_or_harmless(wreck):
     store, truth, bad = wreck
     assert len(bad) == 210
     told = {problem.where for problem in store.manifest.problems}
@@ -156,7 +163,7 @@ def test_every_damage_is_told_flagged_or_harmless(wreck):
     assert quiet == []
 
 
-def test_constant_images_are_flagged_and_the_rest_told(wreck):
+def test_constant_images_are_flagged_and_the_rest_reported(wreck):
     store, _, bad = wreck
     told = {problem.where for problem in store.manifest.problems}
     for key, entry in store.manifest.fields.items():

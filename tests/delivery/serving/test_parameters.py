@@ -1,0 +1,41 @@
+"""The parameters of a request: their defaults, what they ask for, what is refused."""
+
+import pytest
+
+from adipocyte.delivery.serving.parameters import NAMES, PARAMETERS, Parameters
+from adipocyte.errors import ConfigError
+
+
+def test_the_schema_lists_every_parameter_with_its_default():
+    given = [(parameter.name, parameter.dtype.name, parameter.default) for parameter in PARAMETERS]
+    assert given == [
+        ("histogram_matching", "boolean", None),
+        ("targets", "string", ""),
+        ("tile_px", "long", 0),
+        ("tta", "boolean", False),
+        ("on_error", "string", "stop"),
+    ]
+
+
+@pytest.mark.parametrize("params", [None, {}, dict.fromkeys(NAMES)], ids=str)
+def test_a_parameter_that_is_missing_or_null_has_its_default(params):
+    asked = Parameters.of(params)
+    assert asked == Parameters()
+    assert asked.painting == {"targets": None, "tile_px": None, "tta": False}
+    assert (asked.intensities, asked.reports_errors) == (None, False)
+
+
+def test_every_parameter_reaches_the_painting():
+    asked = Parameters.of({"targets": "A3, A2", "tile_px": 928, "tta": True, "on_error": "report"})
+    assert asked.painting == {"targets": ("A3", "A2"), "tile_px": 928, "tta": True}
+    assert asked.reports_errors
+
+
+@pytest.mark.parametrize(("matching", "intensities"), [(True, "matching"), (False, "none")])
+def test_matching_names_the_intensities(matching, intensities):
+    assert Parameters.of({"histogram_matching": matching}).intensities == intensities
+
+
+def test_another_word_for_errors_is_refused():
+    with pytest.raises(ConfigError, match="on_error must be stop or report, got 'skip'"):
+        Parameters.of({"on_error": "skip"})

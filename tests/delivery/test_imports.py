@@ -1,0 +1,92 @@
+"""Staining imports little of the project, so that a node or a server needs few packages."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from adipocyte.plate.tiff import encode_stack
+from tests.support import ROOT
+from tests.support.plates import write_plate
+
+# Rooms that judge, train, prepare or simulate, and the packages that only these need.
+OTHER_ROOMS = ("evaluation", "training", "preparation", "store", "simulation")
+OTHER_PACKAGES = (
+    "albumentations",
+    "centrosome",
+    "lightning_fabric",
+    "matplotlib",
+    "skimage",
+    "torchmetrics",
+    "zarr",
+)
+
+STAIN_A_PLATE = """
+from pathlib import Path
+from adipocyte.config import StainConfig
+from adipocyte.delivery.batch.plate import Here, stain_plate
+
+plate, model, out = sys.argv[1:]
+stained = stain_plate(StainConfig(plate=Path(plate), model=model, out=out), Here())
+assert len(stained.painted) == 1, stained
+"""
+SERVE_A_ROW = """
+from pathlib import Path
+import mlflow
+import pandas as pd
+
+stack, model = sys.argv[1:]
+row = {"stack": Path(stack).read_bytes(), "magnification": 20}
+answer = mlflow.pyfunc.load_model(model).predict(pd.DataFrame([row]), {"on_error": "report"})
+assert list(answer["error"]) == [""], answer
+"""
+LIST_MODULES = """
+import json
+print("\\n" + json.dumps(sorted(sys.modules)))
+"""
+
+
+def modules_after(script: str, *arguments: Path) -> set[str]:
+    """The modules that a fresh process has imported when it has run *script*."""
+    process = subprocess.run(
+        [sys.executable, "-c", f"import sys\n{script}{LIST_MODULES}", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    return set(json.loads(process.stdout.splitlines()[-1]))
+
+
+def needless(modules: set[str]) -> list[str]:
+    """Those of *modules* that staining does without."""
+    heads = (*(f"adipocyte.{room}" for room in OTHER_ROOMS), *OTHER_PACKAGES)
+    return sorted(
+        module for module in modules if any(f"{module}.".startswith(f"{head}.") for head in heads)
+    )
+
+
+def test_staining_a_plate_imports_only_what_it_needs(small_model: Path, tmp_path: Path):
+    plate = write_plate(tmp_path / "plate", [1])
+    modules = modules_after(STAIN_A_PLATE, plate, small_model, tmp_path / "out")
+    assert "adipocyte.staining.stainer" in modules
+    assert needless(modules) == []
+
+
+def test_a_served_model_imports_only_what_it_needs(small_model: Path, tmp_path: Path):
+    counts = np.random.default_rng(0).integers(1000, 3000, (7, 64, 64), dtype=np.uint16)
+    stack = tmp_path / "stack.tif"
+    stack.write_bytes(encode_stack(counts))
+    modules = modules_after(SERVE_A_ROW, stack, small_model)
+    assert "adipocyte.staining.stainer" in modules
+    assert needless(modules) == []
+
+
+@pytest.mark.parametrize(
+    "module", ["adipocyte.store.reader", "adipocyte.evaluation", "matplotlib.figure", "zarr"]
+)
+def test_the_rule_sees_what_is_needless(module):
+    assert needless({"adipocyte.staining.stainer", "json", module}) == [module]

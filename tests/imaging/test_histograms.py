@@ -1,0 +1,76 @@
+"""Histograms give exact statistics of all pixels, and matching is scikit-image's."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from skimage.exposure import match_histograms
+
+from adipocyte.imaging.histograms import (
+    apply_table,
+    counts_histogram,
+    match_histogram,
+    mean_and_std,
+    median,
+)
+
+COUNTS = arrays(np.uint16, array_shapes(min_dims=2, max_dims=3, max_side=12))
+VIEWS = {
+    "strided": lambda image: image[:, ::2],
+    "transposed": lambda image: image.T,
+    "big-endian": lambda image: image.astype(">u2"),
+}
+
+
+@given(images=st.lists(COUNTS, min_size=1, max_size=4))
+def test_statistics_of_added_histograms_are_those_of_all_pixels(images):
+    histogram = sum(counts_histogram(image) for image in images)
+    pixels = np.concatenate([image.ravel() for image in images]).astype(np.float64)
+    assert histogram.sum() == pixels.size
+    # The sums are added in another order: float64 keeps 1e-9 of them.
+    expected = pixels.mean(), pixels.std()
+    np.testing.assert_allclose(mean_and_std(histogram), expected, rtol=1e-9, atol=1e-6)
+    assert median(histogram) == np.median(pixels)
+
+
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS.keys())
+def test_a_table_is_looked_up_however_the_pixels_lie_in_memory(view):
+    random = np.random.default_rng(0)
+    image = view(random.integers(0, 65536, (30, 40), dtype=np.uint16))
+    table = random.integers(0, 65536, 65536, dtype=np.uint16)
+    np.testing.assert_array_equal(apply_table(table, image), table[image])
+
+
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS.keys())
+def test_a_histogram_is_that_of_the_pixels_however_they_lie_in_memory(view):
+    image = view(np.random.default_rng(0).integers(0, 65536, (30, 40, 50), dtype=np.uint16))
+    expected = np.bincount(image.ravel(), minlength=65536)
+    np.testing.assert_array_equal(counts_histogram(image), expected)
+
+
+def test_a_histogram_counts_more_pixels_of_one_brightness_than_float32_can():
+    assert counts_histogram(np.zeros(2**24 + 5, dtype=np.uint16))[0] == 2**24 + 5
+
+
+@given(image=COUNTS, reference=COUNTS)
+def test_matching_is_scikit_images_within_the_rounding(image, reference):
+    rows = [pixels.ravel().astype(np.float64) for pixels in (image, reference)]
+    expected = match_histograms(*rows)
+    matched = match_histogram(image, counts_histogram(reference))
+    assert (matched.dtype, matched.shape) == (np.uint16, image.shape)
+    assert np.abs(matched.ravel() - expected).max() <= 1  # theirs interpolates, ours rounds
+
+
+def test_matching_a_field_is_scikit_images_within_the_rounding():
+    random = np.random.default_rng(0)
+    image, reference = (
+        random.gamma(2, scale, (600, 400)).astype(np.uint16) for scale in (300, 2000)
+    )
+    error = match_histogram(image, counts_histogram(reference)) - match_histograms(image, reference)
+    assert np.abs(error).max() <= 0.5 + 1e-9  # the rounding to whole counts
+
+
+@given(image=COUNTS)
+def test_matching_an_image_to_itself_changes_nothing(image):
+    np.testing.assert_array_equal(match_histogram(image, counts_histogram(image)), image)

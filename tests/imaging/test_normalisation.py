@@ -1,0 +1,40 @@
+"""Normalisation is the report's equation, and its inverse gives the counts again."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from adipocyte.errors import ConfigError
+from adipocyte.imaging.normalisation import REPORT_SCALINGS, Scaling
+
+COUNTS = arrays(np.uint16, array_shapes(min_dims=2, max_dims=3, max_side=12))
+
+
+@given(counts=COUNTS, mean=st.floats(0, 65535), std=st.floats(1, 20000))
+def test_normalising_and_back_gives_the_counts_again(counts, mean, std):
+    # The error of float32 is some 1e-7 of the mean, at most a hundredth of a count: rounding
+    # removes it.
+    scaling = Scaling(mean, std)
+    np.testing.assert_array_equal(scaling.denormalise(scaling.normalise(counts)), counts)
+
+
+@given(counts=COUNTS, magnification=st.sampled_from([20, 40, 60]))
+def test_normalising_is_equation_3_1(counts, magnification):
+    mean, std = {20: (2594, 966), 40: (713, 282), 60: (524, 228)}[magnification]  # Table 3.1
+    normalised = REPORT_SCALINGS[magnification].normalise(counts)
+    expected = (counts.astype(np.float64) - mean) / std
+    assert normalised.dtype == np.float32
+    np.testing.assert_allclose(normalised, expected, rtol=1e-6, atol=1e-4)
+
+
+def test_what_no_camera_counts_is_clipped_not_wrapped():
+    image = np.array([-1e9, -1.01, -1.0, 0.0, 1e9], dtype=np.float32)
+    np.testing.assert_array_equal(Scaling(100, 100).denormalise(image), [0, 0, 0, 100, 65535])
+
+
+@pytest.mark.parametrize("std", [0.0, -1.0, float("nan")])
+def test_constant_images_cannot_be_normalised(std):
+    with pytest.raises(ConfigError, match=f"must be positive, got {std}: the images are constant"):
+        Scaling(10, std)

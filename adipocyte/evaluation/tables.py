@@ -142,7 +142,7 @@ def _score_metrics(one: Score) -> dict[str, float]:
             found |= {f"{metric}{infix}_low": low, f"{metric}{infix}_high": high}
     for magnification, part in one.parts.items():
         found |= {f"{name}_{magnification}x": value for name, value in _part_metrics(part).items()}
-    for target in {target for part in one.parts.values() for target in part.pixel_metrics}:
+    for target in sorted({target for part in one.parts.values() for target in part.pixel_metrics}):
         parts = [part for part in one.parts.values() if target in part.pixel_metrics]
         found[f"pixel_metric_{target}"] = mean_over(
             parts, [part.pixel_metrics[target] for part in parts]

@@ -386,6 +386,7 @@ def grey_at(tab, viewer, x: int, y: int) -> tuple[int, int]:
     )
 
 
+@pytest.mark.browser
 @needs_chromium
 def test_the_slider_uncovers_the_painting(opened):
     viewer = opened.locator(".viewer").nth(3)
@@ -403,6 +404,7 @@ def test_the_slider_uncovers_the_painting(opened):
     assert viewer.locator("input").input_value() == "25"
 
 
+@pytest.mark.browser
 @needs_chromium
 def test_all_of_a_picture_can_be_worked_from_the_keyboard(opened):
     viewer = opened.locator(".viewer").first
@@ -421,6 +423,7 @@ def test_all_of_a_picture_can_be_worked_from_the_keyboard(opened):
     assert viewer.locator(".stack").evaluate("stack => stack.clientWidth") == 144
 
 
+@pytest.mark.browser
 @needs_chromium
 def test_the_error_is_the_difference_of_the_two_pictures_in_magma(opened):
     from matplotlib import colormaps
@@ -439,6 +442,7 @@ def test_the_error_is_the_difference_of_the_two_pictures_in_magma(opened):
     assert len(colours) > 1
 
 
+@pytest.mark.browser
 @needs_chromium
 def test_the_page_lives_in_a_sandbox_without_an_origin(browser, text):
     """As MLflow shows it: an iframe of a blob that may run scripts and nothing else."""
@@ -469,6 +473,7 @@ def test_the_page_lives_in_a_sandbox_without_an_origin(browser, text):
     assert complaints == []
 
 
+@pytest.mark.browser
 @needs_chromium
 @pytest.mark.parametrize("width_px", [1200, 700, 380])
 def test_nothing_sticks_out_of_the_window(opened, width_px):

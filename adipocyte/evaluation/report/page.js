@@ -1,13 +1,15 @@
 "use strict";
 
-// Truth and painting lie on each other; the slider says how much of the truth is seen, and the error is computed from both.
+// The truth lies on the painting; the slider says how much of it is seen, and the error is computed
+// from both.
 for (const viewer of document.querySelectorAll(".viewer")) start(viewer);
 addEventListener("beforeprint", () => {
   for (const details of document.querySelectorAll("details")) details.open = true;
   for (const image of document.images) image.loading = "eager";
 });
 
-// In MLflow's sandbox a link within the page counts as another document and is refused, so we go there ourselves.
+// MLflow's sandbox refuses links within the page, because it takes them for other documents, so the
+// page scrolls by itself.
 for (const link of document.querySelectorAll('a[href^="#"]')) {
   link.addEventListener("click", (event) => {
     event.preventDefault();
@@ -17,9 +19,10 @@ for (const link of document.querySelectorAll('a[href^="#"]')) {
 
 function start(viewer) {
   const part = (name) => viewer.querySelector(name);
-  const [frame, stack, slider, error, zoom] = [".frame", ".stack", "input", ".show-error", ".zoom"].map(part);
+  const names = [".frame", ".stack", "input", ".show-error", ".zoom"];
+  const [frame, stack, slider, error, zoom] = names.map(part);
 
-  // The line stays in sight: it is placed in the frame, wherever that is scrolled to.
+  // The line is placed in the visible part of the frame, so it stays in sight.
   function place() {
     const x = frame.scrollLeft + (frame.clientWidth * slider.value) / 100;
     stack.style.setProperty("--at", `${Math.min(100, (100 * x) / stack.clientWidth)}%`);
@@ -57,7 +60,7 @@ function toggle(button, viewer, name) {
 
 // |truth - painting| through magma: full colour at half of the displayed range.
 async function paintError(canvas, truth, painted) {
-  truth.loading = painted.loading = "eager"; // a picture that waits for its turn would never be decoded
+  truth.loading = painted.loading = "eager"; // a lazy picture would never be decoded
   await Promise.all([truth.decode(), painted.decode()]);
   const [width, height] = [truth.naturalWidth, truth.naturalHeight];
   Object.assign(canvas, { width, height });
@@ -70,7 +73,9 @@ async function paintError(canvas, truth, painted) {
   const colours = document.body.dataset.magma.match(/../g).map((digits) => parseInt(digits, 16));
   for (let at = 0; at < first.data.length; at += 4) {
     const level = Math.min(255, 2 * Math.abs(first.data[at] - second.data[at]));
-    for (let channel = 0; channel < 3; channel++) second.data[at + channel] = colours[3 * level + channel];
+    for (let channel = 0; channel < 3; channel++) {
+      second.data[at + channel] = colours[3 * level + channel];
+    }
   }
   context.putImageData(second, 0, 0);
   canvas.dataset.ready = "yes";

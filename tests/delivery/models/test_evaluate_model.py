@@ -35,6 +35,8 @@ from tests.support.served import make_model
 TINY = {"epochs": 1, "epoch_steps": 2, "batch": 2, "patch_px": 32, "workers": 0, "precision": "32"}
 MODEL = "models:/adipocyte@champion"
 
+pytestmark = pytest.mark.slow  # all steps, from preparing to registering
+
 
 @dataclass(frozen=True)
 class Workplace:

@@ -51,6 +51,7 @@ from tests.support.served import mlflow_server
 CHROMIUM = shutil.which("chromium")
 # By how many standard deviations of the training wells a network paints too bright.
 GOOD, POOR = 0.0, 3.0
+UNSCHEDULED = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # of a server: less to start
 TAGS = {
     "digest",
     "store",
@@ -149,8 +150,8 @@ def shelf(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sh
         **os.environ,
         "MLFLOW_TRACKING_URI": uri,
         "MLFLOW_EXPERIMENT_ID": experiment,
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # nothing here is scheduled
         "PYTHONPATH": path,
+        **UNSCHEDULED,
     }
     # Not set_experiment, because later tests of this process would inherit it.
     with pytest.MonkeyPatch.context() as patch:
@@ -247,6 +248,8 @@ def test_the_picture_lies_with_the_run_and_with_the_model(pair, tmp_path):
     assert Path(of_run).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.browser
+@pytest.mark.server
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path")
 def test_the_page_of_a_version_shows_table_and_picture_and_leads_to_the_model(
     shelf, pair, tmp_path
@@ -566,6 +569,7 @@ def test_the_dockerfile_copies_the_model_and_installs_what_is_pinned(shelf, pair
 # Rolling back.
 
 
+@pytest.mark.server
 def test_a_served_alias_follows_when_the_server_is_started_again(shelf, tmp_path):
     for run in (shelf.good, shelf.poor):
         register(shelf.store, run, "served")
@@ -646,8 +650,10 @@ def remote(
     """`mlflow server` on PostgreSQL; clients send and fetch artifacts through it."""
     kept = ["--artifacts-destination", str(tmp_path / "artifacts"), "--serve-artifacts"]
     command = ["server", "--backend-store-uri", database, *kept, "--workers", "1"]
-    ours = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID")
-    environment = {name: value for name, value in shelf.environment.items() if name not in ours}
+    environment = {
+        name: value for name, value in shelf.environment.items() if not name.startswith("MLFLOW_")
+    }
+    environment |= UNSCHEDULED
     before = mlflow.get_tracking_uri()
     with mlflow_server(command, tmp_path / "log", environment, health="/health") as server:
         mlflow.set_tracking_uri(server.url)
@@ -656,6 +662,8 @@ def remote(
         mlflow.set_tracking_uri(before)
 
 
+@pytest.mark.database
+@pytest.mark.server
 def test_a_model_goes_through_a_server_on_postgresql_and_comes_back(
     remote, shelf, tmp_path, temporary
 ):

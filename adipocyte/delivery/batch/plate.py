@@ -289,7 +289,5 @@ def _read_json(out: Output, name: str) -> dict[str, Any]:
             f"{name} in {out.address} is damaged ({error})", f"remove it, or {_ANOTHER_FOLDER}"
         ) from error
     if not isinstance(content, dict):
-        raise PlateError(
-            f"{name} in {out.address} was written by another program", _ANOTHER_FOLDER
-        )
+        raise PlateError(f"{name} in {out.address} was written by another program", _ANOTHER_FOLDER)
     return content

@@ -30,7 +30,7 @@ def test_masks_are_made_of_the_nuclei_stain_with_lengths_that_grow_with_the_magn
     assert any(small_store.mask(key).any() for key in small_store.keys("train"))
 
 
-def test_what_a_killed_preparation_of_other_settings_wrote_does_not_pass_for_this_ones(
+def test_pixels_of_a_killed_preparation_with_other_settings_are_written_again(
     wide_plate, tmp_path, monkeypatch
 ):
     clean, folder = prepared(wide_plate, tmp_path / "clean"), tmp_path / "store"
@@ -48,7 +48,7 @@ def test_what_a_killed_preparation_of_other_settings_wrote_does_not_pass_for_thi
         np.testing.assert_array_equal(store.mask(key), clean.mask(key))
 
 
-def test_what_other_fields_left_behind_does_not_get_into_a_store(plate, tmp_path):
+def test_leftovers_of_other_fields_do_not_get_into_a_store(plate, tmp_path):
     bad = next((plate / "20x_images").glob("*C03*Z06C04.tif"))
     whole = damaged(bad)
     with pytest.raises(PlateError):
@@ -62,7 +62,7 @@ def test_what_other_fields_left_behind_does_not_get_into_a_store(plate, tmp_path
     HCS.from_zarr(zarr.open_group(plate_path(store.folder, 20), mode="r"))
 
 
-def test_a_field_that_changes_while_it_is_prepared_is_told(plate, tmp_path, monkeypatch):
+def test_a_field_that_changes_while_it_is_prepared_is_reported(plate, tmp_path, monkeypatch):
     path, read = next((plate / "20x_images").glob("*C03*Z06C04.tif")), field_module.read_field
 
     def read_and_touch(files, targets):

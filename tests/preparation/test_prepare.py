@@ -65,9 +65,7 @@ def test_the_same_plate_elsewhere_has_the_same_digest(plate, tmp_path):
     assert prepared(tmp_path / "copy", tmp_path / "other").digest == first.digest
 
 
-def test_a_preparation_that_fails_leaves_the_older_store_and_nothing_that_passes_for_one(
-    plate, tmp_path
-):
+def test_a_preparation_that_fails_leaves_the_older_store_and_no_part_of_a_new_one(plate, tmp_path):
     folder = tmp_path / "store"
     prepared(plate, folder)
     before = contents(folder)
@@ -98,7 +96,7 @@ def test_workers_make_the_same_store_as_one_process(wide_plate, tmp_path):
     assert chunks(shared) == chunks(alone)
 
 
-def test_a_killed_preparation_is_no_store_and_goes_on_where_it_was(wide_plate, tmp_path):
+def test_a_killed_preparation_is_no_store_and_resumes(wide_plate, tmp_path):
     folder, partial = tmp_path / "store", tmp_path / "store.partial"
     settings = {"plate": str(wide_plate), "store": str(folder), **SETTINGS, "workers": 1}
     script = tmp_path / "script.py"
@@ -133,7 +131,9 @@ def test_a_killed_preparation_is_no_store_and_goes_on_where_it_was(wide_plate, t
     assert store.manifest == prepared(wide_plate, tmp_path / "whole").manifest
 
 
-def test_unreadable_fields_are_all_told_and_the_others_are_not_done_again(wide_plate, tmp_path):
+def test_unreadable_fields_are_all_reported_and_the_others_are_not_prepared_again(
+    wide_plate, tmp_path
+):
     plate, folder = tmp_path / "plate", tmp_path / "store"
     shutil.copytree(wide_plate, plate)
     first = next(plate.rglob("*C02*F002*C02.tif"))
@@ -193,7 +193,7 @@ def test_a_store_inside_the_plate_is_refused(plate):
         prepared(plate, plate / "prepared")
 
 
-def test_small_fields_are_told_before_anything_is_read(plate, tmp_path):
+def test_small_fields_are_reported_before_anything_is_read(plate, tmp_path):
     for path in (plate / "20x_images").glob("*_C03_*"):
         tifffile.imwrite(path, tifffile.imread(path)[:60])
     with pytest.raises(
@@ -217,7 +217,7 @@ def test_a_plate_without_a_whole_field_or_a_named_well_says_what_was_left_out(pl
         prepared(plate, tmp_path / "store", on_error="skip")
 
 
-def test_a_full_disk_is_told_and_the_same_command_goes_on(wide_plate, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_and_the_same_command_resumes(wide_plate, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
@@ -269,7 +269,7 @@ def darken(plate, well) -> None:
     tifffile.imwrite(path, np.zeros_like(tifffile.imread(path)))
 
 
-def test_flagged_fields_are_trained_on_or_left_out_as_is_asked(plate, tmp_path):
+def test_flagged_fields_are_trained_on_or_left_out_on_request(plate, tmp_path):
     darken(plate, "C02")
     kept = prepared(plate, tmp_path / "store")
     assert [key.well for key in kept.keys("train")] == ["C02", "C03"]
@@ -296,9 +296,7 @@ def test_flagged_fields_are_trained_on_or_left_out_as_is_asked(plate, tmp_path):
     assert row["A2_constant"] == 1
 
 
-def test_a_plate_whose_validation_wells_are_all_flagged_is_refused_when_they_are_to_be_left_out(
-    plate, tmp_path
-):
+def test_a_plate_whose_validation_wells_are_all_left_out_is_refused(plate, tmp_path):
     darken(plate, "B03")
     with pytest.raises(
         PlateError,

@@ -162,7 +162,7 @@ def umask(mask: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
-def test_permissions_follow_the_umask_whoever_writes_the_file(tmp_path, mask, mode):
+def test_permissions_follow_the_umask_for_files_of_libraries_too(tmp_path, mask, mode):
     with umask(mask):
         write_whole(tmp_path / "bytes", NEW)
         with replacing(tmp_path / "weights") as partial:

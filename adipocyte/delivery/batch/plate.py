@@ -29,7 +29,7 @@ _ANOTHER_FOLDER = "name another folder with -P out=<folder>"
 # Fields of a worker from which compiling pays: full fields pay from the third on, small ones later.
 # Measured: benchmarks/staining.py.
 _COMPILING_PAYS_FIELDS = 16
-_WRITE_EVERY_S = 10
+WRITE_EVERY_S = 10
 
 
 class Crew(Protocol):
@@ -255,7 +255,7 @@ class PlateManifest:
                 self.entries[str(outcome.key)] = _entry(
                     outcome.status, outcome.seconds, outcome.warnings, outcome.problem
                 )
-                if time.monotonic() - self._written_at > _WRITE_EVERY_S:
+                if time.monotonic() - self._written_at > WRITE_EVERY_S:
                     self._write()
                 yield outcome
         finally:

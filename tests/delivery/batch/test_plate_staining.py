@@ -14,6 +14,7 @@ import pytest
 import tifffile
 
 from adipocyte.config import StainConfig
+from adipocyte.delivery.batch import painter
 from adipocyte.delivery.batch import plate as batch
 from adipocyte.delivery.batch.painter import Assignment, FieldOutcome
 from adipocyte.delivery.batch.plate import Here, should_compile, stain_plate
@@ -24,6 +25,8 @@ from adipocyte.staining.stainer import Stainer
 from tests.support import ROOT
 from tests.support.plates import images, plane, write_plate
 from tests.support.processes import wait_for
+
+ANOTHER = "images of another plate, model, intensities, tiles or arithmetic"
 
 
 @pytest.fixture(scope="module")
@@ -145,16 +148,16 @@ def test_a_plate_whose_painting_is_killed_resumes(stain, plate, small_model, tmp
 
 def test_the_manifest_is_written_while_the_plate_is_painted(stain, tmp_path, monkeypatch):
     """By then a kill may come at any time."""
-    monkeypatch.setattr(batch, "_WRITE_EVERY_S", 0)
+    monkeypatch.setattr(batch, "WRITE_EVERY_S", 0)
     seen = []
 
     class Watched(Here):
         def paint(
             self, assignment: Assignment, fields: Sequence[FieldFiles]
         ) -> Iterator[FieldOutcome]:
-            for record in super().paint(assignment, fields):
+            for outcome in super().paint(assignment, fields):
                 seen.append(len(entries(tmp_path / "out")))
-                yield record
+                yield outcome
 
     stain(Watched())
     assert seen == [0, 1, 2, 3, 4]
@@ -170,7 +173,7 @@ def test_an_image_that_is_lost_is_painted_again(stain, tmp_path):
 
 def test_a_finished_plate_needs_no_networks(stain, monkeypatch):
     stain()
-    monkeypatch.setattr(batch, "load_stainer", None)
+    monkeypatch.setattr(painter, "load_stainer", None)
     assert fovs(stain().skipped) == [1, 2, 3, 4, 5]
 
 
@@ -181,9 +184,8 @@ def test_a_plate_can_go_to_any_address(stain, tmp_path, kind):
     assert fovs(stain(out=address).skipped) == [1, 2, 3, 4, 5]
     stain()
     out = batch.Output(address)
-    assert {name: out.read(name) for name in out.files() if name.endswith(".tif")} == images(
-        tmp_path / "out"
-    )
+    painted = {name: out.read(name) for name in out.files() if name.endswith(".tif")}
+    assert painted == images(tmp_path / "out")
 
 
 def test_a_plate_is_finished_in_the_arithmetic_it_was_begun_in(stain, tmp_path):
@@ -199,9 +201,7 @@ def test_a_plate_is_finished_in_the_arithmetic_it_was_begun_in(stain, tmp_path):
     assert fovs(stain(Other()).painted) == [3, 4, 5]
     stain(out=str(tmp_path / "at once"), precision=began)
     assert images(tmp_path / "out") == images(tmp_path / "at once")
-    with pytest.raises(
-        PlateError, match="images of another plate, model, intensities, tiles or arithmetic"
-    ):
+    with pytest.raises(PlateError, match=ANOTHER):
         stain(precision=Other().fastest())
 
 
@@ -274,9 +274,7 @@ def test_settings_bind_from_the_first_image_on(stain, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         stain(LeavesEarly(1, KeyboardInterrupt()), intensities="matching", tile_px=1088)
     for settings in ({"intensities": "none", "tile_px": 1088}, {"intensities": "matching"}):
-        with pytest.raises(
-            PlateError, match="images of another plate, model, intensities, tiles or arithmetic"
-        ):
+        with pytest.raises(PlateError, match=ANOTHER):
             stain(**settings)
     assert fovs(stain(intensities="matching", tile_px=1088).painted) == [2, 3, 4, 5]
 

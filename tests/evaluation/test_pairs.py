@@ -9,6 +9,7 @@ from adipocyte.errors import PlateError
 from adipocyte.evaluation.pairs import PREDICTION, pair
 from adipocyte.plate.fields import RawField, write_field
 from adipocyte.plate.names import target_name
+from tests.support.stores import damaged
 
 NO_PLANES = np.zeros((0, 64, 64), dtype=np.uint16)
 
@@ -110,17 +111,7 @@ def test_a_stain_that_a_field_lacks_in_both_folders_does_not_leave_the_score_uns
 
 
 def test_damaged_pixels_are_told_before_anything_is_measured(folders):
-    path = path_of(folders[1], KEYS[1])
-    tifffile.imwrite(
-        path,
-        np.random.default_rng(0).integers(0, 999, (64, 70)).astype(np.uint16),
-        compression="zlib",
-    )
-    data = bytearray(path.read_bytes())
-    with tifffile.TiffFile(path) as tiff:
-        start, length = tiff.pages[0].dataoffsets[0], tiff.pages[0].databytecounts[0]
-    data[start : start + length] = bytes(length)
-    path.write_bytes(data)
+    damaged(path_of(folders[1], KEYS[1]))
     [(where, found, _)] = problems(pair(*folders))
     assert where == "20x C02 F004"
     assert "cannot be read as TIFF" in found

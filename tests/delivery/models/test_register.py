@@ -27,7 +27,7 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from adipocyte.config import GeneratorConfig, PreprocessConfig, RegisterConfig, SegmenterConfig
+from adipocyte.config import GeneratorConfig, RegisterConfig, SegmenterConfig
 from adipocyte.delivery.models import register as registry
 from adipocyte.delivery.models.assemble import gather
 from adipocyte.delivery.models.load import load_stainer, model_id_of
@@ -40,13 +40,13 @@ from adipocyte.networks.files import save_network
 from adipocyte.networks.unet import UNetSpec, build_unet
 from adipocyte.plate.fields import RawField, write_field
 from adipocyte.plate.tiff import decode_stack, encode_stack
-from adipocyte.preparation.prepare import prepare
 from adipocyte.simulation import simulate_field
 from adipocyte.staining.stainer import Stainer
 from adipocyte.store.reader import Store
 from tests.support import ROOT
 from tests.support.processes import free_port, wait_for
 from tests.support.served import mlflow_server
+from tests.support.stores import Killed, prepared
 
 CHROMIUM = shutil.which("chromium")
 # By how many standard deviations of the training wells a network paints too bright.
@@ -128,13 +128,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
             FieldKey(20, well, 1),
             RawField(simulated.planes, {"A1": simulated.targets["A1"]}),
         )
-    settings = {
-        "plate": str(folder / "plate"),
-        "store": str(folder / "store"),
-        "validation_wells": "B03",
-        "test_wells": "B04",
-    }
-    return prepare(PreprocessConfig(**settings, mask_smallest_px=50, workers=0))
+    return prepared(folder / "plate", folder / "store")
 
 
 @pytest.fixture(scope="module")
@@ -338,10 +332,6 @@ def test_a_champion_that_does_not_paint_all_of_the_store_stays_and_the_reason_is
 
 
 # Interruptions.
-
-
-class Killed(BaseException):
-    """What stops a registration in the tests that only raise."""
 
 
 def stopping(reached: list[str], step: str = "") -> Callable:

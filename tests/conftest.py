@@ -71,9 +71,7 @@ def small_store(small_plate: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle for 20x whose small networks nobody trained."""
-    from tests.support.served import (
-        make_bundle,  # imports MLflow and PyTorch, which most tests do without
-    )
+    from tests.support.bundles import make_bundle  # imports PyTorch, which most tests do without
 
     return make_bundle(tmp_path_factory.mktemp("bundle") / "bundle")
 

@@ -22,13 +22,13 @@ import numpy as np
 
 from adipocyte.domain import SEGMENTER
 from adipocyte.staining.stainer import Stainer
-from tests.support.bundles import write_random_bundle
+from tests.support.bundles import NARROW, make_bundle, unet_specs
 
 REPORT = {SEGMENTER: "none", "A1": "last", "A2": "all", "A3": "all"}  # 5x5 convolutions, Table 4.2
-BUNDLES: dict[str, dict[str, Any]] = {
-    "resnet18": {"encoder": "resnet18"},
-    "resnet152": {"encoder": "resnet152", "wide": REPORT},
-    "resnet152-bfloat16": {"encoder": "resnet152", "wide": REPORT, "storage": "bfloat16"},
+BUNDLES = {  # encoder, 5x5 convolutions, storage
+    "resnet18": ("resnet18", NARROW, "float32"),
+    "resnet152": ("resnet152", REPORT, "float32"),
+    "resnet152-bfloat16": ("resnet152", REPORT, "bfloat16"),
 }
 # The bundle, the field's (Y, X), how it is painted.
 CASES: dict[str, tuple[str, tuple[int, int], dict[str, Any]]] = {
@@ -56,7 +56,7 @@ def measure(case: str, folder: Path) -> None:
     """Print one case's line."""
     bundle, (height, width), options = CASES[case]
     start = time.perf_counter()
-    stainer = Stainer(folder / bundle / "bundle", memory_mb=np.inf)
+    stainer = Stainer(folder / bundle, memory_mb=np.inf)
     loaded_s = time.perf_counter() - start
     cell = np.random.default_rng(0).integers(1000, 3000, (7, 500, 500), dtype=np.uint16)
     planes = np.tile(cell, (1, -(-height // 500), -(-width // 500)))[:, :height, :width].copy()
@@ -93,7 +93,8 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         for bundle in {CASES[case][0] for case in cases}:
-            write_random_bundle(Path(scratch) / bundle, **BUNDLES[bundle])
+            encoder, wide, storage = BUNDLES[bundle]
+            make_bundle(Path(scratch) / bundle, unet_specs(encoder, wide), storage=storage)
         for case in cases:
             subprocess.run(
                 [sys.executable, "-m", "benchmarks.painting", case, "--folder", scratch], check=True

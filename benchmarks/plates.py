@@ -35,7 +35,7 @@ from adipocyte.delivery.batch.cluster import joined
 from adipocyte.delivery.batch.painter import Assignment, FieldOutcome
 from adipocyte.delivery.batch.plate import Crew, Here, stain_plate
 from adipocyte.plate.fields import FieldFiles
-from tests.support.bundles import write_random_bundle
+from tests.support.bundles import make_bundle, unet_specs
 from tests.support.plates import write_plate
 from tests.support.served import make_model
 
@@ -110,7 +110,7 @@ def crew_at(address: str) -> Generator[Crew]:
 
 def measure(folder: Path) -> dict[str, float]:
     """All figures, by "way.figure"."""
-    model = str(make_model(folder / "model", write_random_bundle(folder)))
+    model = str(make_model(folder / "model", make_bundle(folder / "bundle", unet_specs())))
     plates = {
         n: str(write_plate(folder / f"plate{n}", range(1, n + 1), SHAPE_PX)) for n in N_FIELDS
     }

@@ -39,12 +39,14 @@ from mlflow.types import Schema, TensorSpec
 
 from adipocyte.client import StainClient
 from adipocyte.config import GeneratorConfig, SegmenterConfig, build
-from adipocyte.domain import SEGMENTER, TARGETS
+from adipocyte.domain import N_Z_PLANES, SEGMENTER, TARGETS
 from adipocyte.networks.unet import UNetSpec
 from adipocyte.plate.tiff import encode_stack
 from adipocyte.training.generator import generator_spec
 from benchmarks.report import parser, report
-from tests.support.served import N_Z, Server, make_bundle, make_model, planes, serve
+from tests.support.bundles import make_bundle
+from tests.support.plates import planes
+from tests.support.served import Server, make_model, serve
 
 AT_MOST = {
     "load.failures": 0,
@@ -63,12 +65,14 @@ def specs(recipe: str) -> dict[str, UNetSpec]:
     """The networks of a *recipe*."""
     segmenter = build(SegmenterConfig, {"recipe": recipe})
     generators = {
-        target: generator_spec(build(GeneratorConfig, {"recipe": recipe, "target": target}), N_Z)
+        target: generator_spec(
+            build(GeneratorConfig, {"recipe": recipe, "target": target}), N_Z_PLANES
+        )
         for target in TARGETS
     }
     return {
         SEGMENTER: UNetSpec(
-            encoder=segmenter.encoder, in_channels=N_Z, architecture=segmenter.architecture
+            encoder=segmenter.encoder, in_channels=N_Z_PLANES, architecture=segmenter.architecture
         )
     } | generators
 

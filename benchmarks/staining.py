@@ -33,7 +33,7 @@ from adipocyte.staining.stainer import Stainer
 from adipocyte.system.machine import DTYPES, pin_threads
 from benchmarks.painting import REPORT, resident_mb
 from benchmarks.report import parser, report
-from tests.support.bundles import write_random_bundle
+from tests.support.bundles import make_bundle, unet_specs
 
 FIELD_PX = (2154, 2554)
 CROP_PX, STRIDE_PX = 1024, 512
@@ -156,7 +156,7 @@ def measure_published(networks: dict[str, tuple[int, nn.Module]]) -> dict[str, f
 def measure(folder: Path) -> dict[str, float]:
     """All figures, by "way.figure"."""
     pin_threads()
-    bundle = write_random_bundle(folder, encoder="resnet152", wide=REPORT)
+    bundle = make_bundle(folder / "bundle", unet_specs("resnet152", REPORT))
     cell = np.random.default_rng(0).integers(1000, 3000, (7, 500, 500), dtype=np.uint16)
     planes = np.tile(cell, (1, -(-FIELD_PX[0] // 500), -(-FIELD_PX[1] // 500)))[
         :, : FIELD_PX[0], : FIELD_PX[1]

@@ -17,8 +17,24 @@ from adipocyte.store.reader import Store
 if TYPE_CHECKING:
     from tests.support.served import Server
 
+# What a test costs that asks for a fixture of this name, wherever it is defined.
+COSTLY_FIXTURES = {
+    "small_server": "server",
+    "browser": "browser",
+    "database": "database",
+    "nodes": "cluster",
+}
+
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by the costly fixtures that they ask for, so that none slips into `make test`."""
+    for item in items:
+        for name in COSTLY_FIXTURES.keys() & set(getattr(item, "fixturenames", ())):
+            item.add_marker(COSTLY_FIXTURES[name])
+
 
 WELLS = ("B03", "B04", "C02", "C03")
 SHAPE_PX = (96, 80)
@@ -55,9 +71,7 @@ def small_store(small_plate: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle for 20x whose small networks nobody trained."""
-    from tests.support.served import (
-        make_bundle,  # imports MLflow and PyTorch, which most tests do without
-    )
+    from tests.support.bundles import make_bundle  # imports PyTorch, which most tests do without
 
     return make_bundle(tmp_path_factory.mktemp("bundle") / "bundle")
 

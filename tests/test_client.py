@@ -18,7 +18,9 @@ from adipocyte.client import ServiceError, StainClient
 from adipocyte.errors import UnreachableError
 from adipocyte.plate.tiff import decode_stack, encode_image
 from adipocyte.staining.stainer import Stainer
-from tests.support.served import ROOT, free_port, planes
+from tests.support import ROOT
+from tests.support.plates import planes
+from tests.support.processes import free_port
 
 GREY = planes(0, (64, 64))
 

@@ -43,7 +43,9 @@ class Scaling:
         counts *= np.float32(self.std)
         counts += np.float32(self.mean)
         np.clip(counts, 0, 65535, out=counts)
-        return np.rint(counts, out=counts).astype(np.uint16)
+        np.rint(counts, out=counts)
+        with np.errstate(invalid="ignore"):  # a network that diverges paints NaN
+            return counts.astype(np.uint16)
 
 
 # Table 3.1 of the report: brightfield, all seven planes together, in counts.

@@ -89,7 +89,7 @@ def prepare_field(task: FieldTask) -> Problem | None:
         return Problem(
             str(key),
             "changed while it was prepared",
-            "run the same command again, once nobody writes to the plate",
+            "run the same command again, when no other program writes to the plate",
         )
     shutil.rmtree(field_path(task.folder, key), ignore_errors=True)
     mask = _mask(field.targets["A1"], key.magnification, task.masking)

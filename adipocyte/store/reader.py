@@ -133,5 +133,5 @@ class Store:
     def _read(self, path: Path, selection: Selection) -> NDArray:
         if path not in self._arrays:
             self._arrays[path] = zarr.open_array(path / "0", mode="r")
-        # zarr declares whatever an array on a GPU or a selection of one number could give.
+        # zarr also declares arrays on a GPU and single numbers.
         return cast(NDArray, self._arrays[path][selection])

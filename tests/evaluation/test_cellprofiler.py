@@ -5,8 +5,6 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,45 +39,14 @@ from adipocyte.evaluation.cellprofiler.propagation import REGULARISATION, propag
 from adipocyte.evaluation.cellprofiler.reconstruction import CROSS, TILE_PX, reconstruct
 from adipocyte.evaluation.cellprofiler.thresholds import li_threshold
 from tests.support import golden
-from tests.support.golden import FIELDS, KINDS, LARGER, PLACES, SHIPPED, SHIPPED_FIELDS
-
-ONLY_LARGER_FIELDS = [field for field in FIELDS if field not in SHIPPED_FIELDS]
-ONLY_LARGER_LABELS = [one for one in MAGNIFICATIONS if one not in golden.SHIPPED_LABELS]
-
-
-@functools.cache
-def measured(magnification: int, kind: str, place: golden.Place) -> Measured:
-    """A field that CellProfiler measured, measured once by us."""
-    folder = SHIPPED if (magnification, kind, place) in SHIPPED_FIELDS else LARGER
-    return measure(golden.read_images(folder, magnification, kind, place), magnification)
-
-
-def assert_same_features(found: dict[str, float], expected: dict[str, float]) -> None:
-    """To 1e-4 in granularity, because libraries add float32 up in other orders; else to 1e-6."""
-    for column in COLUMNS:
-        rtol, atol = (1e-4, 1e-5) if column.startswith("Granularity") else (1e-6, 0)
-        np.testing.assert_allclose(found[column], expected[column], rtol, atol, err_msg=column)
-
-
-def assert_same_labels(folder: Path, magnification: int) -> None:
-    labels = measured(magnification, "target", PLACES[0]).labels
-    expected = golden.read_labels(folder, magnification)
-    assert expected.keys() == labels.keys()
-    for step, image in expected.items():
-        assert np.mean(image == labels[step]) >= 0.999, step
-
-
-def assert_score_is_the_organisers(
-    magnification: int, feature: Callable[[int, str, golden.Place], dict[str, float]]
-) -> None:
-    true, predicted = (
-        np.array([list(feature(magnification, kind, place).values()) for place in PLACES])
-        for kind in KINDS
-    )
-    expected = golden.official_metric()[f"{magnification}x"]
-    feature_error = np.mean(np.abs(predicted - true) / np.median(true, axis=0))
-    combined = (feature_error + expected["mae_pixel"]) / 2
-    assert combined == pytest.approx(expected["combined"], abs=0.005)
+from tests.support.golden import (
+    SHIPPED,
+    SHIPPED_FIELDS,
+    assert_same_features,
+    assert_same_labels,
+    assert_score_is_the_organisers,
+    measured,
+)
 
 
 @pytest.mark.parametrize(("magnification", "kind", "place"), SHIPPED_FIELDS)
@@ -88,22 +55,9 @@ def test_all_99_features_are_those_that_cellprofiler_measured(magnification, kin
     assert_same_features(found, golden.features(magnification, kind, place))
 
 
-@golden.needs_larger
-@pytest.mark.parametrize(("magnification", "kind", "place"), ONLY_LARGER_FIELDS)
-def test_all_99_features_are_cellprofilers_in_the_larger_set(magnification, kind, place):
-    found = measured(magnification, kind, place).features
-    assert_same_features(found, golden.features(magnification, kind, place))
-
-
 @pytest.mark.parametrize("magnification", golden.SHIPPED_LABELS)
 def test_the_labels_of_every_step_are_cellprofilers(magnification):
     assert_same_labels(SHIPPED, magnification)
-
-
-@golden.needs_larger
-@pytest.mark.parametrize("magnification", ONLY_LARGER_LABELS)
-def test_the_labels_of_every_step_are_cellprofilers_in_the_larger_set(magnification):
-    assert_same_labels(LARGER, magnification)
 
 
 @pytest.mark.parametrize("magnification", MAGNIFICATIONS)
@@ -114,12 +68,6 @@ def test_the_challenges_score_of_these_features_is_the_organisers(magnification)
         return measured(*field).features if field in SHIPPED_FIELDS else golden.features(*field)
 
     assert_score_is_the_organisers(magnification, feature)
-
-
-@golden.needs_larger
-@pytest.mark.parametrize("magnification", MAGNIFICATIONS)
-def test_the_challenges_score_is_the_organisers_in_the_larger_set(magnification):
-    assert_score_is_the_organisers(magnification, lambda *field: measured(*field).features)
 
 
 @pytest.mark.parametrize(

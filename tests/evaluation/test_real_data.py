@@ -1,6 +1,7 @@
 """What real microscopy and the real CellProfiler say."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import tifffile
 from scipy import ndimage
 
 from adipocyte.config import PreprocessConfig
-from adipocyte.domain import FieldKey
+from adipocyte.domain import MAGNIFICATIONS, FieldKey
 from adipocyte.imaging.masks import nuclei_mask
 from adipocyte.plate.scan import scan_plate
 from adipocyte.preparation.prepare import prepare
@@ -64,3 +65,28 @@ def test_masks_agree_with_the_nuclei_that_cellprofiler_found(magnification):
 @golden.needs_larger
 def test_masks_agree_with_cellprofilers_nuclei_at_40x():
     assert_mask_covers_the_nuclei(golden.LARGER, 40)
+
+
+ONLY_LARGER_FIELDS = [field for field in golden.FIELDS if field not in golden.SHIPPED_FIELDS]
+ONLY_LARGER_LABELS = [one for one in MAGNIFICATIONS if one not in golden.SHIPPED_LABELS]
+
+
+@golden.needs_larger
+@pytest.mark.parametrize(("magnification", "kind", "place"), ONLY_LARGER_FIELDS)
+def test_all_99_features_are_cellprofilers_in_the_larger_set(magnification, kind, place):
+    found = golden.measured(magnification, kind, place).features
+    golden.assert_same_features(found, golden.features(magnification, kind, place))
+
+
+@golden.needs_larger
+@pytest.mark.parametrize("magnification", ONLY_LARGER_LABELS)
+def test_the_labels_of_every_step_are_cellprofilers_in_the_larger_set(magnification):
+    golden.assert_same_labels(golden.LARGER, magnification)
+
+
+@golden.needs_larger
+@pytest.mark.parametrize("magnification", MAGNIFICATIONS)
+def test_the_challenges_score_is_the_organisers_in_the_larger_set(magnification):
+    golden.assert_score_is_the_organisers(
+        magnification, lambda *field: golden.measured(*field).features
+    )

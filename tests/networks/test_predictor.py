@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import nn
 
-from adipocyte.delivery.batch.plate import shall_compile
 from adipocyte.errors import ConfigError
 from adipocyte.networks import predictor
 from adipocyte.networks.predictor import fold, has_compiler, make_ready, predict_with
@@ -19,7 +18,7 @@ from adipocyte.networks.unet import UNetSpec, build_unet
 from adipocyte.simulation import simulate_field
 from adipocyte.staining.stainer import Stainer
 from adipocyte.system.machine import fastest_arithmetic
-from tests.support.bundles import write_random_bundle
+from tests.support.bundles import make_bundle, unet_specs
 
 CPU = torch.device("cpu")
 
@@ -32,7 +31,7 @@ def network() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_random_bundle(tmp_path_factory.mktemp("bundle"))
+    return make_bundle(tmp_path_factory.mktemp("bundle") / "bundle", unet_specs())
 
 
 @pytest.fixture(scope="module")
@@ -187,17 +186,9 @@ def test_without_openvino_nothing_is_compiled(network, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert not has_compiler()
-    assert not shall_compile("auto", 1000, possible=has_compiler())
     with pytest.raises(
         ConfigError,
         match=r"OpenVINO, which is not here: pip install \"adipocyte\[openvino\]\", "
         "or go on with -P compile=false",
     ):
         make_ready(copy.deepcopy(network), 7, CPU, "32", compiled=True)
-
-
-def test_compiling_is_for_plates():
-    wanted = [shall_compile("auto", n_fields, possible=True) for n_fields in (1, 15, 16, 3456)]
-    assert wanted == [False, False, True, True]
-    assert shall_compile("true", 1, possible=False)  # it is told what to install
-    assert not shall_compile("false", 3456, possible=True)

@@ -24,7 +24,7 @@ from adipocyte.staining.bundle import (
 )
 from adipocyte.staining.stainer import Stainer
 from adipocyte.system.files import digest_of
-from tests.support.bundles import write_random_bundle
+from tests.support.bundles import make_bundle, unet_specs
 
 TABLES = {
     f"20/{target}": np.roll(np.arange(65536, dtype=np.uint16), 1) for target in ("A1", "A2", "A3")
@@ -34,7 +34,7 @@ PLANES = np.random.default_rng(0).integers(1000, 3000, (7, 64, 64), dtype=np.uin
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_random_bundle(tmp_path_factory.mktemp("bundle"))
+    return make_bundle(tmp_path_factory.mktemp("bundle") / "bundle", unet_specs())
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_it_is_not_calibrated_by_halves(folder, intensities):
 
 
 def test_bfloat16_halves_the_weights_and_paints_nearly_the_same(original, tmp_path):
-    small = write_random_bundle(tmp_path, storage="bfloat16")
+    small = make_bundle(tmp_path / "bundle", unet_specs(), storage="bfloat16")
     weights = "A2/weights.safetensors"
     assert (small / weights).stat().st_size < 0.51 * (original / weights).stat().st_size
     _, network = load_network(small / "A2")

@@ -10,7 +10,7 @@ from adipocyte.networks.tiles import Tiling, smallest_tile_px
 from adipocyte.simulation import simulate_field
 from adipocyte.staining.stainer import Stainer
 from benchmarks.tiles import near_a_border
-from tests.support.bundles import write_random_bundle
+from tests.support.bundles import make_bundle, unet_specs
 
 SHAPE = (1000, 320)  # one side no multiple of 32, and more than a tile
 HALO_PX = 288  # of the bundle's networks
@@ -20,7 +20,9 @@ TILE_PX = smallest_tile_px(HALO_PX)
 @pytest.fixture(scope="module")
 def stainer(tmp_path_factory: pytest.TempPathFactory) -> Stainer:
     """In float32, because bf16 would round where paintings are compared to one count."""
-    return Stainer(write_random_bundle(tmp_path_factory.mktemp("bundle")), precision="32")
+    return Stainer(
+        make_bundle(tmp_path_factory.mktemp("bundle") / "bundle", unet_specs()), precision="32"
+    )
 
 
 @pytest.fixture(scope="module")

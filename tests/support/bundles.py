@@ -26,6 +26,15 @@ def spec(name: str, encoder: str = SMALLEST, **options: str) -> UNetSpec:
     return UNetSpec(encoder=encoder, in_channels=N_Z_PLANES + (name == "A1"), **options)
 
 
+def unet_specs(
+    encoder: str = "resnet18",
+    wide: Mapping[str, str] = NARROW,
+    targets: tuple[str, ...] = TARGETS,
+) -> dict[str, UNetSpec]:
+    """The networks of *targets* with one encoder, each with the *wide* convolutions of its name."""
+    return {name: spec(name, encoder, wide_convolutions=wide[name]) for name in names(targets)}
+
+
 def random_network(spec: UNetSpec) -> torch.nn.Module:
     """A network whose normalisations have seen noise: its output is neither flat nor huge."""
     network = build_unet(spec).train()
@@ -72,16 +81,3 @@ def make_bundle(
             save_network(path, built_as, random_network(built_as))
         write_bundle(folder, manifest, networks, histograms)
     return folder
-
-
-def write_random_bundle(
-    folder: Path,
-    targets: tuple[str, ...] = TARGETS,
-    *,
-    encoder: str = "resnet18",
-    wide: Mapping[str, str] = NARROW,
-    storage: str = "float32",
-) -> Path:
-    """An earlier form of `make_bundle`, which makes the bundle in *folder*/bundle."""
-    specs = {name: spec(name, encoder, wide_convolutions=wide[name]) for name in names(targets)}
-    return make_bundle(folder / "bundle", specs, targets=targets, storage=storage)

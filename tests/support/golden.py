@@ -4,7 +4,9 @@ Both folders are laid out alike; the README in tests/data/cellprofiler says how 
 """
 
 import csv
+import functools
 import json
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ import tifffile
 from numpy.typing import NDArray
 
 from adipocyte.domain import MAGNIFICATIONS, TARGETS
-from adipocyte.evaluation.cellprofiler import COLUMNS
+from adipocyte.evaluation.cellprofiler import COLUMNS, measure
+from adipocyte.evaluation.cellprofiler.features import Measured
 from tests.support import ROOT, SHARED
 
 Place = tuple[str, int]  # well and field of view
@@ -94,3 +97,38 @@ def _table(path: Path) -> dict[Place, dict[str, float]]:
         }
         for row in rows
     }
+
+
+@functools.cache
+def measured(magnification: int, kind: str, place: Place) -> Measured:
+    """A field that CellProfiler measured, measured once by us."""
+    folder = SHIPPED if (magnification, kind, place) in SHIPPED_FIELDS else LARGER
+    return measure(read_images(folder, magnification, kind, place), magnification)
+
+
+def assert_same_features(found: dict[str, float], expected: dict[str, float]) -> None:
+    """To 1e-4 in granularity, because libraries add float32 up in other orders; else to 1e-6."""
+    for column in COLUMNS:
+        rtol, atol = (1e-4, 1e-5) if column.startswith("Granularity") else (1e-6, 0)
+        np.testing.assert_allclose(found[column], expected[column], rtol, atol, err_msg=column)
+
+
+def assert_same_labels(folder: Path, magnification: int) -> None:
+    labels = measured(magnification, "target", PLACES[0]).labels
+    expected = read_labels(folder, magnification)
+    assert expected.keys() == labels.keys()
+    for step, image in expected.items():
+        assert np.mean(image == labels[step]) >= 0.999, step
+
+
+def assert_score_is_the_organisers(
+    magnification: int, feature: Callable[[int, str, Place], dict[str, float]]
+) -> None:
+    true, predicted = (
+        np.array([list(feature(magnification, kind, place).values()) for place in PLACES])
+        for kind in KINDS
+    )
+    expected = official_metric()[f"{magnification}x"]
+    feature_error = np.mean(np.abs(predicted - true) / np.median(true, axis=0))
+    combined = (feature_error + expected["mae_pixel"]) / 2
+    assert combined == pytest.approx(expected["combined"], abs=0.005)

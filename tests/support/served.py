@@ -14,10 +14,8 @@ import pandas as pd
 import requests
 
 from adipocyte.delivery.models.package import as_model
-from adipocyte.domain import N_Z_PLANES as N_Z  # noqa: F401 (benchmarks)
 from adipocyte.plate.tiff import encode_stack
 from tests.support import ROOT
-from tests.support.bundles import make_bundle, spec  # noqa: F401 (conftest.py, benchmarks)
 from tests.support.plates import planes
 from tests.support.processes import free_port, wait_for
 

@@ -43,5 +43,5 @@ class Killed(BaseException):
 
 
 def kill(*_: Any) -> None:
-    """Take the place of a function, and kill whoever calls it."""
+    """Take the place of a function, and kill its caller."""
     raise Killed

@@ -90,9 +90,6 @@ def should_compile(wish: str, n_fields: int, *, possible: bool) -> bool:
     return wish == "true"
 
 
-shall_compile = should_compile  # its name in tests/networks, until that test moves
-
-
 def stain_plate(config: StainConfig, crew: Crew) -> StainedPlate:
     """Let a *crew* paint every field of a raw plate: uint16 TIFFs under the challenge's names.
 

@@ -119,12 +119,16 @@ def training_run(
 def settled(config: Config) -> Config:
     """*config* with an arithmetic in place of precision=auto, so that its run records which.
 
-    It is that of the run that *config* resumes, or the one that is faster on this machine.
+    It is that of the run that *config* resumes, or the one that is faster on this machine. Several
+    processes on CPUs take float32, because each would measure for itself and they must agree.
     """
     precision: str = config.precision
     if precision == "auto" and config.resume:
         precision = _recorded(config.resume)[1]["precision"]
-    return dataclasses.replace(config, precision=arithmetic(precision, fastest_device()))
+    device = fastest_device()
+    if precision == "auto" and device.type == "cpu" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        precision = "32"
+    return dataclasses.replace(config, precision=arithmetic(precision, device))
 
 
 def resumed(config: Config, step: str) -> Config:

@@ -31,9 +31,8 @@ def _detect(image: NDArray[np.float64], detection: Detection) -> Labels:
 def merge(big: Labels, small: Labels) -> Labels:
     """One set of droplets, "Lipid_droplets_final_segmentation".
 
-    This is CellProfiler's CombineObjects, "Merge".
-    A droplet that overlaps none of the other size stays as it is. The pixels of all others go to
-    the nearest big droplet among them.
+    This is CellProfiler's CombineObjects, "Merge". A droplet that does not overlap one of the other
+    size stays as it is. The pixels of all others go to the nearest big droplet among them.
     """
     both = (big > 0) & (small > 0)
     disputed_big, disputed_small = _objects_with(both, big), _objects_with(both, small)

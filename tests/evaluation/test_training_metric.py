@@ -102,19 +102,23 @@ def rows(table):
 
 def official(truth, painted):
     """The feature metric of the score, from (fields, features) of one magnification."""
-    fields = [
-        FieldMeasurement(
-            key=FieldKey(20, "B03", fov),
-            pixels={"none": {"A1": {"mae": 0.0}}},
-            truth_counts={"A1": np.array([0, 1])},
-            painted_counts={},
-            truth_features=true,
-            painted_features={"none": found},
-            objects={},
-        )
-        for fov, (true, found) in enumerate(zip(rows(truth), rows(painted), strict=True), 1)
-    ]
-    return score(fields, "none").feature_metric
+    features = zip(rows(truth), rows(painted), strict=True)
+    fields = [measured(20, fov, *one) for fov, one in enumerate(features, 1)]
+    # A single field at another magnification, so that no time goes into drawing intervals.
+    return score([*fields, measured(40, 1, {}, {})], "none").parts[20].feature_metric
+
+
+def measured(magnification, fov, truth, painted):
+    """A field with these features, painted without an error of its pixels."""
+    return FieldMeasurement(
+        key=FieldKey(magnification, "B03", fov),
+        pixels={"none": {"A1": {"mae": 0.0}}},
+        truth_counts={"A1": np.array([0, 1])},
+        painted_counts={},
+        truth_features=truth,
+        painted_features={"none": painted},
+        objects={},
+    )
 
 
 def test_training_and_judging_measure_the_same_images_alike(store, features, truth, tmp_path):

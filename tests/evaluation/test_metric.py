@@ -42,7 +42,9 @@ def measured(key, truth, painted, true_features=None, painted_features=None, way
     return FieldMeasurement(
         key=key,
         pixels={way: pixels},
-        truth_counts={target: counts_histogram(image) for target, image in truth.items()},
+        truth_counts={
+            target: np.trim_zeros(counts_histogram(image), "b") for target, image in truth.items()
+        },
         painted_counts={
             way: {target: counts_histogram(image) for target, image in painted.items()}
         },

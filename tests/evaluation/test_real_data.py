@@ -1,7 +1,6 @@
 """What real microscopy and the real CellProfiler say."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest

@@ -85,7 +85,7 @@ def test_a_segmenter_stopped_and_resumed_is_the_same_bit_for_bit(small_store, tm
 
 def test_what_a_layer_draws_it_draws_again_after_a_resume(small_store, tmp_path):
     # EfficientNet drops whole layers at random.
-    config = replace(SEGMENTER, encoder="timm-efficientnet-b0", epochs=1, epoch_steps=4, workers=1)
+    config = replace(SEGMENTER, encoder="efficientnet-b0", epochs=1, epoch_steps=4, workers=1)
     train_segmenter(small_store, config, tmp_path / "whole", Notes())
     with pytest.raises(StoppedError):
         train_segmenter(

@@ -1,16 +1,19 @@
 """How fast a GAN trains: patches per second of a step and of the loader.
 
 python -m benchmarks.training [--check]
+python -m benchmarks.training --gpu      # report, stable and the segmenter as a GPU can train them
 
 It needs no MLflow; with MLflow it also measures the cost of logging. The batch of `report` is cut
 to 4 patches on a CPU, which hardly changes patches per second.
 """
 
 import dataclasses
+import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,12 +21,13 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch.nn.functional import l1_loss
+from torch.nn.functional import binary_cross_entropy_with_logits, l1_loss
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from adipocyte.config import GeneratorConfig, PreprocessConfig, build
+from adipocyte.config import GeneratorConfig, PreprocessConfig, SegmenterConfig, build
 from adipocyte.domain import FieldKey
 from adipocyte.networks.losses import adversarial_loss, discriminator_loss, spectral_loss
-from adipocyte.networks.unet import build_unet
+from adipocyte.networks.unet import UNetSpec, build_unet
 from adipocyte.plate.fields import RawField, write_field
 from adipocyte.preparation.prepare import prepare
 from adipocyte.store.reader import Store
@@ -60,20 +64,36 @@ def seconds(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, fl
 
 
 def gan_step(
-    config: GeneratorConfig, fabric: Fabric, layout: torch.memory_format
+    config: GeneratorConfig,
+    fabric: Fabric,
+    layout: torch.memory_format,
+    *,
+    compiled: bool = False,
+    fused: bool = False,
 ) -> Callable[[], object]:
-    """One step of `train_generator` on a batch that is already there."""
+    """One step of `train_generator` on a batch that is already there.
+
+    *compiled* is the setting `compile`; *fused* takes Adam's fused kernel.
+    """
     torch.manual_seed(0)
     spec = generator_spec(config, 7)
     raw_generator = build_unet(spec).to(fabric.device).to(memory_format=layout)
+    if compiled:
+        raw_generator.compile()
+    average = None
+    if config.ema:
+        average = AveragedModel(
+            raw_generator, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True
+        )
     raw_discriminator = (
         build_discriminator(config, spec.in_channels).to(fabric.device).to(memory_format=layout)
     )
     generator, g_optimizer = fabric.setup(
-        raw_generator, torch.optim.Adam(raw_generator.parameters(), lr=1e-5)
+        raw_generator, torch.optim.Adam(raw_generator.parameters(), lr=1e-5, fused=fused)
     )
     discriminator, d_optimizer = fabric.setup(
-        raw_discriminator, torch.optim.Adam(raw_discriminator.parameters(), lr=1e-5)
+        raw_discriminator,
+        torch.optim.Adam(raw_discriminator.parameters(), lr=1e-5, fused=fused),
     )
     source = torch.randn(config.batch, 7, config.patch_px, config.patch_px, device=fabric.device)
     real = torch.randn(config.batch, 1, config.patch_px, config.patch_px, device=fabric.device)
@@ -86,6 +106,27 @@ def gan_step(
         losses = {"mae": l1_loss(fake, real), "spectral": spectral_loss(fake, real)}
         losses["adversarial"] = adversarial_loss(scores_of(fabric, raw_discriminator, source, fake))
         update(fabric, raw_generator, g_optimizer, weighted(losses, config), 0)
+        if average:
+            average.update_parameters(raw_generator)
+
+    return step
+
+
+def segmenter_step(
+    config: SegmenterConfig, fabric: Fabric, layout: torch.memory_format
+) -> Callable[[], object]:
+    """One step of `train_segmenter` on a batch that is already there."""
+    torch.manual_seed(0)
+    network = build_unet(UNetSpec(encoder=config.encoder, in_channels=7))
+    network = network.to(fabric.device).to(memory_format=layout)
+    segmenter, optimizer = fabric.setup(network, torch.optim.Adam(network.parameters(), lr=1e-5))
+    shape = (config.batch, 1, config.patch_px, config.patch_px)
+    planes = torch.randn(shape, device=fabric.device).repeat(1, 7, 1, 1)
+    mask = (torch.rand(shape, device=fabric.device) < 0.2).float()
+
+    def step() -> None:
+        loss = binary_cross_entropy_with_logits(segmenter(planes), mask)
+        update(fabric, network, optimizer, loss, 0)
 
     return step
 
@@ -199,17 +240,76 @@ def measure(repeats: int) -> dict[str, float]:
     return figures
 
 
+def gpu_pace(step: Callable[[], object], batch: int, n_steps: int = 10) -> dict[str, float]:
+    """The pace of steps that follow each other as in a training, their memory, the first one."""
+    start = time.perf_counter()
+    step()
+    torch.cuda.synchronize()
+    first_s = time.perf_counter() - start
+    torch.cuda.reset_peak_memory_stats()
+
+    def steps() -> None:
+        for _ in range(n_steps):
+            step()
+
+    step_s = seconds({"steps": steps}, repeats=4)["steps"] / n_steps
+    return {
+        "step_ms": 1e3 * step_s,
+        "patches_per_s": batch / step_s,
+        "memory_gb": torch.cuda.max_memory_allocated() / 1e9,
+        "first_step_s": first_s,
+    }
+
+
+def measure_gpu() -> dict[str, float]:
+    """Steps on a GPU in its arithmetics and engines, and the loader by its number of processes."""
+    first, last = torch.contiguous_format, torch.channels_last
+    report, stable = (
+        build(GeneratorConfig, {"target": "A2", "recipe": recipe})
+        for recipe in ("report", "stable")
+    )
+    segmenter = build(SegmenterConfig, {"recipe": "report"})
+    figures: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        store = noise_store(Path(scratch))
+        for workers in sorted({1, 2, 4, 8, os.cpu_count() or 1}):
+            pace = loader_pace(store, report, workers, n_steps=8 * workers + 16)
+            figures[f"loader_{workers}_workers_patches_per_s"] = pace
+    gan, segment = partial(gan_step, report), partial(segmenter_step, segmenter)
+    cases: dict[str, tuple[Callable[..., Callable[[], object]], int, str, torch.memory_format]] = {
+        "report.float32": (gan, report.batch, "32", first),
+        "report.precision_32": (gan, report.batch, "32", last),
+        "report.auto": (gan, report.batch, "auto", last),
+        "report.fused_adam": (partial(gan, fused=True), report.batch, "auto", last),
+        "report.compiled": (partial(gan, compiled=True), report.batch, "auto", last),
+        "stable.auto": (partial(gan_step, stable), stable.batch, "auto", last),
+        "segmenter.float32": (segment, segmenter.batch, "32", first),
+        "segmenter.precision_32": (segment, segmenter.batch, "32", last),
+        "segmenter.auto": (segment, segmenter.batch, "auto", last),
+    }
+    for name, (make, batch, precision, layout) in cases.items():
+        # PyTorch computes convolutions of float32 in TF32 unless told not to.
+        torch.backends.cudnn.allow_tf32 = not name.endswith("float32")
+        found = gpu_pace(make(fabric=make_fabric(precision), layout=layout), batch)
+        figures |= {f"{name}.{figure}": value for figure, value in found.items()}
+        torch.cuda.empty_cache()
+    return figures
+
+
 def main() -> int:
     """Print the figures; with --check, compare them with what is required."""
     arguments = parser(__doc__)
     arguments.add_argument("--repeats", type=int, default=5)
+    arguments.add_argument("--gpu", action="store_true", help="measure training on a GPU instead")
     given = arguments.parse_args()
+    if given.gpu and not torch.cuda.is_available():
+        arguments.error("--gpu needs an NVIDIA GPU, and there is none")
     about: dict[str, Any] = {"torch": torch.__version__, "threads": torch.get_num_threads()}
     if torch.cuda.is_available():
         about["gpu"] = torch.cuda.get_device_name()
     native = fastest_arithmetic(fastest_device().type) == "bf16"
     at_least = {name: least for name, least in AT_LEAST.items() if native or "bf16" not in name}
-    measured = measure(given.repeats)
+    measured = measure_gpu() if given.gpu else measure(given.repeats)
     return report(measured, given.check, at_most=AT_MOST, at_least=at_least, **about)
 
 

@@ -88,9 +88,7 @@ def train_generator(
     """
     check_request(store, config, segmenter, features)
     fabric = make_fabric(config.precision)
-    val_masks = None
-    if segmenter:
-        val_masks = PredictedMasks(segmenter, store, "validation", fabric.device)
+    val_masks = PredictedMasks(segmenter, store, "validation", fabric.device) if segmenter else None
     patches = generator_patches(store, config, segmenter, fabric.device)
 
     torch.manual_seed(config.seed)
@@ -142,10 +140,8 @@ def train_generator(
 
         raw.shown.eval()
         with fabric.autocast():
-            metrics, picture = validate_generator(
-                raw.shown, store, config.target, val_masks, features
-            )
-        means = loop.end_epoch(metrics, picture)
+            found = validate_generator(raw.shown, store, config.target, val_masks, features)
+        means = loop.end_epoch(*found)
         if warning := collapse_warning(means, epoch + 1):
             tracker.warning(warning)
     return loop.finish(spec)

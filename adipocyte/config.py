@@ -253,7 +253,7 @@ _save_every = partial(
     report=1000,
 )
 _compile = partial(
-    option, "Compile the network (torch.compile): slower to start, faster on a GPU.", False
+    option, "Compile the network (torch.compile): slower to start; measure whether it pays.", False
 )
 _resume = partial(
     option,

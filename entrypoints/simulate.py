@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 
 from adipocyte.config import SimulateConfig, listed, plain
 from adipocyte.domain import MAGNIFICATIONS
@@ -45,7 +46,8 @@ def simulate(config: SimulateConfig) -> None:
                 FieldKey(magnification, well, fov),
                 RawField(field.planes, field.targets),
             )
-    print(f"{len(fields)} fields in {config.out}. Next: mlflow run . -P plate={config.out}")
+    setting = shlex.quote(f"plate={config.out}")
+    print(f"{len(fields)} fields in {config.out}. Next: mlflow run . -P {setting}")
 
 
 def _magnifications(config: SimulateConfig) -> list[int]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import shlex
 import shutil
 import subprocess
 import sys
@@ -112,6 +113,14 @@ def test_a_simulation_is_not_written_over_other_images(elsewhere: Path, small_pl
     before = {path: path.read_bytes() for path in small_plate.rglob("*.tif")}
     assert "name another folder" in refusal("simulate", "--out", str(small_plate))
     assert {path: path.read_bytes() for path in small_plate.rglob("*.tif")} == before
+
+
+def test_the_command_that_a_simulation_names_next_can_be_pasted(elsewhere: Path):
+    folder = str(elsewhere / "run: 2")
+    sizes = ("--height_px", "64", "--width_px", "64")
+    done = run("simulate", "--out", folder, "--magnifications", "20", "--wells", "B03", *sizes)
+    command = done.stdout.partition("Next: ")[2]
+    assert shlex.split(command) == ["mlflow", "run", ".", "-P", f"plate={folder}"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-# Two commands on a fresh machine with Python 3.11 to 3.13, make and git: `make demo` and `make test`.
+# Two commands on a fresh machine with Python 3.11 to 3.13, make and git: `make demo` and `make
+# test`.
 PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -7,8 +8,9 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 setup: $(VENV)/ready
 
-# conda.yaml states the versions of what the product needs; pyproject.toml those of the tools for testing.
-# Compiled once here, every command starts three times faster where Python may not write its own bytecode.
+# conda.yaml states the versions of what the product needs; pyproject.toml those of the tools for
+# testing. Compiled once here, every command starts three times faster where Python may not write
+# its own bytecode.
 $(VENV)/ready: conda.yaml pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "Python 3.11 to 3.13 is needed, %s is %d.%d: make setup PYTHON=python3.12" % (sys.executable, *v))'
 	$(PYTHON) -m venv $(VENV)
@@ -20,8 +22,8 @@ $(VENV)/ready: conda.yaml pyproject.toml
 demo: setup
 	mlflow run . -e demo --env-manager local
 
-# A process for each of two cores, one thread each: more threads would wait for each other. A process
-# that dies ends the run with its test's name.
+# A process for each of two cores, one thread each: more threads would wait for each other. A
+# process that dies ends the run with its test's name.
 PYTEST := OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --max-worker-restart 0
 
 test: setup

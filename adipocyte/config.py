@@ -543,7 +543,7 @@ class StainConfig:
     plate: Path = option("Folder of the raw plate; brightfield planes are enough.")
     model: str = option("Address of a registered model.", f"models:/{MODEL_NAME}@champion")
     out: str = option(
-        "Folder for the stained TIFFs, or an address that fsspec knows, such as s3://bucket/folder.",
+        "Folder for the stained TIFFs, or an address that fsspec knows: s3://bucket/folder.",
         "stained",
     )
     cluster: str = option(

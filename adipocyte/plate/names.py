@@ -14,7 +14,8 @@ from adipocyte.domain import TARGETS
 from adipocyte.errors import PlateError
 
 _NAME = re.compile(
-    r"(?P<plate>.+)_(?P<well>[A-P][0-9]{2})_T(?P<time>[0-9]{4})F(?P<fov>[0-9]{3})L(?P<line>[0-9]{2})"
+    r"(?P<plate>.+)_(?P<well>[A-P][0-9]{2})"
+    r"_T(?P<time>[0-9]{4})F(?P<fov>[0-9]{3})L(?P<line>[0-9]{2})"
     r"A(?P<action>[0-9]{2})(Z(?P<z_plane>[0-9]{2}))?C(?P<channel>[0-9]{2})\.(tif|TIF)[fF]?"
 )
 _FOLDER = re.compile(r"(20|40|60)x(_images)?")

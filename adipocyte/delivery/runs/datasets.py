@@ -21,4 +21,6 @@ def folder_dataset(folder: Path, digest: str) -> MetaDataset:
         warnings.simplefilter("ignore")
         source = resolve_dataset_source(str(folder.resolve()))
     # MLflow marks `profile` as abstract without making the class an ABC, so this works.
-    return MetaDataset(source, name=folder.name, digest=digest)  # ty: ignore[abstract-class-instantiation]
+    return MetaDataset(  # ty: ignore[abstract-class-instantiation]
+        source, name=folder.name, digest=digest
+    )

@@ -1,6 +1,6 @@
 """Arrays to a served model and back, without torch.
 
-`StainClient("http://127.0.0.1:5000").stain(planes, magnification=20)` paints one field.
+`StainClient("http://127.0.0.1:5001").stain(planes, magnification=20)` paints one field.
 """
 
 import base64

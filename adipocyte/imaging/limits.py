@@ -44,7 +44,7 @@ _SATURATED = _Rule("pixels at the maximum", " %", 2, _CLIPPED, high="saturated",
 
 # fmt: off
 # The least distances are wider than the differences between simulated fields of one culture;
-# docs/data.md shows by how much.
+# docs/measurements/quality.md shows by how much.
 _RULES = {
     "constant_planes": _Rule(
         "planes of one count", "", 0, _FILES,

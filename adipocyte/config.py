@@ -23,7 +23,6 @@ Precision = Literal["auto", "32", "bf16"]
 OnError = Literal["stop", "skip"]
 AutoSwitch = Literal["auto", "true", "false"]
 
-RECIPES: tuple[str, ...] = get_args(Recipe)
 _BUILT_ON = {"stable": "report"}  # where a recipe has no value of its own, it takes this one's
 
 _SWITCH_WORDS = {

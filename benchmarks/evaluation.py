@@ -7,25 +7,29 @@ Every field is measured in a process of its own on one core. "field_s" counts th
 where the larger set of golden data exists (ADIPOCYTE_SHARED).
 """
 
-import csv
-import json
 import os
 import resource
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 
-from adipocyte.domain import MAGNIFICATIONS, TARGETS
+from adipocyte.domain import MAGNIFICATIONS
 from adipocyte.evaluation.cellprofiler import COLUMNS, measure
 from adipocyte.simulation import simulate_field
 from benchmarks.report import parser, report
-from tests.support import SHARED as SHARED_FOLDER
+from tests.support.golden import (
+    KINDS,
+    LARGER,
+    PLACES,
+    features,
+    official_metric,
+    read_images,
+    read_labels,
+)
 
 AT_MOST = {f"{magnification}x.field_s": 30 for magnification in MAGNIFICATIONS} | {
     f"{magnification}x.combined_difference": 0.005 for magnification in MAGNIFICATIONS
@@ -34,8 +38,6 @@ AT_LEAST = {f"{magnification}x.worst_label_agreement": 0.999 for magnification i
 SHAPE_PX = (2154, 2554)
 SIDE_PX = {20: 512, 40: 768, 60: 1024}
 WORKERS = 2
-GOLDEN = SHARED_FOLDER / "data" / "cellprofiler_golden"
-SETS, FIELDS = ("target", "prediction"), (("B03", "F001"), ("D04", "F005"))
 
 
 def full_field(magnification: int) -> dict[str, NDArray[np.uint16]]:
@@ -96,39 +98,26 @@ def time_fields(magnification: int, images: dict[str, NDArray[np.uint16]], n_wor
     return WORKERS / took_s
 
 
-def read(folder: Path, field: tuple[str, str]) -> dict[str, NDArray[np.uint16]]:
-    """The stains of one golden field, by target."""
-    well, fov = field
-    return {
-        target: tifffile.imread(next(folder.glob(f"*_{well}_T0001{fov}*C0{target[1]}.tif")))
-        for target in TARGETS
-    }
-
-
 def agreement(magnification: int) -> dict[str, float]:
     """How far features, labels and score are from CellProfiler's, on the golden fields."""
-    name = f"{magnification}x"
     tables, differences, labels = {}, [], []
-    for kind in SETS:
-        with (GOLDEN / "csv" / name / f"{kind}_Image.csv").open() as file:
-            expected = np.array(
-                [[float(row[column]) for column in COLUMNS] for row in csv.DictReader(file)]
-            )
+    for kind in KINDS:
+        expected = np.array(
+            [list(features(magnification, kind, place).values()) for place in PLACES]
+        )
         measured = [
-            measure(read(GOLDEN / "images" / name / kind, field), magnification) for field in FIELDS
+            measure(read_images(LARGER, magnification, kind, place), magnification)
+            for place in PLACES
         ]
         tables[kind] = np.array([[one.features[column] for column in COLUMNS] for one in measured])
         differences.append(np.abs(tables[kind] - expected) / np.maximum(np.abs(expected), 1e-12))
         labels.append(measured[0].labels)
     apart = np.max(differences, axis=(0, 1))
-    official = json.loads((GOLDEN / "expected.json").read_text())[name]
+    official = official_metric()[f"{magnification}x"]
     feature_error = np.mean(
         np.abs(tables["prediction"] - tables["target"]) / np.median(tables["target"], axis=0)
     )
-    pairs = [
-        (tifffile.imread(file), labels[0][file.stem])
-        for file in (GOLDEN / "labels" / name).glob("*.tif")
-    ]
+    pairs = [(image, labels[0][step]) for step, image in read_labels(LARGER, magnification).items()]
     return {
         "worst_feature_difference": apart.max(),
         **{
@@ -151,7 +140,7 @@ def measure_all() -> dict[str, float]:
             1, mp_context=get_context("spawn"), initializer=keep_to_one_core, initargs=(core,)
         ) as process:
             found = process.submit(time_field, magnification).result()
-        if GOLDEN.is_dir():
+        if LARGER.is_dir():
             found |= agreement(magnification)
         figures |= {f"{magnification}x.{name}": float(value) for name, value in found.items()}
     images = full_field(20)

@@ -46,6 +46,8 @@ from benchmarks.staining import (
     DEVICE,
     FIELD_PX,
     NETWORKS,
+    about,
+    finished,
     flop_per_px,
     measure_published,
     peak_gflops,
@@ -79,8 +81,7 @@ def wall_ms(run: Callable[[], object], repeats: int = 9) -> float:
     for _ in range(3 + repeats):
         start = time.perf_counter()
         run()
-        if DEVICE.type == "cuda":
-            torch.cuda.synchronize()
+        finished()
         took.append(1e3 * (time.perf_counter() - start))
     return statistics.median(took[3:])
 
@@ -490,10 +491,7 @@ def main() -> int:
             measured = measure_tuned(given.mode)
         else:
             measured = measure_processes(Path(scratch), on_gpu=given.what == "shared")
-    about: dict[str, Any] = {"torch": torch.__version__, "threads": torch.get_num_threads()}
-    if DEVICE.type == "cuda":
-        about["gpu"] = torch.cuda.get_device_name()
-    return report(measured, given.check, **about)
+    return report(measured, given.check, **about())
 
 
 if __name__ == "__main__":

@@ -52,14 +52,19 @@ def resident_mb(name: str) -> float:
     return int(kib) * 1024 / 1e6
 
 
+def noise(height: int, width: int) -> np.ndarray:
+    """A stack of the size of a field, (7, *height*, *width*) in counts."""
+    cell = np.random.default_rng(0).integers(1000, 3000, (7, 500, 500), dtype=np.uint16)
+    return np.tile(cell, (1, -(-height // 500), -(-width // 500)))[:, :height, :width].copy()
+
+
 def measure(case: str, folder: Path) -> None:
     """Print one case's line."""
     bundle, (height, width), options = CASES[case]
     start = time.perf_counter()
     stainer = Stainer(folder / bundle, memory_mb=np.inf)
     loaded_s = time.perf_counter() - start
-    cell = np.random.default_rng(0).integers(1000, 3000, (7, 500, 500), dtype=np.uint16)
-    planes = np.tile(cell, (1, -(-height // 500), -(-width // 500)))[:, :height, :width].copy()
+    planes = noise(height, width)
     predicted = stainer.memory_needed_mb((height, width), **options)
     ctypes.CDLL(None).malloc_trim(0)  # what loading left unused would hide what painting takes
     Path("/proc/self/clear_refs").write_text("5")

@@ -30,8 +30,8 @@ from adipocyte.domain import SEGMENTER
 from adipocyte.networks.files import load_network
 from adipocyte.networks.unet import DIVISOR
 from adipocyte.staining.stainer import Stainer
-from adipocyte.system.machine import DTYPES, pin_threads
-from benchmarks.painting import REPORT, resident_mb
+from adipocyte.system.machine import DTYPES, fastest_device, pin_threads
+from benchmarks.painting import REPORT, noise, resident_mb
 from benchmarks.report import parser, report
 from tests.support.bundles import make_bundle, unet_specs
 
@@ -44,7 +44,7 @@ AT_LEAST = {
     "plate.times_published_equal_tiling": 2.0,
 }
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+DEVICE = fastest_device()
 
 
 def finished() -> None:
@@ -157,10 +157,7 @@ def measure(folder: Path) -> dict[str, float]:
     """All figures, by "way.figure"."""
     pin_threads()
     bundle = make_bundle(folder / "bundle", unet_specs("resnet152", REPORT))
-    cell = np.random.default_rng(0).integers(1000, 3000, (7, 500, 500), dtype=np.uint16)
-    planes = np.tile(cell, (1, -(-FIELD_PX[0] // 500), -(-FIELD_PX[1] // 500)))[
-        :, : FIELD_PX[0], : FIELD_PX[1]
-    ].copy()
+    planes = noise(*FIELD_PX)
     loaded = {name: load_network(bundle / name, DEVICE) for name in NETWORKS}
     published = {name: (spec.in_channels, network) for name, (spec, network) in loaded.items()}
     padded_px = (FIELD_PX[0] + -FIELD_PX[0] % DIVISOR) * (FIELD_PX[1] + -FIELD_PX[1] % DIVISOR)
@@ -187,15 +184,18 @@ def measure(folder: Path) -> dict[str, float]:
     return figures
 
 
+def about() -> dict[str, Any]:
+    """What computes, for the report."""
+    gpu = {"gpu": torch.cuda.get_device_name()} if DEVICE.type == "cuda" else {}
+    return {"torch": torch.__version__, "threads": torch.get_num_threads(), **gpu}
+
+
 def main() -> int:
     """Print the figures; with --check, compare them with what is required on a CPU."""
     check = parser(__doc__).parse_args().check
     with tempfile.TemporaryDirectory() as folder:
         measured = measure(Path(folder))
-    about: dict[str, Any] = {"torch": torch.__version__, "threads": torch.get_num_threads()}
-    if DEVICE.type == "cuda":
-        about["gpu"] = torch.cuda.get_device_name()
-    return report(measured, check, at_least=AT_LEAST, **about)
+    return report(measured, check, at_least=AT_LEAST, **about())
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -39,6 +38,7 @@ from adipocyte.training.generator import build_discriminator, generator_spec, sc
 from adipocyte.training.journal import SEND_EVERY, Journal
 from adipocyte.training.patches import Patches, patch_loader
 from benchmarks.report import parser, report
+from benchmarks.staining import about
 
 AT_LEAST = {
     "fast.loader_2_workers_to_step": 1.0,  # the loader is never the limit
@@ -304,13 +304,10 @@ def main() -> int:
     given = arguments.parse_args()
     if given.gpu and not torch.cuda.is_available():
         arguments.error("--gpu needs an NVIDIA GPU, and there is none")
-    about: dict[str, Any] = {"torch": torch.__version__, "threads": torch.get_num_threads()}
-    if torch.cuda.is_available():
-        about["gpu"] = torch.cuda.get_device_name()
     native = fastest_arithmetic(fastest_device().type) == "bf16"
     at_least = {name: least for name, least in AT_LEAST.items() if native or "bf16" not in name}
     measured = measure_gpu() if given.gpu else measure(given.repeats)
-    return report(measured, given.check, at_most=AT_MOST, at_least=at_least, **about)
+    return report(measured, given.check, at_most=AT_MOST, at_least=at_least, **about())
 
 
 if __name__ == "__main__":

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from adipocyte.config import PreprocessConfig
 from adipocyte.domain import FieldKey
 from adipocyte.plate.fields import RawField, write_field
-from adipocyte.preparation.prepare import prepare
 from adipocyte.simulation import simulate_field
 from adipocyte.store.reader import Store
+from tests.support.plates import SHAPE_PX
+from tests.support.stores import prepared
 
 if TYPE_CHECKING:
     from tests.support.served import Server
@@ -37,7 +37,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 WELLS = ("B03", "B04", "C02", "C03")
-SHAPE_PX = (96, 80)
 
 
 @pytest.fixture(scope="session")
@@ -56,16 +55,7 @@ def small_plate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def small_store(small_plate: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """`small_plate`, prepared: it trains on C02 and C03, validates on B03, tests on B04."""
-    return prepare(
-        PreprocessConfig(
-            plate=small_plate,
-            store=tmp_path_factory.mktemp("prepared") / "store",
-            mask_smallest_px=50,
-            validation_wells="B03",
-            test_wells="B04",
-            workers=0,
-        )
-    )
+    return prepared(small_plate, tmp_path_factory.mktemp("prepared") / "store")
 
 
 @pytest.fixture(scope="session")

@@ -97,6 +97,17 @@ def total(histograms: Iterable[Histogram]) -> NDArray[np.int64]:
     return found
 
 
+def having(
+    measurements: Sequence[FieldMeasurement], target: str, magnification: int
+) -> list[FieldMeasurement]:
+    """The fields of a magnification that have a true stain *target*."""
+    return [
+        field
+        for field in measurements
+        if field.key.magnification == magnification and target in field.truth_counts
+    ]
+
+
 def _measure_task(task: tuple[FieldPaths, bool]) -> FieldMeasurement:
     field, with_features = task
     return measure_field(field, with_features=with_features)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adipocyte.errors import ImageError
-from adipocyte.evaluation.measure import FieldMeasurement, Histogram, total
+from adipocyte.evaluation.measure import FieldMeasurement, Histogram, having, total
 from adipocyte.imaging.histograms import median
 
 METRICS = ("pixel_metric", "feature_metric", "combined_metric")
@@ -121,11 +121,7 @@ def well_errors(
     The median is that of all true pixels of the magnification. Fields without a finite error are
     passed over; there is no well where the median is zero.
     """
-    here = [
-        field
-        for field in measurements
-        if field.key.magnification == magnification and target in field.truth_counts
-    ]
+    here = having(measurements, target, magnification)
     middle = median(total(field.truth_counts[target] for field in here)) if here else 0
     if not middle:
         return {}

@@ -123,9 +123,7 @@ def stack_shape(data: bytes, n_planes: int) -> tuple[int, int]:
 
 def encode_image(image: NDArray[np.uint16]) -> bytes:
     """A one-page TIFF of a (Y, X) image in counts."""
-    buffer = io.BytesIO()
-    tifffile.imwrite(buffer, image, photometric="minisblack")
-    return buffer.getvalue()
+    return _encode(image)
 
 
 def encode_stack(stack: NDArray[np.uint16]) -> bytes:
@@ -133,16 +131,16 @@ def encode_stack(stack: NDArray[np.uint16]) -> bytes:
 
     It is compressed with zstd, unless `decode_stack` would then refuse it for what it swells to.
     """
-    data = _encode_stack(
+    data = _encode(
         stack, compression="zstd", compressionargs={"level": 1}, predictor=True, rowsperstrip=_ROWS
     )
     is_accepted = stack.nbytes <= max(HARMLESS_BYTES, MAX_EXPANSION * len(data))
-    return data if is_accepted else _encode_stack(stack)
+    return data if is_accepted else _encode(stack)
 
 
-def _encode_stack(stack: NDArray[np.uint16], **options: Any) -> bytes:
+def _encode(pages: NDArray[np.uint16], **options: Any) -> bytes:
     buffer = io.BytesIO()
-    tifffile.imwrite(buffer, stack, photometric="minisblack", **options)
+    tifffile.imwrite(buffer, pages, photometric="minisblack", **options)
     return buffer.getvalue()
 
 

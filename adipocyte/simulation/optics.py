@@ -59,14 +59,6 @@ OBJECTIVES = {
 }
 
 
-def propagate(
-    wave: NDArray[np.complex64], distance_um: float, um_per_px: float
-) -> NDArray[np.complex64]:
-    """Carry a wave, (Y, X), along the optical axis through the medium; borders wrap around."""
-    axial = _axial_frequency(_frequencies(wave.shape, um_per_px, (0.0, 0.0)))
-    return fft.ifft2(fft.fft2(wave) * _advance(axial, distance_um))
-
-
 def focus_series(
     paths_um: NDArray[np.float32], optics: Optics, defocus_um: float = 0.0
 ) -> NDArray[np.float32]:

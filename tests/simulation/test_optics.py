@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from adipocyte.domain import MAGNIFICATIONS, N_Z_PLANES
-from adipocyte.simulation.optics import OBJECTIVES, Optics, focus_series, propagate
+from adipocyte.simulation.optics import OBJECTIVES, Optics, focus_series
 
 
 def ball_path_um(radius_um: float, index_step: float, optics: Optics, size_px: int) -> np.ndarray:
@@ -19,15 +19,6 @@ def test_an_empty_scene_is_flat_at_every_focus(magnification):
     light = focus_series(np.zeros((3, 96, 80), dtype=np.float32), OBJECTIVES[magnification])
     assert light.shape == (N_Z_PLANES, 96, 80)
     np.testing.assert_allclose(light, 1.0, atol=1e-4)  # float32 sums of nine sources
-
-
-def test_propagation_keeps_the_energy_and_comes_back():
-    rng = np.random.default_rng(0)
-    # At 0.325 µm per pixel no wave on the grid is too steep to travel, so nothing is lost.
-    wave = np.exp(1j * rng.normal(0, 1, (60, 75))).astype(np.complex64)
-    far = propagate(wave, 12.0, um_per_px=0.325)
-    assert np.sum(np.abs(far) ** 2) == pytest.approx(np.sum(np.abs(wave) ** 2), rel=1e-4)
-    np.testing.assert_allclose(propagate(far, -12.0, um_per_px=0.325), wave, atol=1e-4)
 
 
 def test_light_that_the_pupil_passes_is_only_moved_about_by_defocus():

@@ -26,13 +26,9 @@ def spec(name: str, encoder: str = SMALLEST, **options: str) -> UNetSpec:
     return UNetSpec(encoder=encoder, in_channels=N_Z_PLANES + (name == "A1"), **options)
 
 
-def unet_specs(
-    encoder: str = "resnet18",
-    wide: Mapping[str, str] = NARROW,
-    targets: tuple[str, ...] = TARGETS,
-) -> dict[str, UNetSpec]:
-    """The networks of *targets* with one encoder, each with the *wide* convolutions of its name."""
-    return {name: spec(name, encoder, wide_convolutions=wide[name]) for name in names(targets)}
+def unet_specs(encoder: str = "resnet18", wide: Mapping[str, str] = NARROW) -> dict[str, UNetSpec]:
+    """The four networks with one encoder, each with the *wide* convolutions of its name."""
+    return {name: spec(name, encoder, wide_convolutions=wide[name]) for name in names(TARGETS)}
 
 
 def random_network(spec: UNetSpec) -> torch.nn.Module:
@@ -48,7 +44,6 @@ def make_bundle(
     folder: Path,
     specs: Mapping[str, UNetSpec] | None = None,
     *,
-    targets: tuple[str, ...] = TARGETS,
     storage: str = "float32",
 ) -> Path:
     """A bundle for 20x in *folder*, of random networks by *specs*, or of small ones.
@@ -57,11 +52,11 @@ def make_bundle(
     """
     torch.manual_seed(0)
     manifest = BundleManifest(
-        targets=targets,
+        targets=TARGETS,
         n_z_planes=N_Z_PLANES,
-        scalings={"20": dict.fromkeys(["brightfield", *targets], (2000.0, 500.0))},
+        scalings={"20": dict.fromkeys(["brightfield", *TARGETS], (2000.0, 500.0))},
         limits={"20": learn_limits([measure_quality(planes(seed)) for seed in (0, 1)])},
-        runs=dict.fromkeys(names(targets), "none"),
+        runs=dict.fromkeys(names(TARGETS), "none"),
         store_digest="none",
         commit="none",
         version=adipocyte.__version__,
@@ -75,7 +70,7 @@ def make_bundle(
         for name in manifest.paintings
     }
     with tempfile.TemporaryDirectory() as scratch:
-        networks = {name: Path(scratch) / name for name in names(targets)}
+        networks = {name: Path(scratch) / name for name in names(TARGETS)}
         for name, path in networks.items():
             built_as = specs[name] if specs else spec(name)
             save_network(path, built_as, random_network(built_as))

@@ -4,7 +4,6 @@ Both folders are laid out alike; the README in tests/data/cellprofiler says how 
 """
 
 import csv
-import functools
 import json
 from collections.abc import Callable
 from functools import cache
@@ -99,7 +98,7 @@ def _table(path: Path) -> dict[Place, dict[str, float]]:
     }
 
 
-@functools.cache
+@cache
 def measured(magnification: int, kind: str, place: Place) -> Measured:
     """A field that CellProfiler measured, measured once by us."""
     folder = SHIPPED if (magnification, kind, place) in SHIPPED_FIELDS else LARGER

@@ -10,7 +10,7 @@ from matplotlib import colormaps
 
 from adipocyte.domain import TARGET_COLOURS, TARGET_NAMES, TARGETS
 from adipocyte.evaluation.fields import FieldPaths
-from adipocyte.evaluation.measure import FieldMeasurement, total
+from adipocyte.evaluation.measure import FieldMeasurement, having, total
 from adipocyte.evaluation.metric import Interval, Part, Score, well_errors
 from adipocyte.evaluation.objects import Agreement, ObjectPairs, agreement, f1, joined
 from adipocyte.evaluation.report import charts
@@ -100,7 +100,7 @@ def page(
         (target, magnification)
         for target in TARGETS
         for magnification in magnifications
-        if _having(measurements, target, magnification)
+        if having(measurements, target, magnification)
     ]
     fields = [
         one
@@ -148,17 +148,6 @@ def _number(value: float | None, digits: int = 3) -> str:
     if value is None or not np.isfinite(value):
         return "–"
     return f"{value:,.{digits}f}".replace("-", "−")
-
-
-def _having(
-    measurements: Sequence[FieldMeasurement], target: str, magnification: int
-) -> list[FieldMeasurement]:
-    """The fields of a magnification that have a true stain *target*."""
-    return [
-        field
-        for field in measurements
-        if field.key.magnification == magnification and target in field.truth_counts
-    ]
 
 
 def _headline(metric: str, scores: Mapping[str, Score], shown: str) -> Headline:
@@ -244,7 +233,7 @@ def _objects_of(kind: str, magnification: int, pairs: ObjectPairs) -> Objects:
 def _distribution(
     measurements: Sequence[FieldMeasurement], target: str, magnification: int, ways: list[str]
 ) -> Chart:
-    here = _having(measurements, target, magnification)
+    here = having(measurements, target, magnification)
     truth = total(field.truth_counts[target] for field in here)
     painted = {
         way: total(field.painted_counts[way][target] for field in here)

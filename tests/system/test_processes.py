@@ -5,8 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -15,6 +13,7 @@ import pytest
 from adipocyte.errors import WorkerError
 from adipocyte.system.processes import each
 from tests.support import ROOT
+from tests.support.processes import wait_for
 
 
 def square(number: int) -> tuple[int, int]:
@@ -34,13 +33,6 @@ def fail(number: int) -> int:
 
 def end(signal_number: int) -> None:
     os.kill(os.getpid(), signal_number)
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.02)
 
 
 def test_workers_give_every_result():

@@ -1,9 +1,9 @@
 """A page to try a served model: drop a stack, see its stains. It asks the server by the client."""
 
-import contextlib
 import os
 import signal
 import tempfile
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,17 +97,20 @@ def page(client: StainClient, scratch: Path) -> gr.Blocks:
 
 def open_page(server: str, port: int) -> None:
     """Serve the page on this machine alone until Ctrl-C or SIGTERM, and leave no file behind."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with (
-        tempfile.TemporaryDirectory(prefix="adipocyte-") as scratch,
-        contextlib.suppress(KeyboardInterrupt),
-    ):
+    # A signal is only noted: raised within Gradio's start, it would leave its server running.
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    with tempfile.TemporaryDirectory(prefix="adipocyte-") as scratch:
         os.environ["GRADIO_TEMP_DIR"] = scratch  # uploads, too
-        launch(page(StainClient(server, attempts=1), Path(scratch)), port)
+        blocks = page(StainClient(server, attempts=1), Path(scratch))
+        launch(blocks, port)
+        ended.wait()
+        blocks.close(verbose=False)
 
 
-def launch(blocks: gr.Blocks, port: int, *, wait: bool = True) -> None:
-    """Open a page on this machine alone.
+def launch(blocks: gr.Blocks, port: int) -> None:
+    """Open a page on this machine alone, in threads of its own.
 
     It asks nothing of any other machine: its fonts are the browser's, and it reports its use to
     nobody.
@@ -121,7 +124,7 @@ def launch(blocks: gr.Blocks, port: int, *, wait: bool = True) -> None:
         max_file_size=_MOST_UPLOADED,
         footer_links=[],
         theme=theme,
-        prevent_thread_lock=not wait,
+        prevent_thread_lock=True,
     )
 
 

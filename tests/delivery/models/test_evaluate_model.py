@@ -2,6 +2,7 @@
 
 import ast
 import base64
+import importlib
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner, Result
 from skimage.exposure import match_histograms
 
 from adipocyte.config import StainConfig
@@ -48,6 +50,12 @@ class Workplace:
 
     def mlflow_run(self, *args: str) -> subprocess.CompletedProcess[str]:
         return self.mlflow("run", str(ROOT), "--env-manager", "local", *args)
+
+    def command(self, name: str, **settings: object) -> Result:
+        """The command itself in this process: `mlflow run` adds only its own start to it."""
+        command = getattr(importlib.import_module(f"entrypoints.{name}"), name)
+        given = [f"--{setting}={value}" for setting, value in settings.items()]
+        return CliRunner().invoke(command, given, env=self.environment)
 
     def mlflow(self, *args: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "mlflow", *args]
@@ -228,9 +236,10 @@ def test_runs_are_judged_without_registering_them(workplace):
         filter_string="tags.`adipocyte.target` = 'A2'",
         output_format="list",
     )
-    settings = (f"store={workplace.store.folder}", f"runs={run.info.run_id}", "workers=0")
-    result = workplace.mlflow_run("-e", "evaluate", *(f"-P{setting}" for setting in settings))
-    assert result.returncode == 0, result.stderr
+    result = workplace.command(
+        "evaluate", store=workplace.store.folder, runs=run.info.run_id, workers=0
+    )
+    assert result.exit_code == 0, result.stderr
     newest = evaluations()[0]
     assert newest.data.metrics["none_mae_A2"] == evaluations()[1].data.metrics["none_mae_A2"]
     assert "none_mae_A1" not in newest.data.metrics
@@ -381,12 +390,11 @@ def test_a_served_model_loads_nothing_that_only_training_needs(workplace):
 
 
 def test_the_first_version_is_champion_and_one_that_is_no_better_is_candidate(workplace):
-    register = ("-e", "register", "-P", f"store={workplace.store.folder}")
-    same = workplace.mlflow_run(*register)
-    assert same.returncode == 0, same.stderr
+    same = workplace.command("register", store=workplace.store.folder)
+    assert same.exit_code == 0, same.stderr
     assert "models:/adipocyte/1 is champion, registered before from the same runs" in same.stdout
-    again = workplace.mlflow_run(*register, "-P", "seed=1")
-    assert again.returncode == 0, again.stderr
+    again = workplace.command("register", store=workplace.store.folder, seed=1)
+    assert again.exit_code == 0, again.stderr
     registered = mlflow.MlflowClient().get_registered_model("adipocyte")
     assert {alias: str(version) for alias, version in registered.aliases.items()} == {
         "champion": "1",
@@ -409,9 +417,9 @@ def test_a_run_of_another_kind_is_not_registered(workplace, setting, target):
         filter_string=f"tags.`adipocyte.target` = '{target}'",
         output_format="list",
     )
-    given = (f"-Pstore={workplace.store.folder}", f"-P{setting}={run.info.run_id}")
-    result = workplace.mlflow_run("-e", "register", *given)
-    assert result.returncode == 1
+    given = {"store": workplace.store.folder, setting: run.info.run_id}
+    result = workplace.command("register", **given)
+    assert result.exit_code == 2
     assert run.info.run_id in result.stderr
     assert "Traceback" not in result.stderr
 
@@ -435,7 +443,8 @@ def test_a_plate_is_stained_once_and_the_same_command_goes_on(workplace, tmp_pat
     kept, lost = files[0], files[-1]
     time_of_kept = kept.stat().st_mtime_ns
     lost.unlink()
-    again = workplace.mlflow_run(*args)
+    given = {"plate": workplace.plate, "out": out}
+    again = workplace.command("stain", **given)
     assert f"1 fields painted into {out}, {len(fields) - 1} were there already" in again.stdout
     assert kept.stat().st_mtime_ns == time_of_kept
     assert lost.is_file()
@@ -446,8 +455,8 @@ def test_a_plate_is_stained_once_and_the_same_command_goes_on(workplace, tmp_pat
     named = stain_plate(config, Here())
     assert (len(named.skipped), named.painted, named.problems) == (len(fields), [], [])
     another_way = next(way for way in Intensities if way != kept_way)
-    other = workplace.mlflow_run(*args, "-P", f"intensities={another_way}")
-    assert other.returncode == 1
+    other = workplace.command("stain", **given, intensities=another_way)
+    assert other.exit_code == 2
     assert "holds images of another plate, model, intensities, tiles or arithmetic" in other.stderr
 
 
@@ -478,10 +487,8 @@ def test_a_bad_field_is_named_and_does_not_stop_the_plate(workplace, tmp_path):
     shutil.copytree(workplace.plate, plate)
     bad = next(plate.rglob("*Z03C04.tif"))
     bad.write_bytes(b"no TIFF")
-    result = workplace.mlflow_run(
-        "-e", "stain", "-P", f"plate={plate}", "-P", f"out={tmp_path / 'out'}"
-    )
-    assert result.returncode == 1
+    result = workplace.command("stain", plate=plate, out=tmp_path / "out")
+    assert result.exit_code == 2
     assert bad.name in result.stderr
     assert "Traceback" not in result.stderr
     assert len(list((tmp_path / "out").rglob("*.tif"))) == 3 * len(scan_plate(plate).fields)
@@ -490,10 +497,8 @@ def test_a_bad_field_is_named_and_does_not_stop_the_plate(workplace, tmp_path):
 def test_a_magnification_that_the_model_has_not_seen_is_refused(workplace, tmp_path):
     plate = tmp_path / "plate"
     shutil.copytree(workplace.plate / "20x_images", plate / "60x_images")
-    result = workplace.mlflow_run(
-        "-e", "stain", "-P", f"plate={plate}", "-P", f"out={tmp_path / 'out'}"
-    )
-    assert result.returncode == 1
+    result = workplace.command("stain", plate=plate, out=tmp_path / "out")
+    assert result.exit_code == 2
     assert "has not seen 60x" in result.stderr
     assert not list(tmp_path.glob("out/**/*.tif"))
 

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from adipocyte.system import machine
 from entrypoints.train_segmenter import train_segmenter
 from entrypoints.tune import tune
 from tests.support import ROOT
+from tests.support.processes import wait_for
 
 TINY = {
     "encoder": "resnet18",
@@ -135,14 +135,6 @@ def children(run: Run) -> list[Run]:
     return mlflow.search_runs(
         filter_string=f"tags.`mlflow.parentRunId` = '{run.info.run_id}'", output_format="list"
     )
-
-
-def wait_for(condition) -> None:
-    for _ in range(1200):
-        if condition():
-            return
-        time.sleep(0.1)
-    raise TimeoutError("it never came to that")
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ def address(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
 
     port = free_port()
     blocks = page(StainClient(server, attempts=1), tmp_path_factory.mktemp("scratch"))
-    launch(blocks, port, wait=False)
+    launch(blocks, port)
     yield f"http://127.0.0.1:{port}"
     blocks.close()
 
@@ -215,7 +215,7 @@ def test_without_a_server_it_says_how_to_start_one(browser, tmp_path):
 
     port = free_port()
     blocks = page(StainClient(f"http://127.0.0.1:{free_port()}", attempts=1), tmp_path)
-    launch(blocks, port, wait=False)
+    launch(blocks, port)
     tab = browser.new_page()
     tab.goto(f"http://127.0.0.1:{port}")
     # Before anything is dropped.

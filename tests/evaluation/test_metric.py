@@ -346,6 +346,7 @@ def folders(tmp_path):
     return tmp_path / "truth", tmp_path / "prediction"
 
 
+@pytest.mark.slow
 def test_folders_are_joined_by_well_and_field_in_any_order_and_worker(folders):
     pairs = pair(*folders)
     assert pairs.problems == []

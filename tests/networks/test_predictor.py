@@ -91,6 +91,7 @@ def test_a_stainer_says_what_auto_became(bundle):
     assert Stainer(bundle).precision == fastest_arithmetic("cpu")
 
 
+@pytest.mark.slow
 def test_compiled_networks_keep_the_memory_of_all_of_them(bundle):
     needed = {
         compiled: Stainer(bundle, compiled=compiled).memory_needed_mb((1024, 1024))
@@ -109,6 +110,7 @@ def test_compiled_networks_are_the_same_networks(network):
         np.testing.assert_allclose(predict(source(*shape)), expected(source(*shape)), atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["32", "bf16"])
 def test_a_compiled_chain_paints_the_same_field(bundle, planes, precision):
     painted = Stainer(bundle, precision=precision, compiled=True).stain(planes, 20).images
@@ -120,6 +122,7 @@ def test_a_compiled_chain_paints_the_same_field(bundle, planes, precision):
             assert difference.mean() < 0.02 * np.ptp(image)
 
 
+@pytest.mark.slow
 def test_a_compiled_chain_repeats_itself_bit_for_bit_on_any_number_of_threads(bundle, planes):
     before = torch.get_num_threads()
     try:
@@ -150,6 +153,7 @@ def compiled():
     return subprocess.run([sys.executable, "-c", begin + code], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_compiling_tells_nobody():
     """OpenVINO reports every import through a package of its own, if that is there."""
     done = run("""
@@ -162,6 +166,7 @@ print(told, "openvino" in sys.modules)
     assert "FutureWarning" not in done.stderr
 
 
+@pytest.mark.slow
 def test_signals_are_taken_after_compiled_networks_are_gone():
     """In a process with a stack for signals, as Ray's workers and pytest's have one."""
     done = run("""

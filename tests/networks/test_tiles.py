@@ -136,6 +136,7 @@ def reach_px(network: torch.nn.Module) -> int:
     return int(max(512 - seen.min(), seen.max() - 543))
 
 
+@pytest.mark.slow
 def test_with_a_halo_of_the_receptive_field_a_unet_paints_the_same_counts(network, source):
     halo_px = reach_px(network)
     assert 224 < halo_px < 320

@@ -73,7 +73,10 @@ def test_a_field_too_small_for_its_optics_is_refused():
         simulate_field(20, (63, 64), seed=0)
 
 
-@pytest.mark.parametrize("magnification", MAGNIFICATIONS)
+@pytest.mark.parametrize(
+    "magnification",
+    [20, pytest.param(40, marks=pytest.mark.slow), pytest.param(60, marks=pytest.mark.slow)],
+)
 def test_brightfield_counts_are_those_of_the_plates(magnification):
     planes = np.stack([field.planes for field in first_fields(magnification)])
     mean, stds = BRIGHTFIELD_COUNTS[magnification]

@@ -55,6 +55,7 @@ def numbers(*trackers):
 
 
 # Within the first epoch, at its end, within the second.
+@pytest.mark.slow
 @pytest.mark.parametrize("save_every", [1, 3, 5])
 def test_a_generator_stopped_anywhere_and_resumed_is_the_same_bit_for_bit(
     small_store, tmp_path, save_every
@@ -304,6 +305,7 @@ def test_a_discriminator_that_has_won_is_named_and_one_that_has_not_is_not():
     assert collapse_warning({}, 7) == ""
 
 
+@pytest.mark.slow
 def test_a_run_in_which_the_discriminator_wins_is_warned_of(small_store, tmp_path):
     # The generator stands still; the discriminator has a rate at which it learns in a few steps.
     discriminator = {"discriminator_learning_rate": 1e-3, "discriminator_width": 32}

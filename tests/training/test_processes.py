@@ -27,6 +27,7 @@ def train(command: list[str], store, folder: Path) -> None:
     assert done.returncode == 0, done.stderr.decode()[-3000:]
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_gradients_of_one_with_the_same_batch(small_store, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     for folder in (one, two):

@@ -269,6 +269,7 @@ def test_weights_stay_in_32_bit_whatever_the_arithmetic(precision, dtype):
         assert torch.nn.functional.linear(ones, layer.weight).dtype == dtype
 
 
+@pytest.mark.slow
 def test_a_compiled_network_keeps_its_answers_and_the_names_of_its_weights():
     layer = torch.nn.Conv2d(2, 3, 3)
     fabric = make_fabric("32")

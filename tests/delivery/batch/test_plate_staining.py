@@ -115,6 +115,7 @@ def test_a_bad_field_is_recorded_and_mended_by_the_same_command(stain, plate, tm
     assert {entry["status"] for entry in entries(tmp_path / "out").values()} == {"painted"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error", [KeyboardInterrupt(), OutputError("the disk is full")], ids=["Ctrl-C", "no room"]
 )
@@ -130,6 +131,7 @@ def test_what_was_painted_before_an_interruption_is_kept(stain, tmp_path, error)
     assert images(tmp_path / "out") == images(tmp_path / "at once")
 
 
+@pytest.mark.slow
 def test_a_plate_whose_painting_is_killed_resumes(stain, plate, small_model, tmp_path):
     command = [sys.executable, "-m", "entrypoints.stain"]
     command += ["--plate", str(plate), "--model", str(small_model), "--out", str(tmp_path / "out")]
@@ -177,6 +179,7 @@ def test_a_finished_plate_needs_no_networks(stain, monkeypatch):
     assert fovs(stain().skipped) == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["file", "memory"])
 def test_a_plate_can_go_to_any_address(stain, tmp_path, kind):
     address = {"file": f"file://{tmp_path}/elsewhere", "memory": f"memory://{tmp_path.name}"}[kind]
@@ -188,6 +191,7 @@ def test_a_plate_can_go_to_any_address(stain, tmp_path, kind):
     assert painted == images(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_plate_is_finished_in_the_arithmetic_it_was_begun_in(stain, tmp_path):
     """Another machine, or the same on a busier day, may be faster in the other."""
 
@@ -205,6 +209,7 @@ def test_a_plate_is_finished_in_the_arithmetic_it_was_begun_in(stain, tmp_path):
         stain(precision=Other().fastest())
 
 
+@pytest.mark.slow
 def test_what_is_compiled_stays_so(stain, tmp_path):
     stain(compile="true")
     for path in (tmp_path / "out").glob("20x_images/*F002*"):
@@ -268,6 +273,7 @@ def test_a_bad_field_that_is_removed_leaves_the_manifest(stain, plate, tmp_path)
     assert list(entries(tmp_path / "out")) == [f"20x B03 F{fov:03d}" for fov in (1, 3, 4, 5)]
 
 
+@pytest.mark.slow
 def test_settings_bind_from_the_first_image_on(stain, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         stain(LeavesEarly(0, KeyboardInterrupt()), intensities="none")
@@ -287,6 +293,7 @@ def test_auto_compiles_for_workers_of_sixteen_fields_where_it_is_possible():
     assert not should_compile("false", 3456, possible=True)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_compiled_here_is_said_before_anything_is_claimed(stain, tmp_path):
     class Plain(Here):
         def has_compiler(self) -> bool:

@@ -261,6 +261,7 @@ def test_two_folders_give_metrics_tables_and_a_report(folders, elsewhere):
     assert "B03" in mlflow.artifacts.load_text(f"{uri}/report.html")
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_metrics(folders, elsewhere):
     arguments = ("--truth", folders[0], "--prediction", folders[1], "--feature_fields", 1)
     runs = []

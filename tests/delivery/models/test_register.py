@@ -48,6 +48,8 @@ from tests.support.processes import free_port, wait_for
 from tests.support.served import mlflow_server
 from tests.support.stores import Killed, prepared
 
+pytestmark = pytest.mark.slow  # judges a model for nearly every test
+
 CHROMIUM = shutil.which("chromium")
 # By how many standard deviations of the training wells a network paints too bright.
 GOOD, POOR = 0.0, 3.0

@@ -25,6 +25,8 @@ from entrypoints.train_gan import train_gan
 from tests.support import ROOT
 from tests.support.processes import free_port, wait_for
 
+pytestmark = pytest.mark.slow  # trainings in processes of their own
+
 # Two epochs of five steps, a state every other step.
 TINY = {
     "target": "A2",

@@ -28,6 +28,8 @@ from entrypoints.tune import tune
 from tests.support import ROOT
 from tests.support.processes import wait_for
 
+pytestmark = pytest.mark.slow  # searches in processes of their own
+
 TINY = {
     "encoder": "resnet18",
     "patch_px": 32,

@@ -357,6 +357,7 @@ def test_what_mlflow_itself_stumbles_over_does_not_stop_the_server(small_server,
 # Memory and time.
 
 
+@pytest.mark.slow
 def test_a_field_beyond_the_memory_limit_is_painted_in_tiles_or_refused_and_the_others_are_not(
     small_model, stainer, tmp_path
 ):

@@ -195,6 +195,7 @@ def fingerprint() -> str:
     return hashlib.sha256(b"".join(part.tobytes() for part in bits)).hexdigest()
 
 
+@pytest.mark.slow
 def test_the_same_field_gives_the_same_bits_on_every_processor():
     """NumPy without vector instructions stands for an older processor, one thread for a smaller."""
     found = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])

@@ -375,6 +375,7 @@ def test_histograms_are_those_of_the_images_whatever_their_length(folders):
         np.testing.assert_array_equal(both, counts + np.roll(counts, 3))
 
 
+@pytest.mark.slow
 def test_a_field_measured_holds_a_small_part_of_its_full_histograms(tmp_path):
     """A histogram over all counts has 512 kB. Thousands of fields are held at once."""
     truth = simulate_field(20, (512, 512), seed=0).targets

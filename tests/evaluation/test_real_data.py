@@ -70,6 +70,7 @@ ONLY_LARGER_FIELDS = [field for field in golden.FIELDS if field not in golden.SH
 ONLY_LARGER_LABELS = [one for one in MAGNIFICATIONS if one not in golden.SHIPPED_LABELS]
 
 
+@pytest.mark.slow
 @golden.needs_larger
 @pytest.mark.parametrize(("magnification", "kind", "place"), ONLY_LARGER_FIELDS)
 def test_all_99_features_are_cellprofilers_in_the_larger_set(magnification, kind, place):

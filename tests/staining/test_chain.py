@@ -40,6 +40,7 @@ def whole(stainer, planes) -> dict[str, np.ndarray]:
 # Tiles.
 
 
+@pytest.mark.slow
 def test_tiles_leave_no_seam(stainer, planes, whole):
     tiled = stainer.stain(planes, 20, tile_px=TILE_PX).images
     near = near_a_border(SHAPE[0] + -SHAPE[0] % 32, Tiling(TILE_PX, HALO_PX))[: SHAPE[0]]

@@ -344,6 +344,7 @@ def test_validation_measures_the_overlap_of_all_fields_together(small_store):
 # Whole trainings
 
 
+@pytest.mark.slow
 def test_a_segmenter_trained_twice_or_with_workers_is_the_same_bit_for_bit(small_store, tmp_path):
     trainings = {
         "first": SEGMENTER,
@@ -359,6 +360,7 @@ def test_a_segmenter_trained_twice_or_with_workers_is_the_same_bit_for_bit(small
     assert not same(first, weights(tmp_path / "other"))
 
 
+@pytest.mark.slow
 def test_a_generator_trained_twice_or_with_workers_is_the_same_bit_for_bit(small_store, tmp_path):
     for name, config in {
         "first": LIPIDS,
@@ -491,6 +493,7 @@ def test_a_target_that_the_store_lacks_is_refused_before_any_work(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_segmenters_loss_falls(small_store, tmp_path):
     notes = Notes()
     train_segmenter(

@@ -76,6 +76,7 @@ def test_every_field_is_painted_as_the_stainer_paints_it(stain, plate, small_bun
         assert (tifffile.imread(path) == expected[target]).all()
 
 
+@pytest.mark.slow
 def test_the_manifest_tells_of_each_field(stain, tmp_path):
     result = stain()
     told = entries(tmp_path / "out")
@@ -88,6 +89,7 @@ def test_the_manifest_tells_of_each_field(stain, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_a_bad_field_is_recorded_and_mended_by_the_same_command(stain, plate, tmp_path):
     """One lacks a plane, which the scan sees; one has pixels that cannot be decoded, if read."""
     broken = shutil.copytree(plate, tmp_path / "broken")
@@ -165,6 +167,7 @@ def test_the_manifest_is_written_while_the_plate_is_painted(stain, tmp_path, mon
     assert seen == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_an_image_that_is_lost_is_painted_again(stain, tmp_path):
     stain()
     [lost] = (tmp_path / "out").glob("20x_images/*F002*C02.tif")
@@ -173,6 +176,7 @@ def test_an_image_that_is_lost_is_painted_again(stain, tmp_path):
     assert (fovs(again.painted), lost.is_file()) == ([2], True)
 
 
+@pytest.mark.slow
 def test_a_finished_plate_needs_no_networks(stain, monkeypatch):
     stain()
     monkeypatch.setattr(painter, "load_stainer", None)
@@ -249,6 +253,7 @@ def test_the_raw_plate_is_never_written_to(stain, plate, tmp_path, where):
     assert not list(plate.rglob("*.json"))
 
 
+@pytest.mark.slow
 def test_a_detour_around_the_raw_plate_is_allowed(stain, plate, tmp_path):
     assert fovs(stain(out=f"{plate}/../beside").painted) == [1, 2, 3, 4, 5]
 
@@ -262,6 +267,7 @@ def test_a_plate_without_a_whole_field_is_recorded_field_by_field(stain, plate, 
     assert {entry["status"] for entry in entries(tmp_path / "out").values()} == {"failed"}
 
 
+@pytest.mark.slow
 def test_a_bad_field_that_is_removed_leaves_the_manifest(stain, plate, tmp_path):
     broken = shutil.copytree(plate, tmp_path / "broken")
     plane(broken, 2, 3).unlink()

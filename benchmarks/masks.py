@@ -16,7 +16,9 @@ from skimage.segmentation import find_boundaries
 
 from adipocyte.config import PreprocessConfig
 from adipocyte.imaging.grey import display_range, to_grey
-from adipocyte.imaging.masks import nuclei_mask, superpixels
+from adipocyte.imaging.masks import superpixels
+from adipocyte.preparation.field import mask_of
+from adipocyte.preparation.prepare import masking_of
 from adipocyte.simulation import SimulatedField, simulate_field
 from benchmarks.report import parser, report
 
@@ -48,13 +50,7 @@ def soiled(image: NDArray[np.uint16], magnification: int, seed: int) -> NDArray[
 
 def shipped_mask(image: NDArray[np.uint16], magnification: int) -> NDArray[np.bool_]:
     """The mask that `preprocess` makes by default."""
-    zoom = magnification / 20
-    return nuclei_mask(
-        image,
-        threshold=SHIPPED.mask_threshold,
-        superpixel_px=SHIPPED.mask_superpixel_px * zoom,
-        smallest_px=round(SHIPPED.mask_smallest_px * zoom**2),
-    )
+    return mask_of(image, magnification, masking_of(SHIPPED))
 
 
 def pieces_outside(mask: NDArray[np.bool_], nuclei: NDArray[np.int32]) -> int:

@@ -190,6 +190,6 @@ def _openvino() -> tuple[ModuleType, Any]:
         import openvino
     except ImportError as error:
         raise ConfigError(
-            NO_COMPILER, f"{INSTALL_COMPILER}, or go on with -P compile=false"
+            NO_COMPILER, f"{INSTALL_COMPILER}, or continue with -P compile=false"
         ) from error
     return openvino, openvino.Core()

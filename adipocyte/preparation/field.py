@@ -92,7 +92,7 @@ def prepare_field(task: FieldTask) -> Problem | None:
             "run the same command again, when no other program writes to the plate",
         )
     shutil.rmtree(field_path(task.folder, key), ignore_errors=True)
-    mask = _mask(field.targets["A1"], key.magnification, task.masking)
+    mask = mask_of(field.targets["A1"], key.magnification, task.masking)
     write_field(task.folder, key, field, mask)
     _, height, width = field.planes.shape
     record = FieldRecord(
@@ -119,7 +119,8 @@ def keep_only(folder: Path, keys: set[FieldKey]) -> None:
     keep_records(folder, keys)
 
 
-def _mask(nuclei: NDArray[np.uint16], magnification: int, masking: Masking) -> NDArray[np.bool_]:
+def mask_of(nuclei: NDArray[np.uint16], magnification: int, masking: Masking) -> NDArray[np.bool_]:
+    """The nuclei mask of a stain, (Y, X) in counts; *masking* is scaled to its magnification."""
     zoom = magnification / 20
     return nuclei_mask(
         nuclei,

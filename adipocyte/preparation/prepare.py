@@ -160,11 +160,7 @@ def _prepare_fields(
 
     Returns the records of all fields that could be prepared, in order, and the others' problems.
     """
-    masking = Masking(
-        threshold=config.mask_threshold,
-        superpixel_px=config.mask_superpixel_px,
-        smallest_px=config.mask_smallest_px,
-    )
+    masking = masking_of(config)
     tasks = [
         FieldTask(partial, files, masking, made_from(files, masking)) for files in scanned.fields
     ]
@@ -321,4 +317,13 @@ def _origin(scanned: Plate, config: PreprocessConfig) -> Origin:
         plate=str(config.plate.resolve()),
         files=hashlib.sha256(repr(files).encode()).hexdigest()[:16],
         settings=_settings(config, without=_ELSEWHERE),
+    )
+
+
+def masking_of(config: PreprocessConfig) -> Masking:
+    """How *config* wants nuclei masks made."""
+    return Masking(
+        threshold=config.mask_threshold,
+        superpixel_px=config.mask_superpixel_px,
+        smallest_px=config.mask_smallest_px,
     )

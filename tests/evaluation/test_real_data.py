@@ -9,9 +9,9 @@ from scipy import ndimage
 
 from adipocyte.config import PreprocessConfig
 from adipocyte.domain import MAGNIFICATIONS, FieldKey
-from adipocyte.imaging.masks import nuclei_mask
 from adipocyte.plate.scan import scan_plate
-from adipocyte.preparation.prepare import prepare
+from adipocyte.preparation.field import mask_of
+from adipocyte.preparation.prepare import masking_of, prepare
 from tests.support import SHARED, golden
 
 REAL_PLATE = SHARED / "data" / "isl_plate"
@@ -44,13 +44,7 @@ def assert_mask_covers_the_nuclei(folder: Path, magnification: int) -> None:
     """CellProfiler thresholds locally, so the edges differ by a pixel or two (IoU .90 to .94)."""
     nuclei = golden.read_images(folder, magnification, "target", golden.PLACES[0])["A1"]
     found = golden.read_labels(folder, magnification)["nuclei"]
-    zoom = magnification / 20
-    mask = nuclei_mask(
-        nuclei,
-        threshold=DEFAULTS.mask_threshold,
-        superpixel_px=DEFAULTS.mask_superpixel_px * zoom,
-        smallest_px=round(DEFAULTS.mask_smallest_px * zoom**2),
-    )
+    mask = mask_of(nuclei, magnification, masking_of(DEFAULTS))
     assert (mask & (found > 0)).sum() / (mask | (found > 0)).sum() > 0.9
     covered = ndimage.mean(mask, found, np.unique(found)[1:])
     assert covered.min() > 0.5

@@ -194,6 +194,6 @@ def test_without_openvino_nothing_is_compiled(network, monkeypatch):
     with pytest.raises(
         ConfigError,
         match=r"OpenVINO, which is not here: pip install \"adipocyte\[openvino\]\", "
-        "or go on with -P compile=false",
+        "or continue with -P compile=false",
     ):
         make_ready(copy.deepcopy(network), 7, CPU, "32", compiled=True)

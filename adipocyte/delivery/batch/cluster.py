@@ -121,7 +121,7 @@ class Cluster:
                     yield outcome
             except RayError as error:
                 raise RunError(
-                    f"the cluster cannot go on ({error})",
+                    f"the cluster cannot continue ({error})",
                     "see that its nodes are up, and run the same command again",
                 ) from error
             n_futile = n_futile + 1 if len(left) == n_before else 0

@@ -186,7 +186,7 @@ def _is_compiled(config: StainConfig, crew: Crew, begun: dict[str, Any], n_field
         n_each = n_fields // crew.n_workers
         compiled = should_compile(config.compile, n_each, possible=crew.has_compiler())
     if compiled and not crew.has_compiler():
-        way_out = "go on with -P compile=false"
+        way_out = "continue with -P compile=false"
         if begun:
             way_out = f"{_ANOTHER_FOLDER}: this one was begun so"
         raise ConfigError(NO_COMPILER, f"{INSTALL_COMPILER}, or {way_out}")

@@ -218,7 +218,7 @@ def _give_alias(version: ModelVersion) -> str:
     is_compared = held is None or str(held.version) in (number, version.tags.get(AGAINST))
     alias = version.tags[VERDICT] if is_compared else CANDIDATE
     client.set_registered_model_alias(name, alias, number)
-    # MLflow's own register_model leaves this link too, for the page of the logged model.
+    # The logged model's page shows this link; MLflow's register_model makes one, too.
     link = json.dumps([{"name": name, "version": number}])
     client.set_logged_model_tags(_source(version).rpartition("/")[2], {MLFLOW_MODEL_VERSIONS: link})
     client.set_model_version_tag(name, number, PLACED, alias)

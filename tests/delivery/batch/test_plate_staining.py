@@ -306,7 +306,8 @@ def test_what_cannot_be_compiled_here_is_said_before_anything_is_claimed(stain, 
             return False
 
     with pytest.raises(
-        ConfigError, match=r"pip install \"adipocyte\[openvino\]\", or go on with -P compile=false"
+        ConfigError,
+        match=r"pip install \"adipocyte\[openvino\]\", or continue with -P compile=false",
     ):
         stain(Plain(), compile="true")
     assert not (tmp_path / "out").exists()

@@ -1,10 +1,12 @@
-"""Files that are written whole or not at all, their digests, and locks on folders."""
+"""Files that are written whole or not at all and read under limits, their digests, and locks."""
 
 import errno
 import hashlib
+import io
 import json
 import os
 import secrets
+import stat
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -16,6 +18,14 @@ try:
 except ImportError:  # Windows has no such locks
     fcntl = None
 
+MOST_JSON_BYTES = 100_000_000  # a manifest of a 1536-well plate has some megabytes
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 _HELD = (errno.EAGAIN, errno.EACCES)  # POSIX has either for a lock that another process holds
 
 
@@ -65,9 +75,53 @@ def json_bytes(content: Any) -> bytes:
     return f"{json.dumps(content, indent=1)}\n".encode()
 
 
+def open_regular(path: Path) -> io.BufferedReader:
+    """Open a regular file to read, or a link to one.
+
+    Anything else is never opened: a FIFO would wait for its writer, a device may act. Raises
+    OSError, whose `strerror` says what *path* is, or why it cannot be opened.
+    """
+    _require_regular(os.stat(path), path)
+    # Not to wait if it has become a FIFO meanwhile.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    file = os.fdopen(descriptor, "rb")
+    try:
+        _require_regular(os.fstat(descriptor), path)
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def _require_regular(status: os.stat_result, path: Path) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "of an unknown kind")
+        raise OSError(errno.EINVAL, f"it is {kind}, not a file", str(path))
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file. Raises OSError (see `open_regular`), ValueError for other bytes.
+
+    More than MOST_JSON_BYTES are not read, and raise ValueError.
+    """
+    with open_regular(path) as file:
+        data = file.read(MOST_JSON_BYTES + 1)
+    if len(data) > MOST_JSON_BYTES:
+        raise ValueError(f"it is larger than {MOST_JSON_BYTES} bytes")
+    return parse_json(data)
+
+
+def parse_json(data: bytes | bytearray) -> Any:
+    """What JSON *data* says. Raises ValueError, for JSON that is nested too deeply as well."""
+    try:
+        return json.loads(data)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def digest_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
+    """The SHA-256 of a file, in hexadecimal. Raises OSError as `open_regular` does."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import warnings
@@ -290,3 +291,34 @@ def test_a_lock_file_that_cannot_be_opened_is_not_said_to_be_held(tmp_path):
     (tmp_path / "lock").mkdir()
     with pytest.raises(IsADirectoryError), locked(tmp_path / "lock"):
         pass
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.mkdir(path)])
+def test_what_is_no_regular_file_is_never_opened(tmp_path: Path, make: Callable) -> None:
+    make(tmp_path / "odd")
+    with pytest.raises(OSError, match=r"it is a .*, not a file") as caught:
+        files.open_regular(tmp_path / "odd")
+    assert caught.value.strerror in ("it is a FIFO, not a file", "it is a folder, not a file")
+
+
+def test_a_device_and_a_socket_are_never_opened(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        with pytest.raises(OSError, match="it is a socket"):
+            files.open_regular(tmp_path / "socket")
+    (tmp_path / "link").symlink_to("/dev/zero")
+    with pytest.raises(OSError, match="it is a device"):
+        files.digest_of(tmp_path / "link")
+
+
+def test_json_that_is_nested_too_deeply_or_too_large_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "deep").write_bytes(b"[" * 200_000)
+    with pytest.raises(ValueError, match="nested too deeply"):
+        files.read_json(tmp_path / "deep")
+    (tmp_path / "large").write_bytes(b"[1]" + b" " * 100)
+    assert files.read_json(tmp_path / "large") == [1]
+    monkeypatch.setattr(files, "MOST_JSON_BYTES", 50)
+    with pytest.raises(ValueError, match="larger than 50 bytes"):
+        files.read_json(tmp_path / "large")

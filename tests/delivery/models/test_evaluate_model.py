@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,10 +32,20 @@ from adipocyte.plate.tiff import decode_stack, encode_stack, read_image
 from adipocyte.staining.bundle import calibrate_bundle, read_calibrations, read_manifest
 from adipocyte.staining.stainer import Stainer
 from adipocyte.store.reader import Store
+from adipocyte.training.state import STATE, state_step
 from tests.support import ROOT
+from tests.support.processes import wait_for
 from tests.support.served import make_model
 
-TINY = {"epochs": 1, "epoch_steps": 2, "batch": 2, "patch_px": 32, "workers": 0, "precision": "32"}
+TINY = {
+    "epochs": 2,
+    "epoch_steps": 2,
+    "batch": 2,
+    "patch_px": 32,
+    "workers": 0,
+    "precision": "32",
+    "save_every": 1,
+}
 MODEL = "models:/adipocyte@champion"
 
 pytestmark = pytest.mark.slow  # all steps, from preparing to registering
@@ -57,6 +68,18 @@ class Workplace:
         given = [f"--{setting}={value}" for setting, value in settings.items()]
         return CliRunner().invoke(command, given, env=self.environment)
 
+    def mlflow_start(self, *args: str) -> subprocess.Popen:
+        """A command in a group of processes of its own."""
+        command = [sys.executable, "-m", "mlflow", *args]
+        return subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=self.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
     def mlflow(self, *args: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "mlflow", *args]
         return subprocess.run(
@@ -64,9 +87,23 @@ class Workplace:
         )
 
 
+def is_training(target: str, folder: Path) -> bool:
+    """Whether the network of a *target* is in training, with a state to resume it from."""
+    found = mlflow.search_runs(
+        search_all_experiments=True,
+        filter_string=f"tags.`adipocyte.target` = '{target}'",
+        output_format="list",
+    )
+    states = (folder / "store.training" / run.info.run_id / STATE for run in found)
+    return any(state_step(state) >= 1 for state in states)
+
+
 @pytest.fixture(scope="module")
 def workplace(small_plate: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
-    """`mlflow run . -P plate=…`, the smallest way it can be run."""
+    """`mlflow run . -P plate=…`, the smallest way it can be run, killed on the way and typed again.
+
+    It is killed in the training of A1.
+    """
     folder = tmp_path_factory.mktemp("workplace")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     uri = f"sqlite:///{folder}/mlflow.db"
@@ -81,8 +118,13 @@ def workplace(small_plate: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     }
     settings = {"plate": small_plate, "store": folder / "store", **TINY}
     made = Workplace(environment, small_plate, None)
-    result = made.mlflow_run(*(f"-P{name}={value}" for name, value in settings.items()))
+    given = [f"-P{name}={value}" for name, value in settings.items()]
+    with made.mlflow_start("run", str(ROOT), "--env-manager", "local", *given) as first:
+        wait_for(lambda: is_training("A1", folder), process=first)
+        os.killpg(first.pid, signal.SIGKILL)
+    result = made.mlflow_run(*given)
     assert result.returncode == 0, result.stdout + result.stderr
+    assert "train_segmenter is ready from before" in result.stdout
     yield replace(made, store=Store(folder / "store"))
     mlflow.set_tracking_uri(before)
 
@@ -135,28 +177,29 @@ def image(data: bytes) -> np.ndarray:
 # The runs that the way through leaves behind.
 
 
-def test_main_is_a_parent_run_with_a_child_for_each_step(workplace):
-    runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
-    steps = [
-        (run.data.tags["adipocyte.step"], run.data.tags.get("adipocyte.target", "")) for run in runs
-    ]
-    assert sorted(steps) == [
+def test_main_has_a_child_for_each_step_and_one_that_was_killed_is_continued(workplace):
+    everything = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    # Resuming opens a run of its own, which stays empty.
+    runs = [run for run in everything if "adipocyte.step" in run.data.tags]
+    mains = [run for run in runs if run.data.tags["adipocyte.step"] == "main"]
+    [parent] = [run for run in mains if run.info.status == "FINISHED"]
+    assert len(mains) == 2
+    children = [run for run in runs if run not in mains]
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    assert {run.info.status for run in children} == {"FINISHED"}
+    assert sorted(
+        (run.data.tags["adipocyte.step"], run.data.tags.get("adipocyte.target", ""))
+        for run in children
+    ) == [
         ("evaluate", ""),
-        ("main", ""),
         ("preprocess", ""),
+        ("preprocess", ""),  # of the one that was killed, too
         ("register", ""),
         ("train_gan", "A1"),
         ("train_gan", "A2"),
         ("train_gan", "A3"),
         ("train_segmenter", ""),
     ]
-    [parent] = [run for run in runs if run.data.tags["adipocyte.step"] == "main"]
-    assert all(
-        run.data.tags["mlflow.parentRunId"] == parent.info.run_id
-        for run in runs
-        if run is not parent
-    )
-    assert all(run.info.status == "FINISHED" for run in runs)
 
 
 @pytest.mark.parametrize("target", ["A1", "A2", "A3"])

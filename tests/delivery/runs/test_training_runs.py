@@ -11,7 +11,7 @@ from pathlib import Path
 import mlflow
 import pytest
 import requests
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from safetensors.torch import load_file
 
 from adipocyte.config import GeneratorConfig, SegmenterConfig, build
@@ -79,11 +79,15 @@ class Place:
         said, complained = process.communicate(timeout=300)
         return process.returncode, said, complained
 
-    def refusal(self, **settings) -> str:
-        """What train_gan says when it refuses; in this process, because it trains nothing."""
+    def run_here(self, **settings) -> Result:
+        """train_gan in this process, which spares a start of Python."""
         given = {**TINY, "store": self.store.folder, **settings}
         options = [f"--{key}={value}" for key, value in given.items() if value != ""]
-        result = CliRunner().invoke(train_gan, options, env=self.environment)
+        return CliRunner().invoke(train_gan, options, env=self.environment)
+
+    def refusal(self, **settings) -> str:
+        """What train_gan says when it refuses."""
+        result = self.run_here(**settings)
         assert result.exit_code == 2, result.output
         return result.stderr
 
@@ -137,7 +141,7 @@ def history(run_id: str, name: str) -> dict[int, float]:
 
 
 def test_a_training_killed_at_any_step_goes_on_bit_for_bit_in_the_same_run(place):
-    assert place.run()[0] == 0
+    assert place.run_here().exit_code == 0
     (whole,) = runs()
 
     killed = place.interrupt(place.start(), signal.SIGKILL, step=2)[0]
@@ -390,7 +394,7 @@ def test_a_lost_tracking_server_ends_in_a_clear_error_and_another_machine_goes_o
             "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
             "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
         }
-        assert place.run()[0] == 0
+        assert place.run_here().exit_code == 0
         process = place.start()
         # The state of step 2 was copied by then.
         wait_for(lambda: place.step() >= 4 or process.poll() is not None)
@@ -408,47 +412,9 @@ def test_a_lost_tracking_server_ends_in_a_clear_error_and_another_machine_goes_o
         whole, broken = (run.info.run_id for run in runs())
         # As on another machine, which has only what the run's artifacts hold.
         shutil.rmtree(place.states)
-        status, _, complained = place.run(resume=broken)
-        assert status == 0, complained
+        resumed_there = place.run_here(resume=broken)
+        assert resumed_there.exit_code == 0, resumed_there.output
         assert same(weights(broken), weights(whole))
         assert not mlflow.artifacts.list_artifacts(run_id=broken, artifact_path="state")
     finally:
         stop_server(server)
-
-
-def test_main_typed_again_keeps_what_was_ready_and_goes_on_with_what_was_not(place, small_plate):
-    settings = {**TINY, "plate": small_plate}
-    del settings["target"]
-    command = [sys.executable, "-m", "mlflow", "run", str(ROOT), "--env-manager", "local"]
-    command += [
-        f"-P{name}={value}" for name, value in {**settings, "store": place.store.folder}.items()
-    ]
-
-    def has_state_of_a1():
-        tags = [run.data.tags for run in runs()]
-        return any(tag.get("adipocyte.target") == "A1" for tag in tags) and place.step() >= 2
-
-    first = subprocess.Popen(
-        command, cwd=ROOT, env=place.environment, stdout=subprocess.DEVNULL, start_new_session=True
-    )
-    wait_for(has_state_of_a1, seconds=240)
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
-
-    again = subprocess.run(command, cwd=ROOT, env=place.environment, capture_output=True, text=True)
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert "train_segmenter is ready from before" in again.stdout
-    second = next(
-        run
-        for run in runs()
-        if run.data.tags.get("adipocyte.step") == "main" and run.info.status == "FINISHED"
-    )
-    steps = [run for run in runs() if run.data.tags.get("adipocyte.step", "").startswith("train_")]
-    assert sorted(run.info.run_name for run in steps) == [
-        "train_gan A1",
-        "train_gan A2",
-        "train_gan A3",
-        "train_segmenter",
-    ]
-    assert {run.info.status for run in steps} == {"FINISHED"}
-    assert {run.data.tags["mlflow.parentRunId"] for run in steps} == {second.info.run_id}

@@ -36,8 +36,7 @@ _UNCOMPRESSED = 1
 # Compressed bytes for one decoded byte. LZW needs 1.5 for noise, the others hardly more than 1.
 _MAX_GROWTH = 2
 _CHUNK_START_BYTES = 1024  # what a codec may write for a strip without a pixel
-_MIN_CHUNK_PX = 64  # of a page of many strips or tiles: the smallest tile that TIFF knows has 256
-_FEW_CHUNKS = 1000
+_CHUNK_BYTES = 256  # of the file for each strip or tile beyond MAX_CHUNKS
 _ROWS = 256  # in a strip of our own: as many as a processor's cache holds
 # tifffile guesses the pages of these vendors' files one by one, which takes long.
 _VENDORS: dict[str, Any] = dict.fromkeys(("is_lsm", "is_ndpi", "is_scanimage"), False)
@@ -124,10 +123,10 @@ def stack_shape(data: bytes, n_planes: int) -> tuple[int, int]:
     """The (Y, X) in pixels of a stack, by its headers; no pixel is decoded.
 
     Raises ImageError when the bytes are no TIFF, are cut short, or hold anything but *n_planes*
-    grey pages, uint8 or uint16, of one size, each side at most MAX_SIDE_PX; when a page has more
-    than MAX_CHUNKS strips or tiles or a codec that is not in CODECS, when several strips share
-    bytes, or when the bytes swell to more than MAX_EXPANSION times as many and to more than
-    HARMLESS_BYTES.
+    grey pages, uint8 or uint16, of one size, each side at most MAX_SIDE_PX; when its tags are what
+    `check_directories` refuses; when a codec is not in CODECS; when its strips or tiles are more
+    than MAX_CHUNKS in few bytes, share bytes, or hold far more bytes than their pixels need; or
+    when the bytes swell to more than MAX_EXPANSION times as many and to more than HARMLESS_BYTES.
     """
     with _pages(io.BytesIO(data), len(data), n_planes, _STACK) as (header, _):
         return header.shape
@@ -252,6 +251,7 @@ def _checked(pages: list[TiffPage], size: int, name: str, needed: str) -> Header
             )
         _check_costs(page, name)
         chunks.append(_chunks(page, size, name))
+    _check_n_chunks(pages, size, name)
     _check_shared(chunks, name)
     for page, (_, n_bytes) in zip(pages, chunks, strict=True):
         _check_work(page, n_bytes, name)
@@ -285,7 +285,7 @@ def _check_pixels(page: TiffPage, name: str, needed: str) -> None:
 
 
 def _check_costs(page: TiffPage, name: str) -> None:
-    """Refuse a page whose strips or tiles are too many or too large to decode."""
+    """Refuse a page that is too large to decode, or whose codec knows no limit."""
     if max(page.shape) > MAX_SIDE_PX:
         raise ImageError(
             f"{name} is {page.shape[0]} x {page.shape[1]} pixels",
@@ -301,12 +301,16 @@ def _check_costs(page: TiffPage, name: str) -> None:
             f"{name} is compressed with {_codec(page)}",
             "save it uncompressed, or with LZW, deflate, zstd or PackBits",
         )
-    n_chunks, chunk_px = math.prod(page.chunked), math.prod(page.chunks)
-    if n_chunks > MAX_CHUNKS or (n_chunks > _FEW_CHUNKS and chunk_px < _MIN_CHUNK_PX):
+
+
+def _check_n_chunks(pages: list[TiffPage], size: int, name: str) -> None:
+    """Refuse many strips or tiles in few bytes."""
+    n_chunks = sum(math.prod(page.chunked) for page in pages)
+    most = max(MAX_CHUNKS, size // _CHUNK_BYTES)
+    if n_chunks > most:
         raise ImageError(
             f"{name} has pages in {n_chunks} strips or tiles",
-            f"it may have {MAX_CHUNKS}, and {_FEW_CHUNKS} of less than {_MIN_CHUNK_PX} pixels; "
-            "save it again in larger ones",
+            f"it may have {most}; save it again in larger ones",
         )
 
 

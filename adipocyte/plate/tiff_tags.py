@@ -13,7 +13,7 @@ from tifffile import TiffFileError
 
 from adipocyte.errors import ImageError
 
-MAX_CHUNKS = 40_000  # strips or tiles of a page: each costs some microseconds, however small
+MAX_CHUNKS = 40_000  # strips or tiles: each costs some microseconds, however small
 MAX_TAGS = 500  # of a page: files of microscopes have some dozens
 # Of all values of a file's tags together. The XML of a whole plate has some megabytes.
 MAX_VALUES_BYTES = 32_000_000

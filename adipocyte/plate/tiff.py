@@ -36,7 +36,7 @@ _UNCOMPRESSED = 1
 # Compressed bytes for one decoded byte. LZW needs 1.5 for noise, the others hardly more than 1.
 _MAX_GROWTH = 2
 _CHUNK_START_BYTES = 1024  # what a codec may write for a strip without a pixel
-_CHUNK_BYTES = 256  # of the file for each strip or tile beyond MAX_CHUNKS
+_CHUNK_BYTES = 512  # of the file for each strip or tile beyond MAX_CHUNKS
 _ROWS = 256  # in a strip of our own: as many as a processor's cache holds
 # tifffile guesses the pages of these vendors' files one by one, which takes long.
 _VENDORS: dict[str, Any] = dict.fromkeys(("is_lsm", "is_ndpi", "is_scanimage"), False)
@@ -206,10 +206,12 @@ def _tiff(
             f"{name} is empty (0 bytes)",
             f"it must be a TIFF of {needed} of one size, uint8 or uint16",
         )
+    pages: list[TiffPage] = []
     try:
         check_directories(file, size, name, n_planes + 1)
         with tifffile.TiffFile(file, name=name, offset=0, **_VENDORS) as tiff:
-            yield [page.aspage() for page in itertools.islice(tiff.pages, n_planes + 1)]
+            pages += (page.aspage() for page in itertools.islice(tiff.pages, n_planes + 1))
+            yield pages
     except ImageError:
         raise
     except _UNREADABLE as error:
@@ -217,6 +219,10 @@ def _tiff(
             f"{name} cannot be read as TIFF ({error!r})",
             f"it must be a whole TIFF of {needed}; save it again",
         ) from error
+    finally:
+        # They refer to each other, and their tags would wait for the garbage collector.
+        for page in pages:
+            vars(page).clear()
 
 
 def _check_number(n_found: int, n_planes: int, name: str, needed: str) -> None:

@@ -117,6 +117,16 @@ def crafted(choice: random.Random) -> bytes:
     return tiff(pages, PIXELS * N_PLANES, order, is_big)
 
 
+def greedy(choice: random.Random) -> bytes:
+    """Pages with a tag, or with tags, that all have the pixels for their values."""
+    code, n_tags = choice.choice(CODES), choice.choice([3, 400, 4000])
+    step = choice.choice([0, 1])
+    kind, n_values = choice.choice([(3, 28_000), (4, 14_000), (16, 7000), (2, 57_000)])
+    tags = [Tag(code + i * step, kind, b"", n_values, START) for i in range(n_tags)]
+    order, is_big = choice.choice(FORMS)
+    return tiff([page() + tags] * choice.choice([1, N_PLANES]), PIXELS * N_PLANES, order, is_big)
+
+
 def slow(choice: random.Random) -> bytes:
     return damaged(choice, idle(choice.choice(list(IDLE)), choice.randrange(10**5)))
 
@@ -147,6 +157,7 @@ MAKERS: list[Callable[[random.Random], bytes]] = [
     lying,
     crafted,
     crafted,
+    greedy,
     slow,
     described,
 ]

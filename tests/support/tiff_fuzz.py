@@ -122,7 +122,7 @@ def greedy(choice: random.Random) -> bytes:
     code, n_tags = choice.choice(CODES), choice.choice([3, 400, 4000])
     step = choice.choice([0, 1])
     kind, n_values = choice.choice([(3, 28_000), (4, 14_000), (16, 7000), (2, 57_000)])
-    tags = [Tag(code + i * step, kind, b"", n_values, START) for i in range(n_tags)]
+    tags = [Tag((code + i * step) % 2**16, kind, b"", n_values, START) for i in range(n_tags)]
     order, is_big = choice.choice(FORMS)
     return tiff([page() + tags] * choice.choice([1, N_PLANES]), PIXELS * N_PLANES, order, is_big)
 

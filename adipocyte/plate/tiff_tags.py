@@ -29,11 +29,13 @@ _DIRECTORIES = frozenset({4, 13, 16, 18})  # LONG, IFD, LONG8, IFD8
 
 _DESCRIPTION = 270
 _CHUNKS = (273, 279, 324, 325)  # offsets and byte counts of strips, of tiles
-# What the pixels are, from ImageWidth to TileDepth.
-_NUMBERS = (256, 257, 258, 259, 262, 266, 277, 278, 284, 317, 322, 323, 338, 339, 530, 32997, 32998)
+# What the pixels are, from ImageWidth to TileDepth: one number each, or some.
+_NUMBERS = (256, 257, 259, 262, 266, 277, 284, 317, 322, 323, 32997, 32998)
+_SAMPLES = (258, 278, 338, 339, 530)
 # The types that a tag may have, and how many values, where tifffile computes with them.
 _LIMITS: dict[int, tuple[frozenset[int], int]] = {
-    **dict.fromkeys(_NUMBERS, (_UNSIGNED, _MAX_SAMPLES)),
+    **dict.fromkeys(_NUMBERS, (_UNSIGNED, 1)),
+    **dict.fromkeys(_SAMPLES, (_UNSIGNED, _MAX_SAMPLES)),
     **dict.fromkeys(_CHUNKS, (_PLACES, MAX_CHUNKS)),
     **dict.fromkeys((282, 283), (_ANY, _MAX_SAMPLES)),  # pixels per inch or centimetre
     **dict.fromkeys((513, 514), (_PLACES, _MAX_SAMPLES)),  # a JPEG's offset and byte count

@@ -258,7 +258,7 @@ def main() -> None:
     report = {
         "seen": dict(read.seen),
         "slowest_s": {ending: round(s, 2) for ending, s in read.slowest_s.items()},
-        "most_mb": round(read.most_mb),
+        "most_mb": round(read.most_mb, 1),
     }
     print(json.dumps(report))
 

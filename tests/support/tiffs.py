@@ -169,6 +169,7 @@ HOSTILE_PAGES: dict[str, tuple[Page, str]] = {
     "50,000 offsets": (changed(page(), OFFSETS, values=MANY), "50000 values"),
     "more values than bytes": (changed(page(), OFFSETS, n_values=9999, offset=START), "cut short"),
     "4 billion values": (changed(page(), 258, n_values=2**32 - 1, offset=START), "values"),
+    "64 codecs": (changed(page(), COMPRESSION, values=[7] * 64), "64 values: it may have 1"),
     "a description past the end": (
         [*page(), Tag(DESCRIPTION, ASCII, b"", 10**6, START)],
         "cut short",

@@ -15,13 +15,15 @@ from typing import Any, BinaryIO
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
+from tifffile import TiffPage
 
 from adipocyte.errors import ImageError
-from adipocyte.system.files import write_whole
+from adipocyte.plate.tiff_axes import long_axes
+from adipocyte.plate.tiff_tags import MAX_CHUNKS, check_directories
+from adipocyte.system.files import open_regular, write_whole
 
 MAX_SIDE_PX = 10_000
 MAX_PLANES = 99  # a file's name has two digits for the z-plane
-MAX_CHUNKS = 40_000  # strips or tiles of a page: each costs some microseconds, however small
 # Decoded bytes for one byte of the TIFF. Noise lets no camera's image shrink to a tenth or less.
 MAX_EXPANSION = 200
 # Decoded bytes that are never too many: a black image shrinks to almost nothing, and is cheap.
@@ -30,6 +32,11 @@ DTYPES = (np.uint8, np.uint16)
 # LZW, deflate under its two numbers, PackBits, zstd: these codecs are told how much to write.
 # Codecs of whole pictures (JPEG, PNG, WebP, …) allocate what the compressed bytes ask for.
 CODECS = {1, 5, 8, 32946, 32773, 50000}
+_UNCOMPRESSED = 1
+# Compressed bytes for one decoded byte. LZW needs 1.5 for noise, the others hardly more than 1.
+_MAX_GROWTH = 2
+_CHUNK_START_BYTES = 1024  # what a codec may write for a strip without a pixel
+_CHUNK_BYTES = 512  # of the file for each strip or tile beyond MAX_CHUNKS
 _ROWS = 256  # in a strip of our own: as many as a processor's cache holds
 # tifffile guesses the pages of these vendors' files one by one, which takes long.
 _VENDORS: dict[str, Any] = dict.fromkeys(("is_lsm", "is_ndpi", "is_scanimage"), False)
@@ -51,7 +58,8 @@ _UNREADABLE = (
     struct.error,
 )
 
-Page = tifffile.TiffPage | tifffile.TiffFrame
+# Of strips or tiles: offsets in the file, and byte counts.
+Chunks = tuple[NDArray[np.uint64], NDArray[np.uint64]]
 
 
 @dataclass(frozen=True)
@@ -72,16 +80,18 @@ def read_header(path: Path) -> Header:
 
     Raises ImageError, naming the file, for all that can be told from its headers.
     """
-    name, size = str(path), _size(path)
-    with _tiff(path, size, name, "grey pages") as tiff:
-        pages = list(itertools.islice(tiff.pages, MAX_PLANES + 1))
+    name = str(path)
+    with (
+        _opened(path) as (file, size),
+        _tiff(file, size, MAX_PLANES, name, "grey pages") as pages,
+    ):
         if len(pages) > MAX_PLANES:
             raise ImageError(
                 f"{name} has more than {MAX_PLANES} pages",
                 "it must hold one plane, or the z-planes of one field",
             )
         header = _checked(pages, size, name, "grey pages")
-        _check_axes(tiff, len(pages), name)
+        _check_axes(pages, name)
         return header
 
 
@@ -95,7 +105,8 @@ def read_stack(path: Path, n_planes: int) -> NDArray[np.uint16]:
 
     Raises ImageError, naming the file.
     """
-    return _decode(path, _size(path), n_planes, str(path))
+    with _opened(path) as (file, size):
+        return _decode(file, size, n_planes, str(path))
 
 
 def decode_stack(data: bytes, n_planes: int) -> NDArray[np.uint16]:
@@ -112,10 +123,10 @@ def stack_shape(data: bytes, n_planes: int) -> tuple[int, int]:
     """The (Y, X) in pixels of a stack, by its headers; no pixel is decoded.
 
     Raises ImageError when the bytes are no TIFF, are cut short, or hold anything but *n_planes*
-    grey pages, uint8 or uint16, of one size, each side at most MAX_SIDE_PX; when a page has more
-    than MAX_CHUNKS strips or tiles or a codec that is not in CODECS, when several strips share
-    bytes, or when the bytes swell to more than MAX_EXPANSION times as many and to more than
-    HARMLESS_BYTES.
+    grey pages, uint8 or uint16, of one size, each side at most MAX_SIDE_PX; when its tags are what
+    `check_directories` refuses; when a codec is not in CODECS; when its strips or tiles are more
+    than MAX_CHUNKS in few bytes, share bytes, or hold far more bytes than their pixels need; or
+    when the bytes swell to more than MAX_EXPANSION times as many and to more than HARMLESS_BYTES.
     """
     with _pages(io.BytesIO(data), len(data), n_planes, _STACK) as (header, _):
         return header.shape
@@ -149,20 +160,22 @@ def write_image(path: Path, image: NDArray[np.uint16]) -> None:
     write_whole(path, encode_image(image))
 
 
-def _size(path: Path) -> int:
-    """Bytes of a file. Raises ImageError when it is not there or may not be read."""
+@contextmanager
+def _opened(path: Path) -> Generator[tuple[BinaryIO, int]]:
+    """A file to read, and its size in bytes. Raises ImageError when there is no regular file."""
     try:
-        with open(path, "rb") as file:
-            return os.fstat(file.fileno()).st_size
+        file = open_regular(path)
     except OSError as error:
         raise ImageError(
             f"{path} cannot be opened ({error.strerror})",
             "it must be a TIFF that this user may read",
         ) from error
+    with file:
+        yield file, os.fstat(file.fileno()).st_size
 
 
-def _decode(source: Path | BinaryIO, size: int, n_planes: int, name: str) -> NDArray[np.uint16]:
-    with _pages(source, size, n_planes, name) as (header, pages):
+def _decode(file: BinaryIO, size: int, n_planes: int, name: str) -> NDArray[np.uint16]:
+    with _pages(file, size, n_planes, name) as (header, pages):
         stack = np.empty((n_planes, *header.shape), dtype=np.uint16)
         for plane, page in zip(stack, pages, strict=True):
             plane[...] = page.asarray()
@@ -171,29 +184,34 @@ def _decode(source: Path | BinaryIO, size: int, n_planes: int, name: str) -> NDA
 
 @contextmanager
 def _pages(
-    source: Path | BinaryIO, size: int, n_planes: int, name: str
-) -> Generator[tuple[Header, list[Page]]]:
+    file: BinaryIO, size: int, n_planes: int, name: str
+) -> Generator[tuple[Header, list[TiffPage]]]:
     """The header of a stack, and its pages, checked, to decode."""
     needed = f"{n_planes} grey page{'s' if n_planes > 1 else ''}"
-    with _tiff(source, size, name, needed) as tiff:
-        pages = list(itertools.islice(tiff.pages, n_planes + 1))
+    with _tiff(file, size, n_planes, name, needed) as pages:
         _check_number(len(pages), n_planes, name, needed)
         yield _checked(pages, size, name, needed), pages
 
 
 @contextmanager
 def _tiff(
-    source: Path | BinaryIO, size: int, name: str, needed: str
-) -> Generator[tifffile.TiffFile]:
-    """A TIFF to look at; what damaged bytes raise in the block becomes an ImageError on *name*."""
+    file: BinaryIO, size: int, n_planes: int, name: str, needed: str
+) -> Generator[list[TiffPage]]:
+    """The pages of a TIFF, up to one more than *n_planes*.
+
+    What damaged bytes raise in the block becomes an ImageError on *name*.
+    """
     if not size:
         raise ImageError(
             f"{name} is empty (0 bytes)",
             f"it must be a TIFF of {needed} of one size, uint8 or uint16",
         )
+    pages: list[TiffPage] = []
     try:
-        with tifffile.TiffFile(source, **_VENDORS) as tiff:
-            yield tiff
+        check_directories(file, size, name, n_planes + 1)
+        with tifffile.TiffFile(file, name=name, offset=0, **_VENDORS) as tiff:
+            pages += (page.aspage() for page in itertools.islice(tiff.pages, n_planes + 1))
+            yield pages
     except ImageError:
         raise
     except _UNREADABLE as error:
@@ -201,6 +219,10 @@ def _tiff(
             f"{name} cannot be read as TIFF ({error!r})",
             f"it must be a whole TIFF of {needed}; save it again",
         ) from error
+    finally:
+        # They refer to each other, and their tags would wait for the garbage collector.
+        for page in pages:
+            vars(page).clear()
 
 
 def _check_number(n_found: int, n_planes: int, name: str, needed: str) -> None:
@@ -216,7 +238,7 @@ def _check_number(n_found: int, n_planes: int, name: str, needed: str) -> None:
         )
 
 
-def _checked(pages: list[Page], size: int, name: str, needed: str) -> Header:
+def _checked(pages: list[TiffPage], size: int, name: str, needed: str) -> Header:
     """The header that the *pages* have in common.
 
     Raises ImageError by what their headers say, before any pixel is decoded or image allocated.
@@ -224,6 +246,7 @@ def _checked(pages: list[Page], size: int, name: str, needed: str) -> Header:
     if not pages:
         raise ImageError(f"{name} has no page", f"it must have {needed}; copy it again, whole")
     dtype = np.dtype(pages[0].dtype)
+    chunks = []
     for page in pages:
         _check_pixels(page, name, needed)
         if (page.shape, page.dtype) != (pages[0].shape, dtype):
@@ -232,14 +255,14 @@ def _checked(pages: list[Page], size: int, name: str, needed: str) -> Header:
                 f"{name} has pages of {kinds} pixels",
                 f"it must have {needed} of one size and type; save it again",
             )
-        _check_chunks(page, size, name)
-    if sum(sum(page.databytecounts) for page in pages) > size:
-        raise ImageError(
-            f"{name} has strips that share bytes with each other",
-            "save it again, each strip with its own bytes",
-        )
-    decoded = sum(math.prod(page.chunked) * math.prod(page.chunks) for page in pages)
-    decoded *= dtype.itemsize
+        _check_costs(page, name)
+        chunks.append(_chunks(page, size, name))
+    _check_n_chunks(pages, size, name)
+    _check_shared(chunks, name)
+    for page, (_, n_bytes) in zip(pages, chunks, strict=True):
+        _check_work(page, n_bytes, name)
+    n_px = sum(math.prod(page.chunked) * math.prod(page.chunks) for page in pages)
+    decoded = n_px * np.dtype(np.uint16).itemsize  # what a stack holds, whatever the file does
     if decoded > max(HARMLESS_BYTES, MAX_EXPANSION * size):
         raise ImageError(
             f"{name} would swell from {size} bytes to {decoded}",
@@ -249,9 +272,9 @@ def _checked(pages: list[Page], size: int, name: str, needed: str) -> Header:
     return Header(len(pages), (height, width), dtype.name)
 
 
-def _check_pixels(page: Page, name: str, needed: str) -> None:
+def _check_pixels(page: TiffPage, name: str, needed: str) -> None:
     """Refuse a page that is no grey image of camera counts."""
-    if page.ndim != 2:
+    if page.ndim != 2 or page.samplesperpixel != 1:
         raise ImageError(
             f"{name} has a page of shape {page.shape} (colour?)",
             f"it must have {needed}; save grey planes",
@@ -267,8 +290,8 @@ def _check_pixels(page: Page, name: str, needed: str) -> None:
         )
 
 
-def _check_chunks(page: Page, size: int, name: str) -> None:
-    """Refuse a page whose strips or tiles cost too much to decode, or point past the file."""
+def _check_costs(page: TiffPage, name: str) -> None:
+    """Refuse a page that is too large to decode, or whose codec knows no limit."""
     if max(page.shape) > MAX_SIDE_PX:
         raise ImageError(
             f"{name} is {page.shape[0]} x {page.shape[1]} pixels",
@@ -284,30 +307,71 @@ def _check_chunks(page: Page, size: int, name: str) -> None:
             f"{name} is compressed with {_codec(page)}",
             "save it uncompressed, or with LZW, deflate, zstd or PackBits",
         )
-    if (n_chunks := math.prod(page.chunked)) > MAX_CHUNKS:
+
+
+def _check_n_chunks(pages: list[TiffPage], size: int, name: str) -> None:
+    """Refuse many strips or tiles in few bytes."""
+    n_chunks = sum(math.prod(page.chunked) for page in pages)
+    most = max(MAX_CHUNKS, size // _CHUNK_BYTES)
+    if n_chunks > most:
         raise ImageError(
             f"{name} has pages in {n_chunks} strips or tiles",
-            f"it may have {MAX_CHUNKS}; save it again in larger ones",
+            f"it may have {most}; save it again in larger ones",
         )
-    chunks = zip(page.dataoffsets, page.databytecounts, strict=True)
-    if any(offset + n_bytes > size for offset, n_bytes in chunks):
+
+
+def _chunks(page: TiffPage, size: int, name: str) -> Chunks:
+    """Where a page's strips or tiles are. Raises ImageError when that is not in the file."""
+    offsets = np.array(page.dataoffsets, dtype=np.uint64)
+    n_bytes = np.array(page.databytecounts, dtype=np.uint64)
+    if offsets.shape != n_bytes.shape:
+        raise ValueError(f"{len(offsets)} offsets, but {len(n_bytes)} byte counts")
+    if ((offsets > size) | (n_bytes > size - offsets)).any():
         raise ImageError(
             f"{name} is cut short",
             f"its pages point past its end at {size} bytes; copy it again, whole",
         )
+    return offsets, n_bytes
 
 
-def _codec(page: Page) -> str:
+def _check_shared(chunks: list[Chunks], name: str) -> None:
+    """Refuse bytes that belong to several strips: each would decode them again."""
+    offsets, n_bytes = np.concatenate(chunks, axis=1)
+    order = np.argsort(offsets[n_bytes > 0])
+    starts, n_bytes = offsets[n_bytes > 0][order], n_bytes[n_bytes > 0][order]
+    if (starts[:-1] + n_bytes[:-1] > starts[1:]).any():
+        raise ImageError(
+            f"{name} has strips that share bytes with each other",
+            "save it again, each strip with its own bytes",
+        )
+
+
+def _check_work(page: TiffPage, n_bytes: NDArray[np.uint64], name: str) -> None:
+    """Refuse strips full of codes that give no pixels, as every codec has them."""
+    chunk_px = math.prod(page.chunks)
+    most = _MAX_GROWTH * chunk_px * np.dtype(page.dtype).itemsize + _CHUNK_START_BYTES
+    if page.compression != _UNCOMPRESSED and (longest := n_bytes.max(initial=0)) > most:
+        raise ImageError(
+            f"{name} has a strip of {longest} bytes, far more than its pixels need",
+            f"{chunk_px} pixels may have {most}; save it again",
+        )
+
+
+def _codec(page: TiffPage) -> str:
     """The name of a page's compression, or its number where it has no name."""
     return getattr(page.compression, "name", str(page.compression))
 
 
-def _check_axes(tiff: tifffile.TiffFile, n_pages: int, name: str) -> None:
+def _check_axes(pages: list[TiffPage], name: str) -> None:
     """Refuse pages along several axes, because the order of pages only tells z."""
-    if n_pages == 1 or not (tiff.is_ome or tiff.is_imagej):
+    if len(pages) == 1:
         return
-    sizes = tiff.series[0].sizes.items()
-    long = [(axis, n) for axis, n in sizes if axis not in ("height", "width") and n > 1]
+    try:
+        long = long_axes(pages[0])
+    except ValueError as error:
+        raise ImageError(
+            f"{name} has a description with {error}", "save it again without it"
+        ) from error
     if len(long) > 1:
         found = " and ".join(f"{n} along {axis}" for axis, n in long)
         raise ImageError(

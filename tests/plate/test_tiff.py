@@ -2,7 +2,10 @@
 
 import io
 import os
+import socket
+import struct
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +15,28 @@ from hypothesis import strategies as st
 
 from adipocyte.errors import ImageError
 from adipocyte.plate.tiff import (
+    Header,
     decode_stack,
     encode_image,
     encode_stack,
+    read_header,
     read_image,
     stack_shape,
     write_image,
+)
+from adipocyte.plate.tiff_tags import MAX_VALUES_BYTES
+from tests.support.tiffs import (
+    ASCII,
+    DESCRIPTION,
+    FORMS,
+    HOSTILE_PAGES,
+    IDLE,
+    PIXELS,
+    START,
+    Tag,
+    idle,
+    page,
+    tiff,
 )
 
 
@@ -322,3 +341,153 @@ def test_an_image_that_cannot_be_opened_is_named(tmp_path):
     (tmp_path / "lost.tif").symlink_to(tmp_path / "nowhere.tif")
     with pytest.raises(ImageError, match=r"lost\.tif cannot be opened"):
         read_image(tmp_path / "lost.tif")
+
+
+# Hostile hands
+
+
+@pytest.mark.parametrize(("order", "is_big"), FORMS)
+def test_a_stack_is_read_in_every_form_of_tiff(order, is_big):
+    pixels = noise(64, 64).astype(f"{order}u2").tobytes()
+    data = tiff([page()], pixels, order, is_big)
+    np.testing.assert_array_equal(decode_stack(data, 1)[0], noise(64, 64))
+
+
+@pytest.mark.parametrize(("order", "is_big"), FORMS)
+@pytest.mark.parametrize("tags", HOSTILE_PAGES)
+def test_a_page_that_lies_is_refused_before_it_costs_anything(tags, order, is_big, tmp_path):
+    lying, message = HOSTILE_PAGES[tags]
+    data = tiff([lying], PIXELS, order, is_big)
+    path = tmp_path / "image.tif"
+    path.write_bytes(data)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ImageError, match=message):
+            stack_shape(data, 1)
+        with pytest.raises(ImageError, match=f"^{path} .*{message}"):
+            read_header(path)
+        assert tracemalloc.get_traced_memory()[1] < 2e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_second_page_that_lies_is_refused_too():
+    lying, message = HOSTILE_PAGES["offsets 400 times"]
+    with pytest.raises(ImageError, match=message):
+        stack_shape(tiff([page(), lying], PIXELS), 2)
+
+
+@pytest.mark.parametrize(("order", "is_big"), FORMS)
+def test_pages_in_a_circle_are_refused(order, is_big, tmp_path):
+    data = tiff([page()], PIXELS, order, is_big)
+    (first,) = struct.unpack_from(*((order + "Q", data, 8) if is_big else (order + "I", data, 4)))
+    path = tmp_path / "image.tif"
+    path.write_bytes(tiff([page()], PIXELS, order, is_big, next_after_last=first))
+    for read in (read_header, read_image):
+        with pytest.raises(ImageError, match="in a circle"):
+            read(path)
+
+
+def test_all_descriptions_of_a_file_together_are_bounded():
+    half = b"a" * (MAX_VALUES_BYTES // 2 + 1)
+    described = [*page(), Tag(DESCRIPTION, ASCII, half), Tag(305, ASCII, half)]
+    with pytest.raises(ImageError, match="bytes in the tags of its pages: they may have 32000000"):
+        stack_shape(tiff([described], PIXELS), 1)
+
+
+@pytest.mark.parametrize("codec", IDLE, ids=lambda codec: codec.__name__)
+def test_a_strip_of_codes_that_give_no_pixels_is_refused(codec):
+    assert decode_stack(idle(codec, 900), 1).any()  # few are as good as none
+    with pytest.raises(ImageError, match=r"a strip of 3.... bytes, far more than its pixels need"):
+        stack_shape(idle(codec), 1)
+
+
+@pytest.mark.parametrize("compression", ["lzw", "zlib", "packbits", "zstd"])
+@pytest.mark.parametrize("side", [1, 2, 15, 200])
+def test_noise_that_a_codec_makes_longer_is_read(compression, side):
+    data = tiff_of(noise(side, side), compression=compression, predictor=False)
+    np.testing.assert_array_equal(decode_stack(data, 1)[0], noise(side, side))
+
+
+def test_two_descriptions_are_read():
+    data = tiff_of(noise(7, 8, 9), photometric="minisblack", description="a note", metadata={})
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        codes = [tag.code for tag in file.pages.first.tags]
+    assert codes.count(DESCRIPTION) == 2
+    np.testing.assert_array_equal(decode_stack(data, 7), noise(7, 8, 9))
+
+
+OME = '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">{}</OME>'
+
+
+def header_of(description: str, path: Path) -> Header:
+    text = Tag(DESCRIPTION, ASCII, description.encode() + b"\0")
+    pages = [page(offsets=[START + 8192 * i]) for i in range(4)]
+    path.write_bytes(tiff([[*pages[0], text], *pages[1:]], PIXELS * 4))
+    return read_header(path)
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        "<!DOCTYPE OME [<!ENTITY a 'ha'><!ENTITY b '&a;&a;'>]><OME>&b;</OME>",
+        "<!DOCTYPE OME SYSTEM 'file:///etc/passwd'><OME></OME>",
+    ],
+    ids=["entities", "another file"],
+)
+def test_a_description_that_defines_entities_is_refused(description, tmp_path):
+    with pytest.raises(ImageError, match=r"a description with a document type \(DOCTYPE\)"):
+        header_of(description, tmp_path / "image.tif")
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        OME.format("<a>" * 300_000),
+        OME.format("<a b='" + "c" * 3_000_000 + "'/>"),
+        OME.format("<Pixels SizeZ='two' SizeC='-4' SizeT='" + "9" * 5000 + "'/>"),
+        OME.format("") + "OME>",
+        "ImageJ=1.11a\nchannels=2\nslices=" + "9" * 5000,
+        "ImageJ=1.11a\n" + "slices=2\n" * 300_000,
+    ],
+    ids=["nested", "long", "no numbers", "no XML", "no number", "many lines"],
+)
+def test_a_description_that_is_nonsense_tells_no_axes_and_costs_little(description, tmp_path):
+    tracemalloc.start()
+    try:
+        assert header_of(description, tmp_path / "image.tif").n_planes == 4
+        assert tracemalloc.get_traced_memory()[1] < 30e6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        OME.format("<Image><Pixels SizeX='64' SizeY='64' SizeZ='2' SizeC='2' SizeT='1'/></Image>"),
+        "ImageJ=1.11a\nimages=4\nchannels=2\nslices=2\n",
+    ],
+    ids=["OME", "ImageJ"],
+)
+def test_pages_of_planes_and_channels_are_told(description, tmp_path):
+    with pytest.raises(ImageError, match="has pages 2 along depth and 2 along channel"):
+        header_of(description, tmp_path / "image.tif")
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "socket", "folder", "device"])
+def test_what_is_no_regular_file_is_never_opened(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the name of a socket must be short
+    path = Path("image.tif")
+    with socket.socket(socket.AF_UNIX) as server:
+        match kind:
+            case "FIFO":
+                os.mkfifo(path)
+            case "socket":
+                server.bind(str(path))
+            case "folder":
+                path.mkdir()
+            case "device":
+                path.symlink_to("/dev/zero")
+        for read in (read_header, read_image):
+            with pytest.raises(ImageError, match=rf"image\.tif cannot be opened \(it is a {kind}"):
+                read(path)

@@ -15,8 +15,9 @@ def stain(config: StainConfig) -> None:
 
     import mlflow
 
+    from adipocyte.delivery.batch.claim import PLATE_MANIFEST, read_own
     from adipocyte.delivery.batch.output import Output
-    from adipocyte.delivery.batch.plate import PLATE_MANIFEST, Here, stain_plate
+    from adipocyte.delivery.batch.plate import Here, stain_plate
     from adipocyte.delivery.runs.runs import step_run
     from adipocyte.plate.problems import problem_table
 
@@ -34,8 +35,7 @@ def stain(config: StainConfig) -> None:
                 "problems": len(result.problems),
             }
         )
-        manifest = Output(config.out).read(PLATE_MANIFEST) or b""
-        mlflow.log_text(manifest.decode(), PLATE_MANIFEST)
+        mlflow.log_dict(read_own(Output(config.out), PLATE_MANIFEST), PLATE_MANIFEST)
         for key, sentences in result.warnings.items():
             for sentence in sentences:
                 print(f"warning, field {key}: {sentence}")

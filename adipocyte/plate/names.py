@@ -89,3 +89,9 @@ def parse_magnification(folder: str) -> int | None:
 def magnification_folder(magnification: int) -> str:
     """The folder's name for a magnification: 20 → "20x_images"."""
     return f"{magnification}x_images"
+
+
+def is_image(path: str) -> bool:
+    """Whether *path*, of a file in a plate, is an image's: "20x_images/…_T0001F001…C01.tif"."""
+    folder, _, name = path.rpartition("/")
+    return parse_magnification(folder) is not None and _NAME.fullmatch(name) is not None

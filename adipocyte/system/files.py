@@ -65,6 +65,28 @@ def write_whole(path: Path, data: bytes) -> None:
         partial.write_bytes(data)
 
 
+def create_whole(path: Path, data: bytes) -> bool:
+    """Write *data* to *path* unless something is there already: False then.
+
+    Of several processes that create one file at once, one succeeds; where the file system has no
+    hard links, each may.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = path.with_name(f".{secrets.token_hex(8)}.partial")
+    try:
+        write_whole(made, data)
+        os.link(made, path)
+    except FileExistsError:
+        return False
+    except OSError:
+        if os.path.lexists(path):
+            return False
+        made.replace(path)
+    finally:
+        made.unlink(missing_ok=True)
+    return True
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write *content* to *path* as indented JSON, whole or not at all."""
     write_whole(path, json_bytes(content))

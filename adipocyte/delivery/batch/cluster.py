@@ -16,9 +16,9 @@ import torch
 from tqdm import tqdm
 
 import adipocyte
+from adipocyte.delivery.batch.claim import claim_in
 from adipocyte.delivery.batch.output import Output
 from adipocyte.delivery.batch.painter import FAILED, Assignment, FieldOutcome, FieldPainter
-from adipocyte.delivery.batch.plate import claim_in
 from adipocyte.domain import FieldKey
 from adipocyte.errors import AdipocyteError, ConfigError, OutputError, PlateError, RunError
 from adipocyte.networks.predictor import has_compiler

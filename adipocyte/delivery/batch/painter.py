@@ -2,7 +2,9 @@
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
+from adipocyte.delivery.batch.claim import write_claimed
 from adipocyte.delivery.batch.output import Output
 from adipocyte.delivery.models.load import load_stainer
 from adipocyte.domain import FieldKey
@@ -19,7 +21,8 @@ class Assignment:
     """What every process that paints a plate must know besides its fields.
 
     *model*, *plate* and *out* are addresses that hold on each machine. *claim* is written in *out*,
-    so that a process can tell that folder from another of the same path.
+    so that a process can tell that folder from another of the same path, and stops when another
+    command has claimed it.
     """
 
     model: str
@@ -51,12 +54,13 @@ class FieldOutcome:
 class FieldPainter:
     """Paints fields of a plate, each from its files to its files, with a model that it loads once.
 
-    Raises RunError when there is no such model, OutputError when an image cannot be written.
+    Raises RunError when there is no such model, OutputError when an image cannot be written, would
+    lie in the raw plate, or another command writes there.
     """
 
     def __init__(self, assignment: Assignment) -> None:
         self._assignment = assignment
-        self._out = Output(assignment.out)
+        self._out = Output(assignment.out, Path(assignment.plate))
         self._stainer = load_stainer(
             assignment.model,
             assignment.memory_mb,
@@ -78,5 +82,6 @@ class FieldPainter:
             problem = problem_of(field.key, error)
             return FieldOutcome(field.key, FAILED, time.perf_counter() - start, problem=problem)
         for target, image in stained.images.items():
-            self._out.write(stained_name(field, target), encode_image(image))
+            name, data = stained_name(field, target), encode_image(image)
+            write_claimed(self._out, self._assignment.claim, name, data)
         return FieldOutcome(field.key, PAINTED, time.perf_counter() - start, stained.warnings)

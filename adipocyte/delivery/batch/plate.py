@@ -1,7 +1,6 @@
 """Staining of a whole raw plate: which fields to paint, who paints them, what became of each."""
 
-import json
-import secrets
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -10,11 +9,20 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from adipocyte.config import StainConfig
+from adipocyte.delivery.batch.claim import (
+    ANOTHER_FOLDER,
+    PLATE_MANIFEST,
+    PLATE_ORIGIN,
+    begun_in,
+    claim_for,
+    read_own,
+    write_claimed,
+)
 from adipocyte.delivery.batch.output import Output
 from adipocyte.delivery.batch.painter import FAILED, PAINTED, Assignment, FieldOutcome, FieldPainter
 from adipocyte.delivery.models.load import load_manifest, pinned
 from adipocyte.domain import FieldKey
-from adipocyte.errors import ConfigError, PlateError
+from adipocyte.errors import ConfigError
 from adipocyte.networks.predictor import INSTALL_COMPILER, NO_COMPILER, has_compiler
 from adipocyte.plate.fields import FieldFiles, stained_name
 from adipocyte.plate.problems import Problem
@@ -22,9 +30,6 @@ from adipocyte.plate.scan import scan_plate
 from adipocyte.staining.bundle import BundleManifest
 from adipocyte.system.files import json_bytes
 from adipocyte.system.machine import fastest_arithmetic, fastest_device, pin_threads
-
-PLATE_ORIGIN, PLATE_MANIFEST = "stained.json", "manifest.json"
-_ANOTHER_FOLDER = "name another folder with -P out=<folder>"
 
 # Fields of a worker from which compiling pays: full fields pay from the third on, small ones later.
 # Measured: benchmarks/staining.py.
@@ -98,31 +103,25 @@ def stain_plate(config: StainConfig, crew: Crew) -> StainedPlate:
     are there, so the same command continues an interrupted one. A field that is incomplete or
     cannot be read is recorded and does not stop the plate.
 
-    Raises PlateError when there is no plate, or when *out* lies in it or holds images of another
-    plate, model or setting; RunError when there is no such model; ConfigError when the model does
-    not know the intensities, or when compiling is asked for and impossible; OutputError when *out*
-    cannot be written to.
+    Raises PlateError when there is no plate, or when *out* holds images of another plate, model or
+    setting, or of nobody knows what; RunError when there is no such model; ConfigError when the
+    model does not know the intensities, or when compiling is asked for and impossible; OutputError
+    when *out* cannot be written to, lies in the plate, or another command begins to write there.
     """
-    plate, out = config.plate.resolve(), Output(config.out)
-    scanned = scan_plate(plate, targets=())
-    # Resolved, because a link or a detour may lead into the plate.
-    if out.folder and out.folder.resolve().is_relative_to(plate):
-        raise PlateError(
-            f"{out.folder} lies in the raw plate, which is never written to", _ANOTHER_FOLDER
-        )
+    scanned = scan_plate(config.plate, targets=())
+    out = Output(config.out, config.plate)
     model = pinned(config.model)
     bundle = load_manifest(model)
-    names = {
-        field.key: {stained_name(field, target) for target in bundle.targets}
-        for field in scanned.fields
-    }
-    begun = _begun(out, set().union(*names.values()))
-    origin = _origin(config, bundle, crew, begun, len(names))
+    images = [stained_name(field, target) for field in scanned.fields for target in bundle.targets]
+    for name in [PLATE_ORIGIN, PLATE_MANIFEST, *images]:
+        out.require_own(name)
+    begun = begun_in(out)
+    origin = _origin(config, bundle, crew, begun, len(scanned.fields))
     assignment = Assignment(
         model=model,
         plate=origin["plate"],
         out=out.address,
-        claim=_claim(out, origin, begun),
+        claim=claim_for(out, origin, begun),
         intensities=origin["intensities"],
         tile_px=config.tile_px or None,
         tta=config.tta,
@@ -130,8 +129,9 @@ def stain_plate(config: StainConfig, crew: Crew) -> StainedPlate:
         compiled=origin["compiled"],
         memory_mb=config.memory_mb or None,
     )
-    manifest = PlateManifest(out, names, scanned.problems)
-    skipped = [key for key in names if str(key) in manifest.entries]
+    before = painted_before(out, scanned.fields, bundle.targets)
+    manifest = PlateManifest(out, assignment.claim, before, scanned.problems)
+    skipped = [field.key for field in scanned.fields if str(field.key) in manifest.entries]
     left = [field for field in scanned.fields if str(field.key) not in manifest.entries]
     outcomes: Iterable[FieldOutcome] = ()  # a finished plate needs no networks
     if left:
@@ -144,15 +144,6 @@ def stain_plate(config: StainConfig, crew: Crew) -> StainedPlate:
         problems=[*scanned.problems, *(outcome.problem for outcome in kept if outcome.problem)],
         warnings={outcome.key: outcome.warnings for outcome in kept if outcome.warnings},
     )
-
-
-def _begun(out: Output, images: set[str]) -> dict[str, Any]:
-    """The `stained.json` of a plate of which *out* holds some of the *images*; {} for any other.
-
-    Without an image it binds nobody.
-    """
-    begun = _read_json(out, PLATE_ORIGIN)
-    return {} if begun and out.files().isdisjoint(images) else begun
 
 
 def _origin(
@@ -188,53 +179,49 @@ def _is_compiled(config: StainConfig, crew: Crew, begun: dict[str, Any], n_field
     if compiled and not crew.has_compiler():
         way_out = "continue with -P compile=false"
         if begun:
-            way_out = f"{_ANOTHER_FOLDER}: this one was begun so"
+            way_out = f"{ANOTHER_FOLDER}: this one was begun so"
         raise ConfigError(NO_COMPILER, f"{INSTALL_COMPILER}, or {way_out}")
     return compiled
 
 
-def _claim(out: Output, origin: dict[str, Any], begun: dict[str, Any]) -> str:
-    """Write down that *out* holds images of *origin*. Returns a claim that no other folder has.
+def painted_before(
+    out: Output, fields: Sequence[FieldFiles], targets: Sequence[str]
+) -> dict[str, Any]:
+    """The entries of those *fields* that the manifest in *out* calls painted, and that are there.
 
-    Raises PlateError when it holds images of another origin.
+    An entry that is not as `PlateManifest` writes it counts for nothing.
     """
-    settings = {name: value for name, value in begun.items() if name != "claim"}
-    if begun and settings != json.loads(json.dumps(origin)):
-        raise PlateError(
-            f"{out.address} holds images of another plate, model, intensities, tiles or arithmetic "
-            f"(see its {PLATE_ORIGIN})",
-            _ANOTHER_FOLDER,
-        )
-    claim = secrets.token_hex(8)
-    out.write(PLATE_ORIGIN, json_bytes(origin | {"claim": claim}))
-    return claim
+    entries = read_own(out, PLATE_MANIFEST).get("fields")
+    if not isinstance(entries, dict):
+        return {}
+    return {
+        str(field.key): entries[str(field.key)]
+        for field in fields
+        if _tells_painted(entries.get(str(field.key)))
+        and all(out.holds_image(stained_name(field, target), field.shape) for target in targets)
+    }
 
 
-def claim_in(out: Output) -> str | None:
-    """The claim that is written in *out*, None where there is none.
-
-    Raises PlateError when `stained.json` there holds something else.
-    """
-    return _read_json(out, PLATE_ORIGIN).get("claim")
+def _tells_painted(entry: Any) -> bool:
+    match entry:
+        case {"status": status, "seconds": int() | float() as seconds, "warnings": [*warnings]}:
+            is_text = all(isinstance(warning, str) for warning in warnings)
+            return status == PAINTED and math.isfinite(seconds) and is_text
+    return False
 
 
 class PlateManifest:
     """`manifest.json`: an entry for each field that is painted, or why it is not.
 
-    It begins with those fields that were painted before and whose images are there: *names* maps
-    each field to its images.
+    It begins with those that were painted *before*; only the command of this *claim* writes it.
     """
 
     def __init__(
-        self, out: Output, names: dict[FieldKey, set[str]], problems: Sequence[Problem]
+        self, out: Output, claim: str, before: dict[str, Any], problems: Sequence[Problem]
     ) -> None:
-        self._out = out
+        self._out, self._claim = out, claim
         self._written_at = 0.0
-        before, there = _read_json(out, PLATE_MANIFEST).get("fields", {}), out.files()
-        done = [str(key) for key, images in names.items() if images <= there]
-        self.entries = {
-            key: before[key] for key in done if before.get(key, {}).get("status") == PAINTED
-        }
+        self.entries = dict(before)
         self._broken: dict[str, Any] = {}
         for problem in problems:
             entry = self._broken.setdefault(problem.where, _entry(FAILED, 0, (), problem))
@@ -259,7 +246,8 @@ class PlateManifest:
             self._write()
 
     def _write(self) -> None:
-        self._out.write(PLATE_MANIFEST, json_bytes({"fields": self._broken | self.entries}))
+        data = json_bytes({"fields": self._broken | self.entries})
+        write_claimed(self._out, self._claim, PLATE_MANIFEST, data)
         self._written_at = time.monotonic()
 
 
@@ -272,19 +260,3 @@ def _entry(
 
 def _sentence(problem: Problem) -> str:
     return f"{problem.found}: {problem.remedy}" if problem.remedy else problem.found
-
-
-def _read_json(out: Output, name: str) -> dict[str, Any]:
-    """The content of one of this module's files in *out*, {} when there is none.
-
-    Raises PlateError when the file holds something else.
-    """
-    try:
-        content = json.loads(out.read(name) or "{}")
-    except ValueError as error:
-        raise PlateError(
-            f"{name} in {out.address} is damaged ({error})", f"remove it, or {_ANOTHER_FOLDER}"
-        ) from error
-    if not isinstance(content, dict):
-        raise PlateError(f"{name} in {out.address} was written by another program", _ANOTHER_FOLDER)
-    return content

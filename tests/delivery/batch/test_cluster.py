@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import psutil
 import pytest
 import ray
 import torch
+from click.testing import CliRunner
 from ray.cluster_utils import Cluster as RealCluster
 
 from adipocyte.config import StainConfig
@@ -24,6 +25,7 @@ from adipocyte.delivery.batch.painter import FAILED, PAINTED, Assignment
 from adipocyte.delivery.batch.plate import Here, PlateManifest, stain_plate
 from adipocyte.errors import ConfigError, RunError
 from adipocyte.plate.scan import scan_plate
+from entrypoints.stain import stain
 from tests.support import ROOT
 from tests.support.plates import images, plane, write_plate
 from tests.support.processes import wait_for
@@ -97,52 +99,44 @@ def n_alive() -> int:
     return sum(node["Alive"] for node in ray.nodes() if node["Resources"].get("CPU"))
 
 
-def is_held(process: psutil.Process) -> bool:
-    """Whether a *process* opens a pipe that nobody writes to."""
-    with contextlib.suppress(OSError):
-        return any(
-            path.read_text() == "wait_for_partner"
-            for path in Path(f"/proc/{process.pid}/task").glob("*/wchan")
-        )
-    return False
-
-
-def held() -> list[psutil.Process]:
-    """The workers that read a pipe."""
-    return [process for process in at_work() if is_held(process)]
+def stopped_at_work(passed: Sequence[int] = ()) -> psutil.Process | None:
+    """A process that has a field in hand, stopped with it; none of those that were *passed*."""
+    for process in at_work():
+        with contextlib.suppress(psutil.Error):
+            if process.pid in passed:
+                continue
+            process.suspend()
+            wait_for(lambda process=process: process.status() == psutil.STATUS_STOPPED)
+            if AT_WORK in " ".join(process.cmdline()):
+                return process
+            process.resume()
+    return None
 
 
 def test_a_node_dies_and_every_field_is_painted_once_and_as_here(
     nodes, small_model, expected, tmp_path
 ):
-    """A field in the middle has a pipe for a plane, which holds the worker that reads it.
-
-    That worker's node is killed, with the field in hand.
-    """
+    """A worker is stopped with a field in hand, and its node is killed."""
     plate = write_plate(tmp_path / "plate", range(1, N_FIELDS + 1))
     fields = scan_plate(plate, ()).fields
-    pipe = plane(plate, N_FIELDS // 2, 1)
-    content = pipe.read_bytes()
-    pipe.unlink()
-    os.mkfifo(pipe)
     nodes.add_node(num_cpus=1)
     nodes.wait_for_nodes()
 
-    def kill_the_node_that_is_held() -> None:
-        [stuck] = wait_for(held)
+    def kill_a_node_at_work() -> None:
+        stuck = wait_for(stopped_at_work)
         [its_node] = [
             node
             for node in nodes.worker_nodes
             if node.all_processes["raylet"][0].process.pid == stuck.ppid()
         ]
         nodes.remove_node(its_node, allow_graceful=False)
-        pipe.unlink()
-        pipe.write_bytes(content)
+        with contextlib.suppress(psutil.Error):
+            stuck.kill()
 
     with joined(nodes.address, 1) as crew, ThreadPoolExecutor(1) as killer:
         assert crew.n_workers == 2
-        killing = killer.submit(kill_the_node_that_is_held)
-        manifest = PlateManifest(Output(str(tmp_path / "out")), {}, ())
+        killing = killer.submit(kill_a_node_at_work)
+        manifest = PlateManifest(Output(str(tmp_path / "out")), "ours", {}, ())
         records = list(
             manifest.kept(crew.paint(assignment(plate, small_model, tmp_path / "out"), fields))
         )
@@ -180,16 +174,15 @@ def test_the_command_paints_on_a_cluster_and_resumes_after_a_kill(
         painting.send_signal(signal.SIGKILL)
     assert images(tmp_path / "out")
 
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert result.returncode == 2, result.stderr
+    result = CliRunner().invoke(stain, arguments, env=environment)
+    assert result.exit_code == 2, result.output
     assert "20x B03 F005" in result.stderr
-    assert "Traceback" not in result.stderr
     told = entries(tmp_path / "out")
     assert {key for key, entry in told.items() if entry["status"] == FAILED} == {"20x B03 F005"}
 
     plane(plate, 5, 4).write_bytes(good)
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+    result = CliRunner().invoke(stain, arguments, env=environment)
+    assert result.exit_code == 0, result.output
     assert (
         f"1 fields painted into {tmp_path}/out, {N_FIELDS - 1} were there already" in result.stdout
     )
@@ -197,17 +190,14 @@ def test_the_command_paints_on_a_cluster_and_resumes_after_a_kill(
 
 
 def test_a_field_that_kills_its_worker_is_tried_thrice_and_recorded(nodes, small_model, tmp_path):
-    """A pipe for a plane holds its reader until it is killed, as the kernel kills for memory."""
-    plate = write_plate(tmp_path / "plate", (1,))
+    """Each that takes it is killed, as the kernel kills for memory."""
+    plate = write_plate(tmp_path / "plate", (1,), (512, 512))
     fields = scan_plate(plate, ()).fields
-    pipe = plane(plate, 1, 1)
-    pipe.unlink()
-    os.mkfifo(pipe)
     killed: list[int] = []
 
     def kill() -> None:
         while len(killed) < 3:
-            [stuck] = wait_for(lambda: [one for one in held() if one.pid not in killed])
+            stuck = wait_for(lambda: stopped_at_work(killed))
             killed.append(stuck.pid)
             stuck.kill()
 

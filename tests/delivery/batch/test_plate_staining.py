@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import fsspec
+import numpy as np
 import pytest
 import tifffile
 
@@ -20,7 +22,8 @@ from adipocyte.delivery.batch.painter import Assignment, FieldOutcome
 from adipocyte.delivery.batch.plate import Here, should_compile, stain_plate
 from adipocyte.domain import FieldKey
 from adipocyte.errors import ConfigError, OutputError, PlateError
-from adipocyte.plate.fields import FieldFiles
+from adipocyte.plate.fields import FieldFiles, stained_name
+from adipocyte.plate.scan import scan_plate
 from adipocyte.staining.stainer import Stainer
 from tests.support import ROOT
 from tests.support.plates import images, plane, write_plate
@@ -55,6 +58,22 @@ class LeavesEarly(Here):
     def paint(self, assignment: Assignment, fields: Sequence[FieldFiles]) -> Iterator[FieldOutcome]:
         yield from super().paint(assignment, fields[: self._n_fields])
         raise self._error
+
+
+class LeavesEarlyQuietly(Here):
+    """Paints no more than so many fields."""
+
+    def __init__(self, n_fields: int) -> None:
+        self._n_fields = n_fields
+
+    def paint(self, assignment: Assignment, fields: Sequence[FieldFiles]) -> Iterator[FieldOutcome]:
+        return super().paint(assignment, fields[: self._n_fields])
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    """The content of every file of a folder."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def entries(out: Path) -> dict[str, Any]:
@@ -190,9 +209,11 @@ def test_a_plate_can_go_to_any_address(stain, tmp_path, kind):
     assert fovs(stain(out=address).painted) == [1, 2, 3, 4, 5]
     assert fovs(stain(out=address).skipped) == [1, 2, 3, 4, 5]
     stain()
-    out = batch.Output(address)
-    painted = {name: out.read(name) for name in out.files() if name.endswith(".tif")}
-    assert painted == images(tmp_path / "out")
+    files, root = fsspec.url_to_fs(address)
+    painted = {path.removeprefix(root).lstrip("/"): path for path in files.find(root)}
+    assert {
+        name: files.cat_file(path) for name, path in painted.items() if name.endswith(".tif")
+    } == images(tmp_path / "out")
 
 
 @pytest.mark.slow
@@ -213,14 +234,28 @@ def test_a_plate_is_finished_in_the_arithmetic_it_was_begun_in(stain, tmp_path):
         stain(precision=Other().fastest())
 
 
-@pytest.mark.slow
-def test_what_is_compiled_stays_so(stain, tmp_path):
-    stain(compile="true")
-    for path in (tmp_path / "out").glob("20x_images/*F002*"):
+@pytest.fixture(scope="module")
+def compiled(plate: Path, small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The plate as compiled networks paint it."""
+    out = tmp_path_factory.mktemp("compiled")
+    settings = {"plate": plate, "model": str(small_model), "out": str(out), "compile": "true"}
+    stain_plate(StainConfig(**settings), Here())
+    return out
+
+
+@pytest.fixture
+def nearly_compiled(compiled: Path, tmp_path: Path) -> Path:
+    """A copy of it that lacks a field."""
+    out = shutil.copytree(compiled, tmp_path / "out")
+    for path in out.glob("20x_images/*F002*"):
         path.unlink()
+    return out
+
+
+@pytest.mark.slow
+def test_what_is_compiled_stays_so(stain, compiled, nearly_compiled):
     assert fovs(stain().painted) == [2]
-    stain(out=str(tmp_path / "at once"), compile="true")
-    assert images(tmp_path / "out") == images(tmp_path / "at once")
+    assert images(nearly_compiled) == images(compiled)
 
 
 @pytest.mark.parametrize(
@@ -238,19 +273,204 @@ def test_a_folder_with_files_of_other_kinds_is_refused(stain, tmp_path, name, co
     assert (tmp_path / "out" / name).read_text() == content
 
 
-@pytest.mark.parametrize("where", ["inside", "itself by a link", "itself by a detour"])
-def test_the_raw_plate_is_never_written_to(stain, plate, tmp_path, where):
-    (tmp_path / "link").symlink_to(plate.parent)
-    out = {
-        "inside": plate / "stained",
-        "itself by a link": tmp_path / "link" / plate.name,
-        "itself by a detour": f"{plate}/../{plate.name}",
-    }
-    before = images(plate)
-    with pytest.raises(PlateError, match="lies in the raw plate, which is never written to"):
-        stain(out=str(out[where]))
-    assert images(plate) == before
-    assert not list(plate.rglob("*.json"))
+def link(path: Path, to: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(to)
+    return path
+
+
+def plate_of_links(plate: Path, folder: Path, *, whole: bool) -> Path:
+    """A plate whose folder of images is a link to the *plate*'s, or holds links to its images."""
+    made = folder / "links"
+    if whole:
+        link(made / "20x_images", plate / "20x_images")
+    else:
+        for path in (plate / "20x_images").iterdir():
+            link(made / "20x_images" / path.name, path)
+    return made
+
+
+# Ways into the raw plate: the setting `out` for a plate, the scratch folder, and the plate's links.
+WAYS_IN = {
+    "inside": lambda plate, tmp: plate / "stained",
+    "itself": lambda plate, tmp: plate,
+    "its images": lambda plate, tmp: plate / "20x_images",
+    "by a detour": lambda plate, tmp: f"{plate}/../{plate.name}",
+    "by an address": lambda plate, tmp: f"file://{plate}/stained",
+    "by the root of this process": lambda plate, tmp: f"/proc/self/root{plate}/stained",
+    "by a link": lambda plate, tmp: link(tmp / "link", plate.parent) / plate.name,
+    "by a link to its images": lambda plate, tmp: link(tmp / "link", plate / "20x_images"),
+    "a folder in it that is a link": lambda plate, tmp: (
+        link(tmp / "out" / "20x_images", plate / "20x_images").parent
+    ),
+    "a manifest that is a link": lambda plate, tmp: (
+        link(tmp / "out" / "manifest.json", plane(plate, 1, 1)).parent
+    ),
+    "an origin that is a link": lambda plate, tmp: (
+        link(tmp / "out" / "stained.json", plane(plate, 1, 1)).parent
+    ),
+    "an image that is a link": lambda plate, tmp: (
+        link(
+            tmp / "out" / stained_name(scan_plate(plate, ()).fields[3], "A2"), plane(plate, 1, 1)
+        ).parent.parent
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAYS_IN)
+def test_the_raw_plate_is_never_written_to(stain, plate, tmp_path, way):
+    before = everything(plate)
+    out = WAYS_IN[way](plate, tmp_path)
+    with pytest.raises(OutputError, match=r"is never written to|is a link.*-P out=<folder>"):
+        stain(out=str(out))
+    assert everything(plate) == before
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_a_plate_of_links_leads_to_is_never_written_to(stain, plate, tmp_path, whole):
+    before = everything(plate)
+    linked = plate_of_links(plate, tmp_path, whole=whole)
+    for out in (plate, linked, plate / "20x_images"):
+        with pytest.raises(OutputError, match="is never written to"):
+            stain(plate=linked, out=str(out))
+    assert everything(plate) == before
+
+
+@pytest.mark.slow
+def test_a_hard_link_to_the_plate_is_replaced_and_not_written_through(stain, plate, tmp_path):
+    before = everything(plate)
+    stain()
+    name = stained_name(scan_plate(plate, ()).fields[0], "A2")
+    (tmp_path / "out" / name).unlink()
+    os.link(plane(plate, 1, 1), tmp_path / "out" / name)
+    with tifffile.TiffFile(tmp_path / "out" / name):
+        pass  # a whole image of the right size, which nobody painted: it counts as there
+    (tmp_path / "out" / "manifest.json").unlink()
+    assert len(stain().painted) == 5
+    assert everything(plate) == before
+    assert not (tmp_path / "out" / name).samefile(plane(plate, 1, 1))
+
+
+@pytest.mark.slow
+def test_a_link_that_appears_while_the_plate_is_painted_is_not_followed(stain, plate, tmp_path):
+    before = everything(plate)
+
+    class Linking(Here):
+        def paint(
+            self, assignment: Assignment, fields: Sequence[FieldFiles]
+        ) -> Iterator[FieldOutcome]:
+            for outcome in super().paint(assignment, fields):
+                (tmp_path / "out" / "20x_images").rename(tmp_path / "moved")
+                link(tmp_path / "out" / "20x_images", plate / "20x_images")
+                yield outcome
+
+    with pytest.raises(OutputError, match="20x_images is a link"):
+        stain(Linking())
+    assert everything(plate) == before
+
+
+def test_a_link_to_a_folder_elsewhere_is_where_the_plate_goes(stain, tmp_path):
+    (tmp_path / "disk").mkdir()
+    stain(LeavesEarlyQuietly(1), out=str(link(tmp_path / "link", tmp_path / "disk")))
+    assert len(images(tmp_path / "disk")) == 3
+
+
+def test_two_plates_at_once_in_one_folder_are_not_mixed(stain, plate, tmp_path):
+    """The second claims the folder while the first has not painted anything."""
+    other = shutil.copytree(plate, tmp_path / "other")
+
+    class Overtaken(Here):
+        def paint(
+            self, assignment: Assignment, fields: Sequence[FieldFiles]
+        ) -> Iterator[FieldOutcome]:
+            stain(LeavesEarlyQuietly(1), plate=other)
+            yield from super().paint(assignment, fields)
+
+    with pytest.raises(OutputError, match=r"another command has begun to stain into .* meanwhile"):
+        stain(Overtaken())
+    assert json.loads((tmp_path / "out" / "stained.json").read_text())["plate"] == str(other)
+    assert len(images(tmp_path / "out")) == 3
+    assert list(entries(tmp_path / "out")) == ["20x B03 F001"]
+    with pytest.raises(PlateError, match=ANOTHER):
+        stain()
+
+
+def test_images_that_nobody_knows_the_origin_of_are_refused(stain, plate, tmp_path):
+    """They may be true stains of this plate."""
+    name = tmp_path / "out" / stained_name(scan_plate(plate, ()).fields[0], "A2")
+    name.parent.mkdir(parents=True)
+    name.write_bytes(b"true")
+    with pytest.raises(PlateError, match=r"A02Z01C02.tif and no stained.json .*-P out=<folder>"):
+        stain()
+    assert everything(tmp_path / "out") == {str(name.relative_to(tmp_path / "out")): b"true"}
+
+
+def test_images_of_a_plate_of_another_name_bind_too(stain, plate, tmp_path):
+    stain(LeavesEarlyQuietly(1))
+    for path in (tmp_path / "out" / "20x_images").iterdir():
+        path.rename(path.with_name(path.name.replace("AssayPlate", "Another")))
+    renamed = shutil.copytree(plate, tmp_path / "renamed")
+    with pytest.raises(PlateError, match=ANOTHER):
+        stain(plate=renamed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["cut to nothing", "cut", "of another size", "a pipe"])
+def test_an_image_that_is_damaged_is_painted_again(stain, plate, tmp_path, damage):
+    stain()
+    before = images(tmp_path / "out")
+    image = tmp_path / "out" / stained_name(scan_plate(plate, ()).fields[1], "A2")
+    data = image.read_bytes()
+    image.unlink()
+    if damage == "a pipe":
+        os.mkfifo(image)
+    elif damage == "of another size":
+        tifffile.imwrite(image, np.ones((64, 64), np.uint16))
+    else:
+        image.write_bytes(data[:-1] if damage == "cut" else b"")
+    assert fovs(stain().painted) == [2]
+    assert images(tmp_path / "out") == before
+
+
+CONTENTS = [
+    b"{",
+    b"[1]",
+    b'"text"',
+    b"NaN",
+    b"\xff\xfe\x00",
+    b"[" * 200_000,
+]
+COUNT_FOR_NOTHING = [
+    b"{}",
+    b"null",
+    b'{"claim": [1], "precision": {}, "compiled": null, "plate": NaN}',
+    b'{"fields": [1]}',
+    b'{"fields": {"20x B03 F001": 1, "20x B03 F002": {"status": [1]}}}',
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("content", [*CONTENTS, *COUNT_FOR_NOTHING])
+@pytest.mark.parametrize("name", ["stained.json", "manifest.json"])
+def test_a_file_of_any_content_ends_in_a_sentence_or_counts_for_nothing(
+    stain, tmp_path, name, content
+):
+    stain(LeavesEarlyQuietly(2))
+    (tmp_path / "out" / name).write_bytes(content)
+    if name == "manifest.json" and content in COUNT_FOR_NOTHING:
+        assert stain(LeavesEarlyQuietly(1)).skipped == []
+        return
+    with pytest.raises(PlateError, match=name):
+        stain(LeavesEarlyQuietly(1))
+    assert (tmp_path / "out" / name).read_bytes() == content
+
+
+@pytest.mark.parametrize("name", ["stained.json", "manifest.json"])
+def test_what_is_no_file_is_not_opened(stain, tmp_path, name):
+    (tmp_path / "out").mkdir()
+    os.mkfifo(tmp_path / "out" / name)
+    with pytest.raises(OutputError, match="it is a FIFO, not a file"):
+        stain()
 
 
 @pytest.mark.slow
@@ -299,23 +519,28 @@ def test_auto_compiles_for_workers_of_sixteen_fields_where_it_is_possible():
     assert not should_compile("false", 3456, possible=True)
 
 
-@pytest.mark.slow
-def test_what_cannot_be_compiled_here_is_said_before_anything_is_claimed(stain, tmp_path):
-    class Plain(Here):
-        def has_compiler(self) -> bool:
-            return False
+class Plain(Here):
+    """Without a compiler."""
 
+    def has_compiler(self) -> bool:
+        return False
+
+
+def test_what_cannot_be_compiled_here_is_said_before_anything_is_claimed(stain, tmp_path):
     with pytest.raises(
         ConfigError,
         match=r"pip install \"adipocyte\[openvino\]\", or continue with -P compile=false",
     ):
         stain(Plain(), compile="true")
     assert not (tmp_path / "out").exists()
-    stain(compile="true")
-    for path in (tmp_path / "out").glob("20x_images/*F002*"):
-        path.unlink()
+
+
+@pytest.mark.slow
+def test_what_was_compiled_cannot_be_finished_without_a_compiler(stain, nearly_compiled):
+    before = images(nearly_compiled)
     with pytest.raises(
         ConfigError,
         match=r"openvino\]\", or name another folder with -P out=<folder>: this one was begun so",
     ):
         stain(Plain())
+    assert images(nearly_compiled) == before

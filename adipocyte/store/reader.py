@@ -7,6 +7,7 @@ from typing import cast
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from adipocyte.domain import WHOLE, FieldKey, Window, table_key
@@ -15,6 +16,7 @@ from adipocyte.imaging.alignment import Alignment
 from adipocyte.imaging.normalisation import Scaling
 from adipocyte.store.manifest import StoreManifest, read_manifest
 from adipocyte.store.paths import HISTOGRAMS, field_path, mask_path
+from adipocyte.system.files import open_regular
 
 Selection = tuple[int | slice, ...]
 
@@ -124,7 +126,14 @@ class Store:
 
     @cached_property
     def _histograms(self) -> dict[str, NDArray[np.int64]]:
-        return load_file(self.folder / HISTOGRAMS)
+        path = self.folder / HISTOGRAMS
+        try:
+            open_regular(path).close()  # safetensors would open anything
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise StoreError(
+                f"{path} cannot be read ({error})", "prepare the plate again"
+            ) from error
 
     def _counts(self, key: FieldKey, selection: Selection) -> NDArray[np.uint16]:
         """A part of a field's channels (C, Y, X): the planes, then the targets."""

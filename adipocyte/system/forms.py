@@ -26,10 +26,9 @@ def require_form(value: Any, form: Any, name: str) -> None:
                 require_form(one, each, f"an item of {name}")
         case dict():
             _require(isinstance(value, dict), name, "an object")
-            every = form.get(...)
-            for key in value if every else form:
+            for key in value if ... in form else form:
                 _require(key in value, f"{name} {key[:40]!r}", "there")
-                require_form(value[key], every or form[key], f"{name} {key[:40]!r}")
+                require_form(value[key], form.get(key, form.get(...)), f"{name} {key[:40]!r}")
         case _:
             is_it = isinstance(value, form) and not isinstance(value, bool)
             _require(is_it, name, "of the expected type")

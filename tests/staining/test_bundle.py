@@ -13,6 +13,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 import adipocyte
+from adipocyte.domain import TARGETS
 from adipocyte.errors import BundleError
 from adipocyte.networks.files import copy_network, load_network
 from adipocyte.staining import bundle as bundles
@@ -299,7 +300,7 @@ def test_histograms_are_read_as_they_were_written(original):
         ("scalings", []),
         ("scalings", {"20": {"brightfield": [1, 2]}}),
         ("scalings", {"../20": {}}),
-        ("scalings", {"20": dict.fromkeys(["brightfield", "A1", "A2", "A3"], [1, float("nan")])}),
+        ("scalings", {"20": dict.fromkeys(["brightfield", *TARGETS], (1, float("nan")))}),
         ("limits", {"20": {"focus": ["1", 2]}}),
         ("runs", None),
         ("licences", [1]),

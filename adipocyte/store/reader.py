@@ -155,7 +155,7 @@ def _open(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> zarr.A
         open_regular(path / "zarr.json").close()
         array = zarr.open_array(path, mode="r")
         found = f"{array.dtype} of shape {array.shape} in chunks of {array.chunks}"
-    except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
         raise StoreError(f"{path} cannot be read ({error!r:.200})", _AGAIN) from error
     fits = all(chunk <= side for chunk, side in zip(array.chunks, shape, strict=False))
     if array.shape != shape or array.dtype != dtype or not fits:

@@ -178,6 +178,8 @@ def test_what_is_unlike_the_training_wells_is_said(tab, tmp_path):
     tab.locator("#said").get_by_text("⚠️").wait_for()
 
 
+# Gradio leaves event loops of its start behind.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_what_another_site_sends_is_refused(address):
     host = address.removeprefix("http://")
     port = host.partition(":")[2]

@@ -178,9 +178,8 @@ def test_what_is_unlike_the_training_wells_is_said(tab, tmp_path):
     tab.locator("#said").get_by_text("⚠️").wait_for()
 
 
-# Gradio leaves event loops of its start behind.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_what_another_site_sends_is_refused(address):
+def require_own_visitors_only(address: str) -> None:
+    """What another site's page makes a browser send is refused."""
     host = address.removeprefix("http://")
     port = host.partition(":")[2]
     for headers, status in [
@@ -246,8 +245,9 @@ def test_the_command_opens_a_page_asks_nobody_else_and_leaves_nothing(server, tm
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file)
     try:
         wait_for(lambda: "Running on local URL" in log.read_text(), process=process, log=log)
-        html = requests.get(f"http://127.0.0.1:{port}", timeout=5).text
-        assert "Virtual staining" in html
+        shown = requests.get(f"http://127.0.0.1:{port}", timeout=5).text
+        assert "Virtual staining" in shown
+        require_own_visitors_only(f"http://127.0.0.1:{port}")
         assert len(list(scratch.glob("adipocyte-*"))) == 1
     finally:
         process.send_signal(ending)

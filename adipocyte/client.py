@@ -6,7 +6,10 @@
 import base64
 import json
 import re
+import socket
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,14 +19,20 @@ from numpy.typing import NDArray
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
+from adipocyte.domain import TARGETS
 from adipocyte.errors import ImageError, ServiceError, UnreachableError
 from adipocyte.plate.tiff import decode_stack, encode_stack
+from adipocyte.system.files import parse_json
 
 _CHUNK_BYTES = 1 << 20
 _PIECE_BYTES = 3 << 18  # a multiple of 3, because base64 writes three bytes as four
 _CONNECT_S = 10
 _MOST_BYTES_PER_PX = 3 * 3  # of an answer: three images of 2 bytes, in base64, rounded up
 _ROOM_BYTES = 1 << 20  # for headers, names and warnings in an answer
+_MOST_REFUSAL_BYTES = 64_000
+_MOST_SAID = 4000  # characters of a server's words that are repeated
+# Of JSON: each may become an object of a hundred bytes. One row has five, and some in warnings.
+_MOST_MARKS = 10_000
 
 
 @dataclass(frozen=True)
@@ -58,19 +67,63 @@ class _Request:
         yield self._tail
 
 
+class _Connections(HTTPAdapter):
+    """The connections of one request. Each ends after *lasts_s* seconds, whatever it waits for.
+
+    A time-out of `requests` begins anew with every byte that arrives. `is_late` says whether a
+    connection has been ended.
+    """
+
+    def __init__(self, lasts_s: float, retry: Retry) -> None:
+        self._lasts_s, self.is_late = lasts_s, False
+        self._opened: list[tuple[socket.socket, threading.Timer]] = []
+        super().__init__(max_retries=retry)
+
+    def get_connection_with_tls_context(self, *args: Any, **options: Any) -> Any:
+        pool: Any = super().get_connection_with_tls_context(*args, **options)
+        watch = self._watch
+
+        class Connection(type(pool).ConnectionCls):
+            def _new_conn(self) -> socket.socket:
+                opened = super()._new_conn()
+                watch(opened.dup())  # a second handle, because TLS takes the first one over
+                return opened
+
+        pool.ConnectionCls = Connection
+        return pool
+
+    def close(self) -> None:
+        for opened, timer in self._opened:
+            timer.cancel()
+            timer.join()
+            opened.close()
+        super().close()
+
+    def _watch(self, opened: socket.socket) -> None:
+        timer = threading.Timer(self._lasts_s, self._end, [opened])
+        timer.daemon = True
+        self._opened.append((opened, timer))
+        timer.start()
+
+    def _end(self, opened: socket.socket) -> None:
+        self.is_late = True
+        with suppress(OSError):
+            opened.shutdown(socket.SHUT_RDWR)
+
+
 class StainClient:
     """A client of `mlflow models serve`.
 
     *url* is the server's address, "https://name:password@host" behind a proxy that asks for them;
-    *timeout_s* is how long to wait for one answer, in seconds. A connection that cannot be made is
-    tried *attempts* times, with pauses of .5, 1, 2, … seconds; a request that has reached the
-    server is never sent again.
+    *timeout_s* is how long one connection may last, in seconds, from sending the request to the
+    last byte of the answer. A connection that cannot be made is tried *attempts* times, with pauses
+    of .5, 1, 2, … seconds; a request that has reached the server is never sent again.
     """
 
     def __init__(self, url: str, timeout_s: float = 600, attempts: int = 5) -> None:
         self._url, self._timeout_s = url.rstrip("/"), timeout_s
         self._name = re.sub(r"//[^/@]*@", "//", self._url)  # messages must not hold the password
-        retry = Retry(
+        self._retry = Retry(
             connect=attempts - 1,
             read=0,
             redirect=0,
@@ -79,9 +132,6 @@ class StainClient:
             backoff_factor=0.5,
             allowed_methods=None,
         )
-        self._session = requests.Session()
-        for scheme in ("http://", "https://"):
-            self._session.mount(scheme, HTTPAdapter(max_retries=retry))
 
     def stain(
         self,
@@ -111,68 +161,134 @@ class StainClient:
         most_bytes = _MOST_BYTES_PER_PX * planes[0].size + _ROOM_BYTES
         answer = self._ask(_Request(planes, magnification, params), most_bytes)
         try:
-            [painted] = json.loads(answer)["predictions"]
-            warnings = painted.pop("warnings")
-            images = {
-                target: decode_stack(base64.b64decode(painted.pop(target)), 1)[0]
-                for target in list(painted)
-            }
+            images, warnings = _painted(answer)
         except ImageError as error:
             raise self._other(error.found) from error
         except (ValueError, TypeError, LookupError) as error:
             raise self._other(repr(error)) from error
         if sizes := {image.shape for image in images.values()} - {planes.shape[1:]}:
             raise self._other(f"images of {sizes.pop()} pixels for a stack of {planes.shape[1:]}")
+        if missing := [target for target in targets if target not in images]:
+            raise self._other(f"no {missing[0]}")
         return Answer(images, warnings)
 
     def answers(self) -> bool:
         """Whether a server is there, with its model loaded."""
-        address = f"{self._url}/ping"
+        connections = _Connections(_CONNECT_S, self._retry)
         try:
-            answer = self._session.get(address, timeout=_CONNECT_S, allow_redirects=False)
+            with (
+                _session(connections) as session,
+                session.get(
+                    f"{self._url}/ping", timeout=_CONNECT_S, stream=True, allow_redirects=False
+                ) as response,
+            ):
+                return response.status_code == 200
         except requests.RequestException:
             return False
-        return answer.status_code == 200
 
     def _ask(self, request: _Request, most_bytes: int) -> bytearray:
         """Send a request and read its answer, which may have *most_bytes* at most.
 
         The answer is JSON, which can only be parsed whole.
         """
-        answer = bytearray()
+        connections = _Connections(self._timeout_s, self._retry)
         try:
-            with self._session.post(
-                f"{self._url}/invocations",
-                data=request,
-                headers={"Content-Type": "application/json"},
-                timeout=(_CONNECT_S, self._timeout_s),
-                stream=True,
-                allow_redirects=False,
-            ) as response:
-                for chunk in response.iter_content(_CHUNK_BYTES):
-                    answer += chunk
-                    if len(answer) > most_bytes:
-                        raise self._other(f"more than {most_bytes} bytes")
+            with (
+                _session(connections) as session,
+                session.post(
+                    f"{self._url}/invocations",
+                    data=request,
+                    headers={"Content-Type": "application/json"},
+                    timeout=(_CONNECT_S, self._timeout_s),
+                    stream=True,
+                    allow_redirects=False,
+                ) as response,
+            ):
+                refused = response.status_code != 200
+                answer = _read(response, _MOST_REFUSAL_BYTES if refused else most_bytes)
         except requests.RequestException as error:
-            # The library may repeat the address, and the password in it.
-            reason = str(error).replace(self._url, self._name)
-            raise UnreachableError(
-                f"no answer from {self._name} ({reason})", "is mlflow models serve running there?"
-            ) from error
-        if response.status_code != 200:
+            raise self._unreachable(str(error), connections.is_late) from error
+        if connections.is_late:  # the answer may have been cut where it looks whole
+            raise self._unreachable("", connections.is_late)
+        if refused:
             raise ServiceError(_sentence(response.status_code, answer))
+        if len(answer) > most_bytes:
+            raise self._other(f"more than {most_bytes} bytes")
         return answer
+
+    def _unreachable(self, reason: str, is_late: bool) -> UnreachableError:
+        if is_late:
+            reason = f"it was not complete after {self._timeout_s:g} s"
+        # The library may repeat the address, and the password in it.
+        said = _plain(reason.replace(self._url, self._name))
+        return UnreachableError(
+            f"no answer from {self._name} ({said})", "is mlflow models serve running there?"
+        )
 
     def _other(self, found: str) -> ServiceError:
         return ServiceError(
-            f"{self._name} answered something else than painted images ({found})",
+            f"{self._name} answered something else than painted images ({_plain(found)})",
             "is it an adipocyte model?",
         )
+
+
+def _session(connections: _Connections) -> requests.Session:
+    session = requests.Session()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, connections)
+    return session
+
+
+def _read(response: requests.Response, most_bytes: int) -> bytearray:
+    """An answer, or its beginning of a little more than *most_bytes*."""
+    answer = bytearray()
+    for chunk in response.iter_content(min(_CHUNK_BYTES, most_bytes)):
+        answer += chunk
+        if len(answer) > most_bytes:
+            break
+    return answer
+
+
+def _painted(answer: bytearray) -> tuple[dict[str, NDArray[np.uint16]], str]:
+    """The images by target and the warnings in the JSON of an answer.
+
+    Raises ServiceError with the server's words when it could not paint the field; ImageError,
+    ValueError, TypeError or LookupError for anything else than one row of images.
+    """
+    if sum(answer.count(mark) for mark in b"[{,:") > _MOST_MARKS:
+        raise ValueError("more parts than an answer has")
+    [row] = parse_json(answer)["predictions"]
+    if not isinstance(row, dict) or not all(isinstance(said, str) for said in row.values()):
+        raise TypeError("a value that is no text")
+    warnings, error = row.pop("warnings"), row.pop("error", "")
+    if error:
+        raise ServiceError(_plain(error))
+    if unknown := sorted(row.keys() - set(TARGETS)):
+        raise ValueError(f"an image named {unknown[0][:100]!r}")
+    if not row:
+        raise ValueError("no image")
+    # Taken out one by one, because text and image of a full field have 28 MB each.
+    images = {name: decode_stack(base64.b64decode(row.pop(name)), 1)[0] for name in list(row)}
+    return images, _plain(warnings)
 
 
 def _sentence(status: int, answer: bytearray) -> str:
     """The server's own words for a refusal."""
     try:
-        return json.loads(answer)["message"]
+        return _plain(_text(parse_json(answer)["message"]))
     except (ValueError, LookupError, TypeError):
-        return f"the server answered {status}: {answer[:500].decode(errors='replace')}"
+        return f"the server answered {status}: {_plain(answer[:500].decode(errors='replace'))}"
+
+
+def _text(said: object) -> str:
+    if not isinstance(said, str):
+        raise TypeError("no text")
+    return said
+
+
+def _plain(said: str) -> str:
+    """Somebody else's words, without what a terminal would obey, cut after _MOST_SAID."""
+    return "".join(
+        letter if letter.isprintable() else " " if letter.isspace() else ascii(letter)[1:-1]
+        for letter in said[:_MOST_SAID]
+    )

@@ -7,7 +7,7 @@ import sys
 import threading
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -157,6 +157,7 @@ def test_a_connection_that_breaks_after_the_request_is_not_tried_again():
         assert len(bodies) == 1
 
 
+IMAGE = b64encode(encode_image(GREY[0]))
 SMALLER = b64encode(encode_image(GREY[0, 5:]))
 
 
@@ -169,12 +170,96 @@ SMALLER = b64encode(encode_image(GREY[0, 5:]))
         (b'{"predictions": [{"A1": null, "warnings": ""}]}', r"painted images \(TypeError"),
         (b"9" * 3_000_000, r"painted images \(more than 1085440 bytes\): is it an adipocyte model"),
         (b'{"predictions": [{"A1": "%s", "warnings": ""}]}' % SMALLER, r"\(59, 64\)"),
+        (b'{"predictions": [{"../../x": "%s", "warnings": ""}]}' % IMAGE, "named '../../x'"),
+        (b'{"predictions": [{"A1": "%s", "warnings": {}}]}' % IMAGE, r"painted images \(TypeError"),
+        (b'{"predictions": [{"warnings": ""}]}', "no image"),
+        (b"[" * 9000, "nested too deeply"),
+        (b"[" + b"[]," * 20_000 + b"0]", "more parts than an answer has"),
     ],
-    ids=["no JSON", "no row", "no image", "nothing", "too much", "another size"],
+    ids=[
+        "no JSON",
+        "no row",
+        "no image",
+        "nothing",
+        "too much",
+        "another size",
+        "another name",
+        "warnings of another type",
+        "warnings alone",
+        "deep",
+        "many parts",
+    ],
 )
 def test_another_answer_than_images_is_refused(body, sentence):
     with answering(reply(200, body)) as (url, _), pytest.raises(ServiceError, match=sentence):
         StainClient(url).stain(GREY, 20)
+
+
+def test_an_image_that_was_asked_for_and_is_not_there_is_missed():
+    body = b'{"predictions": [{"A1": "%s", "warnings": "", "error": ""}]}' % IMAGE
+    with answering(reply(200, body)) as (url, _):
+        np.testing.assert_array_equal(StainClient(url).stain(GREY, 20).images["A1"], GREY[0])
+        with pytest.raises(ServiceError, match=r"\(no A2\)"):
+            StainClient(url).stain(GREY, 20, targets=["A1", "A2"])
+
+
+@pytest.mark.parametrize(
+    ("message", "sentence"),
+    [
+        ("\x1b[2J\x07\u202e<b>\nµ", r"\x1b[2J\x07\u202e<b> µ"),
+        ("a" * 50_000, "a" * 4000),
+        ({"a": 1}, 'the server answered 400: {"message": {"a": 1}}'),
+        (None, 'the server answered 400: {"message": null}'),
+    ],
+    ids=["control characters", "long", "an object", "null"],
+)
+def test_a_refusal_is_short_printable_text(message, sentence):
+    with (
+        answering(reply(400, json.dumps({"message": message}).encode())) as (url, _),
+        pytest.raises(ServiceError) as refusal,
+    ):
+        StainClient(url).stain(GREY, 20)
+    assert str(refusal.value) == sentence
+
+
+def test_of_an_endless_refusal_only_the_beginning_is_read():
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(500)
+        handler.end_headers()
+        with suppress(OSError):
+            while True:
+                handler.wfile.write(b"x" * 65536)
+
+    with answering(answer) as (url, _), pytest.raises(ServiceError, match="answered 500: xxx"):
+        StainClient(url).stain(GREY, 20)
+
+
+@pytest.mark.parametrize(
+    ("head", "piece"),
+    [
+        (b"HTTP/1.1 200 OK\r\n", b"X: y\r\n"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n", b" "),
+        (b"HTTP/1.1 200 OK\r\n\r\n", b" "),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1;a\r\n \r\n"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    ],
+    ids=["headers", "body", "body without length", "chunks", "100 Continue"],
+)
+def test_an_answer_that_drips_ends_at_the_deadline(head, piece):
+    ended = threading.Event()
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(head)
+        with suppress(OSError):
+            while not ended.wait(0.02):
+                handler.wfile.write(piece)
+
+    with answering(answer) as (url, _):
+        try:
+            with pytest.raises(UnreachableError, match=r"it was not complete after 0\.3 s"):
+                StainClient(url, timeout_s=0.3).stain(GREY, 20)
+        finally:
+            ended.set()
 
 
 def test_only_what_was_asked_for_is_sent():

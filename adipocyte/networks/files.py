@@ -3,10 +3,11 @@
 Nothing is unpickled.
 """
 
-import json
+import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -15,9 +16,11 @@ from torch import nn
 
 from adipocyte.errors import BundleError, OutputError
 from adipocyte.networks.unet import UNetSpec, build_unet
-from adipocyte.system.files import replacing, write_json
+from adipocyte.system.files import open_regular, read_json, replacing, write_json
+from adipocyte.system.forms import require_form
 
 NETWORK_FILES = _SPEC, _WEIGHTS = "network.json", "weights.safetensors"
+_MOST_CHANNELS = 1000
 
 
 def save_network(folder: Path, spec: UNetSpec, network: nn.Module) -> None:
@@ -47,6 +50,13 @@ def copy_network(source: Path, folder: Path, storage: str) -> None:
     damaged.
     """
     folder.mkdir(parents=True)
+    try:
+        for name in NETWORK_FILES:
+            open_regular(source / name).close()
+    except OSError as error:
+        raise BundleError(
+            f"the network in {source} cannot be read ({error})", "train the network again"
+        ) from error
     shutil.copyfile(source / _SPEC, folder / _SPEC)
     if storage == "float32":
         shutil.copyfile(source / _WEIGHTS, folder / _WEIGHTS)
@@ -71,7 +81,8 @@ def load_network(folder: Path, device: torch.device | str = "cpu") -> tuple[UNet
     Raises BundleError when a file is damaged or missing.
     """
     try:
-        spec = UNetSpec(**json.loads((folder / _SPEC).read_text()))
+        spec = _parse_spec(read_json(folder / _SPEC))
+        open_regular(folder / _WEIGHTS).close()  # safetensors would open anything
         network = build_unet(spec)
         network.load_state_dict(load_file(folder / _WEIGHTS))
     except (
@@ -88,3 +99,13 @@ def load_network(folder: Path, device: torch.device | str = "cpu") -> tuple[UNet
             f"the network in {folder} cannot be loaded ({cause})", "train it again"
         ) from error
     return spec, network.to(device).eval()
+
+
+def _parse_spec(content: Any) -> UNetSpec:
+    require_form(content, {...: str | int}, "the description")
+    require_form(content, {"encoder": str, "in_channels": int}, "the description's")
+    if not re.fullmatch(r"[\w.-]+", content["encoder"]):  # "tu-hf_hub:…" would fetch something
+        raise ValueError(f"there is no encoder {content['encoder'][:100]!r}")
+    if not 0 < content["in_channels"] <= _MOST_CHANNELS:
+        raise ValueError(f"in_channels is {content['in_channels']}")
+    return UNetSpec(**content)

@@ -1,6 +1,5 @@
 """How fluorescence lies against brightfield at each site of the well: estimated or read."""
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from adipocyte.imaging.alignment import IDENTITY
 from adipocyte.imaging.registration import Field, Registration, register
 from adipocyte.store.alignments import Alignments, Registrations, parse_alignments
 from adipocyte.store.paths import field_path
+from adipocyte.system.files import read_json
 from adipocyte.system.processes import each
 
 
@@ -110,7 +110,7 @@ def read_alignments(path: Path, keys: Iterable[FieldKey]) -> Alignments:
         "of this plate, or -P align=estimate or -P align=none"
     )
     try:
-        alignments = parse_alignments(json.loads(path.read_text()))
+        alignments = parse_alignments(read_json(path))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} is no file of alignments ({error})", remedy) from error
     for key in sorted(keys):

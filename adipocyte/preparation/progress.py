@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from adipocyte.domain import FieldKey
 from adipocyte.store.paths import RECORDS
-from adipocyte.system.files import replacing
+from adipocyte.system.files import open_regular, parse_json, replacing
 
 # Of records and of everything that is made of a field. A field whose record has another number is
 # prepared again.
@@ -45,9 +45,11 @@ def write_record(
 
 def read_record(folder: Path, key: FieldKey, made_from: str) -> FieldRecord | None:
     """The record of a field, or None if there is none or the field was made from something else."""
+    path = _path(folder, key)
     try:
-        with safe_open(_path(folder, key), "numpy") as file:
-            content = json.loads(file.metadata()["record"])
+        open_regular(path).close()  # safetensors would open anything
+        with safe_open(path, "numpy") as file:
+            content = parse_json(file.metadata()["record"].encode())
             if content["made_from"] != made_from:
                 return None
             return FieldRecord(**content | {"shape": tuple(content["shape"])})

@@ -1,27 +1,52 @@
 """A bundle: one folder with networks, histograms, calibrations and `bundle.json`; no pickles."""
 
 import hashlib
-import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save, save_file
 
-from adipocyte.domain import SEGMENTER, TARGETS, Intensities, table_key
+from adipocyte.domain import BRIGHTFIELD, MAGNIFICATIONS, SEGMENTER, TARGETS, Intensities, table_key
 from adipocyte.errors import BundleError, ConfigError, NewerBundleError
 from adipocyte.imaging.histograms import N_COUNTS
 from adipocyte.imaging.limits import Limits
 from adipocyte.imaging.normalisation import Scaling
 from adipocyte.networks.files import NETWORK_FILES, copy_network
-from adipocyte.system.files import digest_of, replacing, write_json, write_whole
+from adipocyte.system.files import (
+    digest_of,
+    open_regular,
+    read_json,
+    replacing,
+    write_json,
+    write_whole,
+)
+from adipocyte.system.forms import NUMBER, require_form
 
 BUNDLE_FORMAT = 4
 BUNDLE_MANIFEST, _HISTOGRAMS = "bundle.json", "histograms.safetensors"
 _AGAIN = "register the model again with mlflow run . -e register"
+_FORM = {
+    "targets": [str],
+    "n_z_planes": int,
+    "scalings": {...: {...: (NUMBER, NUMBER)}},
+    "limits": {...: {...: (NUMBER | None, NUMBER | None)}},
+    "runs": {...: str},
+    "store_digest": str,
+    "commit": str,
+    "version": str,
+    "licences": {...: str},
+    "intensities": str,
+    "storage": str,
+    "calibrations": str,
+    "checksums": {...: str},
+}
+_NAME = re.compile(r"[\w.-]+(/[\w.-]+)*", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,9 +195,12 @@ def read_manifest(folder: Path) -> BundleManifest:
     NewerBundleError for a newer one.
     """
     try:
-        content = json.loads((folder / BUNDLE_MANIFEST).read_text())
+        _require_inside(folder, BUNDLE_MANIFEST)
+        content = read_json(folder / BUNDLE_MANIFEST)
+        require_form(content, {"format": int}, "the bundle's")
         found = content["format"]
         if found == BUNDLE_FORMAT:
+            _require_valid(content)
             return BundleManifest(**content | {"targets": tuple(content["targets"])})
     except BundleError:
         raise
@@ -184,13 +212,15 @@ def read_manifest(folder: Path) -> BundleManifest:
 def check_files(folder: Path, manifest: BundleManifest) -> None:
     """Read every file of the bundle once.
 
-    Raises BundleError, naming the file, when one is missing or not as it was written.
+    Raises BundleError, naming the file, when one is missing, lies elsewhere behind a link, or is
+    not as it was written.
     """
     needed = [f"{name}/{file}" for name in names(manifest.targets) for file in NETWORK_FILES]
     needed += [_HISTOGRAMS, *filter(None, [manifest.calibrations])]
     if unlisted := [name for name in needed if name not in manifest.checksums]:
         raise BundleError(f"{folder / BUNDLE_MANIFEST} has no checksum of {unlisted[0]}", _AGAIN)
     for name, digest in manifest.checksums.items():
+        _require_inside(folder, name)
         try:
             found = digest_of(folder / name)
         except OSError as error:
@@ -246,6 +276,40 @@ def _with_calibrations(
     return replace(manifest, calibrations=name, checksums=manifest.checksums | {name: digest})
 
 
+def _require_valid(content: dict[str, Any]) -> None:
+    """Raise ValueError when a field of `bundle.json` has another type or names another place."""
+    require_form(content, _FORM, "the bundle's")
+    known = {str(magnification) for magnification in MAGNIFICATIONS}
+    if not content["targets"] or not set(content["targets"]) <= set(TARGETS):
+        return  # the manifest itself refuses them
+    if not content["scalings"].keys() <= known or not content["limits"].keys() <= known:
+        raise ValueError(f"a magnification is none of {', '.join(sorted(known))}")
+    for scalings in content["scalings"].values():
+        if missing := {BRIGHTFIELD, *content["targets"]} - scalings.keys():
+            raise ValueError(f"there is no scaling for {min(missing)}")
+        if not np.isfinite(list(scalings.values())).all():
+            raise ValueError("a scaling is not finite")
+    for name in filter(None, [*content["checksums"], content["calibrations"]]):
+        if not _NAME.fullmatch(name) or {".", ".."} & set(name.split("/")):
+            raise ValueError(f"{name[:200]!r} is no name of a file in the bundle")
+
+
+def _require_inside(folder: Path, name: str) -> None:
+    """Raise BundleError when a link leads from *name* out of the bundle.
+
+    The folder itself may be a link, as in some artifact stores.
+    """
+    try:
+        is_inside = (folder / name).resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # links in a circle
+        is_inside = False
+    if not is_inside:
+        raise BundleError(
+            f"{folder / name} is a link out of the bundle",
+            f"put the file itself there, or {_AGAIN}",
+        )
+
+
 def _of_another_format(folder: Path, found: object) -> BundleError:
     if isinstance(found, int) and found > BUNDLE_FORMAT:
         return NewerBundleError(
@@ -262,6 +326,7 @@ def _of_another_format(folder: Path, found: object) -> BundleError:
 
 def _read_tables(path: Path, dtype: type[np.generic]) -> dict[str, NDArray]:
     try:
+        open_regular(path).close()  # safetensors would open anything
         tables = load_file(path)
     except (OSError, SafetensorError) as error:
         raise BundleError(f"{path} cannot be read ({error})", _AGAIN) from error

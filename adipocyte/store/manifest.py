@@ -1,11 +1,11 @@
 """The manifest of a prepared store. It is written last, so a store that has one is whole."""
 
-import json
+import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from adipocyte.domain import FieldKey
+from adipocyte.domain import MAGNIFICATIONS, TARGETS, FieldKey
 from adipocyte.errors import StoreError
 from adipocyte.imaging.limits import Limits
 from adipocyte.plate.problems import Problem
@@ -15,10 +15,36 @@ from adipocyte.store.alignments import (
     parse_alignments,
     parse_registrations,
 )
-from adipocyte.system.files import write_json
+from adipocyte.system.files import read_json, write_json
+from adipocyte.system.forms import NUMBER, require_form
 
 STORE_FORMAT = 2
 STORE_MANIFEST = "manifest.json"
+_WELL = re.compile(r"[A-Z]\d{1,2}", re.ASCII)
+_MOST_PX = 1_000_000  # of a side
+_FIELD = {
+    "magnification": int,
+    "well": str,
+    "fov": int,
+    "shape": (int, int),
+    "quality": {...: NUMBER},
+    "flags": [str],
+}
+_FORM = {
+    "digest": str,
+    "origin": {"plate": str, "files": str, "settings": {"flagged": str}},
+    "n_z_planes": int,
+    "targets": [str],
+    "split": {"train": [str], "validation": [str], "test": [str]},
+    "fields": [_FIELD],
+    "scalings": {...: {...: (NUMBER, NUMBER)}},
+    "medians": {...: {...: NUMBER}},
+    "limits": {...: {...: (NUMBER | None, NUMBER | None)}},
+    "alignments": {...: {...: {...: NUMBER}}},
+    "registrations": {...: {...: {}}},
+    "problems": [{...: str}],
+    "n_ignored": int,
+}
 _NEXT = "prepare one with mlflow run . -e preprocess -P plate=<folder of the raw plate>"
 
 
@@ -92,10 +118,12 @@ def read_manifest(folder: Path) -> StoreManifest:
         state = "not whole (its preprocessing did not finish)" if folder.is_dir() else "not there"
         raise StoreError(f"the prepared store {folder} is {state}", _NEXT)
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
+        require_form(content, {"format": int}, "the store's")
         if content["format"] == STORE_FORMAT:
+            require_form(content, _FORM, "the store's")
             return _parse(content)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(
             f"{path} is damaged ({error!r})", f"remove {folder} and {_NEXT}"
         ) from error
@@ -107,6 +135,13 @@ def read_manifest(folder: Path) -> StoreManifest:
 
 
 def _parse(content: dict[str, Any]) -> StoreManifest:
+    if not set(content["targets"]) <= set(TARGETS):
+        raise ValueError("a target is unknown")
+    for one in content["fields"]:
+        if one["magnification"] not in MAGNIFICATIONS or not _WELL.fullmatch(one["well"]):
+            raise ValueError("a field lies at no magnification or well that is known")
+        if min(one["fov"], *one["shape"]) < 0 or max(one["shape"]) > _MOST_PX:
+            raise ValueError("a field has an impossible number or size")
     fields = {
         FieldKey(one["magnification"], one["well"], one["fov"]): FieldEntry(
             shape=tuple(one["shape"]), quality=one["quality"], flags=tuple(one["flags"])

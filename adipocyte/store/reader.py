@@ -7,6 +7,7 @@ from typing import cast
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from adipocyte.domain import WHOLE, FieldKey, Window, table_key
@@ -15,7 +16,9 @@ from adipocyte.imaging.alignment import Alignment
 from adipocyte.imaging.normalisation import Scaling
 from adipocyte.store.manifest import StoreManifest, read_manifest
 from adipocyte.store.paths import HISTOGRAMS, field_path, mask_path
+from adipocyte.system.files import open_regular
 
+_AGAIN = "prepare the plate again"
 Selection = tuple[int | slice, ...]
 
 
@@ -99,7 +102,8 @@ class Store:
     def mask(self, key: FieldKey, window: Window = WHOLE) -> NDArray[np.bool_]:
         """The nuclei mask of a field in *window*, brought into brightfield's frame: (Y, X)."""
         alignment, shape = self.alignment(key), self.shape(key)
-        part = self._read(mask_path(self.folder, key), alignment.source(window, shape))
+        path, source = mask_path(self.folder, key), alignment.source(window, shape)
+        part = self._read(path, shape, np.uint8, source)
         return alignment.resample(part.astype(bool), window, shape)
 
     def scaling(self, magnification: int, channel: str) -> Scaling:
@@ -124,14 +128,36 @@ class Store:
 
     @cached_property
     def _histograms(self) -> dict[str, NDArray[np.int64]]:
-        return load_file(self.folder / HISTOGRAMS)
+        path = self.folder / HISTOGRAMS
+        try:
+            open_regular(path).close()  # safetensors would open anything
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise StoreError(f"{path} cannot be read ({error})", _AGAIN) from error
 
     def _counts(self, key: FieldKey, selection: Selection) -> NDArray[np.uint16]:
         """A part of a field's channels (C, Y, X): the planes, then the targets."""
-        return self._read(field_path(self.folder, key), selection)
+        shape = (len(self._channels), *self.shape(key))
+        return self._read(field_path(self.folder, key), shape, np.uint16, selection)
 
-    def _read(self, path: Path, selection: Selection) -> NDArray:
+    def _read(
+        self, path: Path, shape: tuple[int, ...], dtype: type[np.generic], selection: Selection
+    ) -> NDArray:
         if path not in self._arrays:
-            self._arrays[path] = zarr.open_array(path / "0", mode="r")
+            self._arrays[path] = _open(path / "0", shape, dtype)
         # zarr also declares arrays on a GPU and single numbers.
         return cast(NDArray, self._arrays[path][selection])
+
+
+def _open(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> zarr.Array:
+    """An array that is as the manifest says; its chunks are no larger than itself."""
+    try:
+        open_regular(path / "zarr.json").close()
+        array = zarr.open_array(path, mode="r")
+        found = f"{array.dtype} of shape {array.shape} in chunks of {array.chunks}"
+    except (OSError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+        raise StoreError(f"{path} cannot be read ({error!r:.200})", _AGAIN) from error
+    fits = all(chunk <= side for chunk, side in zip(array.chunks, shape, strict=False))
+    if array.shape != shape or array.dtype != dtype or not fits:
+        raise StoreError(f"{path} is {found}, not {dtype.__name__} of {shape}", _AGAIN)
+    return array

@@ -13,10 +13,19 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from adipocyte.errors import BundleError, OutputError
-from adipocyte.system.files import replacing
+from adipocyte.system.files import open_regular, parse_json, replacing
+from adipocyte.system.forms import NUMBER, require_form
 
 STATE = "state.safetensors"
 Parts = Mapping[str, nn.Module | Optimizer]
+_PROGRESS = {
+    "step": int,
+    "epoch": int,
+    "best": {...: NUMBER},
+    "best_score": NUMBER,
+    "stale_epochs": int,
+    "totals": {...: (NUMBER, NUMBER)},
+}
 
 
 @dataclass
@@ -66,9 +75,10 @@ def load_state(folder: Path, parts: Parts) -> Progress:
     the file is damaged or belongs to other networks.
     """
     path = folder / STATE
-    if not path.is_file():
+    if not path.exists():
         return Progress()
     try:
+        open_regular(path).close()  # safetensors would open anything
         with safe_open(path, framework="pt") as file:
             for name, part in parts.items():
                 stored = {
@@ -78,8 +88,8 @@ def load_state(folder: Path, parts: Parts) -> Progress:
                 }
                 is_network = isinstance(part, nn.Module)
                 part.load_state_dict(stored if is_network else _optimizer_state(part, stored))
-            return Progress(**json.loads(file.metadata()["progress"]))
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+            return _progress(file.metadata())
+    except (OSError, ValueError, TypeError, LookupError, RuntimeError, SafetensorError) as error:
         cause = f"{type(error).__name__}: {str(error)[:200]}"
         raise BundleError(f"the state {path} cannot be loaded ({cause})", "train anew") from error
 
@@ -92,10 +102,17 @@ def starting_weights(folder: Path, encoder_weights: str) -> str:
 def state_step(path: Path) -> int:
     """The step that a state file was saved at; -1 when the file is damaged or missing."""
     try:
+        open_regular(path).close()
         with safe_open(path, framework="pt") as file:
-            return int(json.loads(file.metadata()["progress"])["step"])
+            return _progress(file.metadata()).step
     except (OSError, ValueError, TypeError, KeyError, SafetensorError):
         return -1
+
+
+def _progress(header: Mapping[str, str]) -> Progress:
+    content = parse_json(header["progress"].encode())
+    require_form(content, _PROGRESS, "the progress")
+    return Progress(**content)
 
 
 def _tensors(part: nn.Module | Optimizer) -> dict[str, Tensor]:

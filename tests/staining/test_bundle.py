@@ -1,6 +1,7 @@
 """The bundle on disk is whole, of this format and as it was written, or it is refused by name."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -12,8 +13,9 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 import adipocyte
+from adipocyte.domain import TARGETS
 from adipocyte.errors import BundleError
-from adipocyte.networks.files import load_network
+from adipocyte.networks.files import copy_network, load_network
 from adipocyte.staining import bundle as bundles
 from adipocyte.staining.bundle import (
     calibrate_bundle,
@@ -286,3 +288,97 @@ def test_a_network_that_is_no_network_is_no_bundle(original, tmp_path):
 def test_histograms_are_read_as_they_were_written(original):
     written = load_file(original / "histograms.safetensors")["20/A1"]
     np.testing.assert_array_equal(read_histograms(original)["20/A1"], written)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("format", "4"),
+        ("targets", "A1"),
+        ("targets", [["A1"]]),
+        ("n_z_planes", "7"),
+        ("scalings", []),
+        ("scalings", {"20": {"brightfield": [1, 2]}}),
+        ("scalings", {"../20": {}}),
+        ("scalings", {"20": dict.fromkeys(["brightfield", *TARGETS], (1, float("nan")))}),
+        ("limits", {"20": {"focus": ["1", 2]}}),
+        ("runs", None),
+        ("licences", [1]),
+        ("intensities", ["none"]),
+        ("storage", 1),
+        ("calibrations", "../calibrations.safetensors"),
+        ("calibrations", "/dev/zero"),
+        ("checksums", None),
+        ("checksums", {"../x": "0"}),
+        ("checksums", {"/etc/passwd": "0"}),
+        ("checksums", {"A1/../../x": "0"}),
+        ("checksums", {"A1\\x": "0"}),
+        ("checksums", {"A1\0": "0"}),
+        ("checksums", {"A1/": "0"}),
+    ],
+)
+def test_a_field_of_another_form_is_refused(original, tmp_path, key, value):
+    stated = json.loads((original / "bundle.json").read_text())
+    (tmp_path / "bundle.json").write_text(json.dumps(stated | {key: value}))
+    with pytest.raises(BundleError, match="holds no whole bundle"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "null", "{", "4", '"a"'])
+def test_json_of_any_content_is_refused(tmp_path, text):
+    (tmp_path / "bundle.json").write_text(text)
+    with pytest.raises(BundleError, match="holds no whole bundle"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["bundle.json", "A2/network.json", "A2/weights.safetensors", "histograms.safetensors"]
+)
+def test_what_is_no_regular_file_is_never_opened(folder, name):
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(BundleError, match="it is a FIFO"):
+        Stainer(folder)
+
+
+@pytest.mark.parametrize("name", ["bundle.json", "A2", "A2/weights.safetensors"])
+def test_a_link_out_of_the_bundle_is_refused_and_one_to_the_bundle_is_not(folder, tmp_path, name):
+    (tmp_path / "link").symlink_to(folder)
+    bundles.check_files(tmp_path / "link", read_manifest(tmp_path / "link"))
+    moved = (folder / name).rename(tmp_path / "elsewhere")
+    (folder / name).symlink_to(moved)
+    with pytest.raises(BundleError, match=f"{name}.* is a link out of the bundle"):
+        bundles.check_files(folder, read_manifest(folder))
+
+
+@pytest.mark.parametrize("name", ["network.json", "weights.safetensors"])
+def test_a_network_that_is_no_regular_file_is_never_opened(original, tmp_path, name):
+    network = shutil.copytree(original / "A2", tmp_path / "A2")
+    (network / name).unlink()
+    os.mkfifo(network / name)
+    with pytest.raises(BundleError, match="it is a FIFO"):
+        load_network(network)
+    with pytest.raises(BundleError, match="it is a FIFO"):
+        copy_network(network, tmp_path / "copy", "float32")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"in_channels": 10**12},
+        {"in_channels": "7"},
+        {"in_channels": None},
+        {"encoder": "tu-hf_hub:someone/model"},
+        {"encoder": ["resnet18"]},
+        {"architecture": "fpn"},
+        {"wide_convolutions": "some"},
+        {"more": 1},
+    ],
+    ids=str,
+)
+def test_a_network_of_another_description_is_refused(original, tmp_path, changed):
+    network = shutil.copytree(original / "A2", tmp_path / "A2")
+    stated = json.loads((network / "network.json").read_text())
+    (network / "network.json").write_text(json.dumps(stated | changed))
+    with pytest.raises(BundleError, match="cannot be loaded"):
+        load_network(network)

@@ -1,6 +1,7 @@
 """A page to try a served model: drop a stack, see its stains. It asks the server by the client."""
 
 import os
+import re
 import signal
 import tempfile
 import threading
@@ -11,6 +12,10 @@ from typing import Any
 import gradio as gr
 import numpy as np
 from numpy.typing import NDArray
+from starlette.datastructures import Headers
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from adipocyte.client import Answer, StainClient
 from adipocyte.domain import MAGNIFICATIONS, TARGET_COLOURS, TARGET_NAMES, TARGETS
@@ -18,7 +23,10 @@ from adipocyte.errors import ImageError, ServiceError, UnreachableError
 from adipocyte.plate.tiff import read_header, read_stack, write_image
 
 _SHOWN_PX = 1200  # the longer side of what is shown; downloads have all pixels
-_MOST_UPLOADED = "500mb"
+_MOST_UPLOADED = "200mb"  # the models refuse more than that: docs/serving.md, Limits
+_MOST_STEM = 80  # characters of a file's name that a download keeps
+_MARKS = frozenset("\\`*_{}[]()<>#+!|~&$\"'@:/")
+_PARENT_S = 1  # how often the page looks whether its parent is still there
 _KEPT_S = 3600  # a visitor's field is deleted after an hour
 _NO_SERVER = (
     "No model is served there. Start one with `mlflow models serve "
@@ -40,6 +48,30 @@ class Shown:
 
     planes: NDArray[np.float32]
     stains: dict[str, NDArray[np.float32]]
+
+
+class OwnVisitorsOnly:
+    """Middleware that refuses requests that another site's page made the browser send.
+
+    A site can give its own name the address 127.0.0.1, so Host must be this machine's, at any port
+    because a tunnel (`ssh -L`) may have another. A site can post here from its own page, so Origin
+    must be the host that is asked.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket") and not self._is_own(Headers(scope=scope)):
+            answer = PlainTextResponse("This page is for the browser of this machine alone.", 403)
+            await answer(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _is_own(self, headers: Headers) -> bool:
+        host = headers.get("host", "")
+        is_here = re.fullmatch(r"(127\.0\.0\.1|localhost)(:\d+)?", host, re.ASCII) is not None
+        return is_here and headers.get("origin", f"http://{host}") == f"http://{host}"
 
 
 def page(client: StainClient, scratch: Path) -> gr.Blocks:
@@ -96,7 +128,11 @@ def page(client: StainClient, scratch: Path) -> gr.Blocks:
 
 
 def open_page(server: str, port: int) -> None:
-    """Serve the page on this machine alone until Ctrl-C or SIGTERM, and leave no file behind."""
+    """Serve the page on this machine alone until it is told to end, and leave no file behind.
+
+    Ctrl-C and SIGTERM tell it so, and the end of its parent: `mlflow run` hands no signal on.
+    """
+    parent = os.getppid()
     # A signal is only noted: raised within Gradio's start, it would leave its server running.
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -105,7 +141,8 @@ def open_page(server: str, port: int) -> None:
         os.environ["GRADIO_TEMP_DIR"] = scratch  # uploads, too
         blocks = page(StainClient(server, attempts=1), Path(scratch))
         launch(blocks, port)
-        ended.wait()
+        while not ended.wait(_PARENT_S) and os.getppid() == parent:
+            pass
         blocks.close(verbose=False)
 
 
@@ -125,6 +162,7 @@ def launch(blocks: gr.Blocks, port: int) -> None:
         footer_links=[],
         theme=theme,
         prevent_thread_lock=True,
+        app_kwargs={"middleware": [Middleware(OwnVisitorsOnly)]},
     )
 
 
@@ -144,7 +182,7 @@ def _stain(
     except (ImageError, ServiceError) as error:
         sentence = str(error).replace(str(path), Path(path).name)  # not where uploads lie
         advice = f" {_NO_SERVER}" if isinstance(error, UnreachableError) else ""
-        return None, f"⚠️ {sentence}{advice}", gr.skip(), None
+        return None, f"⚠️ {_escaped(sentence)}{advice}", gr.skip(), None
     n_z = len(planes)
     z_plane = gr.Slider(1, n_z, value=n_z // 2 + 1)
     if n_z == 1:
@@ -191,15 +229,21 @@ def _said(planes: NDArray[np.uint16], answer: Answer) -> str:
     _, height, width = planes.shape
     size = f"{len(planes)} planes of {height} × {width} pixels"
     said = f"{size}, painted: {', '.join(answer.images)}."
-    return f"{said}\n\n⚠️ {answer.warnings}" if answer.warnings else said
+    return f"{said}\n\n⚠️ {_escaped(answer.warnings)}" if answer.warnings else said
+
+
+def _escaped(said: str) -> str:
+    """Somebody else's words as Markdown shows them letter by letter: no link, image or HTML."""
+    return "".join(f"&#{ord(letter)};" if letter in _MARKS else letter for letter in said)
 
 
 def _files(answer: Answer, scratch: Path, stem: str) -> list[str]:
     """Each visit has a folder of its own, so that nobody downloads another's images."""
     folder = Path(tempfile.mkdtemp(dir=scratch))
-    paths = [folder / f"{stem}_{target}.tif" for target in answer.images]
-    for path, image in zip(paths, answer.images.values(), strict=True):
-        write_image(path, image)
+    stem = re.sub(r"[^\w.-]", "_", stem)[:_MOST_STEM].lstrip(".")
+    paths = [folder / f"{stem}_{target}.tif" for target in TARGETS if target in answer.images]
+    for path in paths:
+        write_image(path, answer.images[path.stem.rpartition("_")[2]])
     return [str(path) for path in paths]
 
 

@@ -1,8 +1,11 @@
 """The page to try a model, in a real browser, before the real server."""
 
+import html
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +16,7 @@ import pytest
 import requests
 import tifffile
 
-from adipocyte.client import StainClient
+from adipocyte.client import Answer, StainClient
 from adipocyte.domain import TARGET_COLOURS
 from adipocyte.plate.tiff import encode_stack, read_image
 from tests.support import ROOT
@@ -175,6 +178,49 @@ def test_what_is_unlike_the_training_wells_is_said(tab, tmp_path):
     tab.locator("#said").get_by_text("⚠️").wait_for()
 
 
+def require_own_visitors_only(address: str) -> None:
+    """What another site's page makes a browser send is refused."""
+    host = address.removeprefix("http://")
+    port = host.partition(":")[2]
+    for headers, status in [
+        ({}, 200),
+        ({"Host": f"localhost:{port}", "Origin": f"http://localhost:{port}"}, 200),
+        ({"Host": "localhost:9000", "Origin": "http://localhost:9000"}, 200),  # ssh -L
+        ({"Host": f"evil.example:{port}"}, 403),
+        ({"Host": "127.0.0.1.evil.example"}, 403),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://127.0.0.1:1"}, 403),
+    ]:
+        assert requests.get(address, headers=headers, timeout=5).status_code == status, headers
+    upload = {"files": ("a.tif", b"a")}
+    for origin, status in [(address, 200), ("http://evil.example", 403)]:
+        posted = requests.post(
+            f"{address}/gradio_api/upload", files=upload, headers={"Origin": origin}, timeout=5
+        )
+        assert posted.status_code == status
+
+
+def test_downloads_have_harmless_names_inside_the_scratch_folder(tmp_path):
+    from adipocyte.delivery.serving.page import _files
+
+    answer = Answer(dict.fromkeys(["A1", "../../x"], FIELD[0]), "")
+    for stem in ("../a\\b", "..", "a" * 300, "a\n[b](c)"):
+        [path] = _files(answer, tmp_path, stem)
+        assert Path(path).parent.parent == tmp_path
+        assert re.fullmatch(r"[\w.-]{0,80}_A1\.tif", Path(path).name)
+
+
+def test_somebody_elses_words_are_shown_as_text():
+    from adipocyte.delivery.serving.page import _escaped
+
+    hostile = "![a](http://e.x/b) <img src=x> [c](d) `e` *f* https://g.h $i$ &lt;"
+    escaped = _escaped(hostile)
+    assert html.unescape(escaped) == hostile
+    assert not set(escaped) & set("![]()<>`*/$:")
+    assert _escaped("row 0 has 5 of 7 pages, µm") == "row 0 has 5 of 7 pages, µm"
+
+
 WATCHED = """
 import runpy, sys
 noted = sys.argv[1]
@@ -199,14 +245,51 @@ def test_the_command_opens_a_page_asks_nobody_else_and_leaves_nothing(server, tm
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file)
     try:
         wait_for(lambda: "Running on local URL" in log.read_text(), process=process, log=log)
-        html = requests.get(f"http://127.0.0.1:{port}", timeout=5).text
-        assert "Virtual staining" in html
+        shown = requests.get(f"http://127.0.0.1:{port}", timeout=5).text
+        assert "Virtual staining" in shown
+        require_own_visitors_only(f"http://127.0.0.1:{port}")
         assert len(list(scratch.glob("adipocyte-*"))) == 1
     finally:
         process.send_signal(ending)
         assert process.wait(60) == 0, log.read_text()
     assert list(scratch.glob("adipocyte-*")) == []
     assert set(asked.read_text().split()) <= {"127.0.0.1", "localhost", "None", "::1"}
+
+
+PARENT = """
+import subprocess, sys
+page = subprocess.Popen([sys.executable, "-m", "entrypoints.demo_app", f"--port={sys.argv[1]}"])
+print(page.pid, flush=True)
+page.wait()
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_the_page_ends_with_its_parent(tmp_path):
+    port, log = free_port(), tmp_path / "log"
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    with log.open("w") as file:
+        parent = subprocess.Popen(
+            [sys.executable, "-c", PARENT, str(port)],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=file,
+        )
+    assert parent.stdout
+    pid = int(parent.stdout.readline())
+    try:
+        wait_for(lambda: is_open(port), process=parent, log=log)
+    finally:
+        parent.kill()
+        parent.communicate()
+    wait_for(lambda: not Path(f"/proc/{pid}").exists())
+    assert list(tmp_path.glob("adipocyte-*")) == []
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as asked:
+        return asked.connect_ex(("127.0.0.1", port)) == 0
 
 
 @needs_chromium

@@ -98,14 +98,14 @@ def malformed(stack: bytes) -> list[tuple[bytes, str]]:
             "row 1: the stack has 6 of 7 pages",
         ),
         ({"dataframe_records": [row(stack, 60)]}, "row 0: the model has not seen 60x"),
-        ({"dataframe_records": [{"stak": "", "magnification": 20}]}, "missing inputs ['stack']"),
+        ({"dataframe_records": [{"stak": "", "magnification": 20}]}, "row 0: the row has no stack"),
         (
             {"dataframe_records": [row(stack)], "params": {"tile": 128}},
             "there is no parameter ['tile']",
         ),
     ]
     return [(json.dumps(body).encode(), sentence) for body, sentence in bodies] + [
-        (b'{"dataframe_records": [', "valid JSON")
+        (b'{"dataframe_records": [', "the body is no JSON")
     ]
 
 

@@ -117,8 +117,9 @@ class Stainer:
         unknown way or target or for tiles that cannot be laid.
         """
         way, targets = self.manifest.way(intensities), self._targets(targets)
-        self._check(planes, magnification)
+        self._check_planes(planes)
         shape_px = planes.shape[1:]
+        self._check_field(shape_px, magnification)
         tiling = self._tiling(shape_px, targets, tile_px, tta)
         source = _Source(planes, self.manifest.scaling(magnification, BRIGHTFIELD), tiling)
         images: dict[str, NDArray[np.uint16]] = {}
@@ -158,19 +159,22 @@ class Stainer:
         field_bytes = (_FIELD_BYTES + 4 * len(targets)) * shape_px[0] * shape_px[1]
         return (tile_bytes + field_bytes) / _MB + _FIXED_MB
 
-    def check_memory(
+    def check(
         self,
         shape_px: tuple[int, int],
+        magnification: int,
         *,
         targets: Sequence[str] | None = None,
         tile_px: int | None = None,
         tta: bool = False,
     ) -> None:
-        """Raise what `stain` would raise for the size of a field of *shape_px*, (Y, X).
+        """Raise what `stain` would raise for a field of *shape_px*, (Y, X), before it is read.
 
-        That is MemoryLimitError, or ConfigError.
+        That is ImageError for its size or magnification, MemoryLimitError, or ConfigError.
         """
-        self._tiling(shape_px, self._targets(targets), tile_px, tta)
+        targets = self._targets(targets)
+        self._check_field(shape_px, magnification)
+        self._tiling(shape_px, targets, tile_px, tta)
 
     def rescale(
         self, images: dict[str, NDArray[np.uint16]], magnification: int, way: str
@@ -232,23 +236,25 @@ class Stainer:
             "ADIPOCYTE_MEMORY_MB)",
         )
 
-    def _check(self, planes: NDArray[np.uint16], magnification: int) -> None:
+    def _check_field(self, shape_px: tuple[int, int], magnification: int) -> None:
         if magnification not in self.manifest.magnifications:
             seen = ", ".join(f"{known}x" for known in self.manifest.magnifications)
             raise ImageError(
                 f"the model has not seen {magnification}x, only {seen}",
                 f"send one of those, or train on a plate with {magnification}x",
             )
+        if min(shape_px) < SMALLEST_PX:
+            raise ImageError(
+                f"the stack is {shape_px[0]} x {shape_px[1]} pixels",
+                f"a side must be at least {SMALLEST_PX}",
+            )
+
+    def _check_planes(self, planes: NDArray[np.uint16]) -> None:
         n_z = self.manifest.n_z_planes
         if planes.ndim != 3 or len(planes) != n_z or planes.dtype != np.uint16:
             raise ImageError(
                 f"the stack is {planes.dtype} of shape {planes.shape}",
                 f"it must be uint16 counts of shape ({n_z}, Y, X)",
-            )
-        if min(planes.shape[1:]) < SMALLEST_PX:
-            raise ImageError(
-                f"the stack is {planes.shape[1]} x {planes.shape[2]} pixels",
-                f"a side must be at least {SMALLEST_PX}",
             )
 
 

@@ -1,9 +1,11 @@
 """A model of a bundle, and MLflow's real servers; for tests and benchmarks."""
 
+import base64
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,10 +13,12 @@ from pathlib import Path
 
 import mlflow
 import pandas as pd
+import pytest
 import requests
 
 from adipocyte.delivery.models.package import as_model
 from adipocyte.plate.tiff import encode_stack
+from adipocyte.staining.stainer import Stainer
 from tests.support import ROOT
 from tests.support.plates import planes
 from tests.support.processes import free_port, wait_for
@@ -75,3 +79,34 @@ def serve(model: Path | str, log: Path, *options: str, **environment: str) -> Ge
     arguments = ["models", "serve", "-m", str(model), "--env-manager", "local", *options]
     with mlflow_server(arguments, log, {**os.environ, **environment}) as server:
         yield server
+
+
+def rows(*stacks: object, magnification: object = 20, **params: object) -> dict:
+    """A request with a row for each of *stacks*, which are bytes, or what stands in their place."""
+    texts = [
+        base64.b64encode(stack).decode() if isinstance(stack, bytes) else stack for stack in stacks
+    ]
+    records = [{"stack": text, "magnification": magnification} for text in texts]
+    return {"dataframe_records": records} | ({"params": params} if params else {})
+
+
+class Watched:
+    """Watches `Stainer.stain` of a loaded model: counts calls, also at once, and can hold them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.n_calls, self.n_inside, self.most, self.may_end = 0, 0, 0, threading.Event()
+        self.may_end.set()
+        stainer = sys.modules["adipocyte.staining.stainer"].Stainer  # the code of the loaded model
+        whole = stainer.stain
+
+        def stain(stainer: Stainer, *args: object, **options: object) -> object:
+            self.n_calls += 1
+            self.n_inside += 1
+            self.most = max(self.most, self.n_inside)
+            try:
+                self.may_end.wait()
+                return whole(stainer, *args, **options)
+            finally:
+                self.n_inside -= 1
+
+        monkeypatch.setattr(stainer, "stain", stain)

@@ -3,50 +3,46 @@
 MLflow runs this file by its path to make the model (models-from-code).
 """
 
-import base64
 import logging
 import os
 import re
-import threading
-import time
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pandas as pd
-from mlflow.environment_variables import _MLFLOW_IS_IN_SERVING_ENVIRONMENT
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
-from adipocyte.delivery.serving.parameters import NAMES, Parameters
-from adipocyte.domain import SMALLEST_PX
-from adipocyte.errors import ConfigError, ImageError, MemoryLimitError
-from adipocyte.plate.tiff import decode_stack, encode_image, stack_shape
+from adipocyte.delivery.serving.painter import Painter, Work
+from adipocyte.delivery.serving.parameters import NAMES
+from adipocyte.delivery.serving.request import RequestError, Row, parse
+from adipocyte.errors import ConfigError
 from adipocyte.staining.stainer import Stainer
 from adipocyte.system.machine import pin_threads
 
 MEMORY = "ADIPOCYTE_MEMORY_MB"
+REQUEST = "ADIPOCYTE_REQUEST_MB"
+REQUEST_MB = 150  # a field of 7 x 2154 x 2554 counts is 103 MB in base64
 # The server's time-out in seconds, set in every process of `mlflow models serve`.
 _PATIENCE = "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT"
+_AFTERWARDS_S = 30  # MLflow's own time-out, whose answer is no JSON, comes so much later than ours
 
 
 class StainerModel(mlflow.pyfunc.PythonModel):
     """A bundle behind MLflow's pyfunc interface."""
 
     def load_context(self, context: mlflow.pyfunc.PythonModelContext) -> None:
-        """Load the bundle.
+        """Load the bundle; in a process of `mlflow models serve`, take its requests over.
 
         Raises BundleError when the bundle is incomplete or damaged, ConfigError when the
-        environment's ADIPOCYTE_MEMORY_MB is no number.
+        environment's ADIPOCYTE_MEMORY_MB or ADIPOCYTE_REQUEST_MB is no number.
         """
         pin_threads()
-        if _PATIENCE in os.environ:
-            # Otherwise pandas copies the base64 of each stack into Arrow's memory and back.
-            pd.options.mode.string_storage = "python"
-        self._stainer = Stainer(Path(context.artifacts["bundle"]), memory_mb=_memory_mb())
-        self._turn = threading.Lock()
+        stainer = Stainer(Path(context.artifacts["bundle"]), memory_mb=_megabytes(MEMORY))
+        self.painter = Painter(stainer)
+        if patience_s := os.environ.get(_PATIENCE):
+            self._take_requests(float(patience_s))
         logger = logging.getLogger("mlflow.models.utils")
         logger.addFilter(refuse_unknown_parameters)
         logger.setLevel(logging.WARNING)  # a quieter level would keep the warning from the filter
@@ -71,83 +67,35 @@ class StainerModel(mlflow.pyfunc.PythonModel):
         - `on_error`: "stop", by default, refuses the request for one bad row; "report" paints the
           others
 
-        Returns a column for each target, the bytes of a one-page uint16 TIFF in counts (under
-        MLflow's server in base64), and `warnings`; with on_error=report also `error`, "" or why the
-        row was not painted, whose images are None then.
+        Returns a column for each target, the bytes of a one-page uint16 TIFF in counts, and
+        `warnings`; with on_error=report also `error`, "" or why the row was not painted, whose
+        images are None then.
 
-        Raises MlflowException: status 400 for what the caller can mend, naming the row, and 503
-        when a row's turn did not come while the server was waiting for the answer.
+        Raises MlflowException, status 400, for what the caller can mend, naming the row.
         """
-        if model_input.empty:
+        rows = map(Row, model_input["stack"], model_input["magnification"])
+        try:
+            answers = list(self.painter.begin(rows, params).rows)
+        except RequestError as error:
+            raise _refusal(str(error)) from error
+        if not answers:
             raise _refusal(
                 "the request holds no row: send at least one, with the columns stack and "
                 "magnification"
             )
-        until = time.monotonic() + float(os.environ.get(_PATIENCE, "inf"))
-        try:
-            asked = Parameters.of(params)
-            # Rejects parameters that are invalid for every row.
-            self._stainer.check_memory((SMALLEST_PX, SMALLEST_PX), **asked.painting)
-            rows = [
-                self._row(number, stack, magnification, asked, until)
-                for number, (stack, magnification) in enumerate(
-                    zip(model_input["stack"], model_input["magnification"], strict=True)
-                )
-            ]
-        except (ConfigError, MemoryLimitError) as error:
-            raise _refusal(str(error)) from error
-        targets = asked.painting["targets"] or self._stainer.manifest.targets
-        return _table(rows, targets, asked.reports_errors)
+        return pd.DataFrame(answers, dtype=object)
 
-    def _row(
-        self, number: int, stack: bytes, magnification: int, asked: Parameters, until: float
-    ) -> dict[str, Any]:
-        """The answer to one row: images and warnings, or its error where errors are reported."""
-        try:
-            with self._in_turn(until):
-                return self._paint(stack, int(magnification), asked)
-        except ImageError as error:
-            if not asked.reports_errors:
-                raise _refusal(f"row {number}: {error}") from error
-            return {"error": str(error)}
+    def _take_requests(self, patience_s: float) -> None:
+        """Answer the requests to MLflow's server in this process, under limits."""
+        # Only here, because what a server needs is much to load.
+        from adipocyte.delivery.serving.handler import Limits, handle_requests
 
-    def _paint(self, stack: bytes, magnification: int, asked: Parameters) -> dict[str, Any]:
-        """One row's images and warnings."""
-        if not isinstance(stack, bytes | bytearray | memoryview):
-            raise ImageError(
-                f"the stack is {type(stack).__name__}, not bytes",
-                "send it in base64, in dataframe_records or dataframe_split",
-            )
-        data, n_planes = bytes(stack), self._stainer.manifest.n_z_planes
-        # Before any pixel is decoded.
-        self._stainer.check_memory(stack_shape(data, n_planes), **asked.painting)
-        stained = self._stainer.stain(
-            decode_stack(data, n_planes),
-            magnification,
-            intensities=asked.intensities,
-            **asked.painting,
-        )
-        images = {target: _packed(encode_image(image)) for target, image in stained.images.items()}
-        return images | {"warnings": "; ".join(stained.warnings)}
+        def begin(body: bytearray) -> Work:
+            return self.painter.begin(*parse(body))
 
-    @contextmanager
-    def _in_turn(self, until: float) -> Generator[None]:
-        """One field at a time: the memory limit is one field's, and its networks use all cores.
-
-        The server cannot stop a request that it has given up (504), so a row that waited past the
-        time-out is dropped, because nobody will receive it.
-        """
-        left_s = max(0.0, until - time.monotonic())
-        if not self._turn.acquire(timeout=min(left_s, threading.TIMEOUT_MAX)):
-            raise MlflowException(
-                "the row's turn did not come within the server's time-out: send fewer at once, or "
-                "start the server with a longer --timeout",
-                error_code=TEMPORARILY_UNAVAILABLE,
-            )
-        try:
-            yield
-        finally:
-            self._turn.release()
+        limits = Limits((_megabytes(REQUEST) or REQUEST_MB) * 10**6, patience_s)
+        handle_requests(begin, limits)
+        os.environ[_PATIENCE] = f"{patience_s + _AFTERWARDS_S:.0f}"
 
 
 def refuse_unknown_parameters(record: logging.LogRecord) -> bool:
@@ -169,37 +117,18 @@ def refuse_unknown_parameters(record: logging.LogRecord) -> bool:
     return True
 
 
-def _table(rows: list[dict[str, Any]], targets: Sequence[str], with_errors: bool) -> pd.DataFrame:
-    """The answers to all *rows*, with every column that the signature promises.
-
-    Missing images are None and missing text is "", because NaN is no JSON.
-    """
-    empty: dict[str, Any] = dict.fromkeys(targets) | {"warnings": ""}
-    if with_errors:
-        empty["error"] = ""
-    return pd.DataFrame([empty | row for row in rows], columns=list(empty), dtype=object)
-
-
-def _memory_mb() -> int | None:
-    """The limit that the environment sets, None when it sets none.
+def _megabytes(name: str) -> int | None:
+    """A limit that the environment sets, None when it sets none.
 
     Raises ConfigError when it is no number.
     """
-    text = os.environ.get(MEMORY, "")
+    text = os.environ.get(name, "")
     if text and not text.isdecimal():
         raise ConfigError(
-            f"{MEMORY} must be a whole number of megabytes, got {text!r}",
+            f"{name} must be a whole number of megabytes, got {text!r}",
             "set it to 4000, say, or leave it out",
         )
     return int(text) if text else None
-
-
-def _packed(image: bytes) -> bytes | str:
-    """An *image* for the answer: bytes in Python, base64 under MLflow's server.
-
-    The server itself would take seven times as long to write it.
-    """
-    return base64.b64encode(image).decode() if _MLFLOW_IS_IN_SERVING_ENVIRONMENT.get() else image
 
 
 def _refusal(message: str) -> MlflowException:

@@ -3,13 +3,15 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 from mlflow.types import ParamSchema, ParamSpec
 
 from adipocyte.config import listed
 from adipocyte.domain import Intensities
 from adipocyte.errors import ConfigError
+
+_MOST_CHARACTERS = 200  # of a text, and of what a refusal repeats
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,20 @@ class Parameters:
 
     @classmethod
     def of(cls, params: Mapping[str, Any] | None) -> "Parameters":
-        """Read what MLflow hands over: a parameter that is missing or null has its default."""
-        return cls(**{name: value for name, value in (params or {}).items() if value is not None})
+        """Read a request's: a parameter that is missing or null has its default.
+
+        Raises ConfigError for a name that is none, and for a value of another type.
+        """
+        asked = params or {}
+        if unknown := [name for name in asked if name not in NAMES]:
+            raise ConfigError(
+                f"there is no parameter {unknown[:1]!r:.{_MOST_CHARACTERS}}",
+                f"there are {', '.join(NAMES)}; mind the spelling",
+            )
+        given = {name: value for name, value in asked.items() if value is not None}
+        for name, value in given.items():
+            _check(name, value)
+        return cls(**given)
 
     @property
     def reports_errors(self) -> bool:
@@ -59,9 +73,27 @@ class Parameters:
         }
 
 
-_MLFLOW_TYPES = {bool: "boolean", bool | None: "boolean", int: "long", str: "string"}
-_TYPES, _FIELDS = get_type_hints(Parameters), dataclasses.fields(Parameters)
+def _check(name: str, value: Any) -> None:
+    kind = _KINDS[_HINTS[name]]
+    is_long = isinstance(value, str) and len(value) > _MOST_CHARACTERS
+    if type(value) is not kind.type or is_long:
+        raise ConfigError(f"{name} is {value!r:.{_MOST_CHARACTERS}}", f"it must be {kind.words}")
+
+
+class _Kind(NamedTuple):
+    mlflow: str
+    type: type
+    words: str
+
+
+_KINDS = {
+    bool: _Kind("boolean", bool, "true or false"),
+    bool | None: _Kind("boolean", bool, "true, false or null"),
+    int: _Kind("long", int, "a whole number"),
+    str: _Kind("string", str, f"a text of at most {_MOST_CHARACTERS} characters"),
+}
+_HINTS, _FIELDS = get_type_hints(Parameters), dataclasses.fields(Parameters)
 NAMES = tuple(field.name for field in _FIELDS)
 PARAMETERS = ParamSchema(
-    [ParamSpec(field.name, _MLFLOW_TYPES[_TYPES[field.name]], field.default) for field in _FIELDS]
+    [ParamSpec(field.name, _KINDS[_HINTS[field.name]].mlflow, field.default) for field in _FIELDS]
 )

@@ -1,0 +1,149 @@
+"""Rows of a request in, painted rows out, one after the other."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from adipocyte.delivery.serving.parameters import Parameters
+from adipocyte.delivery.serving.request import Encoded, RequestError, Row
+from adipocyte.domain import SMALLEST_PX
+from adipocyte.errors import ConfigError, ImageError
+from adipocyte.plate.tiff import decode_stack, encode_image, stack_shape
+from adipocyte.staining.stainer import Stainer
+
+_MOST_MAGNIFICATION = 1000  # of a light microscope, so that a message never repeats more digits
+_BYTES_PER_PX = 3  # of an image in an answer: two, in base64
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Field:
+    """A row whose headers have been read: `shape_px` is (Y, X)."""
+
+    stack: bytes
+    magnification: int
+    shape_px: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a row cannot be painted."""
+
+    said: str
+
+
+@dataclass(frozen=True)
+class Work:
+    """A request that has been read: the answers to its rows, each painted when it is asked for.
+
+    `answer_bytes` is about what they will have in JSON.
+    """
+
+    rows: Iterator[dict[str, Any]]
+    answer_bytes: int
+
+
+class Painter:
+    """Paints the rows of requests with a stainer, one field at a time, whatever the threads.
+
+    The memory limit is one field's, and its networks use all cores.
+    """
+
+    def __init__(self, stainer: Stainer) -> None:
+        self.stainer, self._turn = stainer, threading.Lock()
+
+    def begin(self, rows: Iterable[Row], params: Mapping[str, Any] | None) -> Work:
+        """Read a request's parameters and the headers of all its *rows*.
+
+        Raises RequestError (400) for parameters that make no sense, and for the first row that
+        cannot be painted unless on_error is "report". So does the iteration over the answers.
+        """
+        try:
+            asked = Parameters.of(params)
+            # Rejects parameters that are invalid for every row.
+            self.stainer.check(
+                (SMALLEST_PX, SMALLEST_PX),
+                self.stainer.manifest.magnifications[0],
+                **asked.painting,
+            )
+        except (ConfigError, ImageError) as error:
+            raise RequestError(400, error.found, error.remedy) from error
+        fields = deque(
+            _tried(number, asked, self._field, row, asked) for number, row in enumerate(rows)
+        )
+        targets = asked.painting["targets"] or self.stainer.manifest.targets
+        n_px = sum(
+            field.shape_px[0] * field.shape_px[1] for field in fields if isinstance(field, Field)
+        )
+        empty: dict[str, Any] = dict.fromkeys(targets) | {"warnings": ""}
+        if asked.reports_errors:
+            empty["error"] = ""
+        answers = (empty | row for row in self._painted(fields, asked))
+        return Work(answers, _BYTES_PER_PX * n_px * len(targets))
+
+    def _field(self, row: Row, asked: Parameters) -> Field:
+        """A *row*, checked by its headers. Raises ImageError."""
+        magnification, stack = _magnification(row.magnification), _stack(row.stack)
+        shape_px = stack_shape(stack, self.stainer.manifest.n_z_planes)
+        self.stainer.check(shape_px, magnification, **asked.painting)
+        return Field(stack, magnification, shape_px)
+
+    def _painted(
+        self, fields: deque[Field | Problem], asked: Parameters
+    ) -> Iterator[dict[str, Any]]:
+        """Each row's images, as bytes of TIFFs by target, and warnings; or its error.
+
+        A field is let go once it is painted.
+        """
+        for number in range(len(fields)):
+            field = fields.popleft()
+            if isinstance(field, Field):
+                field = _tried(number, asked, self._paint, field, asked)
+            yield {"error": field.said} if isinstance(field, Problem) else field
+
+    def _paint(self, field: Field, asked: Parameters) -> dict[str, Any]:
+        with self._turn:
+            stained = self.stainer.stain(
+                decode_stack(field.stack, self.stainer.manifest.n_z_planes),
+                field.magnification,
+                intensities=asked.intensities,
+                **asked.painting,
+            )
+        images = {target: encode_image(image) for target, image in stained.images.items()}
+        return images | {"warnings": "; ".join(stained.warnings)}
+
+
+def _tried(
+    number: int, asked: Parameters, step: Callable[..., T], *arguments: object
+) -> T | Problem:
+    """What a *step* makes of row *number*; a Problem or RequestError (400) when it cannot."""
+    try:
+        return step(*arguments)
+    except ImageError as error:
+        if asked.reports_errors:
+            return Problem(str(error))
+        raise RequestError(400, f"row {number}: {error.found}", error.remedy) from error
+
+
+def _stack(given: Any) -> bytes:
+    if isinstance(given, Encoded):
+        return given.decoded()
+    if isinstance(given, bytes | bytearray | memoryview):
+        return bytes(given)
+    raise ImageError(_found(given, "stack"), "send the bytes of a TIFF, in JSON in base64")
+
+
+def _magnification(given: Any) -> int:
+    is_number = isinstance(given, int | float) and not isinstance(given, bool)
+    if not is_number or not abs(given) <= _MOST_MAGNIFICATION or int(given) != given:
+        raise ImageError(
+            _found(given, "magnification"), "send the objective's, a whole number: 20, 40 or 60"
+        )
+    return int(given)
+
+
+def _found(given: Any, name: str) -> str:
+    return f"the row has no {name}" if given is None else f"its {name} is {given!r:.50}"

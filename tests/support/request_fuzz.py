@@ -1,19 +1,20 @@
 """Sends nonsense to a served model: python request_fuzz.py <model> <examples>.
 
-test_request_fuzz.py runs it in a process of its own, because a codec may crash. Requests go through
-`invocations`, the function of `mlflow models serve`. It ends with an error when one is answered by
-anything but images or a 4xx with a sentence, takes longer than PATIENCE_S, needs more address space
-than LIMIT_MB, or opens a file or a connection. It prints what it saw as JSON.
+test_request_fuzz.py runs it in a process of its own, because a codec may crash. Requests go to the
+application of `mlflow models serve`. It ends with an error when one is answered by anything but
+images or a 4xx with a sentence, takes longer than PATIENCE_S, takes more memory than FACTOR times
+its bytes and SPARE_MB, or opens a file or a connection. It prints what it saw as JSON.
 """
 
+import asyncio
 import base64
 import collections
 import contextlib
 import faulthandler
 import io
 import json
-import logging
 import os
+import random
 import resource
 import signal
 import struct
@@ -26,12 +27,12 @@ import numpy as np
 import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import scoring_server
 
 from adipocyte.delivery.serving.parameters import NAMES
+from tests.support.tiff_fuzz import FACTOR, MAKERS, SPARE_MB, forget_memory, memory_mb
 
-LIMIT_MB = 600
+LIMIT_MB = 900  # of address space, beside a request's bytes
 PATIENCE_S = 20
 JSON, CSV, PARQUET = "application/json", "text/csv", "application/vnd.apache.parquet"
 GREY = np.random.default_rng(0).integers(500, 4000, (7, 64, 64), dtype=np.uint16)
@@ -122,10 +123,16 @@ def damaged(draw: st.DrawFn) -> bytes:
 MAGIC = st.sampled_from(
     [b"", b"II*\0", b"MM\0*", b"II+\0\x08\0\0\0", b"II*\0\x08\0\0\0", b"IIRO", b"EP*\0"]
 )
+# As hostile as a plate's files. By number, because hypothesis writes out what it draws from.
+CRAFTED = st.tuples(st.integers(0, 2**32), st.sampled_from(range(len(MAKERS)))).map(
+    lambda drawn: MAKERS[drawn[1]](random.Random(drawn[0]))
+)
 STACK_BYTES = st.one_of(
     retagged(),
     retagged(),
     damaged(),
+    CRAFTED,
+    CRAFTED,
     WHOLE,
     st.builds(bytes.__add__, MAGIC, st.binary(max_size=300)),
 )
@@ -194,11 +201,58 @@ ODD_FORM = st.dictionaries(
     st.sampled_from(FORMS), ODD_ROWS | NONSENSE | SPLIT_ROWS | COLUMNS, min_size=1, max_size=2
 )
 ANY_FORM = GOOD_FORM | GOOD_FORM | GOOD_FORM | NEARLY_GOOD_FORM | ODD_FORM
+
+
+def swollen(unit: str, n_units: int, place: str, *, is_cut: bool) -> bytes:
+    """A small good request with a *unit* of JSON over and over in some *place*."""
+    units = ",".join(unit.replace("#", str(number)) for number in range(n_units))
+    inner = {"nested": unit * n_units, "listed": f"[{units}]", "text": json.dumps(units)}
+    body = place.replace("@", inner["nested" if unit in NESTED else "listed"])
+    return body[: -len(place) // 2 if is_cut else None].replace("%", inner["text"]).encode()
+
+
+NESTED = ["[", '{"a":', '"', "\\", '\\"', '"\\']
+UNITS = [
+    "[]",
+    "{}",
+    "0",
+    "null",
+    '"a"',
+    '{"a":[]}',
+    '{"c#":1}',
+    '{"stack":"AAAA","magnification":20}',
+]
+UNITS += ["[[]]", "1e999", "1" * 30, '{"magnification":{"a":[1,[2]]}}', '{"":""}']
+ROW = '{"stack":"AAAA","magnification":20}'
+SWELLING = [
+    '{"dataframe_records":@}',
+    '{"dataframe_split":{"columns":@,"data":@}}',
+    '{"dataframe_split":{"columns":["stack","magnification"],"data":@}}',
+    f'{{"dataframe_records":[{ROW}],"x":@}}',
+    f'{{"dataframe_records":[{ROW}],"params":@}}',
+    f'{{"dataframe_records":[{ROW}],"params":{{"targets":@}}}}',
+    '{"dataframe_records":[{"stack":@,"magnification":20}]}',
+    '{"dataframe_records":[{"stack":"AAAA","magnification":@}]}',
+    '{"dataframe_records":[{"stack":%,"magnification":%,"well":%}]}',
+    '{"dataframe_records":[{%:1,"stack":"AAAA","magnification":20}],"params":{"targets":%}}',
+    "@",
+    "%",
+]
+SWOLLEN = st.builds(
+    swollen,
+    st.sampled_from(NESTED + UNITS),
+    st.integers(0, 40) | st.sampled_from([999, 1001, 5000, 19_999, 20_001, 300_000]),
+    st.sampled_from(SWELLING),
+    is_cut=st.booleans(),
+)
+KINDS = st.sampled_from([JSON, "Application/JSON; charset=UTF-8", CSV, PARQUET, "image/tiff", ""])
 BODIES = st.one_of(
+    st.tuples(SWOLLEN, st.just(JSON)),
+    st.tuples(ANY_FORM.map(json.dumps).map(str.encode), st.just(JSON)),
     st.tuples(ANY_FORM.map(json.dumps).map(str.encode), st.just(JSON)),
     st.tuples(
         st.binary(max_size=200) | NONSENSE.map(json.dumps).map(str.encode),
-        st.sampled_from([JSON, CSV, PARQUET, "image/tiff"]),
+        KINDS,
     ),
     st.tuples(STACK.map(lambda stack: f"stack,magnification\n{stack},20\n".encode()), st.just(CSV)),
 )
@@ -287,9 +341,9 @@ class Watch:
 
 
 @contextlib.contextmanager
-def limited(watch: Watch) -> Generator[None]:
+def limited(watch: Watch, n_bytes: int) -> Generator[None]:
     """Little time and memory while the block lasts, and *watch* on."""
-    limit = address_space() + LIMIT_MB * 10**6
+    limit = address_space() + LIMIT_MB * 10**6 + FACTOR * n_bytes
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
     signal.setitimer(signal.ITIMER_REAL, PATIENCE_S)
     watch.on = True
@@ -302,34 +356,64 @@ def limited(watch: Watch) -> Generator[None]:
 
 
 class Asker:
-    """Asks a model, checks each answer and counts them by status."""
+    """Asks a model's server, checks each answer and counts them by status."""
 
     def __init__(self, folder: str) -> None:
-        self.watch, self.seen, self.longest_s = Watch(), collections.Counter(), 0.0
-        self._model = mlflow.pyfunc.load_model(folder)
-        self._schema = self._model.metadata.get_input_schema()
+        self.watch, self.seen = Watch(), collections.Counter()
+        self.slowest_s = {"refused": 0.0, "answered": 0.0}
+        self.most_mb = 0.0
+        self._loop = asyncio.new_event_loop()
+        self._app = scoring_server.init(mlflow.pyfunc.load_model(folder))
 
     def __call__(self, body: bytes, kind: str) -> None:
-        start = time.perf_counter()
-        with limited(self.watch):
-            try:
-                answer = scoring_server.invocations(body, kind, self._model, self._schema)
-                status, sentence = answer.status, answer.response
-            except MlflowException as error:
-                status, sentence = error.get_http_status_code(), error.message
-        self.longest_s = max(self.longest_s, time.perf_counter() - start)
-        end = sentence[-2000:]
-        assert status == 200 or 400 <= status < 500, (status, end[-500:])
-        assert sentence, status
-        assert "MemoryError" not in sentence, end
-        assert status == 200 or not any(word in end for word in ("unexpected error", "alloc")), end
+        forget_memory()
+        before_mb, start = memory_mb(), time.perf_counter()
+        with limited(self.watch, len(body)):
+            status, content = self._loop.run_until_complete(self._answer(body, kind))
+        ending, took_s = "answered" if status == 200 else "refused", time.perf_counter() - start
+        self.slowest_s[ending] = max(self.slowest_s[ending], took_s)
+        answer = json.loads(content)
+        assert status == 200 or 400 <= status < 500, (status, content[:500], body[:200])
+        if status != 200:
+            sentence = answer["message"]
+            assert 10 < len(sentence) < 700, sentence
+            assert not any(word in sentence for word in ("unexpected error", "alloc")), sentence
         assert not self.watch.opened, (self.watch.opened, body[:200])
+        took_mb = memory_mb() - before_mb - FACTOR * len(body) / 1e6
+        assert took_mb < SPARE_MB, (took_mb, len(body), body[:200])
+        self.most_mb = max(self.most_mb, took_mb)
         self.seen[status] += 1
+
+    async def _answer(self, body: bytes, kind: str) -> tuple[int, bytes]:
+        """A POST to /invocations, as a web server hands it to an application."""
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/invocations",
+            "query_string": b"",
+            "headers": [(b"content-type", kind.encode())],
+        }
+        chunks = [body[start : start + 65536] for start in range(0, len(body), 65536)]
+        messages = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
+        messages.append({"type": "http.request", "body": b"", "more_body": False})
+        parts, forever = [], asyncio.Event()
+
+        async def receive() -> dict:
+            if messages:
+                return messages.pop(0)
+            await forever.wait()
+            raise AssertionError
+
+        async def send(message: dict) -> None:
+            parts.append(message)
+
+        await self._app(scope, receive, send)
+        return parts[0]["status"], b"".join(part.get("body", b"") for part in parts)
 
 
 def warm_up(ask: Asker) -> None:
     """Load what is loaded at first use."""
-    for stack in STACKS:
+    for stack in STACKS * 2:
         row = {"stack": base64.b64encode(stack).decode(), "magnification": 20}
         body = {"dataframe_records": [row], "params": {"on_error": "report", "tta": True}}
         ask(json.dumps(body).encode(), JSON)
@@ -367,7 +451,7 @@ def out_of_time(*_: object) -> None:
 def main() -> None:
     """Ask a model the temptations, and then as many random questions as are wanted."""
     faulthandler.enable()
-    logging.getLogger(scoring_server.__name__).setLevel(logging.ERROR)
+    os.environ["MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT"] = "60"  # as in every server's process
     signal.signal(signal.SIGALRM, out_of_time)
     ask, n_examples, scratch = Asker(sys.argv[1]), int(sys.argv[2]), os.environ["TMPDIR"]
     warm_up(ask)
@@ -385,7 +469,8 @@ def main() -> None:
         "requests": ask.seen.total(),
         "by_status": {str(status): n for status, n in sorted(ask.seen.items())},
         "tempted": len(tempting),
-        "longest_s": round(ask.longest_s, 2),
+        "slowest_s": {ending: round(s, 2) for ending, s in ask.slowest_s.items()},
+        "most_mb_beside_4_times_the_body": round(ask.most_mb),
         "fuzz_s": round(fuzz_s, 1),
     }
     print(json.dumps(report))

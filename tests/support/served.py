@@ -15,6 +15,8 @@ import mlflow
 import pandas as pd
 import pytest
 import requests
+import uvicorn
+from mlflow.pyfunc import scoring_server
 
 from adipocyte.delivery.models.package import as_model
 from adipocyte.plate.tiff import encode_stack
@@ -79,6 +81,31 @@ def serve(model: Path | str, log: Path, *options: str, **environment: str) -> Ge
     arguments = ["models", "serve", "-m", str(model), "--env-manager", "local", *options]
     with mlflow_server(arguments, log, {**os.environ, **environment}) as server:
         yield server
+
+
+@contextmanager
+def served_here(
+    model: Path, monkeypatch: pytest.MonkeyPatch, patience_s: int, request_mb: int | None = None
+) -> Generator[Server]:
+    """The server of `mlflow models serve` over *model*, in this process, while the block lasts."""
+    monkeypatch.setenv("MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT", str(patience_s))
+    if request_mb:
+        monkeypatch.setenv("ADIPOCYTE_REQUEST_MB", str(request_mb))
+    # MLflow and the model set these for good.
+    monkeypatch.setenv("IS_IN_MLFLOW_SERVING_ENVIRONMENT", "true")
+    wrapper = scoring_server._async_catch_mlflow_exception
+    monkeypatch.setattr(scoring_server, "_async_catch_mlflow_exception", wrapper)
+    app, port = scoring_server.init(mlflow.pyfunc.load_model(str(model))), free_port()
+    server = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", port, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        wait_for(lambda: server.started)
+        yield Server(f"http://127.0.0.1:{port}", os.getpid())
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive()
 
 
 def rows(*stacks: object, magnification: object = 20, **params: object) -> dict:

@@ -4,59 +4,34 @@ import contextlib
 import http.client
 import io
 import json
-import os
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import mlflow
 import numpy as np
 import psutil
 import pytest
 import requests
 import tifffile
-import uvicorn
-from mlflow.pyfunc import scoring_server
 
 from adipocyte.delivery.serving import handler
 from adipocyte.plate.tiff import encode_stack
-from tests.support.processes import free_port, wait_for
-from tests.support.served import Server, Watched, rows
+from tests.support.processes import wait_for
+from tests.support.served import Server, Watched, rows, served_here
 
 GREY = np.random.default_rng(0).integers(500, 4000, (7, 64, 64), dtype=np.uint16)
 BODY = json.dumps(rows(encode_stack(GREY), targets="A2")).encode()
-LONG_S, SHORT_S = 300, 2
 START = "POST /invocations HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\n"
 
 
-@contextlib.contextmanager
-def served(model: Path, monkeypatch: pytest.MonkeyPatch, patience_s: int) -> Iterator[Server]:
-    """MLflow's server over *model* in this process, as `mlflow models serve` makes it."""
-    monkeypatch.setenv("MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT", str(patience_s))
-    monkeypatch.setenv("ADIPOCYTE_REQUEST_MB", "1")
-    # MLflow and the model set these for good.
-    monkeypatch.setenv("IS_IN_MLFLOW_SERVING_ENVIRONMENT", "true")
-    wrapper = scoring_server._async_catch_mlflow_exception
-    monkeypatch.setattr(scoring_server, "_async_catch_mlflow_exception", wrapper)
-    app, port = scoring_server.init(mlflow.pyfunc.load_model(str(model))), free_port()
-    server = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", port, log_level="warning"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    wait_for(lambda: server.started)
-    try:
-        yield Server(f"http://127.0.0.1:{port}", os.getpid())
-    finally:
-        server.should_exit = True
-        thread.join(30)
-        assert not thread.is_alive()
-
-
-@pytest.fixture
-def server(small_model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    with served(small_model, monkeypatch, LONG_S) as made:
+@pytest.fixture(scope="module")
+def server(small_model: Path) -> Iterator[Server]:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        served_here(small_model, patch, 300, request_mb=1) as made,
+    ):
         yield made
 
 
@@ -167,7 +142,7 @@ def test_a_slow_body_keeps_nobody_waiting(server):
 
 
 def test_a_request_that_is_not_answered_in_time_is_dropped(small_model, monkeypatch, clients):
-    with served(small_model, monkeypatch, SHORT_S) as server:
+    with served_here(small_model, monkeypatch, 2, request_mb=1) as server:
         watched = Watched(monkeypatch)
         watched.may_end.clear()
         first = begun(clients, server, watched)

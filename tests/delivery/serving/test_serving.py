@@ -1,18 +1,11 @@
 """The served model over the real server: its answers to good rows, bad rows and parameters."""
 
 import base64
-import http.client
 import io
 import json
 import logging
-import os
-import shutil
-import ssl
-import subprocess
 import tracemalloc
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
@@ -29,9 +22,7 @@ from adipocyte.domain import TARGETS
 from adipocyte.errors import ServiceError, UnreachableError
 from adipocyte.plate.tiff import decode_stack, encode_stack
 from adipocyte.staining.stainer import Stainer
-from tests.support import ROOT
 from tests.support.plates import planes
-from tests.support.processes import free_port, wait_for
 from tests.support.served import Server, Watched, rows, serve
 
 GREY = np.random.default_rng(0).integers(500, 4000, (7, 64, 64), dtype=np.uint16)
@@ -489,108 +480,3 @@ def test_the_client_repeats_the_servers_sentence(small_server):
 def test_the_client_says_when_nobody_answers():
     with pytest.raises(UnreachableError, match="is mlflow models serve running there"):
         StainClient("http://127.0.0.1:9").stain(GREY, 20)
-
-
-# Behind a proxy.
-
-
-@dataclass(frozen=True)
-class Proxy:
-    """nginx with docs/nginx.conf: its address and the certificate it shows."""
-
-    port: int
-    certificate: str
-
-    def post(
-        self, body: str, kind: str = "application/json", password: str | None = "secret"
-    ) -> requests.Response:
-        auth = ("biologist", password) if password else None
-        address = f"https://127.0.0.1:{self.port}/invocations"
-        return requests.post(
-            address,
-            data=body,
-            headers={"Content-Type": kind},
-            auth=auth,
-            verify=self.certificate,
-            timeout=60,
-        )
-
-
-@pytest.fixture(scope="module")
-def proxy(small_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    """docs/nginx.conf over `small_server`, with paths and ports of this machine."""
-    for tool in ("nginx", "openssl"):
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed: apt-get install {tool}")
-    folder = tmp_path_factory.mktemp("nginx")
-    names = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
-    key = ["-newkey", "rsa:2048", "-nodes"]
-    key += ["-keyout", f"{folder}/stain.key", "-out", f"{folder}/stain.crt"]
-    subprocess.run(
-        ["openssl", "req", "-x509", "-days", "1", *key, *names], check=True, capture_output=True
-    )
-    password = subprocess.run(
-        ["openssl", "passwd", "-apr1", "secret"], check=True, capture_output=True, text=True
-    ).stdout
-    (folder / "stain.users").write_text(f"biologist:{password}")
-    port = free_port()
-    site = (ROOT / "docs" / "nginx.conf").read_text()
-    for shown, here in (
-        ("listen 443", f"listen 127.0.0.1:{port}"),
-        ("http://127.0.0.1:5001", small_server.url),
-        ("/etc/nginx", str(folder)),
-    ):
-        assert shown in site
-        site = site.replace(shown, here)
-    scratch = "".join(
-        f"{kind}_temp_path {folder}/{kind};\n"
-        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    user = "user root;" if os.geteuid() == 0 else ""
-    (folder / "nginx.conf").write_text(
-        f"{user} daemon off; pid {folder}/pid; error_log {folder}/error.log;\nevents {{}}\n"
-        f"http {{ access_log off;\n{scratch}{site} }}"
-    )
-    process = subprocess.Popen(["nginx", "-c", str(folder / "nginx.conf")])
-    made = Proxy(port, f"{folder}/stain.crt")
-    try:
-        wait_for(lambda: made.post("{}") is not None, process=process)
-        yield made
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-@pytest.mark.parametrize("password", [None, "guess"])
-def test_the_proxy_lets_nobody_in_without_the_password(proxy, password):
-    assert proxy.post(json.dumps(rows(encode_stack(GREY))), password=password).status_code == 401
-
-
-def test_the_client_goes_through_the_proxy_with_the_password(proxy, stainer, monkeypatch):
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", proxy.certificate)
-    answer = StainClient(f"https://biologist:secret@127.0.0.1:{proxy.port}").stain(planes(), 20)
-    np.testing.assert_array_equal(answer.images["A2"], stainer.stain(planes(), 20).images["A2"])
-
-
-def test_the_proxy_passes_refusals_on_and_adds_its_own(proxy):
-    refused(proxy.post(json.dumps(rows(b"no TIFF"))), "row 0: the stack cannot be read as TIFF")
-    assert proxy.post("stack,magnification\nAAAA,20\n", kind="text/csv").status_code == 415
-    assert proxy.post("no parquet", kind="application/vnd.apache.parquet").status_code == 415
-    for path, status in (("invocations", 403), ("ping", 200), ("version", 404), ("docs", 404)):
-        address = f"https://127.0.0.1:{proxy.port}/{path}"
-        login = ("biologist", "secret")
-        answer = requests.get(address, auth=login, verify=proxy.certificate, timeout=60)
-        assert answer.status_code == status
-
-
-def test_the_proxy_refuses_a_body_beyond_its_limit_before_it_is_sent(proxy):
-    context = ssl.create_default_context(cafile=proxy.certificate)
-    connection = http.client.HTTPSConnection("127.0.0.1", proxy.port, context=context, timeout=30)
-    credentials = base64.b64encode(b"biologist:secret").decode()
-    connection.putrequest("POST", "/invocations")
-    connection.putheader("Authorization", f"Basic {credentials}")
-    connection.putheader("Content-Type", "application/json")
-    connection.putheader("Content-Length", "200000000")
-    connection.endheaders()
-    assert connection.getresponse().status == 413
-    connection.close()

@@ -4,9 +4,9 @@ import asyncio
 import base64
 import json
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request, Response
 from mlflow.pyfunc import scoring_server
@@ -19,6 +19,7 @@ IN_HAND = 8  # requests of the largest size: so many bytes may bodies and answer
 # What MLflow gives the handler of /invocations to, when it makes its server.
 _WRAPPER = "_async_catch_mlflow_exception"
 _GONE = "the client has gone"
+T = TypeVar("T")
 _logger = logging.getLogger(__name__)
 
 
@@ -59,7 +60,8 @@ class Handler:
 
     async def __call__(self, request: Request) -> Response:
         try:
-            return await asyncio.wait_for(self._answered(request), self._limits.patience_s)
+            async with asyncio.timeout(self._limits.patience_s):
+                return await self._answered(request)
         except RequestError as error:
             return _refusal(error.status, str(error))
         except TimeoutError:
@@ -125,10 +127,16 @@ class Handler:
             return next(rows, None)
 
         await self._turn.acquire()
-        painting = asyncio.ensure_future(asyncio.to_thread(paint))
-        # Not before: a thread that paints cannot be stopped.
+        return await self._in_turn(asyncio.to_thread(paint))
+
+    def _in_turn(self, work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
+        """Begin *work*, which ends the turn, even when nobody waits for it any more.
+
+        A thread that paints cannot be stopped.
+        """
+        painting = asyncio.ensure_future(work)
         painting.add_done_callback(self._end_turn)
-        return await asyncio.shield(painting)
+        return asyncio.shield(painting)
 
     def _end_turn(self, painting: asyncio.Future[Any]) -> None:
         self._turn.release()
@@ -155,6 +163,8 @@ async def _unless(end: Awaitable[None], work: Awaitable[Response]) -> Response:
     finally:
         ending.cancel()
         working.cancel()
+        # An exception refers to this frame, and would keep itself and the request in memory.
+        del ending, working
 
 
 async def _left(receive: Callable[[], Awaitable[Any]]) -> None:

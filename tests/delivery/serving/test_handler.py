@@ -1,6 +1,7 @@
 """The served model under load: limits of size and time, clients that leave, failures."""
 
 import contextlib
+import gc
 import http.client
 import io
 import json
@@ -199,3 +200,33 @@ def test_a_failure_is_said_in_json_and_ends_nothing(server, monkeypatch, failure
     assert found.startswith(message)
     assert "secret" not in found
     assert post(server).ok
+
+
+def leave(server: Server, body: bytes) -> None:
+    with connected(server, len(body), body):
+        pass
+
+
+@pytest.mark.parametrize("ending", ["refused", "left", "failed"])
+def test_a_request_that_came_to_nothing_is_not_kept(server, monkeypatch, ending):
+    """An exception in a cycle would keep a request until Python looks for cycles, which is late."""
+    bad = rows(encode_stack(GREY), b"no TIFF" * 80_000)
+    send = {"refused": post, "left": leave, "failed": post}[ending]
+    body = json.dumps(bad).encode() if ending == "refused" else padded(900_000)
+
+    def stain(*_: object, **__: object) -> None:
+        raise MemoryError  # which is not logged: a test keeps what is logged
+
+    if ending == "failed":
+        monkeypatch.setattr("adipocyte.staining.stainer.Stainer.stain", stain)
+    gc.disable()
+    try:
+        for _ in range(20):
+            send(server, body)
+        wait_for(lambda: post(server, b"{}").status_code == 400)
+        start_mb = resident_mb()
+        for _ in range(100):
+            send(server, body)
+        wait_for(lambda: resident_mb() - start_mb < 30, 30)
+    finally:
+        gc.enable()

@@ -11,14 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from adipocyte.domain import SMALLEST_PX
+from adipocyte.domain import SMALLEST_PX, TARGETS
 from adipocyte.errors import ConfigError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-Recipe = Literal["fast", "report", "stable"]
-Target = Literal["A1", "A2", "A3"]
+Recipe = Literal["shared", "fast", "report", "stable"]
 Precision = Literal["auto", "32", "bf16"]
 OnError = Literal["stop", "skip"]
 AutoSwitch = Literal["auto", "true", "false"]
@@ -53,16 +52,20 @@ def option(
     high: float | None = None,
     multiple: int = 1,
     without: str = "",
+    among: tuple[str, ...] = (),
+    unless: str = "",
     search: tuple[float, float] | None = None,
     **recipes: Any,
 ) -> Any:
     """Declare a setting: from *low* to *high*, both inclusive, in steps of *multiple*.
 
-    Text with *without* must not be empty and must not contain any of those characters. `tune`
-    searches *search*, on a logarithmic scale. `report=…` is the value under that recipe.
+    Text with *without* must not be empty and must not contain any of those characters. Text with
+    *among* names some of those, comma-separated, each once, or "all". `tune`
+    searches *search*, on a logarithmic scale. `report=…` is the value under that recipe, *unless*
+    another setting is given.
     """
-    rules = {"low": low, "high": high, "multiple": multiple, "without": without}
-    metadata = {"help": help, "search": search, "recipes": recipes, **rules}
+    rules = {"low": low, "high": high, "multiple": multiple, "without": without, "among": among}
+    metadata = {"help": help, "search": search, "recipes": recipes, "unless": unless, **rules}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -80,7 +83,7 @@ def build(kind: type[Config], given: dict[str, Any]) -> Config:
     recipe, types = given.get("recipe", getattr(kind, "recipe", "")), get_type_hints(kind)
     values: dict[str, Any] = {}
     for name, field in fields.items():
-        recipes = field.metadata["recipes"]
+        recipes = {} if field.metadata["unless"] in given else field.metadata["recipes"]
         known_as = recipe if recipe in recipes else _BUILT_ON.get(recipe)
         if name in given:
             values[name] = read(types[name], given[name])
@@ -108,6 +111,8 @@ def check(config: "DataclassInstance") -> None:
                 f"{name} must be a name without {' or '.join(without)}, got {value!r}",
                 f"-P {name}={field.default}",
             )
+        if rules["among"]:
+            _check_among(name, value, rules["among"])
         if (multiple := rules["multiple"]) > 1 and value % multiple:
             raise ConfigError(
                 f"{name} must be a multiple of {multiple}, got {value}",
@@ -136,6 +141,15 @@ def _check_range(name: str, value: Any, low: float | None, high: float | None) -
         bounds = f"at least {low}" if high is None else f"between {low} and {high}"
         nearest = high if high is not None and value > high else low
         raise ConfigError(f"{name} must be {bounds}, got {value}", f"-P {name}={nearest}")
+
+
+def _check_among(name: str, value: str, among: tuple[str, ...]) -> None:
+    named = listed(value)
+    if value != "all" and (not named or len({*named}) < len(named) or {*named} - {*among}):
+        raise ConfigError(
+            f"{name} must be some of {', '.join(among)}, or all, got {value!r}",
+            f"-P {name}={among[0]}, or several, -P {name}={','.join(among[:2])}",
+        )
 
 
 def choices(annotation: Any) -> tuple[Any, ...]:
@@ -196,21 +210,32 @@ def listed(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def targets_named(text: str) -> tuple[str, ...]:
+    """The targets in a setting `target`, in order: "A3,A1" → ("A1", "A3"); "all" → all three."""
+    named = TARGETS if text == "all" else listed(text)
+    return tuple(target for target in TARGETS if target in named)
+
+
 MODEL_NAME = "adipocyte"
 
 # Settings of several commands. Two dataclasses cannot share a field, so they share its maker.
 _recipe = partial(
     option,
-    "A named set of settings: fast suits two CPU cores, report is as published, stable repairs the "
-    "published networks.",
-    "fast",
+    "A named set of settings: shared paints all stains by one network; report is as published, "
+    "fast the same for two CPU cores, stable repairs the published networks.",
+    default="fast",
 )
 _plate = partial(
     option,
     "Folder of the raw plate: 20x_images/, 40x_images/ and/or 60x_images/ with the challenge's "
     "TIFFs.",
 )
-_target = partial(option, "Channel to paint: A1 nuclei, A2 lipid droplets or A3 cytoplasm.")
+_target = partial(
+    option,
+    "What to paint: A1 nuclei, A2 lipid droplets, A3 cytoplasm; several by one network, "
+    "comma-separated, or all.",
+    among=TARGETS,
+)
 _name = partial(option, "Name of the registered model.", MODEL_NAME, without="/:")
 _store = partial(option, "Folder of the prepared store (see preprocess).", Path("prepared"))
 _architecture = partial(option, "Decoder: U-Net, as published, or U-Net++.", "unet")
@@ -364,16 +389,18 @@ class SegmenterConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorConfig:
-    target: Target = _target()
+    target: str = _target()
     recipe: Recipe = _recipe()
     store: Path = _store()
     segmenter: str = option(
         "Run id of the segmenter (A1 only); empty: the newest finished one of this store.", ""
     )
-    mask_source: Literal["predicted", "true", "mixed"] = option(
-        "Masks that A1 trains on: predicted by the segmenter, as when the model is used; true, of "
-        "the true stain, as published; or mixed, one of the two at random.",
+    mask_source: Literal["predicted", "true", "mixed", "none"] = option(
+        "Nuclei masks that a network of A1 sees in training: predicted by the segmenter, as when "
+        "the model is used; true, of the true stain, as published; mixed, one of the two at "
+        "random; or none, which needs no segmenter.",
         "predicted",
+        shared="none",
         report="true",
         stable="mixed",
     )
@@ -389,6 +416,7 @@ class GeneratorConfig:
     discriminator: Literal["cnn", "patchgan", "none"] = option(
         "Discriminator: the report's plain CNN, the PatchGAN of pix2pix, or none.",
         "cnn",
+        shared="none",
     )
     discriminator_width: int = option(
         "Channels of the discriminator's first convolution.", 16, low=1, report=64
@@ -396,8 +424,15 @@ class GeneratorConfig:
     mae_weight: float = option(
         "Weight of the mean absolute error in the generator's loss.", 1.0, low=0
     )
+    bright_weight: float = option(
+        "How much more than one, at most, bright pixels weigh in the mean absolute error: one more "
+        "for each standard deviation above the mean.",
+        0.0,
+        low=0,
+        shared=2.0,
+    )
     spectral_weight: float = option(
-        "Weight of the spectral loss.", 0.1, low=0, search=(0.01, 1.0), report=1.0
+        "Weight of the spectral loss.", 0.1, low=0, search=(0.01, 1.0), report=1.0, shared=0.0
     )
     adversarial_weight: float = option(
         "Weight of the adversarial loss.", 0.01, low=0, search=(0.001, 1.0), report=1.0
@@ -419,12 +454,20 @@ class GeneratorConfig:
         low=0,
         high=0.99999,
         stable=0.99,
+        shared=0.995,
+    )
+    schedule: Literal["lambda", "cosine"] = option(
+        "Course of the learning rate: lambda, constant and then falling linearly, as published, "
+        "with Adam; or cosine, after a warm-up, with AdamW and a moving average that begins short.",
+        "lambda",
+        shared="cosine",
     )
     learning_rate: float = option(
-        "Adam's initial learning rate for the generator (Table 5.1).",
+        "Largest learning rate of the generator (Table 5.1).",
         1e-3,
         low=0,
         search=(1e-4, 3e-3),
+        shared=2e-3,
     )
     discriminator_learning_rate: float = option(
         "Adam's initial learning rate for the discriminator (Table 5.1).",
@@ -435,6 +478,14 @@ class GeneratorConfig:
     clip_norm: float = _clip_norm()
     batch: int = option("Patches in a step.", 8, low=1, report=16)
     epochs: int = option("Epochs.", 10, low=1, report=200)
+    minutes: float = option(
+        "How long to train, in minutes: as many epochs as fit, by the pace that is measured at the "
+        "start; 0: as many as epochs says.",
+        0.0,
+        low=0,
+        unless="epochs",
+        shared=5.0,
+    )
     patience: int = _patience()
     constant_epochs: int = option(
         "Epochs at the initial rate; it then falls linearly to zero (the Lambda policy).",
@@ -453,10 +504,20 @@ class GeneratorConfig:
     resume: str = _resume()
     seed: int = _seed()
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """What the generator paints, in the order of its outputs."""
+        return targets_named(self.target)
+
+    @property
+    def sees_mask(self) -> bool:
+        """Whether the generator sees a nuclei mask beside the planes."""
+        return "A1" in self.targets and self.mask_source != "none"
+
 
 @dataclass(frozen=True, kw_only=True)
 class TuneConfig:
-    target: Target = _target()
+    target: str = _target()
     recipe: Recipe = _recipe()
     store: Path = _store()
     trials: int = option(
@@ -587,7 +648,7 @@ class StainConfig:
 @dataclass(frozen=True, kw_only=True)
 class MainConfig:
     plate: Path = _plate()
-    recipe: Recipe = _recipe()
+    recipe: Recipe = _recipe(default="shared")
     store: Path = _store()
     name: str = _name()
     seed: int = _seed()

@@ -171,7 +171,7 @@ def read_store(folder: Path, windows: list[tuple[FieldKey, Window]]) -> None:
     """What training reads: all channels and the mask."""
     store = Store(folder)
     for key, window in windows:
-        store.planes_and_target(key, "A2", window)
+        store.planes_and_targets(key, ["A2"], window)
         store.mask(key, window)
 
 

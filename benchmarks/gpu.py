@@ -400,7 +400,7 @@ def stainer_on(core: int, folder: Path, on_gpu: bool) -> Stainer:
     stainer = Stainer(folder / "bundle", memory_mb=np.inf)
     if not on_gpu:
         for name, predictor in stainer.predictors.items():
-            stainer.predictors[name] = replace(predictor, predict=lambda source: source[0])
+            stainer.predictors[name] = replace(predictor, predict=lambda source: source[:1])
     return stainer
 
 

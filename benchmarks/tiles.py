@@ -59,12 +59,12 @@ def measure(spec: UNetSpec) -> dict[str, float]:
         ((0, 0), (0, SHAPE_PX[0] - 800), (0, 0)),
         mode="symmetric",
     )
-    whole = predict_windows(predict, lambda window: source[(slice(None), *window)], SHAPE_PX)
+    [whole] = predict_windows(predict, lambda window: source[(slice(None), *window)], SHAPE_PX)
     scale = RANGE_COUNTS / np.ptp(whole)
     figures: dict[str, float] = {"halo_px": predict.halo_px}
     for name, halo_px in (("", figures["halo_px"]), ("halo_64_", 64)):
         tiling = Tiling(smallest_tile_px(halo_px), halo_px)
-        tiled = predict_windows(
+        [tiled] = predict_windows(
             predict, lambda window: source[(slice(None), *window)], SHAPE_PX, tiling
         )
         off, near = scale * np.abs(tiled - whole), near_a_border(SHAPE_PX[0], tiling)

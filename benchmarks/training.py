@@ -156,7 +156,7 @@ def loader_pace(store: Store, config: GeneratorConfig, workers: int, n_steps: in
     augmenter = Augmenter(config.patch_px, config.augment_p, config.rotate_deg)
     patches = Patches(
         store,
-        "A2",
+        ("A2",),
         (lambda key, window: np.zeros(store.shape(key), bool)[window],),
         augmenter,
         patch_px=config.patch_px,

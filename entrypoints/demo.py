@@ -9,7 +9,7 @@ from entrypoints.main import run_step
 
 @command(DemoConfig)
 def demo(config: DemoConfig) -> None:
-    """Simulate a small plate, run `main` on it with recipe=fast, and stain a held-out field."""
+    """Simulate a small plate, run `main` on it, and stain a held-out field."""
     import mlflow
 
     from adipocyte.delivery.models.evaluate import REPORT, TABLE
@@ -23,7 +23,7 @@ def demo(config: DemoConfig) -> None:
     plate, folder = out / "plate", out / "store"
     with step_run("demo", config):
         run_step("simulate", {"out": plate, "magnifications": "20", "fovs": 2, "seed": config.seed})
-        run_step("main", {"plate": plate, "store": folder, "recipe": "fast", "seed": config.seed})
+        run_step("main", {"plate": plate, "store": folder, "seed": config.seed})
         store = Store(folder)
         version = mlflow.get_run(newest_run("register", store.digest)).data.tags[VERSION_TAG]
         evaluation = mlflow.get_run(newest_run("evaluate", store.digest))

@@ -12,6 +12,7 @@ from adipocyte.config import (
     PreprocessConfig,
     RegisterConfig,
     SegmenterConfig,
+    build,
     plain,
     spelled,
 )
@@ -56,15 +57,30 @@ def main(config: MainConfig, extra: dict[str, Any]) -> None:
             adopt_children(before, parent)
         run_step("preprocess", only(PreprocessConfig, settings))
         store = Store(config.store)
-        segmenter = train(parent, store, "train_segmenter", only(SegmenterConfig, settings))
-        runs = {"segmenter": segmenter}
-        for target in store.manifest.targets:
-            given = settings | {"target": target, "segmenter": segmenter}
-            runs[target.lower()] = train(parent, store, "train_gan", only(GeneratorConfig, given))
+        runs = train_all(parent, store, settings)
         registered = run_step("register", only(RegisterConfig, {**settings, **runs}))
         model = f"models:/{config.name}/{registered.data.tags[VERSION_TAG]}"
         run_step("evaluate", only(EvaluateConfig, settings | {"model": model}))
     print(f"{model} is registered as {registered.data.tags['adipocyte.alias']}. Next: mlflow ui")
+
+
+def train_all(parent: str, store: "Store", settings: dict[str, Any]) -> dict[str, str]:
+    """Train every network: one for all stains under recipe=shared, else one for each.
+
+    Returns the runs by their settings of `register`.
+    """
+    targets = store.manifest.targets
+    groups = [targets] if settings["recipe"] == "shared" else [(target,) for target in targets]
+    asked = [only(GeneratorConfig, settings | {"target": ",".join(group)}) for group in groups]
+    runs: dict[str, str] = {}
+    if any(build(GeneratorConfig, given).sees_mask for given in asked):
+        segmenter = train(parent, store, "train_segmenter", only(SegmenterConfig, settings))
+        runs["segmenter"] = segmenter
+    only_segmenter = dict(runs)
+    for group, given in zip(groups, asked, strict=True):
+        run_id = train(parent, store, "train_gan", given | only_segmenter)
+        runs |= {target.lower(): run_id for target in group}
+    return runs
 
 
 def train(parent: str, store: "Store", step: str, settings: dict[str, Any]) -> str:

@@ -17,15 +17,15 @@ def register(config: RegisterConfig) -> None:
     import mlflow
 
     from adipocyte.delivery.models import register as registry
-    from adipocyte.delivery.runs.runs import VERSION_TAG, newest_run, segmenter_of, step_run
-    from adipocyte.domain import SEGMENTER
+    from adipocyte.delivery.models.assemble import with_segmenter
+    from adipocyte.delivery.runs.runs import VERSION_TAG, newest_run, step_run
 
     given = {"A1": config.a1, "A2": config.a2, "A3": config.a3}
     runs = {
         target: given[target] or newest_run("train_gan", store.digest, target)
         for target in store.manifest.targets
     }
-    runs[SEGMENTER] = config.segmenter or segmenter_of(runs["A1"])
+    runs = with_segmenter(runs, config.segmenter)
     with step_run("register", config, store=store.digest):
         registered = registry.register(store, runs, config)
         mlflow.set_tags(

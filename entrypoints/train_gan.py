@@ -1,4 +1,6 @@
-"""`mlflow run . -e train_gan -P target=A2`: one generator."""
+"""`mlflow run . -e train_gan -P target=A2`: one generator, of one stain or several."""
+
+from dataclasses import replace
 
 from adipocyte.config import GeneratorConfig
 from entrypoints.command import command, next_command
@@ -6,38 +8,34 @@ from entrypoints.command import command, next_command
 
 @command(GeneratorConfig)
 def train_gan(config: GeneratorConfig) -> None:
-    """Train the generator of one target: A1 nuclei, A2 lipid droplets or A3 cytoplasm.
+    """Train a generator: of A1 nuclei, A2 lipid droplets, A3 cytoplasm, or several of them.
 
-    A1 needs a segmenter.
+    One of A1 needs a segmenter, except under recipe=shared.
     """
     from adipocyte.delivery.runs.runs import segmenter_for, segmenter_of
     from adipocyte.delivery.runs.training import resumed, training_run
     from adipocyte.evaluation.training_metric import TrainingFeatureMetric
     from adipocyte.store.reader import Store
     from adipocyte.training.generator import train_generator
+    from adipocyte.training.pace import fitted
 
-    config = resumed(config, "train_gan")
+    config = resumed(replace(config, target=",".join(config.targets)), "train_gan")
     store = Store(config.store)
-    wanted = config.segmenter
-    if config.target == "A1" and config.resume:
-        wanted = segmenter_of(config.resume)
+    wanted = segmenter_of(config.resume) if config.resume else config.segmenter
     features = None
     if config.select != "pixels":
-        features = TrainingFeatureMetric(store, config.target, config.select_fields)
-    with (
-        segmenter_for(config.target, store.digest, wanted) as (segmenter, tags),
-        training_run("train_gan", config, store, **tags) as training,
-    ):
-        best = train_generator(
-            store, config, segmenter, training.folder, training.tracker, features
-        )
-        training.finish(best)
+        features = TrainingFeatureMetric(store, config.targets, config.select_fields)
+    with segmenter_for(config, store.digest, wanted) as (segmenter, tags):
+        config = fitted(store, config, segmenter, features)
+        with training_run("train_gan", config, store, **tags) as training:
+            best = train_generator(
+                store, config, segmenter, training.folder, training.tracker, features
+            )
+            training.finish(best)
     if training.run_id is None:  # the other processes of torchrun
         return
-    print(
-        f"{config.target}: MAE {best['val_mae']:.1f} counts on the validation wells "
-        f"(run {training.run_id})."
-    )
+    found = ", ".join(f"{target} {best[f'val_mae_{target}']:.1f}" for target in config.targets)
+    print(f"MAE on the validation wells: {found} counts (run {training.run_id}).")
     print(f"Next: {next_command('register', config.store)}")
 
 

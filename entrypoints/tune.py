@@ -4,7 +4,7 @@ import importlib.util
 import os
 from typing import Any
 
-from adipocyte.config import GeneratorConfig, TuneConfig, plain
+from adipocyte.config import GeneratorConfig, TuneConfig, plain, targets_named
 from adipocyte.errors import ConfigError
 from entrypoints.command import command, next_command, only
 
@@ -29,7 +29,8 @@ def tune(config: TuneConfig, extra: dict[str, Any]) -> None:
     from adipocyte.delivery.runs.tune import search
     from adipocyte.store.reader import Store
 
-    given = only(GeneratorConfig, plain(config)) | extra
+    # Trials are compared after equal numbers of epochs.
+    given = only(GeneratorConfig, plain(config)) | {"minutes": 0.0} | extra
     best = search(Store(config.store), config, given)
     everyday = {
         name: given[name] for name in ("recipe", "seed") if given[name] != getattr(TuneConfig, name)
@@ -40,7 +41,8 @@ def tune(config: TuneConfig, extra: dict[str, Any]) -> None:
         f"on the validation wells (run {best.run_id})."
     )
     print(f"Its settings: {next_command('train_gan', config.store, **settings)}")
-    print(f"Next: {next_command('register', config.store, **{config.target.lower(): best.run_id})}")
+    runs = {target.lower(): best.run_id for target in targets_named(config.target)}
+    print(f"Next: {next_command('register', config.store, **runs)}")
 
 
 if __name__ == "__main__":

@@ -17,42 +17,45 @@ Features = Mapping[str, float]  # of one field, by CellProfiler's names
 
 
 class TrainingFeatureMetric:
-    """Measures painted *target* images of some validation fields, *n_fields* of each magnification.
+    """Measures painted *targets* of some validation fields, *n_fields* of each magnification.
 
     The other stains are the true ones. Raises ConfigError when a stain is missing or a field is too
     small for the features.
     """
 
-    def __init__(self, store: Store, target: str, n_fields: int) -> None:
+    def __init__(self, store: Store, targets: Sequence[str], n_fields: int) -> None:
         self.keys = frozenset(spread(store.keys("validation"), n_fields))
-        self._store, self._target = store, target
+        self._store = store
         advice = "choose by pixels, -P select=pixels"
         if store.manifest.targets != TARGETS:
             found = ", ".join(store.manifest.targets)
             raise ConfigError(f"the features need all three stains, the store has {found}", advice)
         for key, images in self._stains.items():
-            if min(images[target].shape) < SMALLEST_PX:
-                shape = " x ".join(map(str, images[target].shape))
+            if min(images[targets[0]].shape) < SMALLEST_PX:
+                shape = " x ".join(map(str, images[targets[0]].shape))
                 raise ConfigError(
                     f"field {key} has {shape} pixels to measure, "
                     f"the features need {SMALLEST_PX} a side",
                     advice,
                 )
 
-    def __call__(self, painted: Mapping[FieldKey, NDArray[np.uint16]]) -> float:
-        """The feature metric of the fields `keys`, painted (Y, X) in counts.
+    def __call__(self, painted: Mapping[FieldKey, Mapping[str, NDArray[np.uint16]]]) -> float:
+        """The feature metric of the fields `keys`, painted (Y, X) in counts, by target.
 
         It is the mean over magnifications, weighted by fields.
         """
         metrics = []
         for magnification in sorted({key.magnification for key in self.keys}):
             keys = sorted(key for key in self.keys if key.magnification == magnification)
-            found = [
-                self._measure(key, {self._target: painted[key][self._store.valid(key)]})
-                for key in keys
-            ]
+            found = [self._measure(key, self._valid(key, painted[key])) for key in keys]
             metrics += [feature_metric([self._truth[key] for key in keys], found)] * len(keys)
         return float(np.mean(metrics))
+
+    def _valid(
+        self, key: FieldKey, images: Mapping[str, NDArray[np.uint16]]
+    ) -> dict[str, NDArray[np.uint16]]:
+        window = self._store.valid(key)
+        return {target: image[window] for target, image in images.items()}
 
     @cached_property
     def _stains(self) -> dict[FieldKey, dict[str, NDArray[np.uint16]]]:

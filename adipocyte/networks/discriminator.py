@@ -13,13 +13,16 @@ class Discriminator(nn.Module):
     "patchgan": 4x4 convolutions, three halvings, and a score for every 70 x 70 pixels (Isola et al.
     2017, "Image-to-image translation with conditional adversarial networks", 6.1.2).
     *condition_channels* is the number of channels that the generator sees: 7 z-planes, and the mask
-    for A1. *width* is the number of channels of the first convolution; each further one doubles it.
+    for A1; *image_channels* is the number of stains in an image. *width* is the number of channels
+    of the first convolution; each further one doubles it.
     """
 
-    def __init__(self, condition_channels: int, width: int, kind: str = "cnn") -> None:
+    def __init__(
+        self, condition_channels: int, width: int, kind: str = "cnn", image_channels: int = 1
+    ) -> None:
         super().__init__()
         kernel_size, strides = {"cnn": (3, (2, 2, 2, 2)), "patchgan": (4, (2, 2, 2, 1))}[kind]
-        widths = [condition_channels + 1, width, 2 * width, 4 * width, 8 * width]
+        widths = [condition_channels + image_channels, width, 2 * width, 4 * width, 8 * width]
         layers: list[nn.Module] = []
         for (narrow, wide), stride in zip(pairwise(widths), strides, strict=True):
             layers.append(nn.Conv2d(narrow, wide, kernel_size, stride, padding=1))
@@ -33,7 +36,7 @@ class Discriminator(nn.Module):
             self.score = nn.Conv2d(widths[-1], 1, kernel_size, padding=1)
 
     def forward(self, condition: Tensor, image: Tensor) -> Tensor:
-        """Score *image*, (N, 1, Y, X), for its *condition*, (N, C, Y, X).
+        """Score *image*, (N, image_channels, Y, X), for its *condition*, (N, C, Y, X).
 
         Returns (N, 1), or PatchGAN's (N, 1, Y / 8 - 2, X / 8 - 2).
         """

@@ -106,6 +106,8 @@ def _parse_spec(content: Any) -> UNetSpec:
     require_form(content, {"encoder": str, "in_channels": int}, "the description's")
     if not re.fullmatch(r"[\w.-]+", content["encoder"]):  # "tu-hf_hub:…" would fetch something
         raise ValueError(f"there is no encoder {content['encoder'][:100]!r}")
-    if not 0 < content["in_channels"] <= _MOST_CHANNELS:
-        raise ValueError(f"in_channels is {content['in_channels']}")
-    return UNetSpec(**content)
+    spec = UNetSpec(**content)
+    for name, n_channels in (("in", spec.in_channels), ("out", spec.out_channels)):
+        if not 0 < n_channels <= _MOST_CHANNELS:
+            raise ValueError(f"{name}_channels is {n_channels}")
+    return spec

@@ -22,8 +22,8 @@ from adipocyte.networks.memory import PROBE_PX, bytes_per_px, layout_bytes, on_s
 from adipocyte.networks.unet import DIVISOR
 from adipocyte.system.machine import DTYPES
 
-# From (C, Y, X) in network units to the network's output (Y, X), both float32; sides are multiples
-# of DIVISOR.
+# From (C, Y, X) in network units to the network's outputs (C, Y, X), both float32; sides are
+# multiples of DIVISOR.
 Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 NO_COMPILER = "compiling for a CPU takes OpenVINO, which is not here"
@@ -50,7 +50,7 @@ class Predictor:
     layout_bytes: int
 
     def __call__(self, source: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The output (Y, X) for a *source* (C, Y, X), as `Predict` describes them."""
+        """The outputs (C, Y, X) for a *source* (C, Y, X), as `Predict` describes them."""
         return self.predict(source)
 
 
@@ -91,7 +91,7 @@ def predict_with(network: nn.Module) -> Predict:
         fields = torch.from_numpy(source)[None].to(
             weight.device, weight.dtype, memory_format=torch.channels_last
         )
-        return network(fields)[0, 0].float().cpu().numpy()
+        return network(fields)[0].float().cpu().numpy()
 
     return predict
 
@@ -172,7 +172,7 @@ class _OpenVINO:
             self._model.reshape([1, *source.shape])
             self._compiled = self._core.compile_model(self._model, "CPU", self._settings)
             self._shape = source.shape
-        return self._compiled(source[None])[0][0, 0]
+        return self._compiled(source[None])[0][0]
 
 
 @cache

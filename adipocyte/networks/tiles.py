@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +53,7 @@ def smallest_tile_px(halo_px: int) -> int:
 def predict_field(network: nn.Module, source: NDArray[np.float32]) -> NDArray[np.float32]:
     """Run *network*, in evaluation mode, on a (C, Y, X) field of any size in network units.
 
-    Returns its (Y, X) output.
+    Returns its outputs, (C, Y, X).
     """
     height, width = source.shape[-2:]
     return predict_windows(
@@ -65,7 +66,7 @@ def segment_field(segmenter: nn.Module, planes: NDArray[np.float32]) -> NDArray[
 
     It is where the probability is above one half.
     """
-    return predict_field(segmenter, planes) > 0  # a logit of 0 is a probability of one half
+    return predict_field(segmenter, planes)[0] > 0  # a logit of 0 is a probability of one half
 
 
 def predict_windows(
@@ -76,7 +77,7 @@ def predict_windows(
     *,
     tta: bool = False,
 ) -> NDArray[np.float32]:
-    """Run a network on a field of which only windows are in memory. Returns its (Y, X) output.
+    """Run a network on a field of which only windows are in memory. Returns its outputs (C, Y, X).
 
     *read* gives a window of the field, (C, Y, X) in network units, which may be padded at its lower
     and right edge; *shape_px* is the field's (Y, X). Without *tiling* the field goes through in one
@@ -85,34 +86,44 @@ def predict_windows(
     """
     height, width = shape_px
     if tiling is None:
-        return _predict(predict, read((slice(0, height), slice(0, width))), tta)[:height, :width]
+        whole = _predict(predict, read((slice(0, height), slice(0, width))), tta)
+        return whole[:, :height, :width]
     columns = list(_spans(width, tiling))
-    painted = np.zeros(shape_px, dtype=np.float32)
+    painted: NDArray[np.float32] | None = None
     for rows, row_weights in _spans(height, tiling):
         for across, column_weights in columns:
             tile = _predict(predict, read((rows, across)), tta)
-            tile = tile[: len(row_weights), : len(column_weights)]
+            tile = tile[:, : len(row_weights), : len(column_weights)]
             tile *= np.outer(row_weights, column_weights)
-            painted[rows, across] += tile
-    return painted
+            if painted is None:
+                painted = np.zeros((len(tile), *shape_px), dtype=np.float32)
+            painted[:, rows, across] += tile
+    return cast(NDArray[np.float32], painted)  # a field has at least one tile
 
 
 def _predict(predict: Predict, source: NDArray[np.float32], tta: bool) -> NDArray[np.float32]:
-    """The output (Y, X) for a (C, Y, X) *source* of any size."""
+    """The outputs (C, Y, X) for a (C, Y, X) *source* of any size."""
     height, width = source.shape[-2:]
     padded = pad_to_multiple(source, DIVISOR)
-    return (_average(predict, padded) if tta else predict(padded))[:height, :width]
+    return (_average(predict, padded) if tta else predict(padded))[:, :height, :width]
 
 
 def _average(predict: Predict, source: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The mean output (Y, X) for a (C, Y, X) *source* turned and mirrored in all eight ways."""
-    total = np.zeros(source.shape[1:], dtype=np.float32)
-    for quarters in range(4):
-        turned = np.rot90(source, quarters, (1, 2))
-        total += np.rot90(predict(np.ascontiguousarray(turned)), -quarters)
-        total += np.rot90(np.fliplr(predict(np.ascontiguousarray(np.flip(turned, 2)))), -quarters)
+    """The mean outputs (C, Y, X) for a *source* (C, Y, X) turned and mirrored in all eight ways."""
+    turns = _turns(predict, source)
+    total = next(turns).copy()
+    for output in turns:
+        total += output
     total /= 8
     return total
+
+
+def _turns(predict: Predict, source: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+    for quarters in range(4):
+        turned = np.rot90(source, quarters, (1, 2))
+        yield np.rot90(predict(np.ascontiguousarray(turned)), -quarters, (1, 2))
+        mirrored = np.flip(predict(np.ascontiguousarray(np.flip(turned, 2))), 2)
+        yield np.rot90(mirrored, -quarters, (1, 2))
 
 
 def _spans(length: int, tiling: Tiling) -> Iterator[tuple[slice, NDArray[np.float32]]]:

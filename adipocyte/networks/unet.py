@@ -25,12 +25,13 @@ class UNetSpec:
 
     encoder: str
     in_channels: int
+    out_channels: int = 1
     wide_convolutions: str = "none"
     architecture: str = "unet"
 
 
 def build_unet(spec: UNetSpec, encoder_weights: str = "none") -> nn.Module:
-    """A network from (N, C, Y, X) to (N, 1, Y, X), without a last activation.
+    """A network from (N, in_channels, Y, X) to (N, out_channels, Y, X), no activation at its end.
 
     Y and X are multiples of DIVISOR. *encoder_weights* is "none" (random), "imagenet" (fetched by
     segmentation-models-pytorch) or a safetensors file of the encoder's state for three input
@@ -54,9 +55,14 @@ def _with_weights(spec: UNetSpec, encoder_weights: str) -> nn.Module:
     if encoder_weights in ("none", "imagenet"):
         named = None if encoder_weights == "none" else encoder_weights
         return architecture(
-            spec.encoder, encoder_weights=named, in_channels=spec.in_channels, classes=1
+            spec.encoder,
+            encoder_weights=named,
+            in_channels=spec.in_channels,
+            classes=spec.out_channels,
         )
-    network = architecture(spec.encoder, encoder_weights=None, in_channels=3, classes=1)
+    network = architecture(
+        spec.encoder, encoder_weights=None, in_channels=3, classes=spec.out_channels
+    )
     network.encoder.load_state_dict(load_file(encoder_weights))
     network.encoder.set_in_channels(spec.in_channels, pretrained=True)
     return network

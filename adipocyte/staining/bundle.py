@@ -28,11 +28,13 @@ from adipocyte.system.files import (
 )
 from adipocyte.system.forms import NUMBER, require_form
 
-BUNDLE_FORMAT = 4
+BUNDLE_FORMAT = 5
+_SEPARATE = 4  # the format in which each network painted one target, and A1's saw a mask
 BUNDLE_MANIFEST, _HISTOGRAMS = "bundle.json", "histograms.safetensors"
 _AGAIN = "register the model again with mlflow run . -e register"
 _FORM = {
     "targets": [str],
+    "networks": {...: {"paints": [str], "sees_mask": bool}},
     "n_z_planes": int,
     "scalings": {...: {...: (NUMBER, NUMBER)}},
     "limits": {...: {...: (NUMBER | None, NUMBER | None)}},
@@ -49,24 +51,44 @@ _FORM = {
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)*", re.ASCII)
 
 
+@dataclass(frozen=True)
+class NetworkEntry:
+    """What a network of a bundle is for.
+
+    `paints` names the target of each output, "" for one that another network paints. `sees_mask`
+    says that its last input is the segmenter's mask.
+    """
+
+    paints: tuple[str, ...]
+    sees_mask: bool
+
+    @property
+    def name(self) -> str:
+        """What the bundle calls it: "A2", "A1-A2-A3"."""
+        return "-".join(filter(None, self.paints))
+
+
 @dataclass(frozen=True, kw_only=True)
 class BundleManifest:
     """What a bundle holds and where it came from.
 
-    `scalings` maps magnification ("20") and channel ("brightfield", "A1", …) to [mean, std] in
-    counts, `limits` maps magnification and measurement of quality (see `imaging.quality`) to the
-    [low, high] of the training wells. `runs` maps "segmenter" and each target to the run that
-    trained it; `store_digest` names the data, `commit` and `version` the code. `licences` maps
-    "code" and each network to the terms of it or of the weights that it started from.
-    `intensities` is the way (see `domain.Intensities`) in which painted images get their
-    intensities unless a caller names another. `storage` is the precision of the weights on disk
-    (see `networks.files.copy_network`). `checksums` maps each file of the bundle to its SHA-256;
-    `calibrations` names one of them, "" before `calibrate_bundle`.
+    `networks` maps the names of generators, which are their folders, to what they paint; the
+    segmenter is beside them if one sees its mask. `scalings` maps magnification ("20") and channel
+    ("brightfield", "A1", …) to [mean, std] in counts, `limits` maps magnification and measurement
+    of quality (see `imaging.quality`) to the [low, high] of the training wells. `runs` maps each
+    target, and "segmenter" if there is one, to the run that trained it; `store_digest` names the
+    data, `commit` and `version` the code. `licences` maps "code" and each of `runs` to the terms of
+    it or of the weights that it started from. `intensities` is the way (see `domain.Intensities`)
+    in which painted images get their intensities unless a caller names another. `storage` is the
+    precision of the weights on disk (see `networks.files.copy_network`). `checksums` maps each file
+    of the bundle to its SHA-256; `calibrations` names one of them, "" before `calibrate_bundle`.
 
-    Raises BundleError when `intensities` is no known way or a target is not one of the three.
+    Raises BundleError when `intensities` is no known way, a target is not one of the three, or is
+    not painted by exactly one network.
     """
 
     targets: tuple[str, ...]
+    networks: dict[str, NetworkEntry]
     n_z_planes: int
     scalings: dict[str, dict[str, tuple[float, float]]]
     limits: dict[str, Limits]
@@ -88,6 +110,12 @@ class BundleManifest:
                 f"of which only {', '.join(TARGETS)} are known",
                 _AGAIN,
             )
+        painted = [target for one in self.networks.values() for target in one.paints if target]
+        if sorted(painted) != sorted(self.targets):
+            raise BundleError(
+                f"the bundle's networks paint {', '.join(painted)}, not {', '.join(self.targets)}",
+                _AGAIN,
+            )
         if self.intensities not in list(Intensities):
             raise BundleError(
                 f"the bundle keeps the intensities {self.intensities!r}, "
@@ -98,6 +126,12 @@ class BundleManifest:
     @property
     def magnifications(self) -> tuple[int, ...]:
         return tuple(sorted(int(magnification) for magnification in self.scalings))
+
+    def names(self, targets: Iterable[str]) -> list[str]:
+        """The networks that painting *targets* takes, the segmenter first if one sees its mask."""
+        wanted = set(targets)
+        used = {name: one for name, one in self.networks.items() if wanted & set(one.paints)}
+        return [SEGMENTER] * any(one.sees_mask for one in used.values()) + list(used)
 
     @property
     def paintings(self) -> tuple[str, ...]:
@@ -147,12 +181,12 @@ def write_bundle(
 ) -> None:
     """Gather a bundle in *folder*, which must not exist; `calibrate_bundle` adds the calibrations.
 
-    *networks* maps "segmenter" and each target to the folder of its network; *histograms* maps
+    *networks* maps the *manifest*'s networks to the folders that they are in; *histograms* maps
     "20/A1", … to (65536,) counts. Weights are kept in the *manifest*'s storage; its checksums are
     filled in.
     """
     folder.mkdir(parents=True)
-    for name in names(manifest.targets):
+    for name in manifest.names(manifest.targets):
         copy_network(networks[name], folder / name, manifest.storage)
     with replacing(folder / _HISTOGRAMS) as partial:
         save_file(dict(histograms), partial)
@@ -189,7 +223,7 @@ def calibrate_bundle(
 
 
 def read_manifest(folder: Path) -> BundleManifest:
-    """Read `bundle.json`.
+    """Read `bundle.json`, of this format or the one in which each network paints one target.
 
     Raises BundleError when *folder* holds no bundle or one of an older format than this code's,
     NewerBundleError for a newer one.
@@ -199,9 +233,16 @@ def read_manifest(folder: Path) -> BundleManifest:
         content = read_json(folder / BUNDLE_MANIFEST)
         require_form(content, {"format": int}, "the bundle's")
         found = content["format"]
-        if found == BUNDLE_FORMAT:
+        if found == _SEPARATE:
+            content |= _separate(content)
+        if found in (BUNDLE_FORMAT, _SEPARATE):
             _require_valid(content)
-            return BundleManifest(**content | {"targets": tuple(content["targets"])})
+            networks = {
+                name: NetworkEntry(tuple(one["paints"]), one["sees_mask"])
+                for name, one in content["networks"].items()
+            }
+            given = {"targets": tuple(content["targets"]), "networks": networks}
+            return BundleManifest(**content | given)
     except BundleError:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -215,7 +256,8 @@ def check_files(folder: Path, manifest: BundleManifest) -> None:
     Raises BundleError, naming the file, when one is missing, lies elsewhere behind a link, or is
     not as it was written.
     """
-    needed = [f"{name}/{file}" for name in names(manifest.targets) for file in NETWORK_FILES]
+    networks = manifest.names(manifest.targets)
+    needed = [f"{name}/{file}" for name in networks for file in NETWORK_FILES]
     needed += [_HISTOGRAMS, *filter(None, [manifest.calibrations])]
     if unlisted := [name for name in needed if name not in manifest.checksums]:
         raise BundleError(f"{folder / BUNDLE_MANIFEST} has no checksum of {unlisted[0]}", _AGAIN)
@@ -257,11 +299,6 @@ def read_calibrations(folder: Path, manifest: BundleManifest) -> dict[str, NDArr
     return calibrations
 
 
-def names(targets: Iterable[str]) -> list[str]:
-    """The networks that painting *targets* takes: A1 needs the segmenter."""
-    return [SEGMENTER, *targets] if "A1" in targets else list(targets)
-
-
 def _with_calibrations(
     folder: Path, manifest: BundleManifest, calibrations: Mapping[str, NDArray[np.uint16]]
 ) -> BundleManifest:
@@ -274,6 +311,15 @@ def _with_calibrations(
     name = f"calibrations-{digest[:8]}.safetensors"
     write_whole(folder / name, data)
     return replace(manifest, calibrations=name, checksums=manifest.checksums | {name: digest})
+
+
+def _separate(content: dict[str, Any]) -> dict[str, Any]:
+    """What `bundle.json` of format 4 did not say."""
+    require_form(content, {"targets": [str]}, "the bundle's")
+    networks = {
+        target: {"paints": [target], "sees_mask": target == "A1"} for target in content["targets"]
+    }
+    return {"format": BUNDLE_FORMAT, "networks": networks}
 
 
 def _require_valid(content: dict[str, Any]) -> None:
@@ -289,7 +335,9 @@ def _require_valid(content: dict[str, Any]) -> None:
             raise ValueError(f"there is no scaling for {min(missing)}")
         if not np.isfinite(list(scalings.values())).all():
             raise ValueError("a scaling is not finite")
-    for name in filter(None, [*content["checksums"], content["calibrations"]]):
+    for name in filter(
+        None, [*content["checksums"], content["calibrations"], *content["networks"]]
+    ):
         if not _NAME.fullmatch(name) or {".", ".."} & set(name.split("/")):
             raise ValueError(f"{name[:200]!r} is no name of a file in the bundle")
 

@@ -1,6 +1,6 @@
 """The chain: segmenter → mask → A1; A2, A3; counts; intensities (report, Figure 1.1 and 6.1)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from adipocyte.domain import (
     Window,
     table_key,
 )
-from adipocyte.errors import ConfigError, ImageError, MemoryLimitError
+from adipocyte.errors import BundleError, ConfigError, ImageError, MemoryLimitError
 from adipocyte.imaging import limits, quality
 from adipocyte.imaging.histograms import apply_table, match_histogram
 from adipocyte.imaging.normalisation import Scaling
@@ -25,10 +25,9 @@ from adipocyte.imaging.padding import pad_to_multiple
 from adipocyte.networks.files import load_network
 from adipocyte.networks.predictor import Predictor, make_ready
 from adipocyte.networks.tiles import Tiling, predict_windows, smallest_tile_px
-from adipocyte.networks.unet import DIVISOR
+from adipocyte.networks.unet import DIVISOR, UNetSpec
 from adipocyte.staining.bundle import (
     check_files,
-    names,
     read_calibrations,
     read_histograms,
     read_manifest,
@@ -42,6 +41,8 @@ _SHARE = 0.75  # of the free memory that painting may take
 _FIELD_BYTES = 16
 # For each pixel and channel of a tile: the source in network units and its padded or turned copy.
 _TILE_BYTES = 8
+# For each pixel of the field and further output of a network: the output, and its weighted copy.
+_OUTPUT_BYTES = 8
 # The heap keeps this much in pieces between layers. Measured: benchmarks/painting.py.
 _FIXED_MB = 100
 
@@ -86,8 +87,11 @@ class Stainer:
         self.precision = arithmetic(precision, device)
         self._keeps_memory = compiled  # compiled networks do not free theirs between fields
         self.predictors: dict[str, Predictor] = {}
-        for name in names(self.manifest.targets):
+        self._n_outputs: dict[str, int] = {}
+        for name in self.manifest.names(self.manifest.targets):
             spec, network = load_network(folder / name)
+            self._require_fitting(name, spec)
+            self._n_outputs[name] = spec.out_channels
             self.predictors[name] = make_ready(
                 network, spec.in_channels, device, self.precision, compiled
             )
@@ -122,20 +126,34 @@ class Stainer:
         self._check_field(shape_px, magnification)
         tiling = self._tiling(shape_px, targets, tile_px, tta)
         source = _Source(planes, self.manifest.scaling(magnification, BRIGHTFIELD), tiling)
-        images: dict[str, NDArray[np.uint16]] = {}
-        for target in targets:
-            read: Callable[[Window], NDArray[np.float32]] = source.planes
-            if target == "A1":
-                logits = predict_windows(
-                    self.predictors[SEGMENTER], read, shape_px, tiling, tta=tta
-                )
-                read = partial(source.planes_and_mask, logits > 0)  # see `segment_field`
-            painted = predict_windows(self.predictors[target], read, shape_px, tiling, tta=tta)
-            images[target] = self.manifest.scaling(magnification, target).denormalise(painted)
+        run = partial(predict_windows, shape_px=shape_px, tiling=tiling, tta=tta)
+        images = {
+            target: self.manifest.scaling(magnification, target).denormalise(output)
+            for target, output in self._painted(source, targets, run)
+        }
+        images = {target: images[target] for target in targets}  # in the order of *targets*
         images = self.rescale(images, magnification, way)
         of_training = self.manifest.limits[str(magnification)]
         warnings = limits.flags(quality.measure_quality(planes), of_training)
         return Stained(images, warnings)
+
+    def _painted(
+        self, source: "_Source", targets: Sequence[str], run: Callable[..., NDArray[np.float32]]
+    ) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """Each of *targets* with its (Y, X) in network units, network by network."""
+        names = self.manifest.names(targets)
+        if SEGMENTER in names:
+            logits = run(self.predictors[SEGMENTER], source.planes)
+            mask = logits[0] > 0  # see `segment_field`
+        for name in names:
+            if name == SEGMENTER:
+                continue
+            entry = self.manifest.networks[name]
+            read = partial(source.planes_and_mask, mask) if entry.sees_mask else source.planes
+            outputs = run(self.predictors[name], read)
+            for target, output in zip(entry.paints, outputs, strict=True):
+                if target in targets:
+                    yield target, output
 
     def memory_needed_mb(
         self,
@@ -152,11 +170,14 @@ class Stainer:
         targets = self._targets(targets)
         height, width = (side if tile_px is None else min(side, tile_px) for side in shape_px)
         tiles_bytes = []
-        for predictor in (self.predictors[name] for name in names(targets)):
+        networks = self.manifest.names(targets)
+        for predictor in (self.predictors[name] for name in networks):
             px_bytes = predictor.px_bytes + _TILE_BYTES * (1 + tta) * predictor.in_channels
             tiles_bytes.append(predictor.layout_bytes + px_bytes * height * width)
         tile_bytes = sum(tiles_bytes) if self._keeps_memory else max(tiles_bytes)
-        field_bytes = (_FIELD_BYTES + 4 * len(targets)) * shape_px[0] * shape_px[1]
+        n_outputs = max(self._n_outputs[name] for name in networks)
+        px_bytes = _FIELD_BYTES + 4 * len(targets) + _OUTPUT_BYTES * (n_outputs - 1)
+        field_bytes = px_bytes * shape_px[0] * shape_px[1]
         return (tile_bytes + field_bytes) / _MB + _FIXED_MB
 
     def check(
@@ -214,7 +235,7 @@ class Stainer:
 
         Raises MemoryLimitError where it would take too much memory.
         """
-        halo_px = max(self.predictors[name].halo_px for name in names(targets))
+        halo_px = max(self.predictors[name].halo_px for name in self.manifest.names(targets))
         smallest = smallest_tile_px(halo_px)
         sides: list[int | None] = [tile_px]
         if not tile_px:
@@ -247,6 +268,18 @@ class Stainer:
             raise ImageError(
                 f"the stack is {shape_px[0]} x {shape_px[1]} pixels",
                 f"a side must be at least {SMALLEST_PX}",
+            )
+
+    def _require_fitting(self, name: str, spec: UNetSpec) -> None:
+        """Raise BundleError when a network has other channels than the manifest says."""
+        entry = self.manifest.networks.get(name)  # none for the segmenter
+        n_in = self.manifest.n_z_planes + (entry is not None and entry.sees_mask)
+        n_out = len(entry.paints) if entry else 1
+        if (spec.in_channels, spec.out_channels) != (n_in, n_out):
+            raise BundleError(
+                f"the bundle's network {name} has {spec.in_channels} inputs and "
+                f"{spec.out_channels} outputs, not {n_in} and {n_out}",
+                "register the model again with mlflow run . -e register",
             )
 
     def _check_planes(self, planes: NDArray[np.uint16]) -> None:

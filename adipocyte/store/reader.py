@@ -1,5 +1,6 @@
 """Reading a prepared store: windows of fields in counts, masks, statistics, the split."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import cast
@@ -90,14 +91,24 @@ class Store:
         """A stain of a field as the microscope took it, in its own frame: (Y, X) in counts."""
         return self._counts(key, (self._channels.index(target),))
 
-    def planes_and_target(
-        self, key: FieldKey, target: str, window: Window = WHOLE
+    def planes_and_targets(
+        self, key: FieldKey, targets: Sequence[str], window: Window = WHOLE
     ) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
-        """`planes` and `target`; both are read at once if no alignment moves the stain."""
-        if not self.alignment(key).is_identity:
-            return self.planes(key, window), self.target(key, target, window)
+        """The planes of a field in *window* and its *targets*, (C, Y, X) in counts each.
+
+        Both are read at once if no alignment moves the stains.
+        """
+        if not targets or not self.alignment(key).is_identity:
+            planes = self.planes(key, window)
+            stains = np.empty((len(targets), *planes.shape[1:]), dtype=np.uint16)
+            for i, target in enumerate(targets):
+                stains[i] = self.target(key, target, window)
+            return planes, stains
         stack = self._counts(key, (slice(None), *window))
-        return stack[: self.manifest.n_z_planes], stack[self._channels.index(target)]
+        return (
+            stack[: self.manifest.n_z_planes],
+            stack[[self._channels.index(target) for target in targets]],
+        )
 
     def mask(self, key: FieldKey, window: Window = WHOLE) -> NDArray[np.bool_]:
         """The nuclei mask of a field in *window*, brought into brightfield's frame: (Y, X)."""

@@ -1,4 +1,4 @@
-"""The report's five augmentations (section 3.2) of stacked input, target and mask."""
+"""The report's five augmentations (section 3.2) of stacked input, targets and mask."""
 
 import os
 
@@ -28,9 +28,9 @@ class Augmenter:
         self._transform = A.Compose(transforms(patch_px, p, rotate_deg))
 
     def __call__(self, stack: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
-        """Augment a (Z + 2, Y, X) window: planes, target and mask, all in the same way.
+        """Augment a (C, Y, X) window: planes, targets and mask, all in the same way.
 
-        Returns (Z + 2, patch_px, patch_px); the same seed gives the same result.
+        Returns (C, patch_px, patch_px); the same seed gives the same result.
         """
         self._transform.set_random_seed(seed)
         augmented = self._transform(image=np.ascontiguousarray(stack.transpose(1, 2, 0)))["image"]

@@ -1,5 +1,7 @@
-"""Training one generator against its discriminator (report, sections 4 and 5)."""
+"""Training one generator, with or without a discriminator (report, sections 4 and 5)."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,13 +9,14 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_fn
 
 from adipocyte.config import GeneratorConfig
 from adipocyte.errors import ConfigError
 from adipocyte.networks.discriminator import Discriminator
 from adipocyte.networks.losses import (
     adversarial_loss,
+    bright_mae,
     discriminator_loss,
     spectral_loss,
 )
@@ -29,6 +32,7 @@ from adipocyte.training.state import Parts, starting_weights
 from adipocyte.training.tracker import Tracker
 from adipocyte.training.validation import FeatureMetric, validate_generator
 
+WARM_UP = 0.05  # of all steps
 SELECTED_BY = {
     "pixels": "val_pixel_metric",
     "features": "val_feature_metric",
@@ -76,15 +80,15 @@ def train_generator(
 ) -> dict[str, float]:
     """Train on *store* and write the best generator by `config.select` into *folder*/network.
 
-    *segmenter* is the folder of the network whose masks A1's generator sees; A2 and A3 need none.
+    *segmenter* is the folder of the network whose masks the generator sees, if it sees any.
     *features* measures the feature metric, which all choices but select=pixels need. A state in
     *folder* is resumed. Returns the metrics of the best generator.
 
-    Raises StoreError when the store has no such target; ConfigError when A1 comes without a
-    segmenter or another target with one, when a patch is larger than a field, or when the encoder
-    or its weights cannot be had; BundleError when segmenter or state is damaged; DivergedError when
-    a loss or gradient is not a finite number; StoppedError after SIGTERM or Ctrl-C; OutputError, an
-    OSError, when the disk is full. *folder* then keeps the last good state.
+    Raises StoreError when the store has no such target; ConfigError when a generator that sees
+    masks comes without a segmenter or another with one, when a patch is larger than a field, or
+    when the encoder or its weights cannot be had; BundleError when segmenter or state is damaged;
+    DivergedError when a loss or gradient is not a finite number; StoppedError after SIGTERM or
+    Ctrl-C; OutputError, an OSError, when the disk is full. *folder* then keeps the last good state.
     """
     check_request(store, config, segmenter, features)
     fabric = make_fabric(config.precision)
@@ -109,11 +113,12 @@ def train_generator(
     batches = patch_loader(fabric, patches, config.batch, config.workers, loop.steps_left)
 
     for epoch in loop.epochs():
-        set_rate(g_optimizer, config.learning_rate * rate_factor(epoch, config))
-        set_rate(d_optimizer, config.discriminator_learning_rate * rate_factor(epoch, config))
         raw.generator.train()
         raw.discriminator.train()
-        for _ in loop.steps(config.target):
+        for step in loop.steps(f"generator of {config.target}"):
+            factor = rate_factor(step, loop.n_steps, config)
+            set_rate(g_optimizer, config.learning_rate * factor)
+            set_rate(d_optimizer, config.discriminator_learning_rate * factor)
             planes, real, mask = next(batches)
             source = torch.cat([planes, mask], dim=1) if segmenter else planes  # (N, 7 or 8, Y, X)
             fake = generator(source)
@@ -128,7 +133,12 @@ def train_generator(
                 measured |= discriminator_metrics(on_real, on_fake)
 
             # Then the generator, scored by the discriminator just updated.
-            losses = {"mae": l1_loss(fake, real), "spectral": spectral_loss(fake, real)}
+            losses = {"mae": l1_loss(fake, real)}
+            if config.bright_weight:
+                measured |= losses  # to compare with other trainings
+                losses = {"bright_mae": bright_mae(fake, real, config.bright_weight)}
+            if config.spectral_weight:
+                losses["spectral"] = spectral_loss(fake, real)
             if config.discriminator != "none":
                 on_fake = scores_of(fabric, raw.discriminator, source, fake)
                 losses["adversarial"] = adversarial_loss(on_fake)
@@ -140,7 +150,7 @@ def train_generator(
 
         raw.shown.eval()
         with fabric.autocast():
-            found = validate_generator(raw.shown, store, config.target, val_masks, features)
+            found = validate_generator(raw.shown, store, config.targets, val_masks, features)
         means = loop.end_epoch(*found)
         if warning := collapse_warning(means, epoch + 1):
             tracker.warning(warning)
@@ -154,11 +164,13 @@ def check_request(
     features: FeatureMetric | None,
 ) -> None:
     """Raise StoreError or ConfigError when `train_generator` cannot train on what it is given."""
-    store.require_target(config.target)
-    if (config.target == "A1") != (segmenter is not None):
+    for target in config.targets:
+        store.require_target(target)
+    if config.sees_mask != (segmenter is not None):
         raise ConfigError(
             f"{config.target} was to be trained with the segmenter {segmenter}",
-            "A1 needs the folder of a segmenter, and no other target takes one",
+            "A1 needs the folder of a segmenter unless mask_source=none, and no other target "
+            "takes one",
         )
     if (config.select != "pixels") != (features is not None):
         raise ConfigError(
@@ -174,23 +186,23 @@ def generator_patches(
     masks = training_masks(store, config.mask_source, segmenter, device)
     augmenter = Augmenter(config.patch_px, config.augment_p, config.rotate_deg)
     return Patches(
-        store, config.target, masks, augmenter, patch_px=config.patch_px, seed=config.seed
+        store, config.targets, masks, augmenter, patch_px=config.patch_px, seed=config.seed
     )
 
 
 def generator_spec(config: GeneratorConfig, n_z_planes: int) -> UNetSpec:
-    """How to build the generator: A1's sees the mask as one more channel.
+    """How to build the generator: with an output for each target, and a channel for the mask.
 
-    Under wide_convolutions=auto A1's has one 5x5 convolution, those of A2 and A3 have ten
+    Under wide_convolutions=auto that of A1 alone has one 5x5 convolution, others have ten
     (Table 4.2).
     """
-    is_nuclei = config.target == "A1"
     wide: str = config.wide_convolutions
     if wide == "auto":
-        wide = "last" if is_nuclei else "all"
+        wide = "last" if config.targets == ("A1",) else "all"
     return UNetSpec(
         encoder=config.encoder,
-        in_channels=n_z_planes + is_nuclei,
+        in_channels=n_z_planes + config.sees_mask,
+        out_channels=len(config.targets),
         wide_convolutions=wide,
         architecture=config.architecture,
     )
@@ -204,14 +216,13 @@ def build_networks(
     discriminator = placed(fabric, build_discriminator(config, spec.in_channels))
     average = None
     if config.ema:
-        average = AveragedModel(
-            generator, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True
-        )
+        average = AveragedModel(generator, multi_avg_fn=averaging(config), use_buffers=True)
+    optimizer = {"lambda": torch.optim.Adam, "cosine": torch.optim.AdamW}[config.schedule]
     return Raw(
         generator,
         discriminator,
         average,
-        torch.optim.Adam(generator.parameters(), lr=config.learning_rate),
+        optimizer(generator.parameters(), lr=config.learning_rate),
         torch.optim.Adam(discriminator.parameters(), lr=config.discriminator_learning_rate),
     )
 
@@ -219,7 +230,24 @@ def build_networks(
 def build_discriminator(config: GeneratorConfig, condition_channels: int) -> Discriminator:
     """The discriminator of *config*; with "none" one that is never called."""
     kind = "cnn" if config.discriminator == "none" else config.discriminator
-    return Discriminator(condition_channels, config.discriminator_width, kind)
+    return Discriminator(condition_channels, config.discriminator_width, kind, len(config.targets))
+
+
+def averaging(
+    config: GeneratorConfig,
+) -> Callable[[PARAM_LIST, PARAM_LIST, Tensor | int], None]:
+    """How a moving average takes up new weights: with the decay `config.ema`.
+
+    Under schedule=cosine its horizon grows with the steps, to a ninth of those so far, until it is
+    that of `config.ema`, because the first weights are worth nothing.
+    """
+    if config.schedule == "lambda":
+        return get_ema_multi_avg_fn(config.ema)
+
+    def update(averages: PARAM_LIST, weights: PARAM_LIST, n: Tensor | int) -> None:
+        get_ema_multi_avg_fn(min(config.ema, (1 + int(n)) / (10 + int(n))))(averages, weights, n)
+
+    return update
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -228,10 +256,20 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def rate_factor(epoch: int, config: GeneratorConfig) -> float:
-    """The Lambda policy (Table 5.1): 1 for `constant_epochs`, then linearly to 0 at `epochs`."""
-    falling = max(config.epochs - config.constant_epochs, 1)
-    return min(1.0, (config.epochs - epoch) / falling)
+def rate_factor(step: int, n_steps: int, config: GeneratorConfig) -> float:
+    """What the learning rates are multiplied with at a *step*, of *n_steps* in each epoch.
+
+    "lambda" (Table 5.1): 1 for `constant_epochs`, then linearly to 0 at `epochs`. "cosine":
+    linearly to 1 over the first twentieth of all steps, then half a cosine wave down to 0
+    (Loshchilov and Hutter 2017, "SGDR", equation 5, without restarts).
+    """
+    if config.schedule == "lambda":
+        falling = max(config.epochs - config.constant_epochs, 1)
+        return min(1.0, (config.epochs - step // n_steps) / falling)
+    part = (step + 1) / (config.epochs * n_steps)
+    if part < WARM_UP:
+        return part / WARM_UP
+    return (1 + math.cos(math.pi * (part - WARM_UP) / (1 - WARM_UP))) / 2
 
 
 def scores_of(fabric: Fabric, discriminator: nn.Module, source: Tensor, fake: Tensor) -> Tensor:
@@ -253,6 +291,7 @@ def weighted(losses: dict[str, Tensor], config: GeneratorConfig) -> Tensor:
     """
     weights = {
         "mae": config.mae_weight,
+        "bright_mae": config.mae_weight,
         "spectral": config.spectral_weight,
         "adversarial": config.adversarial_weight,
     }

@@ -47,7 +47,7 @@ class Loop:
         n_steps: int,
     ) -> None:
         self._fabric, self._config, self._folder, self._tracker = fabric, config, folder, tracker
-        self._shown, self._score, self._n_steps = shown, score, n_steps
+        self._shown, self._score, self.n_steps = shown, score, n_steps
         self._best = copy.deepcopy(shown)
         self._parts = {**parts, "best": self._best}
         self.progress = load_state(folder, self._parts)
@@ -58,7 +58,7 @@ class Loop:
     @property
     def steps_left(self) -> range:
         """The steps that are left if no epoch stops the training early, counted from 0."""
-        return range(self.progress.step, self._config.epochs * self._n_steps)
+        return range(self.progress.step, self._config.epochs * self.n_steps)
 
     def epochs(self) -> Iterator[int]:
         """The epochs that are left, counted from 0.
@@ -76,7 +76,7 @@ class Loop:
 
         The caller ends each one with `note`.
         """
-        first, last = self.progress.step, (self.progress.epoch + 1) * self._n_steps
+        first, last = self.progress.step, (self.progress.epoch + 1) * self.n_steps
         bar = tqdm(
             range(first, last),
             desc=f"{title}, epoch {self.progress.epoch + 1} of {self._config.epochs}",

@@ -23,9 +23,11 @@ def training_masks(
 ) -> tuple[Masks, ...]:
     """The masks of a *source*: "true", "predicted" by the network in *segmenter*, or "mixed", both.
 
-    Raises BundleError when that network is damaged.
+    There are none without a segmenter. Raises BundleError when that network is damaged.
     """
-    if segmenter is None or source == "true":
+    if segmenter is None:
+        return ()
+    if source == "true":
         return (store.mask,)
     predicted = PredictedMasks(segmenter, store, "train", device)
     return (store.mask, predicted) if source == "mixed" else (predicted,)

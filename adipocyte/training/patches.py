@@ -21,28 +21,29 @@ from adipocyte.store.reader import Store
 from adipocyte.training.augmentations import WINDOW, Augmenter
 
 Masks = Callable[[FieldKey, Window], NDArray[np.bool_]]
-Batch = tuple[Tensor, Tensor, Tensor]  # planes, target, mask
+Batch = tuple[Tensor, Tensor, Tensor]  # planes, targets, mask
 
 
 class Patches(Dataset[Batch]):
     """Endless patches of *store*'s training wells, in network units.
 
-    Each is planes (Z, Y, X), target and mask (1, Y, X), float32. *target* None gives zeros for the
-    target, which the segmenter does not need. *masks* give the nuclei; of several, one is drawn for
-    each patch. Raises ConfigError when a patch is larger than a field.
+    Each is planes (Z, Y, X), *targets* (T, Y, X) and mask (1, Y, X), float32; the segmenter needs
+    no target. *masks* give the nuclei: of several, one is drawn for each patch; without any the
+    mask is empty. Raises ConfigError when a patch is larger than a field.
     """
 
     def __init__(
         self,
         store: Store,
-        target: str | None,
+        targets: tuple[str, ...],
         masks: tuple[Masks, ...],
         augmenter: Augmenter,
         *,
         patch_px: int,
         seed: int,
     ) -> None:
-        self._store, self._target, self._masks, self._augmenter = store, target, masks, augmenter
+        self._store, self._targets, self._masks = store, targets, masks
+        self._augmenter = augmenter
         self._patch_px, self._seed = patch_px, seed
         self._keys = store.keys("train")
         self._valid = {key: store.valid(key) for key in self._keys}
@@ -58,12 +59,13 @@ class Patches(Dataset[Batch]):
         random = np.random.default_rng([self._seed, index])
         key = self._keys[random.integers(len(self._keys))]
         window, seed = self._window(key, random), int(random.integers(2**31))
-        masks = self._masks[random.integers(len(self._masks))]
+        masks = self._masks[random.integers(len(self._masks))] if self._masks else _no_mask
         stack = self._augmenter(self._read(key, window, masks), seed)
-        planes, target, mask = stack[:-2], stack[-2:-1], stack[-1:] > 0.5
+        n_z = self._store.manifest.n_z_planes
+        planes, targets, mask = stack[:n_z], stack[n_z:-1], stack[-1:] > 0.5
         return (
             torch.from_numpy(planes),
-            torch.from_numpy(target),
+            torch.from_numpy(targets),
             torch.from_numpy(mask.astype(np.float32)),
         )
 
@@ -79,15 +81,20 @@ class Patches(Dataset[Batch]):
         return slice(start, start + length)
 
     def _read(self, key: FieldKey, window: Window, masks: Masks) -> NDArray[np.float32]:
-        """(Z + 2, Y, X): normalised planes, normalised target (or zeros), mask."""
-        mask = masks(key, window)[None].astype(np.float32)
-        if self._target is None:
-            planes, target = self._store.planes(key, window), np.zeros_like(mask)
-        else:
-            planes, counts = self._store.planes_and_target(key, self._target, window)
-            target = self._store.scaling(key.magnification, self._target).normalise(counts)[None]
+        """(Z + T + 1, Y, X): normalised planes, normalised targets, mask."""
+        planes, counts = self._store.planes_and_targets(key, self._targets, window)
+        scalings = [self._store.scaling(key.magnification, target) for target in self._targets]
+        stains = [
+            scaling.normalise(image)[None] for scaling, image in zip(scalings, counts, strict=True)
+        ]
         brightfield = self._store.scaling(key.magnification, BRIGHTFIELD)
-        return np.concatenate([brightfield.normalise(planes), target, mask])
+        mask = masks(key, window)[None].astype(np.float32)
+        return np.concatenate([brightfield.normalise(planes), *stains, mask])
+
+
+def _no_mask(_: FieldKey, window: Window) -> NDArray[np.bool_]:
+    rows, columns = window
+    return np.zeros((rows.stop - rows.start, columns.stop - columns.start), dtype=bool)
 
 
 def epoch_steps(store: Store, patch_px: int, batch: int) -> int:

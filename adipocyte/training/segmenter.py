@@ -29,7 +29,7 @@ def train_segmenter(
     fabric = make_fabric(config.precision)
     augmenter = Augmenter(config.patch_px, config.augment_p, config.rotate_deg)
     patches = Patches(
-        store, None, (store.mask,), augmenter, patch_px=config.patch_px, seed=config.seed
+        store, (), (store.mask,), augmenter, patch_px=config.patch_px, seed=config.seed
     )
 
     torch.manual_seed(config.seed)

@@ -1,7 +1,7 @@
 """Whole validation fields through a network in training: its metrics, and a picture."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -25,8 +25,8 @@ class FeatureMetric(Protocol):
 
     keys: frozenset[FieldKey]
 
-    def __call__(self, painted: Mapping[FieldKey, NDArray[np.uint16]]) -> float:
-        """The feature metric of the fields `keys`, painted (Y, X) in counts."""
+    def __call__(self, painted: Mapping[FieldKey, Mapping[str, NDArray[np.uint16]]]) -> float:
+        """The feature metric of the fields `keys`, painted (Y, X) in counts, by target."""
 
 
 def source_of(store: Store, key: FieldKey, masks: Masks | None) -> NDArray[np.float32]:
@@ -43,38 +43,45 @@ def source_of(store: Store, key: FieldKey, masks: Masks | None) -> NDArray[np.fl
 def validate_generator(
     generator: nn.Module,
     store: Store,
-    target: str,
+    targets: Sequence[str],
     masks: Masks | None,
     features: FeatureMetric | None = None,
 ) -> tuple[dict[str, float], NDArray[np.uint8]]:
-    """Paint every validation field.
+    """Paint the *targets* of every validation field.
 
     Returns metrics and a picture. val_mae is in counts, val_pixel_metric is the challenge's: MAE /
-    median of the target. Both are over all fields and for each magnification ("val_mae_20x"). With
-    *features* there are val_feature_metric and its mean with the pixel metric, val_combined_metric.
-    The picture shows the first field: brightfield, truth, prediction, error.
+    median of the target. Both are over all fields and targets, for each target ("val_mae_A2") and
+    for each magnification ("val_mae_20x", "val_mae_A2_20x"). With *features* there are
+    val_feature_metric and its mean with the pixel metric, val_combined_metric. The picture shows
+    the first field, a row for each target: brightfield, truth, prediction, error.
     """
     errors: dict[str, list[float]] = defaultdict(list)
     pictures, measured = [], {}
     for key in store.keys("validation"):
-        scaling = store.scaling(key.magnification, target)
-        prediction = scaling.denormalise(predict_field(generator, source_of(store, key, masks)))
-        truth, valid = store.target(key, target), store.valid(key)
-        mae = float(np.abs(prediction[valid].astype(np.int32) - truth[valid]).mean())
-        pixel_metric = mae / store.median(key.magnification, target)
-        for suffix in ("", f"_{key.magnification}x"):
-            errors[f"val_mae{suffix}"].append(mae)
-            errors[f"val_pixel_metric{suffix}"].append(pixel_metric)
+        outputs = predict_field(generator, source_of(store, key, masks))
+        valid, painted = store.valid(key), {}
+        for target, output in zip(targets, outputs, strict=True):
+            painted[target] = store.scaling(key.magnification, target).denormalise(output)
+            truth = store.target(key, target)
+            mae = float(np.abs(painted[target][valid].astype(np.int32) - truth[valid]).mean())
+            pixel_metric = mae / store.median(key.magnification, target)
+            for suffix in _suffixes(target, key.magnification):
+                errors[f"val_mae{suffix}"].append(mae)
+                errors[f"val_pixel_metric{suffix}"].append(pixel_metric)
+            if len(pictures) < len(targets):
+                pictures.append(_picture(store, key, truth, painted[target]))
         if features and key in features.keys:
-            measured[key] = prediction
-        if not pictures:
-            pictures.append(_picture(store, key, truth, prediction))
+            measured[key] = painted
     metrics = {name: float(np.mean(values)) for name, values in errors.items()}
     if features:
         metrics["val_feature_metric"] = features(measured)
         both = metrics["val_pixel_metric"] + metrics["val_feature_metric"]
         metrics["val_combined_metric"] = both / 2
-    return metrics, pictures[0]
+    return metrics, np.concatenate(pictures)
+
+
+def _suffixes(target: str, magnification: int) -> tuple[str, ...]:
+    return "", f"_{magnification}x", f"_{target}", f"_{target}_{magnification}x"
 
 
 def validate_segmenter(

@@ -52,9 +52,9 @@ def tiled(
 @given(height=st.integers(1, 70), width=st.integers(1, 70))
 def test_a_field_of_any_size_keeps_it(height, width):
     torch.manual_seed(0)
-    network = torch.nn.Conv2d(2, 1, kernel_size=1)
+    network = torch.nn.Conv2d(2, 3, kernel_size=1)
     source = np.random.default_rng(0).standard_normal((2, height, width), dtype=np.float32)
-    expected = network(torch.from_numpy(source)[None])[0, 0].detach().numpy()
+    expected = network(torch.from_numpy(source)[None])[0].detach().numpy()
     # The sums run in another order.
     np.testing.assert_allclose(predict_field(network, source), expected, rtol=1e-5, atol=1e-6)
 
@@ -63,19 +63,19 @@ def test_a_field_of_any_size_keeps_it(height, width):
 def test_a_field_of_whole_multiples_is_what_the_network_says(network, shape):
     source = np.random.default_rng(0).standard_normal((7, *shape), dtype=np.float32)
     with torch.inference_mode():
-        expected = network(torch.from_numpy(source)[None])[0, 0].numpy()
+        expected = network(torch.from_numpy(source)[None])[0].numpy()
     predicted = predict_field(network, source)
     # Channels last: the sums run in another order.
     np.testing.assert_allclose(predicted, expected, rtol=1e-4, atol=1e-4)
     # A logit of 0 is a probability of one half.
-    np.testing.assert_array_equal(segment_field(network, source), predicted > 0)
+    np.testing.assert_array_equal(segment_field(network, source), predicted[0] > 0)
 
 
 def test_a_field_between_multiples_is_cut_from_its_mirrored_neighbour(network):
     source = np.random.default_rng(0).standard_normal((7, 50, 40), dtype=np.float32)
     mirrored = np.concatenate([source, source[:, :-15:-1]], axis=1)  # 64 rows
     mirrored = np.concatenate([mirrored, mirrored[:, :, :-25:-1]], axis=2)  # 64 columns
-    expected = predict_field(network, mirrored)[:50, :40]
+    expected = predict_field(network, mirrored)[:, :50, :40]
     np.testing.assert_array_equal(predict_field(network, source), expected)
 
 
@@ -160,7 +160,7 @@ def test_tiles_cover_every_pixel_once(height, width, side, halo):
     torch.nn.init.zeros_(network.bias)
     source = np.random.default_rng(0).normal(size=(1, height, width)).astype(np.float32)
     painted = tiled(network, source, Tiling(side, halo_px=halo))
-    np.testing.assert_allclose(painted, source[0], atol=1e-5)
+    np.testing.assert_allclose(painted, source, atol=1e-5)
 
 
 @pytest.mark.parametrize(("side", "halo"), [(100, 0), (256, 100), (576, 256), (0, 0), (-768, 256)])
@@ -175,8 +175,8 @@ def test_flips_are_the_mean_of_the_eight_ways_a_square_can_lie(network, source):
     for quarters, mirrored in ALL_WAYS:
         mirror = np.fliplr if mirrored else np.asarray
         seen = np.stack([mirror(np.rot90(plane, quarters)) for plane in field])
-        paintings.append(np.rot90(mirror(predict_field(network, seen)), -quarters))
-    averaged = tiled(network, field, None, tta=True)
+        paintings.append(np.rot90(mirror(predict_field(network, seen)[0]), -quarters))
+    [averaged] = tiled(network, field, None, tta=True)
     np.testing.assert_allclose(averaged, np.mean(paintings, axis=0), atol=1e-5)
 
 

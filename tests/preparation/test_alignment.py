@@ -31,7 +31,7 @@ def test_stains_and_masks_are_read_in_the_frame_of_brightfield_and_stored_as_the
             aligned, truth = store.target(key, target), small_store.target(key, target)
             assert np.abs(aligned[seen].astype(int) - truth[seen]).max() <= 1
             window = np.s_[15:70, 8:77]
-            both = store.planes_and_target(key, target, window)
+            both = store.planes_and_targets(key, [target], window)
             np.testing.assert_array_equal(both[0], store.planes(key, window))
             assert np.abs(both[1].astype(int) - aligned[window]).max() <= 1
             raw = zarr.open_array(field_path(store.folder, key) / "0", mode="r")[

@@ -22,7 +22,7 @@ def test_a_store_gives_back_the_counts_of_the_tiffs(small_plate, small_store):
 
 def test_a_window_is_that_part_of_the_field(small_store):
     key, window = small_store.keys("test")[0], np.s_[17:60, 3:80]
-    planes, lipids = small_store.planes_and_target(key, "A2", window)
+    planes, [lipids] = small_store.planes_and_targets(key, ["A2"], window)
     np.testing.assert_array_equal(planes, small_store.planes(key)[:, *window])
     np.testing.assert_array_equal(planes, small_store.planes(key, window))
     np.testing.assert_array_equal(lipids, small_store.target(key, "A2")[window])

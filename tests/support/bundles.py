@@ -14,11 +14,13 @@ from adipocyte.imaging.limits import learn_limits
 from adipocyte.imaging.quality import measure_quality
 from adipocyte.networks.files import save_network
 from adipocyte.networks.unet import UNetSpec, build_unet
-from adipocyte.staining.bundle import BundleManifest, names, write_bundle
+from adipocyte.staining.bundle import BundleManifest, NetworkEntry, write_bundle
 from tests.support.plates import planes
 
 SMALLEST = "tu-mobilenetv3_small_050"  # the smallest encoder at hand: a network has 10 MB
+NAMES = (SEGMENTER, *TARGETS)  # of the networks of a bundle in which each paints one target
 NARROW = {SEGMENTER: "none"} | dict.fromkeys(TARGETS, "last")
+SEPARATE = {target: NetworkEntry((target,), sees_mask=target == "A1") for target in TARGETS}
 
 
 def spec(name: str, encoder: str = SMALLEST, **options: str) -> UNetSpec:
@@ -28,7 +30,7 @@ def spec(name: str, encoder: str = SMALLEST, **options: str) -> UNetSpec:
 
 def unet_specs(encoder: str = "resnet18", wide: Mapping[str, str] = NARROW) -> dict[str, UNetSpec]:
     """The four networks with one encoder, each with the *wide* convolutions of its name."""
-    return {name: spec(name, encoder, wide_convolutions=wide[name]) for name in names(TARGETS)}
+    return {name: spec(name, encoder, wide_convolutions=wide[name]) for name in NAMES}
 
 
 def random_network(spec: UNetSpec) -> torch.nn.Module:
@@ -44,19 +46,22 @@ def make_bundle(
     folder: Path,
     specs: Mapping[str, UNetSpec] | None = None,
     *,
+    networks: Mapping[str, NetworkEntry] = SEPARATE,
     storage: str = "float32",
 ) -> Path:
     """A bundle for 20x in *folder*, of random networks by *specs*, or of small ones.
 
+    *networks* say what they paint; by default each paints one target.
     Its limits are learnt from `planes(0)` and `planes(1)`, so these cause no warning.
     """
     torch.manual_seed(0)
     manifest = BundleManifest(
         targets=TARGETS,
+        networks=dict(networks),
         n_z_planes=N_Z_PLANES,
         scalings={"20": dict.fromkeys(["brightfield", *TARGETS], (2000.0, 500.0))},
         limits={"20": learn_limits([measure_quality(planes(seed)) for seed in (0, 1)])},
-        runs=dict.fromkeys(names(TARGETS), "none"),
+        runs=dict.fromkeys(NAMES, "none"),
         store_digest="none",
         commit="none",
         version=adipocyte.__version__,
@@ -70,9 +75,9 @@ def make_bundle(
         for name in manifest.paintings
     }
     with tempfile.TemporaryDirectory() as scratch:
-        networks = {name: Path(scratch) / name for name in names(TARGETS)}
-        for name, path in networks.items():
+        folders = {name: Path(scratch) / name for name in manifest.names(TARGETS)}
+        for name, path in folders.items():
             built_as = specs[name] if specs else spec(name)
             save_network(path, built_as, random_network(built_as))
-        write_bundle(folder, manifest, networks, histograms)
+        write_bundle(folder, manifest, folders, histograms)
     return folder

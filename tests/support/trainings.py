@@ -23,6 +23,7 @@ TINY = {
 SEGMENTER = build(SegmenterConfig, TINY)
 LIPIDS = build(GeneratorConfig, {**TINY, "target": "A2", "discriminator_width": 4})
 NUCLEI = replace(LIPIDS, target="A1")
+ALL_STAINS = build(GeneratorConfig, {**TINY, "target": "all", "recipe": "shared"})
 
 
 class Notes:

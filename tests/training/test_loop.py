@@ -20,10 +20,11 @@ from adipocyte.training.generator import train_generator
 from adipocyte.training.journal import Journal
 from adipocyte.training.segmenter import train_segmenter
 from adipocyte.training.state import STATE, Progress, load_state, save_state, state_step
-from tests.support.trainings import LIPIDS, SEGMENTER, Notes, same, weights
+from tests.support.trainings import ALL_STAINS, LIPIDS, SEGMENTER, Notes, same, weights
 
 # Everything that has a state of its own: moving average, PatchGAN, several epochs.
 RICH = replace(LIPIDS, epochs=3, epoch_steps=3, ema=0.5, discriminator="patchgan")
+SHARED = replace(ALL_STAINS, epochs=3, epoch_steps=3)
 
 
 class Stopping(Notes):
@@ -56,19 +57,21 @@ def numbers(*trackers):
 
 # Within the first epoch, at its end, within the second.
 @pytest.mark.slow
-@pytest.mark.parametrize("save_every", [1, 3, 5])
+@pytest.mark.parametrize(
+    ("config", "save_every"), [(RICH, 1), (RICH, 3), (RICH, 5), (SHARED, 1), (SHARED, 3)]
+)
 def test_a_generator_stopped_anywhere_and_resumed_is_the_same_bit_for_bit(
-    small_store, tmp_path, save_every
+    small_store, tmp_path, config, save_every
 ):
     whole = Notes()
-    best = train_generator(small_store, RICH, None, tmp_path / "whole", whole)
+    best = train_generator(small_store, config, None, tmp_path / "whole", whole)
     first, second = Stopping(signal.SIGTERM), Notes()
     with pytest.raises(StoppedError):
         train_generator(
-            small_store, replace(RICH, save_every=save_every), None, tmp_path / "parts", first
+            small_store, replace(config, save_every=save_every), None, tmp_path / "parts", first
         )
     assert state_step(tmp_path / "parts" / STATE) in (save_every, save_every + 1)
-    assert train_generator(small_store, RICH, None, tmp_path / "parts", second) == best
+    assert train_generator(small_store, config, None, tmp_path / "parts", second) == best
     assert same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
     assert numbers(first, second) == numbers(whole)
 

@@ -68,7 +68,7 @@ class TwoProcesses:
 
 def test_processes_share_a_batch_without_doubles_or_gaps(small_store):
     patches = Patches(
-        small_store, "A2", (small_store.mask,), Augmenter(32, 0.5, 9), patch_px=32, seed=0
+        small_store, ("A2",), (small_store.mask,), Augmenter(32, 0.5, 9), patch_px=32, seed=0
     )
     shares = [
         list(patch_loader(TwoProcesses(rank), patches, batch=4, workers=0, steps=range(2)))
@@ -81,7 +81,7 @@ def test_processes_share_a_batch_without_doubles_or_gaps(small_store):
 
 def test_a_batch_that_cannot_be_shared_is_refused(small_store):
     patches = Patches(
-        small_store, "A2", (small_store.mask,), Augmenter(32, 0.5, 9), patch_px=32, seed=0
+        small_store, ("A2",), (small_store.mask,), Augmenter(32, 0.5, 9), patch_px=32, seed=0
     )
     with pytest.raises(
         ConfigError, match="2 processes cannot share a batch of 3 patches: -P batch=2"

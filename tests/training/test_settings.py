@@ -65,6 +65,8 @@ CHANGES: dict[type, dict[str, tuple[Any, Settings]]] = {
         "discriminator_width": (8, {}),
         "discriminator_learning_rate": (1e-2, {}),
         "mae_weight": (2.0, {}),
+        "bright_weight": (2.0, {}),
+        "schedule": ("cosine", {}),
         "spectral_weight": (1.0, {}),
         "adversarial_weight": (1.0, {}),
         "select": ("features", {"epochs": 2}),
@@ -79,6 +81,7 @@ ELSEWHERE = {
     "segmenter": "the entry point turns the run's id into the folder that is handed over",
     "select_fields": "the entry point makes the feature metric of so many fields: "
     "tests/evaluation/test_training_metric.py",
+    "minutes": "the entry point turns them into epochs: test_pace.py",
     "patience": "needs epochs that bring nothing better: test_loop.py",
     "workers": "must not change the result: test_training.py",
     "compile": "must not change the result: test_training.py",

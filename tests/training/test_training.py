@@ -117,7 +117,7 @@ def test_augmentation_invents_no_values_and_without_any_only_crops():
 
 
 def test_a_patch_is_a_part_of_a_training_field_in_network_units(small_store):
-    patches = Patches(small_store, "A2", (small_store.mask,), PLAIN, patch_px=32, seed=0)
+    patches = Patches(small_store, ("A2",), (small_store.mask,), PLAIN, patch_px=32, seed=0)
     for planes, target, mask in patches[0], patches[1], patches[2]:
         assert (planes.shape, target.shape, mask.shape) == ((7, 32, 32), (1, 32, 32), (1, 32, 32))
         found = 0
@@ -138,7 +138,7 @@ def test_a_patch_is_a_part_of_a_training_field_in_network_units(small_store):
 
 def test_a_patch_depends_on_seed_and_index_alone(small_store):
     make = {
-        "target": "A1",
+        "targets": ("A1",),
         "masks": (small_store.mask,),
         "augmenter": Augmenter(32, 0.5, 9),
         "patch_px": 32,
@@ -153,15 +153,15 @@ def test_a_patch_depends_on_seed_and_index_alone(small_store):
 
 def test_masks_are_zero_or_one_after_augmentation_and_the_segmenter_gets_no_target(small_store):
     patches = Patches(
-        small_store, None, (small_store.mask,), Augmenter(32, 1.0, 9), patch_px=32, seed=0
+        small_store, (), (small_store.mask,), Augmenter(32, 1.0, 9), patch_px=32, seed=0
     )
     masks = torch.cat([mask for _, _, mask in (patches[i] for i in range(20))])
     assert masks.unique().tolist() == [0, 1]
-    assert not any(patches[i][1].any() for i in range(20))
+    assert patches[0][1].shape == (0, 32, 32)
 
 
 def test_a_patch_too_large_for_a_field_is_refused_with_a_size_that_fits(small_store):
-    make = {"target": "A2", "masks": (small_store.mask,), "seed": 0}
+    make = {"targets": ("A2",), "masks": (small_store.mask,), "seed": 0}
     with pytest.raises(
         ConfigError,
         match="a patch of 96 pixels does not fit the smallest field's side of 80: -P patch_px=64",
@@ -173,7 +173,7 @@ def test_a_patch_too_large_for_a_field_is_refused_with_a_size_that_fits(small_st
 
 def test_workers_give_the_same_batches_in_the_same_order(small_store):
     patches = Patches(
-        small_store, "A2", (small_store.mask,), Augmenter(32, 0.5, 9), patch_px=32, seed=0
+        small_store, ("A2",), (small_store.mask,), Augmenter(32, 0.5, 9), patch_px=32, seed=0
     )
     fabric = make_fabric("32")
     loaders = [
@@ -186,7 +186,7 @@ def test_workers_give_the_same_batches_in_the_same_order(small_store):
 
 def test_a_loader_that_starts_late_gives_the_batches_that_are_left(small_store):
     patches = Patches(
-        small_store, "A2", (small_store.mask,), Augmenter(32, 0.5, 9), patch_px=32, seed=0
+        small_store, ("A2",), (small_store.mask,), Augmenter(32, 0.5, 9), patch_px=32, seed=0
     )
     fabric = make_fabric("32")
     whole, late = (
@@ -206,7 +206,7 @@ def test_mixed_masks_are_each_source_by_turns(small_store):
     def everywhere(key, window):
         return ~nowhere(key, window)
 
-    patches = Patches(small_store, "A1", (nowhere, everywhere), PLAIN, patch_px=32, seed=0)
+    patches = Patches(small_store, ("A1",), (nowhere, everywhere), PLAIN, patch_px=32, seed=0)
     shares = [patches[i][2].mean().item() for i in range(40)]
     assert set(shares) == {0.0, 1.0}
     assert 10 < sum(shares) < 30
@@ -235,7 +235,7 @@ def test_the_report_recipe_asks_for_these_generators(target, in_channels, wide):
 
 def test_the_rate_stays_and_then_falls_in_a_line_to_zero():
     config = replace(LIPIDS, epochs=200, constant_epochs=100)  # the report's
-    rates = [rate_factor(epoch, config) for epoch in range(201)]
+    rates = [rate_factor(3 * epoch + 2, 3, config) for epoch in range(201)]
     assert rates[:101] == [1.0] * 101
     np.testing.assert_allclose(rates[100:], np.linspace(1, 0, 101), atol=1e-12)
 
@@ -243,7 +243,7 @@ def test_the_rate_stays_and_then_falls_in_a_line_to_zero():
 @given(epochs=st.integers(1, 50), constant_epochs=st.integers(0, 60))
 def test_the_rate_never_rises_and_no_epoch_is_wasted(epochs, constant_epochs):
     config = replace(LIPIDS, epochs=epochs, constant_epochs=constant_epochs)
-    rates = [rate_factor(epoch, config) for epoch in range(epochs)]
+    rates = [rate_factor(epoch, 1, config) for epoch in range(epochs)]
     assert rates == sorted(rates, reverse=True)
     assert rates[0] == 1
     assert rates[-1] > 0
@@ -316,7 +316,7 @@ def test_validation_measures_the_challenges_pixel_error(small_store):
         answers.append(scaling.normalise(small_store.target(key, "A2") + np.uint16(30)))
         learnt_from = [small_store.target(other, "A2") for other in trained(small_store, key)]
         medians[key.magnification] = np.median(learnt_from)
-    metrics, picture = validate_generator(Answer(answers), small_store, "A2", None)
+    metrics, picture = validate_generator(Answer(answers), small_store, ("A2",), None)
     assert metrics["val_mae"] == metrics["val_mae_20x"] == metrics["val_mae_40x"] == 30
     assert metrics["val_pixel_metric_40x"] == pytest.approx(30 / medians[40])
     assert metrics["val_pixel_metric"] == pytest.approx((30 / medians[20] + 30 / medians[40]) / 2)
@@ -395,7 +395,7 @@ def test_the_best_generator_is_kept_whenever_it_came(small_store, tmp_path, monk
     metric = iter([0.9, 0.2, 0.5])
     seen = []
 
-    def validate(network, store, target, masks, features):
+    def validate(network, store, targets, masks, features):
         seen.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
         return {"val_pixel_metric": next(metric)}, np.zeros((1, 1), dtype=np.uint8)
 
@@ -419,7 +419,7 @@ def test_the_metrics_that_are_returned_are_those_of_the_saved_network(small_stor
     notes = Notes()
     best = train_generator(small_store, LIPIDS, None, tmp_path / "generator", notes)
     metrics, _ = validate_generator(
-        load_network(tmp_path / "generator" / "network")[1], small_store, "A2", None
+        load_network(tmp_path / "generator" / "network")[1], small_store, ("A2",), None
     )
     assert {name: best[name] for name in metrics} == pytest.approx(metrics, rel=1e-3)
     measured = {
@@ -467,7 +467,7 @@ def test_the_nuclei_generator_sees_masks_as_an_eighth_channel(
     spec, network = load_network(tmp_path / "network")
     assert spec.in_channels == 8
     masks = PredictedMasks(segmenter, small_store, "validation", torch.device("cpu"))
-    assert validate_generator(network, small_store, "A1", masks)[0]["val_mae"] == pytest.approx(
+    assert validate_generator(network, small_store, ("A1",), masks)[0]["val_mae"] == pytest.approx(
         best["val_mae"], rel=1e-3
     )
 
@@ -475,7 +475,7 @@ def test_the_nuclei_generator_sees_masks_as_an_eighth_channel(
     wanted = small_store.mask
     if mask_source == "predicted":
         wanted = PredictedMasks(segmenter, small_store, "train", torch.device("cpu"))
-    patches = Patches(small_store, "A1", (wanted,), PLAIN, patch_px=32, seed=config.seed)
+    patches = Patches(small_store, ("A1",), (wanted,), PLAIN, patch_px=32, seed=config.seed)
     planes, _, mask = (
         torch.stack(part) for part in zip(*(patches[i] for i in range(2)), strict=True)
     )
@@ -505,7 +505,7 @@ def test_a_segmenters_loss_falls(small_store, tmp_path):
 
 def test_a_network_learns_one_patch_by_heart(small_store):
     torch.manual_seed(0)
-    patches = Patches(small_store, "A2", (small_store.mask,), PLAIN, patch_px=32, seed=0)
+    patches = Patches(small_store, ("A2",), (small_store.mask,), PLAIN, patch_px=32, seed=0)
     planes, target, _ = patches[0]
     network = build_unet(UNetSpec(encoder="resnet18", in_channels=7))
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
@@ -525,12 +525,12 @@ def test_a_network_learns_one_patch_by_heart(small_store):
 def test_patches_are_cut_where_there_is_truth(aligned_store, monkeypatch):
     windows = []
 
-    def watched(key, target, window):
+    def watched(key, targets, window):
         windows.append(window)
-        return Store.planes_and_target(aligned_store, key, target, window)
+        return Store.planes_and_targets(aligned_store, key, targets, window)
 
-    monkeypatch.setattr(aligned_store, "planes_and_target", watched)
-    patches = Patches(aligned_store, "A2", (aligned_store.mask,), PLAIN, patch_px=32, seed=0)
+    monkeypatch.setattr(aligned_store, "planes_and_targets", watched)
+    patches = Patches(aligned_store, ("A2",), (aligned_store.mask,), PLAIN, patch_px=32, seed=0)
     for i in range(200):
         patches[i]
     assert (min(y.start for y, _ in windows), max(y.stop for y, _ in windows)) == (0, 91)
@@ -538,21 +538,21 @@ def test_patches_are_cut_where_there_is_truth(aligned_store, monkeypatch):
 
 
 def test_a_patch_larger_than_the_part_with_truth_is_refused(aligned_store):
-    Patches(aligned_store, "A2", (aligned_store.mask,), PLAIN, patch_px=71, seed=0)
+    Patches(aligned_store, ("A2",), (aligned_store.mask,), PLAIN, patch_px=71, seed=0)
     with pytest.raises(
         ConfigError,
         match="a patch of 72 pixels does not fit the smallest field's side of 71: -P patch_px=64",
     ):
-        Patches(aligned_store, "A2", (aligned_store.mask,), PLAIN, patch_px=72, seed=0)
+        Patches(aligned_store, ("A2",), (aligned_store.mask,), PLAIN, patch_px=72, seed=0)
 
 
 def test_validation_measures_where_there_is_truth(aligned_store, small_store):
     network = build_unet(UNetSpec(encoder="resnet18", in_channels=7)).eval()
-    [metrics, _] = validate_generator(network, aligned_store, "A2", None)
+    [metrics, _] = validate_generator(network, aligned_store, ("A2",), None)
     errors = []
     for key in aligned_store.keys("validation"):
         painted = small_store.scaling(key.magnification, "A2").denormalise(
-            predict_field(network, source_of(small_store, key, None))
+            predict_field(network, source_of(small_store, key, None))[0]
         )
         raw = small_store.target(key, "A2").astype(int)
         errors.append(np.abs(painted[:91, 9:] - raw[5:, :-9]).mean())

@@ -1,5 +1,6 @@
 """From finished runs to a whole bundle: networks, calibrations, and the best way of intensities."""
 
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from adipocyte.delivery.runs.runs import (
     encoder_weights_of,
     network_of,
     segmenter_of,
-    target_of,
+    targets_of,
 )
 from adipocyte.domain import SEGMENTER, Intensities, table_key
 from adipocyte.errors import RunError
@@ -22,7 +23,7 @@ from adipocyte.evaluation.painting import (
     fit_calibrations,
     paint_fields,
 )
-from adipocyte.staining.bundle import BundleManifest, calibrate_bundle, write_bundle
+from adipocyte.staining.bundle import BundleManifest, NetworkEntry, calibrate_bundle, write_bundle
 from adipocyte.staining.stainer import Stainer
 from adipocyte.store.reader import Store
 
@@ -65,10 +66,11 @@ def assemble(
 ) -> Assembled:
     """Write the networks of *runs* into a bundle in *folder* and paint the validation wells.
 
-    *runs* maps targets, and "segmenter" if A1 is one of them, to run ids; *storage* is the
-    precision that the bundle keeps weights in. Each field is painted with a calibration that was
-    fitted to other fields (see `cross_calibrated`), so that it can be judged. Raises RunError when
-    a run does not fit its network, BundleError when a network is damaged.
+    *runs* maps targets, and "segmenter" if a network sees its mask, to run ids; a run may paint
+    several targets. *storage* is the precision that the bundle keeps weights in. Each field is
+    painted with a calibration that was fitted to other fields (see `cross_calibrated`), so that it
+    can be judged. Raises RunError when a run does not fit its network, BundleError when a network
+    is damaged.
     """
     bundle = gather(store, runs, folder / "bundle", storage)
     stainer = Stainer(bundle)
@@ -86,8 +88,12 @@ def gather(store: Store, runs: dict[str, str], folder: Path, storage: str) -> Pa
     """
     targets = tuple(target for target in store.manifest.targets if target in runs)
     licences = {network: _licence(encoder_weights_of(run)) for network, run in runs.items()}
+    entries = {
+        run_id: _entry(run_id, runs) for run_id in {runs[target]: None for target in targets}
+    }
     manifest = BundleManifest(
         targets=targets,
+        networks={entry.name: entry for entry in entries.values()},
         n_z_planes=store.manifest.n_z_planes,
         scalings=store.manifest.scalings,
         limits=store.manifest.limits,
@@ -106,8 +112,8 @@ def gather(store: Store, runs: dict[str, str], folder: Path, storage: str) -> Pa
     }
     with ExitStack() as stack:
         networks = {
-            target: stack.enter_context(network_of(runs[target], "train_gan", store.digest, target))
-            for target in targets
+            entry.name: stack.enter_context(network_of(run_id, "train_gan", store.digest))
+            for run_id, entry in entries.items()
         }
         if SEGMENTER in runs:
             networks[SEGMENTER] = stack.enter_context(
@@ -117,20 +123,44 @@ def gather(store: Store, runs: dict[str, str], folder: Path, storage: str) -> Pa
     return folder
 
 
-def runs_by_network(run_ids: tuple[str, ...]) -> dict[str, str]:
-    """Training runs by target, with the segmenter whose masks A1 trained with.
+def _entry(run_id: str, runs: Mapping[str, str]) -> NetworkEntry:
+    """What the network of *run_id* is for in the bundle of *runs*."""
+    targets = targets_of(run_id)
+    paints = tuple(target if runs.get(target) == run_id else "" for target in targets)
+    return NetworkEntry(paints, sees_mask=segmenter_of(run_id) != "")
+
+
+def runs_by_network(run_ids: Iterable[str]) -> dict[str, str]:
+    """Training runs by target, with the segmenter whose masks one of them trained with, if any.
 
     Raises RunError when one is not a run of train_gan, or two paint the same target.
     """
     runs: dict[str, str] = {}
     for run_id in run_ids:
-        if (target := target_of(run_id)) in runs:
-            raise RunError(
-                f"runs {runs[target]} and {run_id} both paint {target}",
-                "judge one after the other, -P runs=<one of them>",
-            )
-        runs[target] = run_id
-    return runs | {SEGMENTER: segmenter_of(runs["A1"])} if "A1" in runs else runs
+        for target in targets_of(run_id):
+            if target in runs:
+                raise RunError(
+                    f"runs {runs[target]} and {run_id} both paint {target}",
+                    "judge one after the other, -P runs=<one of them>",
+                )
+            runs[target] = run_id
+    return with_segmenter(runs)
+
+
+def with_segmenter(runs: Mapping[str, str], given: str = "") -> dict[str, str]:
+    """*runs* by target, and the segmenter that they need, if any: *given*, or that of training.
+
+    Raises RunError when they trained with different segmenters and none is given.
+    """
+    segmenters = sorted({segmenter_of(run_id) for run_id in runs.values()} - {""})
+    if not segmenters:
+        return dict(runs)
+    if len(segmenters) > 1 and not given:
+        raise RunError(
+            f"the runs trained with the masks of different segmenters, {' and '.join(segmenters)}",
+            "say which is to be used, -P segmenter=<run id>",
+        )
+    return {**runs, SEGMENTER: given or segmenters[0]}
 
 
 def _licence(encoder_weights: str) -> str:

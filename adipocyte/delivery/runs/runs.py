@@ -17,7 +17,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.store.artifact.models_artifact_repo import ModelsArtifactRepository
 
-from adipocyte.config import plain
+from adipocyte.config import GeneratorConfig, plain
 from adipocyte.errors import RunError, StoppedError
 
 STEP_TAG, STORE_TAG, TARGET_TAG = "adipocyte.step", "adipocyte.store", "adipocyte.target"
@@ -61,7 +61,7 @@ def step_run(
 
 
 def newest_run(step: str, store_digest: str, target: str = "") -> str:
-    """The id of the newest finished run of *step* (and *target*) on a store.
+    """The id of the newest finished run of *step* on a store, of those that paint *target*.
 
     Raises RunError when there is none, with the command that makes one.
     """
@@ -101,7 +101,8 @@ def child_of(parent: str, step: str, store_digest: str, target: str) -> Run | No
 
 def _query(step: str, store_digest: str, target: str) -> str:
     query = f"tags.`{STEP_TAG}` = '{step}' and tags.`{STORE_TAG}` = '{store_digest}'"
-    return query + (f" and tags.`{TARGET_TAG}` = '{target}'" if target else "")
+    # A network of several targets has all of them in its tag: "A1,A2,A3".
+    return query + (f" and tags.`{TARGET_TAG}` LIKE '%{target}%'" if target else "")
 
 
 def _newest(query: str) -> list[Run]:
@@ -141,15 +142,16 @@ def fetched(uri: str, path: str) -> Generator[Path]:
 def network_of(run_id: str, step: str, store_digest: str, target: str = "") -> Generator[Path]:
     """The folder of the network that a run kept, while the block lasts.
 
-    Raises RunError when there is no such run, it kept no network, or it is not a run of *step*
-    (and *target*) on that store.
+    Raises RunError when there is no such run, it kept no network, or it is not a run of *step* on
+    that store that paints *target*.
     """
     with contextlib.ExitStack() as stack:
         try:
             run = mlflow.get_run(run_id)
             tags = run.data.tags
-            found = tuple(tags.get(tag, "") for tag in (STEP_TAG, TARGET_TAG, STORE_TAG))
-            if found != (step, target, store_digest):
+            found = [tags.get(tag, "") for tag in (STEP_TAG, TARGET_TAG, STORE_TAG)]
+            is_right = [found[0], found[2]] == [step, store_digest]
+            if not is_right or target not in ["", *found[1].split(",")]:
                 raise RunError(
                     f"run {run_id} is one of {_named(*found)}",
                     f"give the id of one of {_named(step, target, store_digest)}; see mlflow ui",
@@ -169,16 +171,16 @@ def _named(step: str, target: str, store_digest: str) -> str:
 
 @contextmanager
 def segmenter_for(
-    target: str, store_digest: str, run_id: str = ""
+    config: GeneratorConfig, store_digest: str, run_id: str = ""
 ) -> Generator[tuple[Path | None, dict[str, str]]]:
-    """The segmenter that the generator of *target* trains with, while the block lasts.
+    """The segmenter that the generator of *config* trains with, while the block lasts.
 
-    Gives the folder of its network and the tags for the generator's run. Only A1 needs one: that of
-    *run_id*, or the newest of the store; for other targets the folder is None. Raises RunError when
-    there is no such segmenter.
+    Gives the folder of its network and the tags for the generator's run. It is that of *run_id*, or
+    the newest of the store; for a generator that sees no mask the folder is None. Raises RunError
+    when there is no such segmenter.
     """
-    tags = {"target": target}
-    if target != "A1":
+    tags = {"target": ",".join(config.targets)}
+    if not config.sees_mask:
         yield None, tags
         return
     tags["segmenter"] = run_id or newest_run("train_segmenter", store_digest)
@@ -187,16 +189,19 @@ def segmenter_for(
 
 
 def segmenter_of(run_id: str) -> str:
-    """The run of the segmenter whose masks the A1 generator of *run_id* trained with.
+    """The run of the segmenter whose masks the generator of *run_id* trained with, "" for none.
 
     Raises RunError when there is no such run.
     """
-    return _tag_of(run_id, SEGMENTER_TAG, "A1")
+    return _tags_of(run_id).get(SEGMENTER_TAG, "")
 
 
-def target_of(run_id: str) -> str:
-    """The target that the generator of *run_id* paints. Raises RunError when there is no such."""
-    return _tag_of(run_id, TARGET_TAG, "a target")
+def targets_of(run_id: str) -> tuple[str, ...]:
+    """What the generator of *run_id* paints, in the order of its outputs.
+
+    Raises RunError when there is no such run.
+    """
+    return tuple(_tags_of(run_id)[TARGET_TAG].split(","))
 
 
 def encoder_weights_of(run_id: str) -> str:
@@ -204,14 +209,19 @@ def encoder_weights_of(run_id: str) -> str:
     return mlflow.get_run(run_id).data.params.get("config.encoder_weights", "none")
 
 
-def _tag_of(run_id: str, tag: str, what: str) -> str:
+def _tags_of(run_id: str) -> dict[str, str]:
+    """The tags of a run of train_gan. Raises RunError when there is no such run."""
     try:
-        return mlflow.get_run(run_id).data.tags[tag]
-    except (MlflowException, KeyError) as error:
+        tags = mlflow.get_run(run_id).data.tags
+    except MlflowException as error:
         raise RunError(
-            f"run {run_id!r} is no run of train_gan of {what} ({error})",
-            "give the id of one, as mlflow ui shows it",
+            f"there is no run {run_id!r} ({error})", "give the id of one, as mlflow ui shows it"
         ) from error
+    if tags.get(STEP_TAG) != "train_gan":
+        raise RunError(
+            f"run {run_id!r} is no run of train_gan", "give the id of one, as mlflow ui shows it"
+        )
+    return tags
 
 
 def log_table(rows: list[dict[str, Any]], name: str) -> None:

@@ -146,7 +146,7 @@ def resumed(config: Config, step: str) -> Config:
             f"run {config.resume} is no training that can be resumed",
             "take the id of one from mlflow ui",
         )
-    if found != (step, getattr(config, "target", "")):
+    if found != (step, ",".join(getattr(config, "targets", ()))):
         raise RunError(
             f"run {config.resume} is one of {' '.join(filter(None, found))}",
             f"resume it with mlflow run . -e {found[0]}",

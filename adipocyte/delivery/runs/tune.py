@@ -113,10 +113,16 @@ def search(store: Store, config: TuneConfig, given: dict[str, Any]) -> Best:
             "tune judges its trials by pixels",
             "leave -P select out, and train the best settings with train_gan -P select=…",
         )
-    store.require_target(config.target)
+    if shared.minutes:
+        raise ConfigError(
+            "tune trains each trial for as many epochs",
+            "leave -P minutes out, and say how many with -P epochs=",
+        )
+    for target in shared.targets:
+        store.require_target(target)
     study = _open_study(config, config.study or f"{config.target}-{store.digest}", shared.epochs)
     begun_with = study.user_attrs.get(SHARED, {}).get("segmenter", "")
-    with segmenter_for(config.target, store.digest, begun_with) as (segmenter, tags):
+    with segmenter_for(shared, store.digest, begun_with) as (segmenter, tags):
         _agree(study, {**_comparable(shared, given), **tags, "store": store.digest})
         with (
             step_run(

@@ -24,6 +24,7 @@ from adipocyte.config import StainConfig
 from adipocyte.delivery.batch.plate import Here, stain_plate
 from adipocyte.delivery.models.load import load_stainer
 from adipocyte.delivery.models.package import SERVING_PACKAGES
+from adipocyte.delivery.runs.runs import newest_run
 from adipocyte.domain import TARGETS, Intensities
 from adipocyte.errors import ConfigError
 from adipocyte.evaluation.pixels import PIXEL_MEASUREMENTS
@@ -116,7 +117,7 @@ def workplace(small_plate: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         "MLFLOW_TRACKING_URI": uri,
         "MLFLOW_EXPERIMENT_ID": experiment,
     }
-    settings = {"plate": small_plate, "store": folder / "store", **TINY}
+    settings = {"plate": small_plate, "store": folder / "store", "recipe": "fast", **TINY}
     made = Workplace(environment, small_plate, None)
     given = [f"-P{name}={value}" for name, value in settings.items()]
     with made.mlflow_start("run", str(ROOT), "--env-manager", "local", *given) as first:
@@ -556,3 +557,74 @@ def test_predict_from_the_command_line_gives_the_same_images(workplace, model, p
     answer = json.loads((tmp_path / "answer.json").read_text())["predictions"][0]
     expected = model.predict(request(encode_stack(planes)))
     assert base64.b64decode(answer["A1"]) == expected.loc[0, "A1"]
+
+
+# One network for all stains. Last, because it registers further versions.
+
+
+def test_main_trains_one_network_for_all_stains_and_no_segmenter(workplace, small_plate):
+    result = workplace.command(
+        "main", plate=small_plate, store=workplace.store.folder, seed=3, **TINY
+    )
+    assert result.exit_code == 0, result.output
+    shared = newest_run("train_gan", workplace.store.digest)
+    [parent] = mlflow.search_runs(
+        search_all_experiments=True,
+        filter_string="tags.`adipocyte.step` = 'main'",
+        order_by=["attributes.start_time DESC"],
+        max_results=1,
+        output_format="list",
+    )
+    runs = mlflow.search_runs(
+        search_all_experiments=True,
+        filter_string=f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'",
+        output_format="list",
+    )
+    steps = [run.data.tags["adipocyte.step"] for run in runs]
+    assert sorted(steps) == ["evaluate", "preprocess", "register", "train_gan"]
+    run = mlflow.get_run(shared)
+    assert run.data.tags["adipocyte.target"] == "A1,A2,A3"
+    # The names of a run for one stain, for each of the three.
+    assert {f"val_mae_{target}" for target in TARGETS} <= run.data.metrics.keys()
+    version = newest_version()
+    assert version.tags["run.A1"] == version.tags["run.A2"] == version.tags["run.A3"] == shared
+    assert "run.segmenter" not in version.tags
+    manifest = load_stainer(f"models:/adipocyte/{version.version}").manifest
+    assert list(manifest.networks) == ["A1-A2-A3"]
+
+
+def newest_version() -> mlflow.entities.model_registry.ModelVersion:
+    client = mlflow.MlflowClient()
+    found = client.search_model_versions("name = 'adipocyte'")
+    return max(found, key=lambda version: int(version.version))
+
+
+def test_register_takes_the_newest_runs_that_together_paint_all_stains(workplace):
+    folder, digest = workplace.store.folder, workplace.store.digest
+    shared = newest_run("train_gan", digest, "A1")
+    made = workplace.command("train_gan", target="A2", store=folder, seed=4, **TINY)
+    assert made.exit_code == 0, made.output
+    alone = newest_run("train_gan", digest, "A2")
+    assert alone != shared
+    registered = workplace.command("register", store=folder, workers=0)
+    assert registered.exit_code == 0, registered.output
+    version = newest_version()
+    assert (version.tags["run.A1"], version.tags["run.A2"]) == (shared, alone)
+    manifest = load_stainer(f"models:/adipocyte/{version.version}").manifest
+    assert {name: one.paints for name, one in manifest.networks.items()} == {
+        "A1-A3": ("A1", "", "A3"),
+        "A2": ("A2",),
+    }
+
+
+def test_a_shared_run_is_judged_without_registering_it(workplace):
+    runs = newest_run("train_gan", workplace.store.digest, "A1")
+    result = workplace.command("evaluate", store=workplace.store.folder, runs=runs, workers=0)
+    assert result.exit_code == 0, result.output
+    assert {f"none_mae_{target}" for target in TARGETS} <= evaluations()[0].data.metrics.keys()
+    alone = newest_run("train_gan", workplace.store.digest, "A2")
+    both = workplace.command(
+        "evaluate", store=workplace.store.folder, runs=f"{runs},{alone}", workers=0
+    )
+    assert both.exit_code == 2
+    assert f"runs {runs} and {alone} both paint A2" in both.output

@@ -17,7 +17,7 @@ from adipocyte.errors import ConfigError
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-Recipe = Literal["shared", "fast", "report", "stable"]
+Recipe = Literal["fast", "report", "stable", "shared"]
 Precision = Literal["auto", "32", "bf16"]
 OnError = Literal["stop", "skip"]
 AutoSwitch = Literal["auto", "true", "false"]
@@ -254,6 +254,7 @@ _epoch_steps = partial(
     25,
     low=0,
     report=0,
+    shared=50,
 )
 _patch_px = partial(
     option,

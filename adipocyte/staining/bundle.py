@@ -367,7 +367,7 @@ def _of_another_format(folder: Path, found: object) -> BundleError:
         )
     return BundleError(
         f"the bundle {folder} has format {found}, "
-        f"older than the {BUNDLE_FORMAT} that this code reads",
+        f"older than the {_SEPARATE} and {BUNDLE_FORMAT} that this code reads",
         _AGAIN,
     )
 

@@ -30,7 +30,8 @@ def require_form(value: Any, form: Any, name: str) -> None:
                 _require(key in value, f"{name} {key[:40]!r}", "there")
                 require_form(value[key], form.get(key, form.get(...)), f"{name} {key[:40]!r}")
         case _:
-            is_it = isinstance(value, form) and not isinstance(value, bool)
+            # Python takes True for a number.
+            is_it = isinstance(value, form) and isinstance(value, bool) == (form is bool)
             _require(is_it, name, "of the expected type")
             _require(not isinstance(value, int) or abs(value) < _LARGEST, name, "that large")
 

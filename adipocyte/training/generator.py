@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -117,8 +118,7 @@ def train_generator(
         raw.discriminator.train()
         for step in loop.steps(f"generator of {config.target}"):
             factor = rate_factor(step, loop.n_steps, config)
-            set_rate(g_optimizer, config.learning_rate * factor)
-            set_rate(d_optimizer, config.discriminator_learning_rate * factor)
+            set_rates(config, factor, g_optimizer, d_optimizer)
             planes, real, mask = next(batches)
             source = torch.cat([planes, mask], dim=1) if segmenter else planes  # (N, 7 or 8, Y, X)
             fake = generator(source)
@@ -133,12 +133,7 @@ def train_generator(
                 measured |= discriminator_metrics(on_real, on_fake)
 
             # Then the generator, scored by the discriminator just updated.
-            losses = {"mae": l1_loss(fake, real)}
-            if config.bright_weight:
-                measured |= losses  # to compare with other trainings
-                losses = {"bright_mae": bright_mae(fake, real, config.bright_weight)}
-            if config.spectral_weight:
-                losses["spectral"] = spectral_loss(fake, real)
+            losses = painting_losses(fake, real, config)
             if config.discriminator != "none":
                 on_fake = scores_of(fabric, raw.discriminator, source, fake)
                 losses["adversarial"] = adversarial_loss(on_fake)
@@ -217,7 +212,9 @@ def build_networks(
     average = None
     if config.ema:
         average = AveragedModel(generator, multi_avg_fn=averaging(config), use_buffers=True)
-    optimizer = {"lambda": torch.optim.Adam, "cosine": torch.optim.AdamW}[config.schedule]
+    # Fused: in one pass over the weights, which takes half the time.
+    modern = partial(torch.optim.AdamW, fused=True)
+    optimizer = {"lambda": torch.optim.Adam, "cosine": modern}[config.schedule]
     return Raw(
         generator,
         discriminator,
@@ -250,10 +247,17 @@ def averaging(
     return update
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning *rate* of *optimizer*."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+def set_rates(
+    config: GeneratorConfig,
+    factor: float,
+    g_optimizer: torch.optim.Optimizer,
+    d_optimizer: torch.optim.Optimizer,
+) -> None:
+    """Set the learning rates to those of *config*, multiplied with *factor*."""
+    for group in g_optimizer.param_groups:
+        group["lr"] = config.learning_rate * factor
+    for group in d_optimizer.param_groups:
+        group["lr"] = config.discriminator_learning_rate * factor
 
 
 def rate_factor(step: int, n_steps: int, config: GeneratorConfig) -> float:
@@ -284,13 +288,24 @@ def scores_of(fabric: Fabric, discriminator: nn.Module, source: Tensor, fake: Te
     return scores
 
 
+def painting_losses(fake: Tensor, real: Tensor, config: GeneratorConfig) -> dict[str, Tensor]:
+    """How far *fake* is from *real*, (N, C, Y, X) each, by the names of the losses."""
+    losses = {"mae": l1_loss(fake, real)}
+    if config.bright_weight:
+        losses["bright_mae"] = bright_mae(fake, real, config.bright_weight)
+    if config.spectral_weight:
+        losses["spectral"] = spectral_loss(fake, real)
+    return losses
+
+
 def weighted(losses: dict[str, Tensor], config: GeneratorConfig) -> Tensor:
     """The generator's loss: MAE, spectral and, with a discriminator, adversarial (report, 5.3).
 
-    Each has its weight.
+    Each has its weight. Where bright pixels weigh more, the plain MAE is measured for comparison
+    only.
     """
     weights = {
-        "mae": config.mae_weight,
+        "mae": 0.0 if "bright_mae" in losses else config.mae_weight,
         "bright_mae": config.mae_weight,
         "spectral": config.spectral_weight,
         "adversarial": config.adversarial_weight,

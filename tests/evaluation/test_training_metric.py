@@ -46,7 +46,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def features(store):
-    return TrainingFeatureMetric(store, "A2", 2)
+    return TrainingFeatureMetric(store, ("A2",), 2)
 
 
 @pytest.fixture(scope="module")
@@ -54,23 +54,26 @@ def truth(store):
     return {key: store.target(key, "A2") for key in store.keys("validation")}
 
 
+def lipids(images):
+    return {key: {"A2": image} for key, image in images.items()}
+
+
 def test_a_perfect_painting_has_no_error_and_noise_has_much(features, truth):
-    assert features(truth) == 0
+    assert features(lipids(truth)) == 0
     noise = {
         key: np.random.default_rng(0).integers(0, 3000, image.shape).astype(np.uint16)
         for key, image in truth.items()
     }
-    assert features(noise) > 0.5
+    assert features(lipids(noise)) > 0.5
 
 
 def test_a_painting_without_nuclei_is_worse_than_a_dim_one(store):
     """Features that it lacks count as 0, so losing every nucleus never lowers the error."""
-    of_nuclei = TrainingFeatureMetric(store, "A1", 1)
+    of_nuclei = TrainingFeatureMetric(store, ("A1",), 1)
     truth = {key: store.target(key, "A1") for key in of_nuclei.keys}
-    dim = {key: (image * 0.9).astype(np.uint16) for key, image in truth.items()}
-    assert (
-        of_nuclei({key: np.zeros_like(image) for key, image in truth.items()}) > of_nuclei(dim) > 0
-    )
+    dim = {key: {"A1": (image * 0.9).astype(np.uint16)} for key, image in truth.items()}
+    none = {key: {"A1": np.zeros_like(image)} for key, image in truth.items()}
+    assert of_nuclei(none) > of_nuclei(dim) > 0
 
 
 NUMBERS = st.integers(-800, 800).map(lambda eighths: eighths / 8)
@@ -132,7 +135,16 @@ def test_training_and_judging_measure_the_same_images_alike(store, features, tru
     field = FieldPaths(key, stains, {"none": {"A2": paths["dim"]}})
     judged = score([measure_field(field, with_features=True)], "none")
     assert not [reason for reason in judged.parts[20].left_out.values() if "painted" in reason]
-    assert features({key: dim}) == pytest.approx(judged.feature_metric, rel=1e-12)
+    assert features(lipids({key: dim})) == pytest.approx(judged.feature_metric, rel=1e-12)
+
+
+def test_several_painted_stains_are_measured_together(store, features, truth):
+    every = TrainingFeatureMetric(store, TARGETS, 2)
+    [key] = truth
+    painted = {target: (store.target(key, target) * 0.9).astype(np.uint16) for target in TARGETS}
+    assert every({key: painted}) > features({key: {"A2": painted["A2"]}}) > 0
+    true = {target: store.target(key, target) for target in TARGETS}
+    assert every({key: true}) == 0
 
 
 def test_stores_that_cannot_be_measured_are_refused_with_the_way_out(small_store):
@@ -140,7 +152,7 @@ def test_stores_that_cannot_be_measured_are_refused_with_the_way_out(small_store
         ConfigError,
         match=r"has 96 x 80 pixels to measure, the features need 370 a side: .* -P select=pixels",
     ):
-        TrainingFeatureMetric(small_store, "A2", 1)
+        TrainingFeatureMetric(small_store, ("A2",), 1)
 
 
 @pytest.mark.parametrize(

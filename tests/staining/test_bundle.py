@@ -193,11 +193,11 @@ def _one_byte_changed(path: Path) -> None:
     [
         (
             lambda folder: _changed(folder, format=3),
-            "has format 3, older than the 4 that this code reads: register the model again",
+            "has format 3, older than the 4 and 5 that this code reads: register the model again",
         ),
         (
-            lambda folder: _changed(folder, format=5),
-            "has format 5, newer than the 4 that this code reads: update the code",
+            lambda folder: _changed(folder, format=6),
+            "has format 6, newer than the 5 that this code reads: update the code",
         ),
         (
             lambda folder: _changed(folder, intensities="best"),

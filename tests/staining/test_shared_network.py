@@ -58,13 +58,13 @@ def test_one_network_paints_all_stains_and_there_is_no_segmenter(shared):
 def test_some_stains_of_a_network_are_those_of_all(shared, targets):
     stainer, stack = Stainer(shared), planes()
     everything, some = (stainer.stain(stack, 20, targets=asked) for asked in (None, targets))
-    assert list(some.images) == list(targets)
+    assert some.images.keys() == set(targets)
     for target in targets:
         np.testing.assert_array_equal(some.images[target], everything.images[target])
 
 
 def test_an_output_that_another_network_paints_is_not_used(mixed):
-    stainer, stack = Stainer(mixed), planes()
+    stainer, stack = Stainer(mixed, precision="32"), planes()
     assert list(stainer.predictors) == ["segmenter", "A2", "A1-A3"]
     painted = stainer.stain(stack, 20).images
     alone = stainer.stain(stack, 20, targets=["A2"]).images
@@ -72,7 +72,7 @@ def test_an_output_that_another_network_paints_is_not_used(mixed):
     light = stainer.manifest.scaling(20, BRIGHTFIELD).normalise(stack)
     [output] = predict_field(load_network(mixed / "A2")[1], light)
     expected = stainer.manifest.scaling(20, "A2").denormalise(output).astype(int)
-    assert np.abs(painted["A2"].astype(int) - expected).mean() < 20  # in another arithmetic
+    np.testing.assert_allclose(painted["A2"].astype(int), expected, atol=1)
 
 
 def test_tiles_and_flips_of_several_stains_are_those_of_the_whole(shared):

@@ -4,8 +4,14 @@ import pytest
 
 from adipocyte.system.forms import NUMBER, require_form
 
-FORM = {"name": str, "sizes": [int], "range": (NUMBER | None, NUMBER), "by": {...: {...: NUMBER}}}
-GOOD = {"name": "a", "sizes": [1, 2], "range": [None, 1.5], "by": {"x": {"y": 1}}}
+FORM = {
+    "name": str,
+    "sizes": [int],
+    "range": (NUMBER | None, NUMBER),
+    "by": {...: {...: NUMBER}},
+    "is": bool,
+}
+GOOD = {"name": "a", "sizes": [1, 2], "range": [None, 1.5], "by": {"x": {"y": 1}}, "is": True}
 
 
 def test_what_has_the_form_is_accepted_with_further_keys():
@@ -25,6 +31,8 @@ def test_what_has_the_form_is_accepted_with_further_keys():
         ("by", []),
         ("by", {"x": 1}),
         ("by", {"x": {"y": "1"}}),
+        ("is", 1),
+        ("is", None),
     ],
 )
 def test_what_has_another_form_is_refused_by_name(key, value):

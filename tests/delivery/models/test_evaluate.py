@@ -42,6 +42,7 @@ def bundle_of(store: Store, folder: Path, targets: tuple[str, ...]) -> Stainer:
         networks[name] = folder / "networks" / name
     manifest = BundleManifest(
         targets=targets,
+        networks={target: SEPARATE[target] for target in targets},
         n_z_planes=7,
         scalings=store.manifest.scalings,
         limits=store.manifest.limits,

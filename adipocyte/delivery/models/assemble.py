@@ -1,6 +1,6 @@
 """From finished runs to a whole bundle: networks, calibrations, and the best way of intensities."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,45 +88,42 @@ def gather(store: Store, runs: dict[str, str], folder: Path, storage: str) -> Pa
     """
     targets = tuple(target for target in store.manifest.targets if target in runs)
     licences = {network: _licence(encoder_weights_of(run)) for network, run in runs.items()}
-    entries = {
-        run_id: _entry(run_id, runs) for run_id in {runs[target]: None for target in targets}
-    }
-    manifest = BundleManifest(
-        targets=targets,
-        networks={entry.name: entry for entry in entries.values()},
-        n_z_planes=store.manifest.n_z_planes,
-        scalings=store.manifest.scalings,
-        limits=store.manifest.limits,
-        runs=runs,
-        store_digest=store.digest,
-        commit=commit(),
-        version=adipocyte.__version__,
-        licences={"code": "MIT", **licences},
-        intensities=Intensities.NONE,
-        storage=storage,
-    )
     histograms = {
         table_key(m, target): store.histogram(m, target)
         for m in store.magnifications
         for target in targets
     }
+    entries, folders = {}, {}
     with ExitStack() as stack:
-        networks = {
-            entry.name: stack.enter_context(network_of(run_id, "train_gan", store.digest))
-            for run_id, entry in entries.items()
-        }
+        for run_id in dict.fromkeys(runs[target] for target in targets):
+            wanted = [target for target in targets if runs[target] == run_id]
+            network = network_of(run_id, "train_gan", store.digest, *wanted)
+            path, entry = stack.enter_context(network), _entry(run_id, wanted)
+            entries[entry.name], folders[entry.name] = entry, path
         if SEGMENTER in runs:
-            networks[SEGMENTER] = stack.enter_context(
-                network_of(runs[SEGMENTER], "train_segmenter", store.digest)
-            )
-        write_bundle(folder, manifest, networks, histograms)
+            network = network_of(runs[SEGMENTER], "train_segmenter", store.digest)
+            folders[SEGMENTER] = stack.enter_context(network)
+        manifest = BundleManifest(
+            targets=targets,
+            networks=entries,
+            n_z_planes=store.manifest.n_z_planes,
+            scalings=store.manifest.scalings,
+            limits=store.manifest.limits,
+            runs=runs,
+            store_digest=store.digest,
+            commit=commit(),
+            version=adipocyte.__version__,
+            licences={"code": "MIT", **licences},
+            intensities=Intensities.NONE,
+            storage=storage,
+        )
+        write_bundle(folder, manifest, folders, histograms)
     return folder
 
 
-def _entry(run_id: str, runs: Mapping[str, str]) -> NetworkEntry:
-    """What the network of *run_id* is for in the bundle of *runs*."""
-    targets = targets_of(run_id)
-    paints = tuple(target if runs.get(target) == run_id else "" for target in targets)
+def _entry(run_id: str, wanted: Sequence[str]) -> NetworkEntry:
+    """What the network of *run_id* is for in a bundle that *wanted* some of its targets."""
+    paints = tuple(target if target in wanted else "" for target in targets_of(run_id))
     return NetworkEntry(paints, sees_mask=segmenter_of(run_id) != "")
 
 

@@ -139,11 +139,11 @@ def fetched(uri: str, path: str) -> Generator[Path]:
 
 
 @contextmanager
-def network_of(run_id: str, step: str, store_digest: str, target: str = "") -> Generator[Path]:
+def network_of(run_id: str, step: str, store_digest: str, *targets: str) -> Generator[Path]:
     """The folder of the network that a run kept, while the block lasts.
 
     Raises RunError when there is no such run, it kept no network, or it is not a run of *step* on
-    that store that paints *target*.
+    that store that paints all *targets*.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -151,10 +151,11 @@ def network_of(run_id: str, step: str, store_digest: str, target: str = "") -> G
             tags = run.data.tags
             found = [tags.get(tag, "") for tag in (STEP_TAG, TARGET_TAG, STORE_TAG)]
             is_right = [found[0], found[2]] == [step, store_digest]
-            if not is_right or target not in ["", *found[1].split(",")]:
+            if not is_right or not {*targets} <= {*found[1].split(",")}:
+                wanted = _named(step, ",".join(targets), store_digest)
                 raise RunError(
                     f"run {run_id} is one of {_named(*found)}",
-                    f"give the id of one of {_named(step, target, store_digest)}; see mlflow ui",
+                    f"give the id of one of {wanted}; see mlflow ui",
                 )
             folder = stack.enter_context(fetched(artifacts_of(run), NETWORK_ARTIFACT))
         except (MlflowException, OSError) as error:

@@ -27,6 +27,7 @@ from adipocyte.simulation import simulate_field
 from adipocyte.staining.bundle import BundleManifest, write_bundle
 from adipocyte.staining.stainer import Stainer
 from adipocyte.store.reader import Store
+from tests.support.bundles import SEPARATE
 
 NO_PLANES = np.zeros((0, 64, 64), dtype=np.uint16)
 SHIFT = (3, -2)  # whole pixels, so that moving an image by it changes no count

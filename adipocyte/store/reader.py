@@ -17,7 +17,7 @@ from adipocyte.imaging.alignment import Alignment
 from adipocyte.imaging.normalisation import Scaling
 from adipocyte.store.manifest import StoreManifest, read_manifest
 from adipocyte.store.paths import HISTOGRAMS, field_path, mask_path
-from adipocyte.system.files import open_regular
+from adipocyte.system.files import open_regular, require_regular
 
 _AGAIN = "prepare the plate again"
 Selection = tuple[int | slice, ...]
@@ -163,7 +163,9 @@ class Store:
 def _open(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> zarr.Array:
     """An array that is as the manifest says; its chunks are no larger than itself."""
     try:
-        open_regular(path / "zarr.json").close()
+        for file in path.rglob("*"):  # zarr would open anything
+            if not file.is_dir():
+                require_regular(file)
         array = zarr.open_array(path, mode="r")
         found = f"{array.dtype} of shape {array.shape} in chunks of {array.chunks}"
     except (OSError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:

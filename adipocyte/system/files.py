@@ -103,7 +103,7 @@ def open_regular(path: Path) -> io.BufferedReader:
     Anything else is never opened: a FIFO would wait for its writer, a device may act. Raises
     OSError, whose `strerror` says what *path* is, or why it cannot be opened.
     """
-    _require_regular(os.stat(path), path)
+    require_regular(path)
     # Not to wait if it has become a FIFO meanwhile.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     file = os.fdopen(descriptor, "rb")
@@ -113,6 +113,11 @@ def open_regular(path: Path) -> io.BufferedReader:
         file.close()
         raise
     return file
+
+
+def require_regular(path: Path) -> None:
+    """Raise OSError as `open_regular` does; nothing is opened."""
+    _require_regular(os.stat(path), path)
 
 
 def _require_regular(status: os.stat_result, path: Path) -> None:

@@ -117,6 +117,19 @@ def test_histograms_that_are_no_regular_file_are_never_opened(store):
         Store(store).histogram(20, "A1")
 
 
+def test_a_chunk_that_is_no_regular_file_is_never_opened(small_store, tmp_path):
+    folder = shutil.copytree(small_store.folder, tmp_path / "whole")
+    store = Store(folder)
+    key = next(iter(store.manifest.fields))
+    chunk = next(
+        path for path in (field_path(folder, key) / "0" / "c").rglob("*") if path.is_file()
+    )
+    chunk.unlink()
+    os.mkfifo(chunk)
+    with pytest.raises(StoreError, match="it is a FIFO, not a file"):
+        store.planes(key)
+
+
 @pytest.mark.parametrize("changed", ["shape", "chunks", "type", "FIFO", "JSON"])
 def test_an_array_that_is_not_as_the_manifest_says_is_not_read(small_store, tmp_path, changed):
     folder = shutil.copytree(small_store.folder, tmp_path / "whole")

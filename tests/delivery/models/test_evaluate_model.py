@@ -559,70 +559,49 @@ def test_predict_from_the_command_line_gives_the_same_images(workplace, model, p
     assert base64.b64decode(answer["A1"]) == expected.loc[0, "A1"]
 
 
-# One network for all stains. Last, because it registers further versions.
+# One network for all stains. Last, because it registers a further version.
 
 
-def test_main_trains_one_network_for_all_stains_and_no_segmenter(workplace, small_plate):
-    result = workplace.command("main", plate=small_plate, store=workplace.store.folder, **TINY)
-    assert result.exit_code == 0, result.output
-    shared = newest_run("train_gan", workplace.store.digest)
-    [parent] = mlflow.search_runs(
-        search_all_experiments=True,
-        filter_string="tags.`adipocyte.step` = 'main'",
-        order_by=["attributes.start_time DESC"],
-        max_results=1,
-        output_format="list",
+@pytest.fixture(scope="module")
+def shared(workplace: Workplace) -> str:
+    """A run of train_gan for all stains."""
+    made = workplace.command(
+        "train_gan", target="all", recipe="shared", store=workplace.store.folder, **TINY
     )
-    runs = mlflow.search_runs(
-        search_all_experiments=True,
-        filter_string=f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'",
-        output_format="list",
-    )
-    steps = [run.data.tags["adipocyte.step"] for run in runs]
-    assert sorted(steps) == ["evaluate", "preprocess", "register", "train_gan"]
+    assert made.exit_code == 0, made.output
+    return newest_run("train_gan", workplace.store.digest, "A1")
+
+
+def test_a_shared_run_has_the_metrics_of_a_run_for_each_stain(shared):
     run = mlflow.get_run(shared)
     assert run.data.tags["adipocyte.target"] == "A1,A2,A3"
-    # The names of a run for one stain, for each of the three.
+    assert "adipocyte.segmenter" not in run.data.tags
     assert {f"val_mae_{target}" for target in TARGETS} <= run.data.metrics.keys()
-    version = newest_version()
-    assert version.tags["run.A1"] == version.tags["run.A2"] == version.tags["run.A3"] == shared
-    assert "run.segmenter" not in version.tags
-    manifest = load_stainer(f"models:/adipocyte/{version.version}").manifest
-    assert list(manifest.networks) == ["A1-A2-A3"]
 
 
-def newest_version() -> mlflow.entities.model_registry.ModelVersion:
-    client = mlflow.MlflowClient()
-    found = client.search_model_versions("name = 'adipocyte'")
-    return max(found, key=lambda version: int(version.version))
-
-
-def test_register_takes_the_newest_runs_that_together_paint_all_stains(workplace):
+def test_register_takes_the_newest_runs_that_together_paint_all_stains(workplace, shared):
     folder, digest = workplace.store.folder, workplace.store.digest
-    shared = newest_run("train_gan", digest, "A1")
     made = workplace.command("train_gan", target="A2", store=folder, seed=4, **TINY)
     assert made.exit_code == 0, made.output
     alone = newest_run("train_gan", digest, "A2")
     assert alone != shared
     registered = workplace.command("register", store=folder, workers=0)
     assert registered.exit_code == 0, registered.output
-    version = newest_version()
-    assert (version.tags["run.A1"], version.tags["run.A2"]) == (shared, alone)
+    found = mlflow.MlflowClient().search_model_versions("name = 'adipocyte'")
+    version = max(found, key=lambda version: int(version.version))
+    runs = {network: version.tags.get(f"run.{network}") for network in (*TARGETS, "segmenter")}
+    assert runs == {"A1": shared, "A2": alone, "A3": shared, "segmenter": None}
     manifest = load_stainer(f"models:/adipocyte/{version.version}").manifest
     assert {name: one.paints for name, one in manifest.networks.items()} == {
         "A1-A3": ("A1", "", "A3"),
         "A2": ("A2",),
     }
+    both = workplace.command("evaluate", store=folder, runs=f"{shared},{alone}", workers=0)
+    assert both.exit_code == 2
+    assert f"runs {shared} and {alone} both paint A2" in both.output
 
 
-def test_a_shared_run_is_judged_without_registering_it(workplace):
-    runs = newest_run("train_gan", workplace.store.digest, "A1")
-    result = workplace.command("evaluate", store=workplace.store.folder, runs=runs, workers=0)
+def test_a_shared_run_is_judged_without_registering_it(workplace, shared):
+    result = workplace.command("evaluate", store=workplace.store.folder, runs=shared, workers=0)
     assert result.exit_code == 0, result.output
     assert {f"none_mae_{target}" for target in TARGETS} <= evaluations()[0].data.metrics.keys()
-    alone = newest_run("train_gan", workplace.store.digest, "A2")
-    both = workplace.command(
-        "evaluate", store=workplace.store.folder, runs=f"{runs},{alone}", workers=0
-    )
-    assert both.exit_code == 2
-    assert f"runs {runs} and {alone} both paint A2" in both.output

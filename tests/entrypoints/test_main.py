@@ -1,0 +1,36 @@
+"""Which networks `main` trains, and how its other steps are told of them."""
+
+import pytest
+
+from adipocyte.config import MODEL_NAME
+from entrypoints import main
+
+
+@pytest.mark.parametrize(
+    ("recipe", "trained", "runs"),
+    [
+        ("shared", ["A1,A2,A3"], {"a1": "run 0", "a2": "run 0", "a3": "run 0"}),
+        (
+            "fast",
+            ["", "A1", "A2", "A3"],
+            {"segmenter": "run 0", "a1": "run 1", "a2": "run 2", "a3": "run 3"},
+        ),
+    ],
+)
+def test_one_network_is_trained_for_all_stains_or_one_for_each(
+    small_store, monkeypatch, recipe, trained, runs
+):
+    asked = []
+
+    def train(parent, store, step, settings):
+        assert step == ("train_gan" if "target" in settings else "train_segmenter")
+        asked.append(settings)
+        return f"run {len(asked) - 1}"
+
+    monkeypatch.setattr(main, "train", train)
+    settings = {"recipe": recipe, "name": MODEL_NAME, "epochs": 3}
+    assert main.train_all("parent", small_store, settings) == runs
+    assert [given.get("target", "") for given in asked] == trained
+    assert all(given["epochs"] == 3 and given["recipe"] == recipe for given in asked)
+    of_a1 = next(given for given in asked if "A1" in given.get("target", ""))
+    assert of_a1.get("segmenter") == runs.get("segmenter")

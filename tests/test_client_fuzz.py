@@ -72,7 +72,7 @@ def test_every_answer_gives_images_or_is_refused_in_words():
                 seen["images"] += 1
             except ServiceError as error:
                 sentence = str(error)
-                assert 10 < len(sentence) < 5000, example
+                assert 0 < len(sentence) < 5000, example
                 assert sentence.isprintable(), example
                 seen["refused"] += 1
             took_s = time.perf_counter() - start

@@ -15,7 +15,7 @@ ANOTHER_FOLDER = "name another folder with -P out=<folder>"
 
 
 def begun_in(out: Output) -> dict[str, Any]:
-    """The `stained.json` of the images in *out*; {} where there is no image, for it binds nobody.
+    """The `stained.json` of the images in *out*; {} where there is no image to bind.
 
     Raises PlateError for images without a `stained.json`, and for one that says something else.
     """

@@ -38,7 +38,7 @@ class Parameters:
     def of(cls, params: Mapping[str, Any] | None) -> "Parameters":
         """Read a request's: a parameter that is missing or null has its default.
 
-        Raises ConfigError for a name that is none, and for a value of another type.
+        Raises ConfigError for an unknown name and for a value of another type.
         """
         asked = params or {}
         if unknown := [name for name in asked if name not in NAMES]:

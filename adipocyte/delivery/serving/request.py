@@ -169,10 +169,10 @@ def _split(content: Any) -> list[Row]:
             "dataframe_split holds no columns or no data",
             'its form is {"columns": ["stack", "magnification"], "data": [["<base64>", 20]]}',
         )
+    named = [name if isinstance(name, str) else "" for name in columns]
     rows = []
     for values in data:
         is_row = isinstance(values, list) and len(values) == len(columns)
-        named = [name if isinstance(name, str) else "" for name in columns]
         record = dict(zip(named, values, strict=True)) if is_row else {}
         rows.append(Row(record.get("stack"), record.get("magnification")))
     return rows

@@ -316,6 +316,10 @@ FORM = 'its form is {"dataframe_records": [{"stack": "<TIFF in base64>", "magnif
         ({"dataframe_records": {}}, f"dataframe_records is an object: {FORM}"),
         ({"dataframe_records": []}, "the request holds no row"),
         ({"dataframe_records": [[]] * 1001}, "the request holds 1001 rows: send at most 1000"),
+        (
+            {"dataframe_split": {"columns": [0] * 9000, "data": [0] * 9000}},
+            "the request holds 9000 rows",
+        ),
         ({"dataframe_split": {"data": []}}, "dataframe_split holds no columns or no data"),
         ({"dataframe_split": {"columns": ["stack"], "data": []}}, "the request holds no row"),
         ({"dataframe_records": [{"stak": 9, "magnification": 20}]}, "row 0: the row has no stack"),

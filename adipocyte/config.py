@@ -238,7 +238,6 @@ _target = partial(
 )
 _name = partial(option, "Name of the registered model.", MODEL_NAME, without="/:")
 _store = partial(option, "Folder of the prepared store (see preprocess).", Path("prepared"))
-_architecture = partial(option, "Decoder: U-Net, as published, or U-Net++.", "unet")
 _encoder = partial(
     option, "Encoder, by its name in segmentation-models-pytorch.", "resnet18", report="resnet152"
 )
@@ -368,7 +367,9 @@ class PreprocessConfig:
 class SegmenterConfig:
     recipe: Recipe = _recipe()
     store: Path = _store()
-    architecture: Literal["unet", "unetplusplus"] = _architecture()
+    architecture: Literal["unet", "unetplusplus"] = option(
+        "Decoder: U-Net, as published, or U-Net++.", "unet"
+    )
     encoder: str = _encoder()
     encoder_weights: str = _encoder_weights()
     learning_rate: float = option("Adam's initial learning rate (Table 2.1).", 1e-3, low=0)
@@ -405,8 +406,13 @@ class GeneratorConfig:
         report="true",
         stable="mixed",
     )
-    architecture: Literal["unet", "unetplusplus"] = _architecture()
-    encoder: str = _encoder()
+    architecture: Literal["unet", "unetplusplus", "compact"] = option(
+        "U-Net, as published, U-Net++, or a small U-Net without convolutions at full size, which "
+        "has no other encoder than its own.",
+        "unet",
+        shared="compact",
+    )
+    encoder: str = _encoder(shared="none")
     encoder_weights: str = _encoder_weights()
     wide_convolutions: Literal["auto", "none", "last", "all"] = option(
         "Decoder convolutions that are 5x5 (Tables 4.1 and 4.2): auto is all ten, or only the last "
@@ -459,7 +465,7 @@ class GeneratorConfig:
     )
     schedule: Literal["lambda", "cosine"] = option(
         "Course of the learning rate: lambda, constant and then falling linearly, as published, "
-        "with Adam; or cosine, after a warm-up, with AdamW and a moving average that begins short.",
+        "with Adam; or cosine, after a warm-up, with Muon and a moving average that begins short.",
         "lambda",
         shared="cosine",
     )
@@ -468,7 +474,7 @@ class GeneratorConfig:
         1e-3,
         low=0,
         search=(1e-4, 3e-3),
-        shared=2e-3,
+        shared=5e-3,
     )
     discriminator_learning_rate: float = option(
         "Adam's initial learning rate for the discriminator (Table 5.1).",
@@ -496,8 +502,8 @@ class GeneratorConfig:
     )
     epoch_steps: int = _epoch_steps()
     patch_px: int = _patch_px()
-    augment_p: float = _augment_p()
-    rotate_deg: float = _rotate_deg()
+    augment_p: float = _augment_p(shared=0.7)
+    rotate_deg: float = _rotate_deg(shared=180.0)
     precision: Precision = _precision()
     compile: bool = _compile()
     workers: int = _workers()
@@ -616,9 +622,9 @@ class StainConfig:
         low=0,
         high=1024,
     )
-    intensities: Literal["kept", "none", "matching", "calibration"] = option(
+    intensities: Literal["kept", "none", "matching", "calibration", "highlights"] = option(
         "How the intensities are set: kept, in the model's own way; none; matching of each image's "
-        "histogram; or one fixed calibration.",
+        "histogram; one fixed calibration; or that with the few brightest pixels matched.",
         "kept",
     )
     tile_px: int = option(

@@ -27,11 +27,17 @@ class Intensities(StrEnum):
 
     NONE leaves them as the network paints them. MATCHING gives each image the distribution of the
     training wells. CALIBRATION puts every image through one table, fitted to other wells.
+    HIGHLIGHTS does so too, and then matches the few brightest pixels alone.
     """
 
     NONE = "none"
     MATCHING = "matching"
     CALIBRATION = "calibration"
+    HIGHLIGHTS = "highlights"
+
+    @property
+    def takes_calibrations(self) -> bool:
+        return self in (Intensities.CALIBRATION, Intensities.HIGHLIGHTS)
 
 
 @dataclass(frozen=True, order=True)

@@ -11,7 +11,7 @@ from adipocyte.domain import FieldKey
 class FieldPaths:
     """The single-page TIFFs of a field: `truth` by target, `painted` by way and target.
 
-    A way is a way of intensities ("none", "matching", "calibration"), or a name for images that
+    A way is a way of intensities ("none", "matching", …), or a name for images that
     came otherwise ("prediction", "champion").
     """
 

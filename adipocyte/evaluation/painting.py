@@ -1,7 +1,7 @@
 """Fields of a store, painted by a stainer and written beside their true stains."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from adipocyte.domain import WHOLE, FieldKey, Intensities, table_key
 from adipocyte.errors import StoreError
 from adipocyte.evaluation.fields import FieldPaths
 from adipocyte.imaging.calibration import Calibrator
-from adipocyte.imaging.histograms import apply_table
+from adipocyte.imaging.histograms import apply_table, match_highlights
 from adipocyte.plate.names import magnification_folder, target_name
 from adipocyte.plate.tiff import read_image, write_image
 from adipocyte.staining.stainer import Stainer
@@ -22,6 +22,7 @@ from adipocyte.store.reader import Store
 TRUTH = "truth"
 Images = dict[str, NDArray[np.uint16]]
 Tables = dict[str, NDArray[np.uint16]]
+Histograms = Mapping[str, NDArray[np.int64]]
 
 
 def paint_fields(
@@ -94,8 +95,12 @@ def fit_calibrations(fields: Sequence[FieldPaths]) -> Tables:
     return {name: calibrator.fit() for name, calibrator in calibrators.items()}
 
 
-def cross_calibrated(fields: Sequence[FieldPaths], folder: Path) -> list[FieldPaths]:
-    """The *fields* with the way "calibration" added, each by tables fitted to other fields.
+def cross_calibrated(
+    fields: Sequence[FieldPaths], histograms: Histograms, folder: Path
+) -> list[FieldPaths]:
+    """The *fields* with "calibration" and "highlights" added, each by tables fitted to others.
+
+    *histograms* are the training wells', by "20/A1", … .
 
     These are the fields of other wells; at a magnification with a single well, its other fields. If
     a magnification has a single field, nothing is added, because a table that has seen the truth
@@ -111,7 +116,9 @@ def cross_calibrated(fields: Sequence[FieldPaths], folder: Path) -> list[FieldPa
     for group in sorted(set(groups.values())):
         tables = fit_calibrations([field for field in fields if groups[field.key] != group])
         found += [
-            _calibrated(field, tables, folder) for field in fields if groups[field.key] == group
+            _calibrated(field, tables, histograms, folder)
+            for field in fields
+            if groups[field.key] == group
         ]
     return sorted(found, key=lambda field: field.key)
 
@@ -129,14 +136,23 @@ def _groups(fields: Sequence[FieldPaths]) -> dict[FieldKey, tuple]:
     }
 
 
-def _calibrated(field: FieldPaths, tables: Tables, folder: Path) -> FieldPaths:
+def _calibrated(
+    field: FieldPaths, tables: Tables, histograms: Histograms, folder: Path
+) -> FieldPaths:
     """The *field* with what it painted with intensities "none" put through *tables*."""
-    images = {
-        target: apply_table(tables[table_key(field.key.magnification, target)], read_image(path))
-        for target, path in field.painted[Intensities.NONE].items()
+    calibrated, highlighted = {}, {}
+    for target, path in field.painted[Intensities.NONE].items():
+        name = table_key(field.key.magnification, target)
+        calibrated[target] = apply_table(tables[name], read_image(path))
+        highlighted[target] = match_highlights(calibrated[target], histograms[name])
+    added = {
+        way: _write(folder / way, field.key, images)
+        for way, images in (
+            (Intensities.CALIBRATION, calibrated),
+            (Intensities.HIGHLIGHTS, highlighted),
+        )
     }
-    paths = _write(folder / Intensities.CALIBRATION, field.key, images)
-    return replace(field, painted={**field.painted, Intensities.CALIBRATION: paths})
+    return replace(field, painted={**field.painted, **added})
 
 
 def _write(folder: Path, key: FieldKey, images: Images) -> dict[str, Path]:

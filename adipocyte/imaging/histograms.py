@@ -5,6 +5,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 N_COUNTS = 65536
+HIGHLIGHTS = 1e-4  # the share of an image's pixels that `match_highlights` may change
+_BRIGHT = 0.99  # the share of the reference's pixels that a highlight must outshine
 _EXACT = 2**24  # OpenCV's histograms are float32, which holds all whole numbers up to this one
 
 
@@ -46,13 +48,43 @@ def match_histogram(image: NDArray[np.uint16], reference: NDArray[np.int64]) -> 
     `skimage.exposure.match_histograms`, except that the result is rounded: one table for an image
     of any size.
     """
+    own, _, matched = _matched(image, reference)
+    table = np.zeros(N_COUNTS, dtype=np.uint16)
+    table[own] = matched
+    return apply_table(table, image)
+
+
+def match_highlights(image: NDArray[np.uint16], reference: NDArray[np.int64]) -> NDArray[np.uint16]:
+    """Raise the brightest HIGHLIGHTS of *image*, by their rank, to the counts of a *reference*.
+
+    image: any shape, in counts. reference: a histogram (65536,). What is not among the brightest
+    hundredth of the reference stays as it is, so that an image without bright objects gets none.
+
+    True stains have specks, of debris or of the camera, that no network can foresee, several times
+    as bright as the brightest droplet. CellProfiler's pipelines divide each image by its brightest
+    pixel, so that without any speck they take every grain of lipid for a defect.
+    """
+    own, ranks, matched = _matched(image, reference)
+    bright = np.searchsorted(np.cumsum(reference), _BRIGHT * reference.sum())
+    below = np.concatenate([[0], ranks[:-1]])
+    raised = (below >= 1 - HIGHLIGHTS) & (own > bright)
+    table = np.arange(N_COUNTS, dtype=np.uint16)
+    table[own[raised]] = np.maximum(own, matched)[raised]
+    return apply_table(table, image)
+
+
+def _matched(
+    image: NDArray[np.uint16], reference: NDArray[np.int64]
+) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.uint16]]:
+    """The counts of *image*, the share of its pixels up to each, and the reference's of that rank.
+
+    All are (N,), the last rounded.
+    """
     histogram = counts_histogram(image)
     own, present = np.flatnonzero(histogram), np.flatnonzero(reference)
     ranks = np.cumsum(histogram[own]) / image.size
     reference_ranks = np.cumsum(reference[present]) / reference.sum()
-    table = np.zeros(N_COUNTS, dtype=np.uint16)
-    table[own] = np.rint(np.interp(ranks, reference_ranks, present))
-    return apply_table(table, image)
+    return own, ranks, np.rint(np.interp(ranks, reference_ranks, present)).astype(np.uint16)
 
 
 def apply_table(table: NDArray[np.uint16], image: NDArray[np.uint16]) -> NDArray[np.uint16]:

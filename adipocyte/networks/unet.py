@@ -1,4 +1,4 @@
-"""The network of segmenter and generators: segmentation-models-pytorch's (report, 2.1.1, 4.1.2)."""
+"""Networks by their description: segmentation-models-pytorch's (report, 2.1.1, 4.1.2), or ours."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -10,6 +10,7 @@ from segmentation_models_pytorch.base.modules import Conv2dReLU
 from torch import nn
 
 from adipocyte.errors import ConfigError
+from adipocyte.networks.compact import CompactUNet
 
 DIVISOR = 32  # five halvings: both sides of an input must be multiples of this, in pixels
 
@@ -20,7 +21,8 @@ class UNetSpec:
 
     `wide_convolutions` says which of the decoder's convolutions (U-Net: ten, U-Net++: twenty-two)
     are 5x5 instead of 3x3: "none" (the segmenter), "all" (the report's generators of A2 and A3) or
-    "last" (its generator of A1). `architecture` is "unet" or "unetplusplus".
+    "last" (its generator of A1). `architecture` is "unet", "unetplusplus" or "compact"; the last
+    has an `encoder` of its own, called "none", and no wide convolutions.
     """
 
     encoder: str
@@ -37,6 +39,8 @@ def build_unet(spec: UNetSpec, encoder_weights: str = "none") -> nn.Module:
     segmentation-models-pytorch) or a safetensors file of the encoder's state for three input
     channels. Raises ConfigError when the encoder or its weights cannot be had.
     """
+    if spec.architecture == "compact":
+        return _compact(spec, encoder_weights)
     try:
         network = _with_weights(spec, encoder_weights)
     except (KeyError, OSError, RuntimeError, SafetensorError) as error:
@@ -48,6 +52,20 @@ def build_unet(spec: UNetSpec, encoder_weights: str = "none") -> nn.Module:
         ) from error
     _widen(network.get_submodule("decoder.blocks"), spec.wide_convolutions)
     return network
+
+
+def _compact(spec: UNetSpec, encoder_weights: str) -> nn.Module:
+    for name, found in (
+        ("encoder", spec.encoder),
+        ("encoder_weights", encoder_weights),
+        ("wide_convolutions", spec.wide_convolutions),
+    ):
+        if found != "none":
+            raise ConfigError(
+                f"the compact network was to be made with {name}={found}",
+                f"its encoder is its own: give -P {name}=none, or -P architecture=unet",
+            )
+    return CompactUNet(spec.in_channels, spec.out_channels)
 
 
 def _with_weights(spec: UNetSpec, encoder_weights: str) -> nn.Module:

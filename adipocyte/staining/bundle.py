@@ -144,10 +144,8 @@ class BundleManifest:
 
     @property
     def ways(self) -> tuple[Intensities, ...]:
-        """The ways of setting intensities: without "calibration" before `calibrate_bundle`."""
-        return tuple(
-            way for way in Intensities if way is not Intensities.CALIBRATION or self.calibrations
-        )
+        """The ways of setting intensities: before `calibrate_bundle` those without a table."""
+        return tuple(way for way in Intensities if self.calibrations or not way.takes_calibrations)
 
     def way(self, intensities: str | None) -> Intensities:
         """The way that *intensities* names; None names the one that the bundle keeps.
@@ -213,7 +211,7 @@ def calibrate_bundle(
         name: digest for name, digest in manifest.checksums.items() if name != manifest.calibrations
     }
     changed = replace(manifest, intensities=intensities, calibrations="", checksums=checksums)
-    if calibrations or intensities == Intensities.CALIBRATION:
+    if calibrations or Intensities(intensities).takes_calibrations:
         _require_all(manifest, calibrations)
     if calibrations:
         changed = _with_calibrations(folder, changed, calibrations)
@@ -294,7 +292,7 @@ def read_calibrations(folder: Path, manifest: BundleManifest) -> dict[str, NDArr
     calibrations = {}
     if manifest.calibrations:
         calibrations = _read_tables(folder / manifest.calibrations, np.uint16)
-    if calibrations or manifest.intensities == Intensities.CALIBRATION:
+    if calibrations or Intensities(manifest.intensities).takes_calibrations:
         _require_all(manifest, calibrations)
     return calibrations
 

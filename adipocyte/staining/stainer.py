@@ -19,7 +19,7 @@ from adipocyte.domain import (
 )
 from adipocyte.errors import BundleError, ConfigError, ImageError, MemoryLimitError
 from adipocyte.imaging import limits, quality
-from adipocyte.imaging.histograms import apply_table, match_histogram
+from adipocyte.imaging.histograms import apply_table, match_highlights, match_histogram
 from adipocyte.imaging.normalisation import Scaling
 from adipocyte.imaging.padding import pad_to_multiple
 from adipocyte.networks.files import load_network
@@ -65,7 +65,8 @@ class Stainer:
     loaded networks; None allows three quarters of what is free once they are loaded. *precision* is
     the arithmetic of the networks, "32", "bf16" or "auto", the faster of the two on this processor;
     `precision` says which one it became. *compiled* makes them faster still, but takes seconds at
-    the start (see `make_ready`). `predictors` are the networks, by name.
+    the start (see `make_ready`). `predictors` are the networks, by name, `histograms` those of the
+    training wells' stains, (65536,) by "20/A1", ….
 
     Raises BundleError when *folder* holds no whole bundle, ConfigError when *compiled* is asked for
     and the compiler is not installed.
@@ -81,7 +82,7 @@ class Stainer:
     ) -> None:
         self.manifest = read_manifest(folder)
         check_files(folder, self.manifest)
-        self._histograms = read_histograms(folder)
+        self.histograms = read_histograms(folder)
         self._calibrations = read_calibrations(folder, self.manifest)
         device = fastest_device()
         self.precision = arithmetic(precision, device)
@@ -210,11 +211,17 @@ class Stainer:
             return images
         if way is Intensities.MATCHING:
             return {
-                target: match_histogram(image, self._histograms[table_key(magnification, target)])
+                target: match_histogram(image, self.histograms[table_key(magnification, target)])
                 for target, image in images.items()
             }
-        return {
+        images = {
             target: apply_table(self._calibrations[table_key(magnification, target)], image)
+            for target, image in images.items()
+        }
+        if way is Intensities.CALIBRATION:
+            return images
+        return {
+            target: match_highlights(image, self.histograms[table_key(magnification, target)])
             for target, image in images.items()
         }
 

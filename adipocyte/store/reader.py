@@ -1,5 +1,6 @@
 """Reading a prepared store: windows of fields in counts, masks, statistics, the split."""
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +32,7 @@ class Store:
         self.manifest: StoreManifest = read_manifest(folder)
         z_planes = [f"Z{z}" for z in range(1, self.manifest.n_z_planes + 1)]
         self._channels = [*z_planes, *self.manifest.targets]
-        self._arrays: dict[Path, zarr.Array] = {}
+        self._arrays: dict[Path, zarr.Array | NDArray[np.uint16]] = {}
 
     @property
     def digest(self) -> str:
@@ -71,6 +72,15 @@ class Store:
         Outside of it there is nothing to train on or to compare with.
         """
         return self.alignment(key).valid(self.shape(key))
+
+    def keep(self, keys: Sequence[FieldKey], most_mb: float) -> None:
+        """Read fields into memory, in this order, until they would take more than *most_mb*."""
+        left = most_mb * 10**6
+        for key in keys:
+            left -= 2 * len(self._channels) * math.prod(self.shape(key))
+            if left < 0:
+                return
+            self._arrays[field_path(self.folder, key)] = self._counts(key, (slice(None),))
 
     def planes(self, key: FieldKey, window: Window = WHOLE) -> NDArray[np.uint16]:
         """The brightfield planes of a field in *window*: (Z, Y, X) in counts."""

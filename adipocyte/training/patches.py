@@ -20,6 +20,8 @@ from adipocyte.errors import ConfigError
 from adipocyte.store.reader import Store
 from adipocyte.training.augmentations import WINDOW, Augmenter
 
+_KEPT_MB = 1000
+
 Masks = Callable[[FieldKey, Window], NDArray[np.bool_]]
 Batch = tuple[Tensor, Tensor, Tensor]  # planes, targets, mask
 
@@ -46,6 +48,7 @@ class Patches(Dataset[Batch]):
         self._augmenter = augmenter
         self._patch_px, self._seed = patch_px, seed
         self._keys = store.keys("train")
+        store.keep(self._keys, _KEPT_MB)  # before processes that read patches are forked
         self._valid = {key: store.valid(key) for key in self._keys}
         smallest = min(side.stop - side.start for valid in self._valid.values() for side in valid)
         if patch_px > smallest:

@@ -118,10 +118,12 @@ def _progress(header: Mapping[str, str]) -> Progress:
 def _tensors(part: nn.Module | Optimizer) -> dict[str, Tensor]:
     if isinstance(part, nn.Module):
         return part.state_dict()
+    # Muon also notes which parameters it leaves to AdamW, and finds that again by their shapes.
     return {
         f"{i}/{key}": value
         for i, state in part.state_dict()["state"].items()
         for key, value in state.items()
+        if isinstance(value, Tensor)
     }
 
 

@@ -5,11 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from numpy.typing import NDArray
 from skimage.exposure import match_histograms
 
 from adipocyte.imaging.histograms import (
     apply_table,
     counts_histogram,
+    match_highlights,
     match_histogram,
     mean_and_std,
     median,
@@ -74,3 +76,35 @@ def test_matching_a_field_is_scikit_images_within_the_rounding():
 @given(image=COUNTS)
 def test_matching_an_image_to_itself_changes_nothing(image):
     np.testing.assert_array_equal(match_histogram(image, counts_histogram(image)), image)
+
+
+# Highlights.
+
+
+@pytest.fixture
+def droplets() -> NDArray[np.uint16]:
+    """Half a million pixels whose counts are all different where they are bright."""
+    counts = np.concatenate([np.full(430_000, 100), np.arange(1000, 61_000).repeat(2)[:94_288]])
+    return np.random.default_rng(0).permutation(counts).astype(np.uint16).reshape(512, 1024)
+
+
+def test_the_brightest_pixels_get_the_counts_of_their_rank_and_no_others_change(droplets):
+    reference = np.where(droplets > 47_000, droplets + 9000, droplets)  # specks
+    raised = match_highlights(droplets, counts_histogram(reference))
+    changed = raised != droplets
+    assert 0 < changed.sum() <= 1e-4 * droplets.size
+    assert droplets[changed].min() > droplets[~changed].max()
+    matched = match_histogram(droplets, counts_histogram(reference))
+    np.testing.assert_array_equal(raised[changed], matched[changed])
+    assert raised.max() == reference.max()
+
+
+def test_highlights_are_never_lowered(droplets):
+    np.testing.assert_array_equal(
+        match_highlights(droplets, counts_histogram(droplets // 2)), droplets
+    )
+
+
+def test_an_image_without_bright_objects_gets_none(droplets):
+    ground = np.random.default_rng(0).integers(80, 120, (512, 1024)).astype(np.uint16)
+    np.testing.assert_array_equal(match_highlights(ground, counts_histogram(droplets)), ground)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from adipocyte.networks.losses import (
 from adipocyte.networks.unet import UNetSpec, build_unet
 
 SMALL = UNetSpec(encoder="resnet18", in_channels=7)
+COMPACT = UNetSpec(encoder="none", in_channels=7, architecture="compact")
 SIDES = st.integers(2, 17)
 
 
@@ -69,6 +71,42 @@ def test_wide_convolutions_keep_the_size_of_the_image(wide, n_wide):
     ]
     assert (kernels.count((5, 5)), len(kernels)) == (n_wide, 10)
     assert network(images(1, 7, 64, 32)).shape == (1, 1, 64, 32)
+
+
+@pytest.mark.parametrize(("n_in", "n_out"), [(7, 3), (8, 1)])
+def test_the_compact_network_answers_with_images_of_the_same_size(n_in, n_out):
+    network = build_unet(replace(COMPACT, in_channels=n_in, out_channels=n_out)).eval()
+    assert network(images(2, n_in, 64, 32)).shape == (2, n_out, 64, 32)
+
+
+def test_no_convolution_of_the_compact_network_works_at_full_size():
+    sides = []
+    network = build_unet(COMPACT)
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(lambda _, inputs, __: sides.append(inputs[0].shape[-1]))
+    network(images(2, 7, 64, 64))
+    assert max(sides) == 32
+    assert min(sides) == 4
+
+
+def test_each_pixel_of_a_block_is_painted_by_itself():
+    network = build_unet(COMPACT).eval()
+    source = images(1, 7, 64, 64)
+    painted = network(source)
+    source[0, :, 20, 20] += 1
+    changed = (network(source) - painted).abs()[0, 0]
+    assert (changed[20:22, 20:22].unique().numel(), changed[20, 20] > 0) == (4, True)
+
+
+@pytest.mark.parametrize("setting", ["encoder", "wide_convolutions", "encoder_weights"])
+def test_the_compact_network_takes_no_other_encoder(setting):
+    given = {"encoder_weights": "imagenet"}
+    spec = COMPACT
+    if setting != "encoder_weights":
+        given, spec = {}, replace(COMPACT, **{setting: "resnet18"})
+    with pytest.raises(ConfigError, match=f"made with {setting}=.*give -P {setting}=none, or -P"):
+        build_unet(spec, **given)
 
 
 @pytest.mark.parametrize(("wide", "n_wide"), [("none", 0), ("last", 1), ("all", 22)])

@@ -70,6 +70,15 @@ def test_normalisations_are_folded_and_the_output_stays(encoder):
     np.testing.assert_allclose(painted, expected, atol=1e-4 * np.ptp(expected))
 
 
+def test_all_normalisations_of_the_compact_network_are_folded():
+    network = seasoned(UNetSpec(encoder="none", in_channels=7, architecture="compact"))
+    expected = predict_with(network)(source(64, 96))
+    folded = fold(network)
+    assert norms(folded) == 0
+    painted = predict_with(folded)(source(64, 96))
+    np.testing.assert_allclose(painted, expected, atol=1e-4 * np.ptp(expected))
+
+
 def test_a_network_that_cannot_be_traced_stays_as_it_is():
     network = seasoned(UNetSpec(encoder="resnet18", in_channels=7, architecture="unetplusplus"))
     expected = predict_with(network)(source(64, 64))

@@ -1,10 +1,13 @@
 """A store gives back the plate's own counts."""
 
 import os
+import shutil
 
 import numpy as np
+import pytest
 
 from adipocyte.domain import TARGETS
+from adipocyte.errors import StoreError
 from adipocyte.plate.fields import read_field
 from adipocyte.plate.scan import scan_plate
 from adipocyte.store.reader import Store
@@ -28,6 +31,18 @@ def test_a_window_is_that_part_of_the_field(small_store):
     np.testing.assert_array_equal(lipids, small_store.target(key, "A2")[window])
     np.testing.assert_array_equal(small_store.target(key, "A2", window), lipids)
     np.testing.assert_array_equal(small_store.mask(key, window), small_store.mask(key)[window])
+
+
+def test_fields_kept_in_memory_are_read_no_more(small_store, tmp_path):
+    store = Store(shutil.copytree(small_store.folder, tmp_path / "store"))
+    first, second, *_ = store.manifest.fields
+    store.keep([first, second], most_mb=0.16)  # a field has 96 x 80 pixels of ten channels
+    shutil.rmtree(tmp_path / "store")
+    window = np.s_[17:60, 3:80]
+    np.testing.assert_array_equal(store.planes(first, window), small_store.planes(first, window))
+    np.testing.assert_array_equal(store.target(first, "A2"), small_store.target(first, "A2"))
+    with pytest.raises(StoreError):
+        store.planes(second)
 
 
 def test_without_alignment_a_field_is_valid_whole(small_store):

@@ -12,7 +12,6 @@ from adipocyte.networks.files import load_network
 from adipocyte.training.loop import NETWORK_FOLDER
 
 TINY = {
-    "encoder": "resnet18",
     "patch_px": 32,
     "batch": 2,
     "epochs": 2,

@@ -27,6 +27,8 @@ from adipocyte.staining.bundle import BundleManifest, NetworkEntry, calibrate_bu
 from adipocyte.staining.stainer import Stainer
 from adipocyte.store.reader import Store
 
+PIXELS_LOST = 0.1  # share of the pixel metric that a way may lose for better features
+
 # The terms of the weights that a network started from, if they are not a file.
 _LICENCES = {
     "none": "trained from random weights",
@@ -50,13 +52,17 @@ class Assembled:
     def finish(self, scores: dict[str, Score]) -> str:
         """Let the bundle keep the way of intensities that scored best, and return it.
 
-        It is the way that loses the fewest features, then the one with the lowest combined metric,
-        or pixel metric if no feature was measured.
+        It is one of those that lose the fewest features. Of these it is one whose pixel metric is
+        at most PIXELS_LOST above the lowest, because features alone would choose pictures that look
+        wrong. Of these it has the lowest combined metric, or pixel metric if no feature was
+        measured.
         """
-        kept = min(
-            (way for way in Intensities if way in scores),
-            key=lambda way: (scores[way].n_left_out, _metric(scores[way])),
-        )
+        ways = [way for way in Intensities if way in scores]
+        fewest = min(scores[way].n_left_out for way in ways)
+        ways = [way for way in ways if scores[way].n_left_out == fewest]
+        most = (1 + PIXELS_LOST) * min(scores[way].pixel_metric for way in ways)
+        ways = [way for way in ways if scores[way].pixel_metric <= most]
+        kept = min(ways, key=lambda way: _metric(scores[way]))
         calibrate_bundle(self.folder, self.calibrations, kept)
         return kept
 
@@ -78,7 +84,8 @@ def assemble(
     calibrations = fit_calibrations(fields)
     if calibrations.keys() != set(stainer.manifest.paintings):
         return Assembled(bundle, fields, {})  # a magnification has no validation field
-    return Assembled(bundle, cross_calibrated(fields, folder), calibrations)
+    judged = cross_calibrated(fields, stainer.histograms, folder)
+    return Assembled(bundle, judged, calibrations)
 
 
 def gather(store: Store, runs: dict[str, str], folder: Path, storage: str) -> Path:

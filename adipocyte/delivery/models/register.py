@@ -284,8 +284,8 @@ def _beside(
         painted = paint_fields(stainer, store, [field.key for field in fields], ways, folder)
     except (StoreError, RunError, BundleError) as error:
         return list(fields), error
-    if kept == Intensities.CALIBRATION and stainer.manifest.store_digest == store.digest:
-        painted = cross_calibrated(painted, folder)
+    if Intensities(kept).takes_calibrations and stainer.manifest.store_digest == store.digest:
+        painted = cross_calibrated(painted, stainer.histograms, folder)
     pairs = zip(fields, painted, strict=True)
     return [
         replace(field, painted={**field.painted, CHAMPION: one.painted[kept]})

@@ -20,6 +20,7 @@ WAY_NAMES = {
     "none": "as painted",
     "matching": "histogram matching",
     "calibration": "calibration",
+    "highlights": "calibration, highlights matched",
     "prediction": "prediction",
 }
 METRIC_NAMES = {
@@ -88,7 +89,7 @@ def page(
 ) -> str:
     """An evaluation as one HTML page that needs no network and no other file.
 
-    *scores* by way ("none", "matching", "calibration"; "prediction"); *shown* is the way whose
+    *scores* by way ("none", "matching", …; "prediction"); *shown* is the way whose
     pictures, features and objects are shown; *origin* says by name what was judged and how. The
     same arguments give the same text, which stays under 50 MB.
 

@@ -16,8 +16,14 @@ from adipocyte.domain import SEGMENTER, TARGETS, FieldKey, table_key
 from adipocyte.errors import StoreError
 from adipocyte.evaluation.judge import judge
 from adipocyte.evaluation.metric import Part, Score
-from adipocyte.evaluation.painting import cross_calibrated, fit_calibrations, paint_fields
+from adipocyte.evaluation.painting import (
+    Histograms,
+    cross_calibrated,
+    fit_calibrations,
+    paint_fields,
+)
 from adipocyte.evaluation.pictures import preview
+from adipocyte.imaging.histograms import match_highlights
 from adipocyte.networks.files import save_network
 from adipocyte.networks.unet import UNetSpec, build_unet
 from adipocyte.plate.fields import RawField, write_field
@@ -94,6 +100,11 @@ def stainer(shifted_store: Store, tmp_path_factory: pytest.TempPathFactory) -> S
 
 
 @pytest.fixture(scope="module")
+def histograms(stainer: Stainer) -> Histograms:
+    return stainer.histograms
+
+
+@pytest.fixture(scope="module")
 def painted(shifted_store, stainer, tmp_path_factory):
     """The two validation fields, painted."""
     return paint_fields(
@@ -146,15 +157,19 @@ def test_a_model_of_one_target_leaves_the_others_to_the_truth(shifted_store, tmp
     assert list(field.truth) == list(TARGETS)
 
 
-def test_a_calibration_is_judged_by_fields_that_it_was_not_fitted_to(painted, tmp_path):
+def test_a_calibration_is_judged_by_fields_that_it_was_not_fitted_to(painted, histograms, tmp_path):
     """One well: each field by a table fitted to the other."""
-    first, second = cross_calibrated(painted, tmp_path)
+    first, second = cross_calibrated(painted, histograms, tmp_path)
     for field, other in ((first, painted[1]), (second, painted[0])):
         tables = fit_calibrations([other])
         for target in TARGETS:
             expected = tables[f"20/{target}"][read_image(field.painted["none"][target])]
             np.testing.assert_array_equal(
                 read_image(field.painted["calibration"][target]), expected
+            )
+            np.testing.assert_array_equal(
+                read_image(field.painted["highlights"][target]),
+                match_highlights(expected, histograms[f"20/{target}"]),
             )
 
 
@@ -163,7 +178,7 @@ def test_a_calibration_is_judged_well_by_well_where_there_are_two(shifted_store,
     keys = shifted_store.keys("validation") + shifted_store.keys("test")
     fields = paint_fields(stainer, shifted_store, keys, ("none",), tmp_path)
     of = {well: [field for field in fields if field.key.well == well] for well in ("B03", "B04")}
-    for field in cross_calibrated(fields, tmp_path):
+    for field in cross_calibrated(fields, stainer.histograms, tmp_path):
         tables = fit_calibrations(of["B04" if field.key.well == "B03" else "B03"])
         for target in TARGETS:
             expected = tables[f"20/{target}"][read_image(field.painted["none"][target])]
@@ -175,28 +190,46 @@ def test_a_calibration_is_judged_well_by_well_where_there_are_two(shifted_store,
 @pytest.mark.parametrize(
     ("given", "kept"),
     [
-        ({"none": (0, 0.9), "matching": (0, 0.5), "calibration": (0, 0.7)}, "matching"),
-        ({"none": (0, 0.9), "matching": (54, 0.5), "calibration": (0, 0.7)}, "calibration"),
-        ({"none": (0, 0.9), "matching": (0, 0.9)}, "none"),
+        (
+            {"none": (0, 0.3, 0.9), "matching": (0, 0.3, 0.5), "calibration": (0, 0.3, 0.7)},
+            "matching",
+        ),
+        (
+            {"none": (0, 0.3, 0.9), "matching": (54, 0.3, 0.5), "highlights": (0, 0.3, 0.7)},
+            "highlights",
+        ),
+        (
+            {"none": (0, 0.30, 0.9), "matching": (0, 0.34, 0.5), "calibration": (0, 0.32, 0.7)},
+            "calibration",
+        ),
+        ({"none": (54, 0.3, 0.9), "matching": (0, 0.4, 0.5)}, "matching"),
+        ({"none": (0, 0.3, 0.9), "matching": (0, 0.3, 0.9)}, "none"),
     ],
-    ids=["the lowest", "not for losing features", "the first of equals"],
+    ids=[
+        "the lowest",
+        "not for losing features",
+        "not for losing pixels",
+        "features lost weigh more than pixels",
+        "the first of equals",
+    ],
 )
-def test_the_bundle_keeps_the_way_that_loses_no_features_and_scores_best(
+def test_the_bundle_keeps_the_way_that_loses_little_and_scores_best(
     shifted_store, tmp_path, given, kept
 ):
     bundle_of(shifted_store, tmp_path, ("A2",))
     tables = {"20/A2": np.arange(65536, dtype=np.uint16)}
     scores = {}
-    for way, (n_left_out, metric) in given.items():
+    for way, (n_left_out, pixels, combined) in given.items():
         left_out = {f"f{i}": "" for i in range(n_left_out)}
-        part = Part(1, 1, {}, {}, left_out, metric, metric, metric)
-        scores[way] = Score({20: part}, metric, metric, metric, {})
+        part = Part(1, 1, {}, {}, left_out, pixels, combined, combined)
+        scores[way] = Score({20: part}, pixels, combined, combined, {})
     assert Assembled(tmp_path / "bundle", [], tables).finish(scores) == kept
     assert Stainer(tmp_path / "bundle").manifest.intensities == kept
 
 
-def test_a_single_field_cannot_judge_a_calibration(painted, tmp_path):
-    assert list(cross_calibrated(painted[:1], tmp_path)[0].painted) == ["none", "matching"]
+def test_a_single_field_cannot_judge_a_calibration(painted, histograms, tmp_path):
+    [field] = cross_calibrated(painted[:1], histograms, tmp_path)
+    assert list(field.painted) == ["none", "matching"]
 
 
 def test_no_field_at_all_is_an_error_in_words():

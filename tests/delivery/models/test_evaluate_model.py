@@ -242,7 +242,7 @@ def evaluations() -> list[mlflow.entities.Run]:
 
 def test_evaluate_logs_every_metric_in_every_way_with_the_model_and_its_data(workplace):
     [run] = evaluations()
-    ways = ("", "none_", "matching_", "calibration_")
+    ways = ("", "none_", "matching_", "calibration_", "highlights_")
     names = {
         f"{way}{name}_{target}_20x"
         for way in ways
@@ -348,6 +348,7 @@ def test_every_way_gives_what_it_says(calibrated, calibrations, planes):
             ("none", "matching"),
             ("none", "calibration"),
             ("matching", "calibration"),
+            ("none", "highlights"),
         ):
             assert (painted[one][target] != painted[other][target]).any()
     for way in Intensities:
@@ -368,8 +369,9 @@ def test_the_way_that_the_bundle_keeps_is_taken_unless_another_is_asked_for(
     )
 
 
-def test_an_unknown_way_is_answered_with_the_three(bundle, planes):
-    with pytest.raises(ConfigError, match="one of none, matching, calibration, got 'both'"):
+def test_an_unknown_way_is_answered_with_the_known_ones(bundle, planes):
+    known = "none, matching, calibration, highlights"
+    with pytest.raises(ConfigError, match=f"one of {known}, got 'both'"):
         Stainer(bundle).stain(planes, 20, intensities="both")
 
 

@@ -1,4 +1,5 @@
-"""How fast the report's four networks paint a full field, beside the published way.
+"""How fast the report's four networks paint a full field, beside the published way, and the one
+network of recipe=shared beside both.
 
     python -m benchmarks.staining [--check]        # 8 to 15 minutes on two cores
 
@@ -26,22 +27,28 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from adipocyte.domain import SEGMENTER
+from adipocyte.config import GeneratorConfig, build
+from adipocyte.domain import N_Z_PLANES, SEGMENTER, TARGETS
 from adipocyte.networks.files import load_network
-from adipocyte.networks.unet import DIVISOR
+from adipocyte.networks.unet import DIVISOR, build_unet
+from adipocyte.staining.bundle import NetworkEntry
 from adipocyte.staining.stainer import Stainer
 from adipocyte.system.machine import DTYPES, fastest_device, pin_threads
+from adipocyte.training.generator import generator_spec
 from benchmarks.painting import REPORT, noise, resident_mb
 from benchmarks.report import parser, report
 from tests.support.bundles import make_bundle, unet_specs
 
 FIELD_PX = (2154, 2554)
+PADDED_PX = (FIELD_PX[0] + -FIELD_PX[0] % DIVISOR) * (FIELD_PX[1] + -FIELD_PX[1] % DIVISOR)
 CROP_PX, STRIDE_PX = 1024, 512
 NETWORKS = (SEGMENTER, "A1", "A2", "A3")
 AT_LEAST = {
     "plate.share_of_peak": 0.85,
     "plate.times_published": 6.5,
     "plate.times_published_equal_tiling": 2.0,
+    "shared.times_fewer_flop": 20,
+    "shared_plate.times_faster": 12,
 }
 
 DEVICE = fastest_device()
@@ -153,6 +160,21 @@ def measure_published(networks: dict[str, tuple[int, nn.Module]]) -> dict[str, f
     return {"crops": len(crops), "field_s": time.perf_counter() - start}
 
 
+def measure_shared(folder: Path, planes: np.ndarray) -> dict[str, float]:
+    """A field through the one network of recipe=shared, by "shared.figure"."""
+    spec = generator_spec(build(GeneratorConfig, {"target": "all", "recipe": "shared"}), N_Z_PLANES)
+    entry = NetworkEntry(TARGETS, sees_mask=False)
+    bundle = make_bundle(folder, {entry.name: spec}, networks={entry.name: entry})
+    network = build_unet(spec).eval()
+    flop = PADDED_PX * flop_per_px(network, spec.in_channels)
+    figures = {"shared.tflop": flop / 1e12}
+    figures["shared.parameters"] = sum(weights.numel() for weights in network.parameters())
+    for way, compiled in (("request", False), ("plate", True)):
+        measured = measure_ours(bundle, planes, flop, compiled)
+        figures |= {f"shared_{way}.{name}": value for name, value in measured.items()}
+    return figures
+
+
 def measure(folder: Path) -> dict[str, float]:
     """All figures, by "way.figure"."""
     pin_threads()
@@ -160,8 +182,7 @@ def measure(folder: Path) -> dict[str, float]:
     planes = noise(*FIELD_PX)
     loaded = {name: load_network(bundle / name, DEVICE) for name in NETWORKS}
     published = {name: (spec.in_channels, network) for name, (spec, network) in loaded.items()}
-    padded_px = (FIELD_PX[0] + -FIELD_PX[0] % DIVISOR) * (FIELD_PX[1] + -FIELD_PX[1] % DIVISOR)
-    flop = padded_px * sum(
+    flop = PADDED_PX * sum(
         flop_per_px(network, in_channels) for in_channels, network in published.values()
     )
     peaks = {precision: [peak_gflops(dtype)] for precision, dtype in DTYPES.items()}
@@ -175,10 +196,17 @@ def measure(folder: Path) -> dict[str, float]:
         }
         for precision, dtype in DTYPES.items():
             peaks[precision].append(peak_gflops(dtype))
+    figures |= measure_shared(folder / "shared", planes)
+    figures["shared.times_fewer_flop"] = figures["field.tflop"] / figures["shared.tflop"]
     figures |= {f"peak_{precision}.gflops": max(seen) for precision, seen in peaks.items()}
     for way in ("request", "plate"):
         figures[f"{way}.share_of_peak"] = figures[f"{way}.gflops"] / figures["peak_bf16.gflops"]
         figures[f"{way}.times_published"] = figures["published.field_s"] / figures[f"{way}.field_s"]
+        shared_s = figures[f"shared_{way}.field_s"]
+        figures[f"shared_{way}.times_faster"] = figures[f"{way}.field_s"] / shared_s
+        figures[f"shared_{way}.share_of_peak"] = (
+            figures[f"shared_{way}.gflops"] / figures["peak_bf16.gflops"]
+        )
         equal_s = figures["published.crops"] * figures[f"{way}.crop_s"]
         figures[f"{way}.times_published_equal_tiling"] = figures["published.field_s"] / equal_s
     return figures

@@ -94,6 +94,8 @@ def test_a_halo_is_as_wide_as_the_network_is_deep(network):
     assert halo_of(network, 7) == 288
     report = UNetSpec(encoder="resnet152", in_channels=7, wide_convolutions="all")
     assert halo_of(build_unet(report), 7) == 448
+    compact = UNetSpec(encoder="none", in_channels=7, architecture="compact")
+    assert halo_of(build_unet(compact), 7) == 96
 
 
 def test_without_a_halo_there_would_be_a_seam(network, source):

@@ -1,4 +1,4 @@
-"""A small U-Net without a convolution at full size, where U-Nets spend most of their time."""
+"""A small U-Net whose finest level has half of the image's side."""
 
 from itertools import pairwise
 

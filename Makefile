@@ -30,7 +30,7 @@ test: setup
 	$(PYTEST) -n 2 -m "not slow and not server and not browser and not database and not cluster"
 
 test-all: setup
-	$(PYTEST) -n 3
+	$(PYTEST) -n 3 --durations 15 --durations-min 8
 
 ui: setup
 	mlflow ui

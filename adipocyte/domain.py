@@ -37,6 +37,7 @@ class Intensities(StrEnum):
 
     @property
     def takes_calibrations(self) -> bool:
+        """Whether it puts images through calibration tables, which a bundle may lack."""
         return self in (Intensities.CALIBRATION, Intensities.HIGHLIGHTS)
 
 

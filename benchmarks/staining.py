@@ -1,7 +1,6 @@
-"""How fast the report's four networks paint a full field, beside the published way, and the one
-network of recipe=shared beside both.
+"""How fast the report's four networks, and the one of recipe=shared, paint a full field.
 
-    python -m benchmarks.staining [--check]        # 8 to 15 minutes on two cores
+    python -m benchmarks.staining [--check]        # 8 to 17 minutes on two cores
 
 The published way (report, section 6.1, and its code): crops of 1024 pixels at a stride of 512,
 one at a time, eager float32, channels first, nothing folded; the same weights, in the same run.

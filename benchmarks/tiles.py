@@ -30,7 +30,6 @@ SHAPE_PX = (2400, 512)
 RANGE_COUNTS = 4000
 NETWORKS = {
     "resnet18": UNetSpec(encoder="resnet18", in_channels=7, wide_convolutions="last"),
-    "compact": UNetSpec(encoder="none", in_channels=7, architecture="compact"),
     "resnet152": UNetSpec(encoder="resnet152", in_channels=7, wide_convolutions="all"),
 }
 MOST_PERCENT = 0.2

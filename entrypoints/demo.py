@@ -23,6 +23,7 @@ def demo(config: DemoConfig) -> None:
     plate, folder = out / "plate", out / "store"
     with step_run("demo", config):
         run_step("simulate", {"out": plate, "magnifications": "20", "fovs": 2, "seed": config.seed})
+        # Of training, so that the whole stays below ten minutes on two cores.
         run_step("main", {"plate": plate, "store": folder, "minutes": 5.5, "seed": config.seed})
         store = Store(folder)
         version = mlflow.get_run(newest_run("register", store.digest)).data.tags[VERSION_TAG]

@@ -11,8 +11,8 @@ from adipocyte.domain import FieldKey
 class FieldPaths:
     """The single-page TIFFs of a field: `truth` by target, `painted` by way and target.
 
-    A way is a way of intensities ("none", "matching", …), or a name for images that
-    came otherwise ("prediction", "champion").
+    A way is a way of intensities ("none", "matching", …), or a name for images that came otherwise
+    ("prediction", "champion").
     """
 
     key: FieldKey

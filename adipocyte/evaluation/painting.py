@@ -100,11 +100,9 @@ def cross_calibrated(
 ) -> list[FieldPaths]:
     """The *fields* with "calibration" and "highlights" added, each by tables fitted to others.
 
-    *histograms* are the training wells', by "20/A1", … .
-
-    These are the fields of other wells; at a magnification with a single well, its other fields. If
-    a magnification has a single field, nothing is added, because a table that has seen the truth
-    cannot be judged by it.
+    The others are the fields of other wells; at a magnification with a single well, its other
+    fields. If a magnification has a single field, nothing is added, because a table that has seen
+    the truth cannot be judged by it. *histograms* are the training wells', (65536,) by "20/A1", ….
     """
     groups = _groups(fields)
     of_magnification: dict[int, set[tuple]] = defaultdict(set)

@@ -209,21 +209,21 @@ class Stainer:
         way = self.manifest.way(way)
         if way is Intensities.NONE:
             return images
-        if way is Intensities.MATCHING:
-            return {
-                target: match_histogram(image, self.histograms[table_key(magnification, target)])
-                for target, image in images.items()
-            }
-        images = {
-            target: apply_table(self._calibrations[table_key(magnification, target)], image)
-            for target, image in images.items()
-        }
-        if way is Intensities.CALIBRATION:
-            return images
         return {
-            target: match_highlights(image, self.histograms[table_key(magnification, target)])
+            target: self._rescaled(image, table_key(magnification, target), way)
             for target, image in images.items()
         }
+
+    def _rescaled(
+        self, image: NDArray[np.uint16], name: str, way: Intensities
+    ) -> NDArray[np.uint16]:
+        """*image* with the tables of *name*, "20/A1", in a *way* that takes some."""
+        if way is Intensities.MATCHING:
+            return match_histogram(image, self.histograms[name])
+        calibrated = apply_table(self._calibrations[name], image)
+        if way is Intensities.CALIBRATION:
+            return calibrated
+        return match_highlights(calibrated, self.histograms[name])
 
     def _targets(self, targets: Sequence[str] | None) -> tuple[str, ...]:
         known = self.manifest.targets

@@ -20,7 +20,7 @@ from adipocyte.errors import ConfigError
 from adipocyte.store.reader import Store
 from adipocyte.training.augmentations import WINDOW, Augmenter
 
-_KEPT_MB = 1000
+_KEPT_MB = 1000  # of fields, which are then read once, not anew for each patch
 
 Masks = Callable[[FieldKey, Window], NDArray[np.bool_]]
 Batch = tuple[Tensor, Tensor, Tensor]  # planes, targets, mask

@@ -19,6 +19,7 @@ from adipocyte.domain import FieldKey
 from adipocyte.plate.fields import RawField, write_field
 from adipocyte.store.reader import Store
 from tests.support import ROOT
+from tests.support.tracking import tracked_at
 from tests.test_project import CONFIGS
 
 COMMANDS = sorted(CONFIGS)
@@ -40,11 +41,8 @@ HEAVY = {
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty folder to work in, with an MLflow store of its own."""
     monkeypatch.chdir(tmp_path)
-    before, uri = mlflow.get_tracking_uri(), f"sqlite:///{tmp_path}/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    mlflow.set_tracking_uri(uri)
-    yield tmp_path
-    mlflow.set_tracking_uri(before)
+    with tracked_at(f"sqlite:///{tmp_path}/mlflow.db"):
+        yield tmp_path
 
 
 def run(name: str, *args: str) -> Result:

@@ -34,6 +34,7 @@ from adipocyte.staining.bundle import BundleManifest, write_bundle
 from adipocyte.staining.stainer import Stainer
 from adipocyte.store.reader import Store
 from tests.support.bundles import SEPARATE
+from tests.support.tracking import tracked_at
 
 NO_PLANES = np.zeros((0, 64, 64), dtype=np.uint16)
 SHIFT = (3, -2)  # whole pixels, so that moving an image by it changes no count
@@ -244,10 +245,8 @@ def test_no_field_at_all_is_an_error_in_words():
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder to work in, with its own MLflow store."""
     monkeypatch.chdir(tmp_path)
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
-    yield tmp_path
-    mlflow.set_tracking_uri(before)
+    with tracked_at(f"sqlite:///{tmp_path}/mlflow.db"):
+        yield tmp_path
 
 
 @pytest.fixture(scope="module")

@@ -37,6 +37,7 @@ from adipocyte.training.state import STATE, state_step
 from tests.support import ROOT
 from tests.support.processes import wait_for
 from tests.support.served import make_model
+from tests.support.tracking import tracked_at
 
 TINY = {
     "epochs": 2,
@@ -107,27 +108,21 @@ def workplace(small_plate: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     """
     folder = tmp_path_factory.mktemp("workplace")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    uri = f"sqlite:///{folder}/mlflow.db"
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(uri)
-    experiment = mlflow.create_experiment("tests", artifact_location=f"file://{folder}/artifacts")
-    environment = {
-        **os.environ,
-        "PATH": path,
-        "MLFLOW_TRACKING_URI": uri,
-        "MLFLOW_EXPERIMENT_ID": experiment,
-    }
-    settings = {"plate": small_plate, "store": folder / "store", "recipe": "fast", **TINY}
-    made = Workplace(environment, small_plate, None)
-    given = [f"-P{name}={value}" for name, value in settings.items()]
-    with made.mlflow_start("run", str(ROOT), "--env-manager", "local", *given) as first:
-        wait_for(lambda: is_training("A1", folder), process=first)
-        os.killpg(first.pid, signal.SIGKILL)
-    result = made.mlflow_run(*given)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "train_segmenter is ready from before" in result.stdout
-    yield replace(made, store=Store(folder / "store"))
-    mlflow.set_tracking_uri(before)
+    with tracked_at(f"sqlite:///{folder}/mlflow.db"):
+        experiment = mlflow.create_experiment(
+            "tests", artifact_location=f"file://{folder}/artifacts"
+        )
+        environment = {**os.environ, "PATH": path, "MLFLOW_EXPERIMENT_ID": experiment}
+        settings = {"plate": small_plate, "store": folder / "store", "recipe": "fast", **TINY}
+        made = Workplace(environment, small_plate, None)
+        given = [f"-P{name}={value}" for name, value in settings.items()]
+        with made.mlflow_start("run", str(ROOT), "--env-manager", "local", *given) as first:
+            wait_for(lambda: is_training("A1", folder), process=first)
+            os.killpg(first.pid, signal.SIGKILL)
+        result = made.mlflow_run(*given)
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert "train_segmenter is ready from before" in result.stdout
+        yield replace(made, store=Store(folder / "store"))
 
 
 @pytest.fixture(scope="module")

@@ -47,6 +47,7 @@ from tests.support import ROOT
 from tests.support.processes import free_port, wait_for
 from tests.support.served import mlflow_server
 from tests.support.stores import Killed, prepared
+from tests.support.tracking import tracked_at
 
 pytestmark = pytest.mark.slow  # judges a model for nearly every test
 
@@ -136,25 +137,16 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture(scope="module")
 def shelf(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
     folder = tmp_path_factory.mktemp("shelf")
-    before, uri = mlflow.get_tracking_uri(), f"sqlite:///{folder}/mlflow.db"
-    mlflow.set_tracking_uri(uri)
-    experiment = mlflow.create_experiment(
-        "registry", artifact_location=f"file://{folder}/artifacts"
-    )
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    environment = {
-        **os.environ,
-        "MLFLOW_TRACKING_URI": uri,
-        "MLFLOW_EXPERIMENT_ID": experiment,
-        "PYTHONPATH": path,
-        **UNSCHEDULED,
-    }
     # Not set_experiment, because later tests of this process would inherit it.
-    with pytest.MonkeyPatch.context() as patch:
+    with tracked_at(f"sqlite:///{folder}/mlflow.db"), pytest.MonkeyPatch.context() as patch:
+        experiment = mlflow.create_experiment(
+            "registry", artifact_location=f"file://{folder}/artifacts"
+        )
         patch.setenv("MLFLOW_EXPERIMENT_ID", experiment)
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        environment = {**os.environ, "PYTHONPATH": path, **UNSCHEDULED}
         runs = keep_networks(store, folder)
         yield Shelf(environment, store, runs[GOOD], runs[POOR])
-    mlflow.set_tracking_uri(before)
 
 
 @pytest.fixture(scope="module")
@@ -646,12 +638,12 @@ def remote(
         name: value for name, value in shelf.environment.items() if not name.startswith("MLFLOW_")
     }
     environment |= UNSCHEDULED
-    before = mlflow.get_tracking_uri()
-    with mlflow_server(command, tmp_path / "log", environment, health="/health") as server:
-        mlflow.set_tracking_uri(server.url)
+    with (
+        mlflow_server(command, tmp_path / "log", environment, health="/health") as server,
+        tracked_at(server.url),
+    ):
         monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", mlflow.create_experiment("remote"))
         yield server.url
-        mlflow.set_tracking_uri(before)
 
 
 @pytest.mark.database

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
@@ -24,6 +25,7 @@ from adipocyte.training.state import STATE, state_step
 from entrypoints.train_gan import train_gan
 from tests.support import ROOT
 from tests.support.processes import free_port, wait_for
+from tests.support.tracking import tracked_at
 
 pytestmark = pytest.mark.slow  # trainings in processes of their own
 
@@ -43,18 +45,16 @@ TINY = {
 class Place:
     """A folder with a store, an MLflow store of its own, and commands that run there."""
 
-    def __init__(self, folder: Path, store: Store, uri: str) -> None:
+    def __init__(self, folder: Path, store: Store) -> None:
         self.store = Store(Path(shutil.copytree(store.folder, folder / "store")))
         self.states = folder / "store.training"
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         self.environment = {
             **os.environ,
             "PATH": path,
-            "MLFLOW_TRACKING_URI": uri,
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": str(ROOT),
         }
-        mlflow.set_tracking_uri(uri)
 
     def start(self, name: str = "train_gan", **settings) -> subprocess.Popen:
         given = {**TINY, "store": self.store.folder, **settings}
@@ -103,19 +103,15 @@ class Place:
         return process.returncode, said, complained
 
 
-@pytest.fixture(autouse=True)
-def same_tracking_uri_afterwards():
-    before = mlflow.get_tracking_uri()
-    yield
-    mlflow.set_tracking_uri(before)
-
-
 @pytest.fixture
-def place(small_store: Store, tmp_path: Path) -> Place:
-    made = Place(tmp_path, small_store, f"sqlite:///{tmp_path}/mlflow.db")
-    experiment = mlflow.create_experiment("tests", artifact_location=f"file://{tmp_path}/artifacts")
-    made.environment["MLFLOW_EXPERIMENT_ID"] = experiment
-    return made
+def place(small_store: Store, tmp_path: Path) -> Iterator[Place]:
+    with tracked_at(f"sqlite:///{tmp_path}/mlflow.db"):
+        made = Place(tmp_path, small_store)
+        experiment = mlflow.create_experiment(
+            "tests", artifact_location=f"file://{tmp_path}/artifacts"
+        )
+        made.environment["MLFLOW_EXPERIMENT_ID"] = experiment
+        yield made
 
 
 def runs() -> list:
@@ -383,13 +379,20 @@ def stop_server(server: subprocess.Popen) -> None:
     server.wait()
 
 
-def test_a_lost_tracking_server_ends_in_a_clear_error_and_another_machine_goes_on(
-    small_store, tmp_path
-):
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A free port, at which the runs of a test are kept."""
     port = free_port()
+    with tracked_at(f"http://127.0.0.1:{port}"):
+        yield port
+
+
+def test_a_lost_tracking_server_ends_in_a_clear_error_and_another_machine_goes_on(
+    small_store, tmp_path, port
+):
     server = start_server(tmp_path, port)
     try:
-        place = Place(tmp_path, small_store, f"http://127.0.0.1:{port}")
+        place = Place(tmp_path, small_store)
         place.environment |= {
             "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
             "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",

@@ -27,6 +27,7 @@ from entrypoints.train_segmenter import train_segmenter
 from entrypoints.tune import tune
 from tests.support import ROOT
 from tests.support.processes import wait_for
+from tests.support.tracking import tracked_at
 
 pytestmark = pytest.mark.slow  # searches in processes of their own
 
@@ -51,16 +52,13 @@ POOR = {**GOOD, "learning_rate": 3e-3}
 @pytest.fixture(scope="module", autouse=True)
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with an MLflow store."""
-    folder, before = tmp_path_factory.mktemp("tune"), mlflow.get_tracking_uri()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-        mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+    folder = tmp_path_factory.mktemp("tune")
+    with tracked_at(f"sqlite:///{folder}/mlflow.db"), pytest.MonkeyPatch.context() as patch:
         patch.setenv(
             "MLFLOW_EXPERIMENT_ID",
             mlflow.create_experiment("tests", artifact_location=f"file://{folder}/artifacts"),
         )
         yield folder
-    mlflow.set_tracking_uri(before)
 
 
 class Desk:

@@ -24,7 +24,7 @@ demo: setup
 
 # One thread in each process: more threads would wait for each other. A process that dies ends the
 # run with its test's name. For two cores, two processes; three where many tests wait for commands.
-PYTEST := OMP_NUM_THREADS=1 pytest --dist loadfile --max-worker-restart 0
+PYTEST := OMP_NUM_THREADS=1 pytest --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 test: setup
 	$(PYTEST) -n 2 -m "not slow and not server and not browser and not database and not cluster"

@@ -1,5 +1,6 @@
 """A simulated plate, its store, a bundle, a model and a server: small, made once for all tests."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,10 +31,20 @@ settings.load_profile("repeatable")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by the costly fixtures that they ask for, so that none slips into `make test`."""
+    """Mark tests by the costly fixtures that they ask for, so that none slips into `make test`.
+
+    Files with most of them come first: begun last, one of them would keep a process at work when
+    the others have ended.
+    """
     for item in items:
         for name in COSTLY_FIXTURES.keys() & set(getattr(item, "fixturenames", ())):
             item.add_marker(COSTLY_FIXTURES[name])
+    n_costly = Counter(item.path for item in items if is_costly(item))
+    items.sort(key=lambda item: -n_costly[item.path])
+
+
+def is_costly(item: pytest.Item) -> bool:
+    return any(item.get_closest_marker(name) for name in ("slow", *COSTLY_FIXTURES.values()))
 
 
 WELLS = ("B03", "B04", "C02", "C03")

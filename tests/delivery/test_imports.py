@@ -20,7 +20,6 @@ OTHER_PACKAGES = (
     "lightning_fabric",
     "matplotlib",
     "skimage",
-    "torchmetrics",
     "zarr",
 )
 

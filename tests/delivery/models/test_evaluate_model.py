@@ -417,7 +417,6 @@ def test_a_served_model_loads_nothing_that_only_training_needs(workplace):
         "lightning_fabric",
         "ome_zarr",
         "zarr",
-        "torchmetrics",
         "optuna",
     }
     modules = {

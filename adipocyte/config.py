@@ -356,7 +356,7 @@ class PreprocessConfig:
     )
     on_error: OnError = option(
         "At a field that is not whole or cannot be read: stop, with a table of all of them, or "
-        "skip it.",
+        "skip it; of a field that only lacks stains, skip those.",
         "stop",
     )
     workers: int = option("Processes that prepare fields; 0: only this one.", 2, low=0)

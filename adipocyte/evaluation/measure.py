@@ -49,11 +49,12 @@ def measure_fields(
 ) -> list[FieldMeasurement]:
     """Measure all *fields* in so many *workers* (0: this process).
 
-    At most *n_measured* of each magnification are measured by features.
+    At most *n_measured* of each magnification that have all stains are measured by features.
 
     Raises ImageError when an image cannot be used, WorkerError when a worker is killed.
     """
-    chosen = spread([field.key for field in fields], n_measured)
+    whole = [field.key for field in fields if set(field.truth) == set(TARGETS)]
+    chosen = spread(whole, n_measured)
     tasks = [(field, field.key in chosen) for field in fields]
     done = tqdm(each(_measure_task, tasks, workers), total=len(tasks), desc="measure", unit="field")
     return sorted(done, key=lambda measured: measured.key)

@@ -142,26 +142,20 @@ def _overall(parts: Mapping[int, Part], metric: str) -> float | None:
 class _Table:
     """What the metric needs of the fields of one magnification, whatever their weights.
 
-    A field's weight says how often it counts.
+    A field's weight says how often it counts; one without a stain does not count for it.
     """
 
     def __init__(self, fields: list[FieldMeasurement], way: str) -> None:
         self.wells = [field.key.well for field in fields]
-        self._targets = [
-            target
-            for target in fields[0].pixels[way]
-            if all(target in field.pixels[way] for field in fields)
+        self._targets = sorted({target for field in fields for target in field.pixels[way]})
+        counts = [[_counts_of(field, way, target) for field in fields] for target in self._targets]
+        self._counts = [_stacked(histograms) for histograms in counts]
+        self._n_px = np.array([table.sum(axis=1) for table in self._counts]).T
+        maes = [
+            [field.pixels[way].get(target, {"mae": 0.0})["mae"] for target in self._targets]
+            for field in fields
         ]
-        self._n_px = np.array(
-            [[field.truth_counts[target].sum() for target in self._targets] for field in fields],
-            dtype=np.float64,
-        )
-        self._errors = self._n_px * [
-            [field.pixels[way][target]["mae"] for target in self._targets] for field in fields
-        ]
-        self._counts = [
-            _stacked([field.truth_counts[target] for field in fields]) for target in self._targets
-        ]
+        self._errors = self._n_px * maes
         self._measured = np.array(
             [bool(field.truth_features and field.painted_features.get(way)) for field in fields]
         )
@@ -188,18 +182,15 @@ class _Table:
 
     def part(self, weights: NDArray[np.int64]) -> Part:
         """The metric with field i counted weights[i] times."""
-        medians = [_median_of(counts, weights) for counts in self._counts]
-        maes = (weights @ self._errors) / (weights @ self._n_px)
-        pixels = {
-            target: mae / middle
-            for target, mae, middle in zip(self._targets, maes.tolist(), medians, strict=True)
-            if middle
-        }
-        dark = {
-            target: "its median is 0 counts"
-            for target, middle in zip(self._targets, medians, strict=True)
-            if not middle
-        }
+        pixels, dark = {}, {}
+        sums = zip(weights @ self._errors, weights @ self._n_px, self._counts, strict=True)
+        for target, (error, n_px, counts) in zip(self._targets, sums, strict=True):
+            if not n_px:
+                continue  # none of the fields that count has it
+            if middle := _median_of(counts, weights):
+                pixels[target] = float(error / n_px) / middle
+            else:
+                dark[target] = "its median is 0 counts"
         features = self._feature_errors(weights[self._measured])
         pixel_metric = float(np.mean(list(pixels.values()))) if pixels else float("nan")
         feature_metric = float(np.mean(list(features.values()))) if features else None
@@ -226,6 +217,11 @@ class _Table:
         )
         found = zip(self._names, errors.tolist(), strict=True)
         return {name: error for name, error in found if not np.isnan(error)}
+
+
+def _counts_of(field: FieldMeasurement, way: str, target: str) -> Histogram:
+    """The histogram of a field's true stain; empty where nothing was painted beside it."""
+    return field.truth_counts[target] if target in field.pixels[way] else np.zeros(0, np.uint8)
 
 
 def _stacked(histograms: Sequence[Histogram]) -> NDArray[np.float64]:

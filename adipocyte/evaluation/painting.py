@@ -28,12 +28,13 @@ Histograms = Mapping[str, NDArray[np.int64]]
 def paint_fields(
     stainer: Stainer, store: Store, keys: Sequence[FieldKey], ways: Sequence[str], folder: Path
 ) -> list[FieldPaths]:
-    """Paint the fields *keys* of a store in each of *ways* of intensities.
+    """Paint those of the fields *keys* that have a true stain to paint, in each of *ways*.
 
     The painted images and the true stains are written into *folder* as uint16 TIFFs. The truth is
     as the microscope took it. Where fluorescence lies beside brightfield, the painted image is
     brought into its frame, and both are cropped to what brightfield and fluorescence have both
-    seen. True stains that the stainer does not paint are written too.
+    seen. True stains that the stainer does not paint are written too; what it paints is not, where
+    the field lacks the true stain.
 
     Raises StoreError when the store lacks a target of the stainer, or the stainer does not know a
     magnification or the number of z-planes of the store.
@@ -42,6 +43,7 @@ def paint_fields(
     return [
         _paint_field(stainer, store, key, ways, folder)
         for key in tqdm(keys, desc="paint", unit="field")
+        if set(stainer.manifest.targets) & set(store.targets(key))
     ]
 
 
@@ -55,8 +57,9 @@ def _paint_field(
     moved = {
         target: into_stain.resample(image[into_stain.source(WHOLE, shape)], WHOLE, shape)
         for target, image in painted.items()
+        if target in store.targets(key)
     }
-    truth = {target: store.stain(key, target)[seen] for target in store.manifest.targets}
+    truth = {target: store.stain(key, target)[seen] for target in store.targets(key)}
     files = {}
     for way in ways:
         images = stainer.rescale(moved, key.magnification, way)
@@ -101,14 +104,16 @@ def cross_calibrated(
     """The *fields* with "calibration" and "highlights" added, each by tables fitted to others.
 
     The others are the fields of other wells; at a magnification with a single well, its other
-    fields. If a magnification has a single field, nothing is added, because a table that has seen
-    the truth cannot be judged by it. *histograms* are the training wells', (65536,) by "20/A1", ….
+    fields. If a stain has no others at a magnification, nothing is added, because a table that has
+    seen the truth cannot be judged by it. *histograms* are the training wells', (65536,) by
+    "20/A1", ….
     """
     groups = _groups(fields)
-    of_magnification: dict[int, set[tuple]] = defaultdict(set)
-    for key, group in groups.items():
-        of_magnification[key.magnification].add(group)
-    if any(len(alike) < 2 for alike in of_magnification.values()):
+    having: dict[str, set[tuple]] = defaultdict(set)
+    for field in fields:
+        for target in field.painted[Intensities.NONE]:
+            having[table_key(field.key.magnification, target)].add(groups[field.key])
+    if any(len(alike) < 2 for alike in having.values()):
         return list(fields)
     found = []
     for group in sorted(set(groups.values())):

@@ -58,7 +58,7 @@ def pair(truth: Path, prediction: Path, magnification: int = 0) -> Pairs:
 def _alike(pairs: Pairs) -> Pairs:
     """Leave out fields that lack a stain which others of their magnification have.
 
-    Otherwise the score would leave out that stain in all fields.
+    Otherwise the score would be of other fields for that stain than for the rest.
     """
     stains: dict[int, set[str]] = defaultdict(set)
     for one in pairs.fields:

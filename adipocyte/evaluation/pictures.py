@@ -48,15 +48,19 @@ def preview(stainer: Stainer, store: Store, key: FieldKey) -> Figure:
 def judged(fields: Sequence[FieldPaths], way: str) -> Figure:
     """Judged *fields*: for each a row of true stains above a row painted in a *way*.
 
-    There is a column for every painted target.
+    There is a column for every painted target, empty where a field lacks its true stain.
     Truth and painting share one scale of counts, the truth's. At 100 dots an inch three targets are
     690 pixels wide, because the registry's page has room for no more.
     """
-    targets = sorted(fields[0].painted[way])
+    targets = sorted({target for field in fields for target in field.painted[way]})
     picture = Figure(figsize=(2.3 * len(targets), 4.6 * len(fields)), layout="constrained")
     rows = iter(picture.subplots(2 * len(fields), len(targets), squeeze=False))
     for field, true_row, painted_row in zip(fields, rows, rows, strict=True):
         for target, true_panel, painted_panel in zip(targets, true_row, painted_row, strict=True):
+            if target not in field.painted[way]:
+                true_panel.axis("off")
+                painted_panel.axis("off")
+                continue
             truth = read_image(field.truth[target])
             low, high = display_range(truth)
             painted = read_image(field.painted[way][target])

@@ -24,12 +24,15 @@ class TrainingFeatureMetric:
     """
 
     def __init__(self, store: Store, targets: Sequence[str], n_fields: int) -> None:
-        self.keys = frozenset(spread(store.keys("validation"), n_fields))
+        whole = [key for key in store.keys("validation") if store.targets(key) == TARGETS]
+        self.keys = frozenset(spread(whole, n_fields))
         self._store = store
         advice = "choose by pixels, -P select=pixels"
         if store.manifest.targets != TARGETS:
             found = ", ".join(store.manifest.targets)
             raise ConfigError(f"the features need all three stains, the store has {found}", advice)
+        if not whole:
+            raise ConfigError("no validation field has all three stains", advice)
         for key, images in self._stains.items():
             if min(images[targets[0]].shape) < SMALLEST_PX:
                 shape = " x ".join(map(str, images[targets[0]].shape))

@@ -7,6 +7,7 @@ import segmentation_models_pytorch as smp
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from segmentation_models_pytorch.base.modules import Conv2dReLU
+from timm.models import adapt_input_conv
 from torch import nn
 
 from adipocyte.errors import ConfigError
@@ -70,19 +71,22 @@ def _compact(spec: UNetSpec, encoder_weights: str) -> nn.Module:
 
 def _with_weights(spec: UNetSpec, encoder_weights: str) -> nn.Module:
     architecture = {"unet": smp.Unet, "unetplusplus": smp.UnetPlusPlus}[spec.architecture]
-    if encoder_weights in ("none", "imagenet"):
-        named = None if encoder_weights == "none" else encoder_weights
-        return architecture(
-            spec.encoder,
-            encoder_weights=named,
-            in_channels=spec.in_channels,
-            classes=spec.out_channels,
-        )
     network = architecture(
-        spec.encoder, encoder_weights=None, in_channels=3, classes=spec.out_channels
+        spec.encoder,
+        encoder_weights="imagenet" if encoder_weights == "imagenet" else None,
+        in_channels=spec.in_channels,
+        classes=spec.out_channels,
     )
-    network.encoder.load_state_dict(load_file(encoder_weights))
-    network.encoder.set_in_channels(spec.in_channels, pretrained=True)
+    if encoder_weights not in ("none", "imagenet"):
+        shapes = {name: own.shape for name, own in network.encoder.state_dict().items()}
+        # Only the first convolution, of three channels, may have another shape.
+        weights = {
+            name: weight
+            if weight.shape == shapes[name]
+            else adapt_input_conv(spec.in_channels, weight)
+            for name, weight in load_file(encoder_weights).items()
+        }
+        network.encoder.load_state_dict(weights)
     return network
 
 

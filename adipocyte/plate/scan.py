@@ -40,11 +40,13 @@ _LAYOUT = (
 class Plate:
     """A scanned plate: its whole `fields` in order, and the `problems` of all others.
 
-    `n_z_planes` is what most fields have; a field with another number is not whole. `n_ignored`
-    counts the files that belong to no field.
+    `partial` fields have problems too, but lack nothing except some of the stains. `n_z_planes` is
+    what most fields have; a field with another number is not whole. `n_ignored` counts the files
+    that belong to no field.
     """
 
     fields: tuple[FieldFiles, ...]
+    partial: tuple[FieldFiles, ...]
     problems: tuple[Problem, ...]
     n_z_planes: int
     targets: tuple[str, ...]
@@ -111,13 +113,22 @@ def scan_plate(folder: Path, targets: tuple[str, ...] = TARGETS) -> Plate:
         )
     headers, errors = _read_headers(list(chain(*(one.paths() for one in images.values()))))
     usual = _usual(list(images.values()), headers, targets)
-    fields = []
+    fields, partial = [], []
     for key, one in sorted(images.items()):
-        if wrong := _problems(key, one, headers, errors, usual):
-            problems += wrong
-        else:
-            fields.append(_field_files(key, one, headers, usual))
-    return Plate(tuple(fields), tuple(problems), usual.n_z_planes, usual.targets, n_ignored)
+        wrong = _problems(key, one, headers, errors, usual)
+        lacks = _missing_targets(key, one, usual.targets)
+        problems += wrong + [Problem(str(key), found, remedy) for found, remedy in lacks]
+        if not wrong and len(lacks) < max(len(usual.targets), 1):
+            files = _field_files(key, one, headers, usual)
+            (partial if lacks else fields).append(files)
+    return Plate(
+        tuple(fields),
+        tuple(partial),
+        tuple(problems),
+        usual.n_z_planes,
+        usual.targets,
+        n_ignored,
+    )
 
 
 def _usual(fields: list[_Images], headers: Headers, targets: tuple[str, ...]) -> _Usual:
@@ -133,9 +144,9 @@ def _usual(fields: list[_Images], headers: Headers, targets: tuple[str, ...]) ->
 
 
 def _field_files(key: FieldKey, images: _Images, headers: Headers, usual: _Usual) -> FieldFiles:
-    """The files of a whole field."""
+    """The files of a field, with the stains that it has."""
     planes = tuple(images.planes[z][0] for z in sorted(images.planes, key=lambda z: z or 0))
-    stains = {target: images.targets[target][0] for target in usual.targets}
+    stains = {t: images.targets[t][0] for t in usual.targets if t in images.targets}
     shape = headers[planes[0]].shape
     return FieldFiles(key, images.plate, planes, stains, usual.n_z_planes, shape)
 
@@ -237,16 +248,12 @@ def _problems(
     errors: dict[Path, ImageError],
     usual: _Usual,
 ) -> list[Problem]:
-    """Everything that is wrong with one field.
+    """Everything that is wrong with one field, apart from stains that it lacks.
 
     Images are compared with each other only when all can be read and no name is missing or doubled.
     """
     unreadable = [problem_of(key, errors[path]) for path in images.paths() if path in errors]
-    wrong = (
-        _doubled(images)
-        + _missing_planes(key, images, headers, usual.n_z_planes)
-        + _missing_targets(key, images, usual.targets)
-    )
+    wrong = _doubled(images) + _missing_planes(key, images, headers, usual.n_z_planes)
     if not unreadable and not wrong:
         wrong = _unlike(images, headers, usual)
     return unreadable + [Problem(str(key), found, remedy) for found, remedy in wrong]

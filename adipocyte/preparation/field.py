@@ -92,7 +92,8 @@ def prepare_field(task: FieldTask) -> Problem | None:
             "run the same command again, when no other program writes to the plate",
         )
     shutil.rmtree(field_path(task.folder, key), ignore_errors=True)
-    mask = mask_of(field.targets["A1"], key.magnification, task.masking)
+    nuclei = field.targets.get("A1")
+    mask = None if nuclei is None else mask_of(nuclei, key.magnification, task.masking)
     write_field(task.folder, key, field, mask)
     _, height, width = field.planes.shape
     record = FieldRecord(

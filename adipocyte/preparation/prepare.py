@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def prepare(config: PreprocessConfig) -> Store:
             f"{folder} lies inside the raw plate, which is never written to",
             "name another folder with -P store=<folder>",
         )
-    scanned = _without_small(scan_plate(plate))
+    scanned = _without_small(_with_partial(scan_plate(plate)))
     _refuse(scanned.problems, config)
     _check_usable(scanned)
     keys = [files.key for files in scanned.fields]
@@ -94,6 +95,12 @@ def _make(partial: Path, scanned: Plate, origin: Origin, config: PreprocessConfi
     write_manifest(partial, _sum_up(partial, scanned, origin, records, everything, config))
 
 
+def _with_partial(scanned: Plate) -> Plate:
+    """The plate with the fields that lack some stains among its fields."""
+    fields = sorted((*scanned.fields, *scanned.partial), key=lambda files: files.key)
+    return replace(scanned, fields=tuple(fields))
+
+
 def _without_small(scanned: Plate) -> Plate:
     """The plate with its fields below SMALLEST_PX among its problems."""
     small = [files for files in scanned.fields if min(files.shape) < SMALLEST_PX]
@@ -117,7 +124,8 @@ def _refuse(problems: Sequence[Problem], config: PreprocessConfig) -> None:
         raise PlateError(
             "the plate is not whole",
             f"mend these problems and run the same command again\n{problem_table(problems)}\n"
-            "Or leave those fields out: -P on_error=skip",
+            "Or leave out what is not whole, a stain where only that is missing, else the field: "
+            "-P on_error=skip",
         )
 
 
@@ -187,8 +195,10 @@ def _sum_up(
     """
     split = _split(records, problems, config)
     limits = _limits(records, split["train"])
+    lacks = _lacks(scanned)
     fields = {
-        key: _entry(record, limits[str(key.magnification)]) for key, record in records.items()
+        key: _entry(record, limits[str(key.magnification)], lacks[key])
+        for key, record in records.items()
     }
     left_out = set()
     if config.flagged == "leave_out":
@@ -197,7 +207,9 @@ def _sum_up(
     trained = {key: record for key, record in used.items() if key.well in split["train"]}
     _check_trained(records, trained)
     _check_validated(used, split["validation"])
-    alignments, registrations = _alignments(partial, records, trained, scanned.targets, config)
+    _check_stains(fields, split, set(used), scanned.targets)
+    whole = {key: record for key, record in trained.items() if not lacks[key]}
+    alignments, registrations = _alignments(partial, records, whole, scanned.targets, config)
     histograms = sum_histograms(partial, trained)
     with replacing(partial / HISTOGRAMS) as path:
         save_file(histograms, path)
@@ -229,10 +241,21 @@ def _limits(records: Records, training_wells: tuple[str, ...]) -> dict[str, Limi
     return {str(magnification): learn_limits(fields) for magnification, fields in measures.items()}
 
 
-def _entry(record: FieldRecord, limits: Limits) -> FieldEntry:
+def _entry(record: FieldRecord, limits: Limits, lacks: tuple[str, ...]) -> FieldEntry:
     return FieldEntry(
-        shape=record.shape, quality=record.quality, flags=flags(record.quality, limits)
+        shape=record.shape,
+        quality=record.quality,
+        flags=flags(record.quality, limits),
+        lacks=lacks,
     )
+
+
+def _lacks(scanned: Plate) -> dict[FieldKey, tuple[str, ...]]:
+    """The stains that each field lacks of the plate's."""
+    return {
+        files.key: tuple(target for target in scanned.targets if target not in files.targets)
+        for files in scanned.fields
+    }
 
 
 def _alignments(
@@ -303,6 +326,27 @@ def _check_validated(used: Records, wells: tuple[str, ...]) -> None:
             "validation chooses the best network; name other wells with -P validation_wells=…, "
             "or keep flagged fields with -P flagged=keep",
         )
+
+
+def _check_stains(
+    fields: dict[FieldKey, FieldEntry],
+    split: dict[str, tuple[str, ...]],
+    used: set[FieldKey],
+    targets: tuple[str, ...],
+) -> None:
+    """Raise PlateError where wells that train or validate have none of a stain."""
+    for part, magnification, target in product(
+        ("train", "validation"), sorted({key.magnification for key in used}), targets
+    ):
+        wells = split[part]
+        here = [key for key in used if key.magnification == magnification and key.well in wells]
+        if here and all(target in fields[key].lacks for key in here):
+            raise PlateError(
+                f"all fields of the {part} wells {', '.join(wells)} lack {target} at "
+                f"{magnification}x",
+                f"add {target} images to one of them, or name other wells with "
+                "-P validation_wells=… -P test_wells=…",
+            )
 
 
 def _origin(scanned: Plate, config: PreprocessConfig) -> Origin:

@@ -65,12 +65,14 @@ class Origin:
 class FieldEntry:
     """One field: its `shape` (Y, X) in pixels, its `quality` (see `imaging.quality`), its `flags`.
 
-    A flag is a sentence about a measure of quality beyond its limits.
+    A flag is a sentence about a measure of quality beyond its limits. `lacks` are the store's
+    targets that this field has no image of; a field without A1 has no nuclei mask either.
     """
 
     shape: tuple[int, int]
     quality: dict[str, float]
     flags: tuple[str, ...]
+    lacks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +83,8 @@ class StoreManifest:
     (mean, std), and `medians` to the median, in counts, over the training wells. `limits` maps
     magnification and measure of quality to [low, high]. `split` lists the wells of "train",
     "validation" and "test". `alignments` says how fluorescence lies against brightfield;
-    `registrations` says how that was measured, where it was. `problems` are the plate's fields that
-    were left out; `n_ignored` files belong to no field. `digest` names the pixels and all of this.
+    `registrations` says how that was measured, where it was. `problems` are what was left out of
+    the plate; `n_ignored` files belong to no field. `digest` names the pixels and all of this.
     """
 
     digest: str
@@ -142,9 +144,14 @@ def _parse(content: dict[str, Any]) -> StoreManifest:
             raise ValueError("a field lies at no magnification or well that is known")
         if min(one["fov"], *one["shape"]) < 0 or max(one["shape"]) > _MOST_PX:
             raise ValueError("a field has an impossible number or size")
+        if not set(one.get("lacks", ())) < set(content["targets"]):
+            raise ValueError("a field lacks all stains, or one that the store has not")
     fields = {
         FieldKey(one["magnification"], one["well"], one["fov"]): FieldEntry(
-            shape=tuple(one["shape"]), quality=one["quality"], flags=tuple(one["flags"])
+            shape=tuple(one["shape"]),
+            quality=one["quality"],
+            flags=tuple(one["flags"]),
+            lacks=tuple(one.get("lacks", ())),  # older stores have whole fields alone
         )
         for one in content["fields"]
     }

@@ -30,8 +30,6 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.manifest: StoreManifest = read_manifest(folder)
-        z_planes = [f"Z{z}" for z in range(1, self.manifest.n_z_planes + 1)]
-        self._channels = [*z_planes, *self.manifest.targets]
         self._arrays: dict[Path, zarr.Array | NDArray[np.uint16]] = {}
 
     @property
@@ -42,14 +40,25 @@ class Store:
     def magnifications(self) -> tuple[int, ...]:
         return tuple(sorted({key.magnification for key in self.manifest.fields}))
 
-    def keys(self, part: str) -> list[FieldKey]:
+    def keys(self, part: str, targets: Sequence[str] = ()) -> list[FieldKey]:
         """The fields in the wells of a *part* of the split: "train", "validation" or "test".
 
-        The first two are without the fields that were left out.
+        They have at least one of *targets*, if some are named. The first two parts are without the
+        fields that were left out.
         """
         left_out = self.left_out if part != "test" else ()
         wells = self.manifest.split[part]
-        return [key for key in self.manifest.fields if key.well in wells and key not in left_out]
+        return [
+            key
+            for key in self.manifest.fields
+            if key.well in wells and key not in left_out
+            if not targets or any(target in self.targets(key) for target in targets)
+        ]
+
+    def targets(self, key: FieldKey) -> tuple[str, ...]:
+        """The stains that a field has, in the order of its channels."""
+        lacks = self.manifest.fields[key].lacks
+        return tuple(target for target in self.manifest.targets if target not in lacks)
 
     @property
     def left_out(self) -> tuple[FieldKey, ...]:
@@ -77,7 +86,7 @@ class Store:
         """Read fields into memory, in this order, until they would take more than *most_mb*."""
         left = most_mb * 10**6
         for key in keys:
-            left -= 2 * len(self._channels) * math.prod(self.shape(key))
+            left -= 2 * self._n_channels(key) * math.prod(self.shape(key))
             if left < 0:
                 return
             self._arrays[field_path(self.folder, key)] = self._counts(key, (slice(None),))
@@ -91,22 +100,28 @@ class Store:
         return self._counts(key, (z,))
 
     def target(self, key: FieldKey, target: str, window: Window = WHOLE) -> NDArray[np.uint16]:
-        """A stain of a field in *window*, brought into brightfield's frame: (Y, X) in counts."""
+        """A stain of a field in *window*, brought into brightfield's frame: (Y, X) in counts.
+
+        Raises StoreError when the field lacks it.
+        """
         alignment, shape = self.alignment(key), self.shape(key)
-        channel = self._channels.index(target)
-        part = self._counts(key, (channel, *alignment.source(window, shape)))
+        part = self._counts(key, (self._channel(key, target), *alignment.source(window, shape)))
         return alignment.resample(part, window, shape)
 
     def stain(self, key: FieldKey, target: str) -> NDArray[np.uint16]:
-        """A stain of a field as the microscope took it, in its own frame: (Y, X) in counts."""
-        return self._counts(key, (self._channels.index(target),))
+        """A stain of a field as the microscope took it, in its own frame: (Y, X) in counts.
+
+        Raises StoreError when the field lacks it.
+        """
+        return self._counts(key, (self._channel(key, target),))
 
     def planes_and_targets(
         self, key: FieldKey, targets: Sequence[str], window: Window = WHOLE
     ) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
         """The planes of a field in *window* and its *targets*, (C, Y, X) in counts each.
 
-        Both are read at once if no alignment moves the stains.
+        Both are read at once if no alignment moves the stains. Raises StoreError when the field
+        lacks one.
         """
         if not targets or not self.alignment(key).is_identity:
             planes = self.planes(key, window)
@@ -117,11 +132,14 @@ class Store:
         stack = self._counts(key, (slice(None), *window))
         return (
             stack[: self.manifest.n_z_planes],
-            stack[[self._channels.index(target) for target in targets]],
+            stack[[self._channel(key, target) for target in targets]],
         )
 
     def mask(self, key: FieldKey, window: Window = WHOLE) -> NDArray[np.bool_]:
-        """The nuclei mask of a field in *window*, brought into brightfield's frame: (Y, X)."""
+        """The nuclei mask of a field in *window*, brought into brightfield's frame: (Y, X).
+
+        A field without A1 has none.
+        """
         alignment, shape = self.alignment(key), self.shape(key)
         path, source = mask_path(self.folder, key), alignment.source(window, shape)
         part = self._read(path, shape, np.uint8, source)
@@ -156,9 +174,18 @@ class Store:
         except (OSError, SafetensorError) as error:
             raise StoreError(f"{path} cannot be read ({error})", _AGAIN) from error
 
+    def _n_channels(self, key: FieldKey) -> int:
+        return self.manifest.n_z_planes + len(self.targets(key))
+
+    def _channel(self, key: FieldKey, target: str) -> int:
+        targets = self.targets(key)
+        if target not in targets:
+            raise StoreError(f"field {key} has no {target}, only {', '.join(targets)}", _AGAIN)
+        return self.manifest.n_z_planes + targets.index(target)
+
     def _counts(self, key: FieldKey, selection: Selection) -> NDArray[np.uint16]:
         """A part of a field's channels (C, Y, X): the planes, then the targets."""
-        shape = (len(self._channels), *self.shape(key))
+        shape = (self._n_channels(key), *self.shape(key))
         return self._read(field_path(self.folder, key), shape, np.uint16, selection)
 
     def _read(

@@ -41,8 +41,10 @@ def describe_plates(folder: Path, keys: Iterable[FieldKey]) -> None:
             write_well_metadata(group.require_group(paths[well]), images)
 
 
-def write_field(folder: Path, key: FieldKey, field: RawField, mask: NDArray[np.bool_]) -> None:
-    """Write one field's counts and its nuclei *mask* (Y, X) as a label.
+def write_field(
+    folder: Path, key: FieldKey, field: RawField, mask: NDArray[np.bool_] | None
+) -> None:
+    """Write one field's counts and its nuclei *mask* (Y, X), if it has one, as a label.
 
     The channels are the planes, Z1 …, then the targets.
     """
@@ -62,6 +64,8 @@ def write_field(folder: Path, key: FieldKey, field: RawField, mask: NDArray[np.b
         for name, image in zip(channels, stack, strict=True)
     ]
     group.attrs["ome"] = {**_ome(group), "omero": {"channels": omero}}
+    if mask is None:
+        return
     labels = group.require_group("labels")
     _write_image(labels.require_group(MASK), mask.astype(np.uint8), "yx", key)
     nuclei = {"label-value": 1, "rgba": [0, 128, 255, 128]}

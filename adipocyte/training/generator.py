@@ -124,6 +124,7 @@ def train_generator(
             planes, real, mask = next(batches)
             source = torch.cat([planes, mask], dim=1) if segmenter else planes  # (N, 7 or 8, Y, X)
             fake = generator(source)
+            real = completed(real, fake)
             measured = {}
 
             # Discriminator first. `detach`: its loss must not reach the generator.
@@ -292,6 +293,14 @@ def scores_of(fabric: Fabric, discriminator: nn.Module, source: Tensor, fake: Te
         scores = discriminator(source, fake)
     discriminator.requires_grad_(True)
     return scores
+
+
+def completed(real: Tensor, fake: Tensor) -> Tensor:
+    """*real*, with what is painted, *fake*, for the stains that a field lacks (nan).
+
+    They then cost nothing, and no gradient comes from them. Both are (N, C, Y, X).
+    """
+    return torch.where(real.isnan(), fake.detach().to(real.dtype), real)
 
 
 def painting_losses(fake: Tensor, real: Tensor, config: GeneratorConfig) -> dict[str, Tensor]:

@@ -30,8 +30,9 @@ class Patches(Dataset[Batch]):
     """Endless patches of *store*'s training wells, in network units.
 
     Each is planes (Z, Y, X), *targets* (T, Y, X) and mask (1, Y, X), float32; the segmenter needs
-    no target. *masks* give the nuclei: of several, one is drawn for each patch; without any the
-    mask is empty. Raises ConfigError when a patch is larger than a field.
+    no target. A target that the field lacks is nan; each field has at least one. *masks* give the
+    nuclei: of several, one is drawn for each patch; without any the mask is empty. Masks come from
+    fields that have A1. Raises ConfigError when a patch is larger than a field.
     """
 
     def __init__(
@@ -47,7 +48,9 @@ class Patches(Dataset[Batch]):
         self._store, self._targets, self._masks = store, targets, masks
         self._augmenter = augmenter
         self._patch_px, self._seed = patch_px, seed
-        self._keys = store.keys("train")
+        self._keys = store.keys("train", targets)
+        if masks:
+            self._keys = [key for key in self._keys if "A1" in store.targets(key)]
         store.keep(self._keys, _KEPT_MB)  # before processes that read patches are forked
         self._valid = {key: store.valid(key) for key in self._keys}
         smallest = min(side.stop - side.start for valid in self._valid.values() for side in valid)
@@ -66,6 +69,7 @@ class Patches(Dataset[Batch]):
         stack = self._augmenter(self._read(key, window, masks), seed)
         n_z = self._store.manifest.n_z_planes
         planes, targets, mask = stack[:n_z], stack[n_z:-1], stack[-1:] > 0.5
+        targets[[target not in self._store.targets(key) for target in self._targets]] = np.nan
         return (
             torch.from_numpy(planes),
             torch.from_numpy(targets),
@@ -84,15 +88,16 @@ class Patches(Dataset[Batch]):
         return slice(start, start + length)
 
     def _read(self, key: FieldKey, window: Window, masks: Masks) -> NDArray[np.float32]:
-        """(Z + T + 1, Y, X): normalised planes, normalised targets, mask."""
-        planes, counts = self._store.planes_and_targets(key, self._targets, window)
-        scalings = [self._store.scaling(key.magnification, target) for target in self._targets]
-        stains = [
-            scaling.normalise(image)[None] for scaling, image in zip(scalings, counts, strict=True)
-        ]
+        """(Z + T + 1, Y, X): normalised planes, normalised targets, mask; 0 for missing targets."""
+        has = [target for target in self._targets if target in self._store.targets(key)]
+        planes, counts = self._store.planes_and_targets(key, has, window)
+        stains = np.zeros((len(self._targets), *planes.shape[1:]), dtype=np.float32)
+        for target, image in zip(has, counts, strict=True):
+            scaling = self._store.scaling(key.magnification, target)
+            stains[self._targets.index(target)] = scaling.normalise(image)
         brightfield = self._store.scaling(key.magnification, BRIGHTFIELD)
         mask = masks(key, window)[None].astype(np.float32)
-        return np.concatenate([brightfield.normalise(planes), *stains, mask])
+        return np.concatenate([brightfield.normalise(planes), stains, mask])
 
 
 def _no_mask(_: FieldKey, window: Window) -> NDArray[np.bool_]:

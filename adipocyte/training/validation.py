@@ -47,29 +47,31 @@ def validate_generator(
     masks: Masks | None,
     features: FeatureMetric | None = None,
 ) -> tuple[dict[str, float], NDArray[np.uint8]]:
-    """Paint the *targets* of every validation field.
+    """Paint the *targets* of every validation field that has one of them.
 
     Returns metrics and a picture. val_mae is in counts, val_pixel_metric is the challenge's: MAE /
     median of the target. Both are over all fields and targets, for each target ("val_mae_A2") and
     for each magnification ("val_mae_20x", "val_mae_A2_20x"). With *features* there are
-    val_feature_metric and its mean with the pixel metric, val_combined_metric. The picture shows
-    the first field, a row for each target: brightfield, truth, prediction, error.
+    val_feature_metric and its mean with the pixel metric, val_combined_metric. The picture has a
+    row for each target, of the first field that has it: brightfield, truth, prediction, error.
     """
     errors: dict[str, list[float]] = defaultdict(list)
-    pictures, measured = [], {}
-    for key in store.keys("validation"):
+    pictures, measured = {}, {}
+    for key in store.keys("validation", targets):
         outputs = predict_field(generator, source_of(store, key, masks))
         valid, painted = store.valid(key), {}
         for target, output in zip(targets, outputs, strict=True):
             painted[target] = store.scaling(key.magnification, target).denormalise(output)
+            if target not in store.targets(key):
+                continue
             truth = store.target(key, target)
             mae = float(np.abs(painted[target][valid].astype(np.int32) - truth[valid]).mean())
             pixel_metric = mae / store.median(key.magnification, target)
             for suffix in _suffixes(target, key.magnification):
                 errors[f"val_mae{suffix}"].append(mae)
                 errors[f"val_pixel_metric{suffix}"].append(pixel_metric)
-            if len(pictures) < len(targets):
-                pictures.append(_picture(store, key, truth, painted[target]))
+            if target not in pictures:
+                pictures[target] = _picture(store, key, truth, painted[target])
         if features and key in features.keys:
             measured[key] = painted
     metrics = {name: float(np.mean(values)) for name, values in errors.items()}
@@ -77,7 +79,7 @@ def validate_generator(
         metrics["val_feature_metric"] = features(measured)
         both = metrics["val_pixel_metric"] + metrics["val_feature_metric"]
         metrics["val_combined_metric"] = both / 2
-    return metrics, np.concatenate(pictures)
+    return metrics, np.concatenate([pictures[target] for target in targets])
 
 
 def _suffixes(target: str, magnification: int) -> tuple[str, ...]:
@@ -87,7 +89,7 @@ def _suffixes(target: str, magnification: int) -> tuple[str, ...]:
 def validate_segmenter(
     segmenter: nn.Module, store: Store
 ) -> tuple[dict[str, float], NDArray[np.uint8]]:
-    """Segment every validation field.
+    """Segment every validation field that has a mask.
 
     Returns metrics and a picture. val_dice and val_iou compare with the maskSLIC masks, the pixels
     of all fields together, over all and for each magnification. The picture shows the first field:
@@ -95,7 +97,7 @@ def validate_segmenter(
     """
     counts: dict[str, NDArray[np.int64]] = defaultdict(lambda: np.zeros(3, dtype=np.int64))
     pictures = []
-    for key in store.keys("validation"):
+    for key in store.keys("validation", ("A1",)):
         truth, prediction = store.mask(key), segment_field(segmenter, source_of(store, key, None))
         valid = store.valid(key)
         images = (truth & prediction, truth, prediction)

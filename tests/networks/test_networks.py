@@ -309,12 +309,17 @@ def test_a_description_without_a_network_is_refused(tmp_path, network, text):
 # Encoder weights
 
 
-def test_encoder_weights_from_a_file_are_loaded_and_spread_over_the_channels(tmp_path):
-    encoder = smp.encoders.get_encoder("resnet18", in_channels=3, weights=None)
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [("resnet18", "conv1.weight"), ("tu-tf_efficientnet_lite0", "model.conv_stem.weight")],
+)
+def test_encoder_weights_from_a_file_are_loaded_and_spread_over_the_channels(name, first, tmp_path):
+    encoder = smp.encoders.get_encoder(name, in_channels=3, weights=None)
     save_file(encoder.state_dict(), tmp_path / "encoder.safetensors")
-    loaded = build_unet(SMALL, str(tmp_path / "encoder.safetensors")).encoder.state_dict()
+    spec = UNetSpec(encoder=name, in_channels=7)
+    loaded = build_unet(spec, str(tmp_path / "encoder.safetensors")).encoder.state_dict()
     for name, tensor in encoder.state_dict().items():
-        if name == "conv1.weight":
+        if name == first:
             # Channel i takes the weights of colour i mod 3, scaled so that the sum keeps its size.
             tensor = tensor[:, [0, 1, 2, 0, 1, 2, 0]] * 3 / 7
         torch.testing.assert_close(loaded[name], tensor)

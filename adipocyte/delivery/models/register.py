@@ -242,8 +242,9 @@ def _left_over(digest: str, version: ModelVersion, run: Run) -> tuple[str, ...]:
 
 
 def _draw(judgement: Judgement, path: Path) -> Path:
-    """A picture of one field at each magnification, in *path*."""
-    shown = spread([field.key for field in judgement.fields], 1)
+    """A picture of one field at each magnification, one that has all stains, in *path*."""
+    n_most = max(len(field.truth) for field in judgement.fields)
+    shown = spread([field.key for field in judgement.fields if len(field.truth) == n_most], 1)
     fields = [field for field in judgement.fields if field.key in shown]
     judged(fields, judgement.kept).savefig(path, dpi=100)
     return path

@@ -30,12 +30,10 @@ class Part:
 
     `pixel_metrics` by target: MAE / median. `feature_errors` by feature: mean |predicted - true| /
     median; `left_out` says of every other feature or target why it has none. `feature_metric` and
-    `combined_metric` are None when no feature could be measured. `n_fields` gave pixels,
-    `n_measured` of them features.
+    `combined_metric` are None when no feature could be measured. `n_fields` gave pixels.
     """
 
     n_fields: int
-    n_measured: int
     pixel_metrics: dict[str, float]
     feature_errors: dict[str, float]
     left_out: dict[str, str]
@@ -196,7 +194,6 @@ class _Table:
         feature_metric = float(np.mean(list(features.values()))) if features else None
         return Part(
             n_fields=int(weights.sum()),
-            n_measured=int(weights[self._measured].sum()),
             pixel_metrics=pixels,
             feature_errors=features,
             left_out=self.left_out | dark,

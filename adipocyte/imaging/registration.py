@@ -112,7 +112,7 @@ def register(fields: Mapping[int, Sequence[Callable[[], Field]]]) -> dict[int, R
     tiles_per_site = min(TILES_PER_SITE, MOST_TILES // max(len(fields), 1))
     tiles: list[_Tile] = []
     for site, loaders in fields.items():
-        tiles += _site_tiles(site, loaders, tiles_per_site)
+        tiles += _in_two_halves(list(_site_tiles(site, loaders, tiles_per_site)))
     counts = {site: sum(tile.site == site for tile in tiles) for site in fields}
     rough = _fit_with_halves([tile for tile in tiles if counts[tile.site] >= FEWEST_TILES])
     doubts = {site: _doubt(site, counts[site], rough) for site in fields}
@@ -202,6 +202,13 @@ def _site_tiles(site: int, loaders: Sequence[Callable[[], Field]], most: int) ->
             position_px = np.array([y, x]) + (TILE_PX - 1) / 2 - (np.array(shape_px) - 1) / 2
             stains = [image[window] for image in targets.values()]
             yield _tile(site, half, position_px, planes[:, *window], stains)
+
+
+def _in_two_halves(tiles: list[_Tile]) -> list[_Tile]:
+    """A site's tiles, parted by turns where the fields of one half are all too small for a tile."""
+    if len({tile.half for tile in tiles}) != 1:
+        return tiles
+    return [replace(tile, half=number % 2) for number, tile in enumerate(tiles)]
 
 
 def _corners(shape_px: tuple[int, int], per_side: int) -> Iterator[tuple[int, int]]:

@@ -166,7 +166,7 @@ def locked(path: Path) -> Generator[None]:
     locks, the block runs unlocked, with a warning. Raises HeldError when another process holds it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
+    with path.open("a") as file:  # for writing, but what a link may lead to keeps its content
         _lock(file, path)
         yield
 

@@ -114,7 +114,6 @@ def scored(
         feature = float(np.mean(list(errors.values()))) if errors else None
         parts[magnification] = Part(
             n_fields=len(here),
-            n_measured=len(here) if errors else 0,
             pixel_metrics=pixel,
             feature_errors=errors,
             left_out={"Granularity_16_Bodipy": "its median is 0"},

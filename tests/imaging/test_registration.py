@@ -100,6 +100,18 @@ def test_small_fields_and_missing_ones_are_left_as_they_are_and_it_is_said():
         assert registration.error_px is None
 
 
+def test_a_field_that_is_too_small_beside_a_large_one_does_no_harm():
+    """All tiles of the site then come from one field."""
+    true = Misalignment(2.4, -1.2)
+    fields = [
+        partial(look_alike, true, 1, shape_px=(512, 400)),
+        partial(look_alike, true, 2, shape_px=(120, 120)),
+    ]
+    found = register({1: fields})[1]
+    assert found.verdict == "aligned"
+    assert worst_error_px(found.alignment, true, (512, 400)) < 0.2
+
+
 def test_stains_of_other_fields_give_no_alignment():
     strangers = [
         lambda n=n: (look_alike(AT_REST, n)[0], look_alike(AT_REST, n + 50)[1]) for n in range(3)

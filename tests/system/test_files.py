@@ -252,6 +252,14 @@ def test_a_lock_ends_with_its_process_and_its_file_stays(tmp_path):
     assert lock.is_file()
 
 
+def test_a_lock_that_is_a_link_leaves_what_it_leads_to(tmp_path):
+    (tmp_path / "data").write_text("good work")
+    (tmp_path / "lock").symlink_to(tmp_path / "data")
+    with locked(tmp_path / "lock"):
+        assert tried(tmp_path / "lock").startswith("refused")
+    assert (tmp_path / "data").read_text() == "good work"
+
+
 def test_a_lock_ends_when_the_block_raises(tmp_path):
     with pytest.raises(ZeroDivisionError), locked(tmp_path / "lock"):
         raise ZeroDivisionError

@@ -29,6 +29,7 @@ from tqdm import tqdm
 from adipocyte.config import GeneratorConfig, build
 from adipocyte.domain import N_Z_PLANES, SEGMENTER, TARGETS
 from adipocyte.networks.files import load_network
+from adipocyte.networks.quantisation import measure_ranges
 from adipocyte.networks.unet import DIVISOR, build_unet
 from adipocyte.staining.bundle import NetworkEntry
 from adipocyte.staining.stainer import Stainer
@@ -110,10 +111,12 @@ def timed(stainer: Stainer) -> Generator[dict[str, float]]:
     stainer.predictors.update(predictors)
 
 
-def measure_ours(bundle: Path, planes: np.ndarray, flop: float, compiled: bool) -> dict[str, float]:
+def measure_ours(
+    bundle: Path, planes: np.ndarray, flop: float, compiled: bool, precision: str = "auto"
+) -> dict[str, float]:
     """A field in one piece: the whole chain, and each network on a crop of the published way."""
     start = time.perf_counter()
-    stainer = Stainer(bundle, memory_mb=np.inf, compiled=compiled)
+    stainer = Stainer(bundle, memory_mb=np.inf, compiled=compiled, precision=precision)
     loaded_s = time.perf_counter() - start
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # sets the peak back
@@ -162,14 +165,20 @@ def measure_published(networks: dict[str, tuple[int, nn.Module]]) -> dict[str, f
 def measure_shared(folder: Path, planes: np.ndarray) -> dict[str, float]:
     """A field through the one network of recipe=shared, by "shared.figure"."""
     spec = generator_spec(build(GeneratorConfig, {"target": "all", "recipe": "shared"}), N_Z_PLANES)
-    entry = NetworkEntry(TARGETS, sees_mask=False)
-    bundle = make_bundle(folder, {entry.name: spec}, networks={entry.name: entry})
     network = build_unet(spec).eval()
+    # No weights are those of the bundle, but the time does not depend on the ranges.
+    ranges = measure_ranges(network, [np.ones((spec.in_channels, 256, 256), np.float32)])
+    entry = NetworkEntry(TARGETS, sees_mask=False, ranges=ranges)
+    bundle = make_bundle(folder, {entry.name: spec}, networks={entry.name: entry})
     flop = PADDED_PX * flop_per_px(network, spec.in_channels)
     figures = {"shared.tflop": flop / 1e12}
     figures["shared.parameters"] = sum(weights.numel() for weights in network.parameters())
-    for way, compiled in (("request", False), ("plate", True)):
-        measured = measure_ours(bundle, planes, flop, compiled)
+    for way, compiled, precision in (
+        ("request", False, "auto"),
+        ("plate", True, "auto"),
+        ("int8", True, "int8"),
+    ):
+        measured = measure_ours(bundle, planes, flop, compiled, precision)
         figures |= {f"shared_{way}.{name}": value for name, value in measured.items()}
     return figures
 
@@ -196,6 +205,9 @@ def measure(folder: Path) -> dict[str, float]:
         for precision, dtype in DTYPES.items():
             peaks[precision].append(peak_gflops(dtype))
     figures |= measure_shared(folder / "shared", planes)
+    figures["shared_int8.times_plate"] = (
+        figures["shared_plate.field_s"] / figures["shared_int8.field_s"]
+    )
     figures["shared.times_fewer_flop"] = figures["field.tflop"] / figures["shared.tflop"]
     figures |= {f"peak_{precision}.gflops": max(seen) for precision, seen in peaks.items()}
     for way in ("request", "plate"):

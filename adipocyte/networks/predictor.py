@@ -19,8 +19,9 @@ from torch.fx.proxy import TraceError
 
 from adipocyte.errors import ConfigError
 from adipocyte.networks.memory import PROBE_PX, bytes_per_px, layout_bytes, on_shapes
+from adipocyte.networks.quantisation import Ranges, quantise
 from adipocyte.networks.unet import DIVISOR
-from adipocyte.system.machine import DTYPES
+from adipocyte.system.machine import DTYPES, fastest_arithmetic
 
 # From (C, Y, X) in network units to the network's outputs (C, Y, X), both float32; sides are
 # multiples of DIVISOR.
@@ -55,20 +56,30 @@ class Predictor:
 
 
 def make_ready(
-    network: nn.Module, in_channels: int, device: torch.device, precision: str, compiled: bool
+    network: nn.Module,
+    in_channels: int,
+    device: torch.device,
+    precision: str,
+    compiled: bool,
+    ranges: Ranges | None = None,
 ) -> Predictor:
     """Fold *network*, which is used up, and place it on *device* for predicting.
 
-    *precision* is "32" or "bf16" (see `system.machine.arithmetic`). *compiled* spends seconds on
-    each new size of field and is faster at every field: by OpenVINO on a CPU, by torch.compile on a
-    GPU. Raises ConfigError when OpenVINO is not installed.
+    *precision* is "32", "bf16" or "int8" (see `system.machine.arithmetic`). *compiled* spends
+    seconds on each new size of field and is faster at every field: by OpenVINO on a CPU, by
+    torch.compile on a GPU. "int8" takes OpenVINO and the *ranges* of the convolutions (see
+    `networks.quantisation`). Raises ConfigError when one of these is missing.
     """
+    by_openvino = compiled and device.type == "cpu"
+    if precision == "int8":
+        _require_rounding(by_openvino, ranges)
     network = fold(network)
-    if compiled and device.type == "cpu":
-        predict: Predict = _OpenVINO(network, in_channels, precision)
+    dtype = DTYPES.get(precision, torch.bfloat16)
+    if by_openvino:
+        predict: Predict = _OpenVINO(network, in_channels, precision, ranges or {})
     else:
         network = network.to(  # ty: ignore[no-matching-overload]  its stubs lack memory_format
-            device, DTYPES[precision], memory_format=torch.channels_last
+            device, dtype, memory_format=torch.channels_last
         )
         predict = predict_with(torch.compile(network, dynamic=False) if compiled else network)
     # The probes run now because they take the network's weights away for a moment, which no other
@@ -77,9 +88,23 @@ def make_ready(
         predict,
         in_channels,
         halo_of(network, in_channels),
-        bytes_per_px(network, in_channels, DTYPES[precision]),
+        bytes_per_px(network, in_channels, dtype),
         layout_bytes(network),
     )
+
+
+def _require_rounding(by_openvino: bool, ranges: Ranges | None) -> None:
+    """Raise ConfigError where a network cannot be computed in int8."""
+    if not by_openvino:
+        raise ConfigError(
+            "int8 takes OpenVINO on a CPU", "give -P compile=true, or -P precision=auto"
+        )
+    if not ranges:
+        raise ConfigError(
+            "the model does not say what the convolutions of all its networks see, as int8 takes",
+            "register it again if it is old, or give -P precision=auto: networks around a nuclei "
+            "mask have no int8",
+        )
 
 
 def predict_with(network: nn.Module) -> Predict:
@@ -151,15 +176,21 @@ class _OpenVINO:
     allocating it anew took a tenth of the time.
     """
 
-    def __init__(self, network: nn.Module, in_channels: int, precision: str) -> None:
+    def __init__(
+        self, network: nn.Module, in_channels: int, precision: str, ranges: Ranges
+    ) -> None:
         openvino, self._core = _openvino()
         with torch.inference_mode(), warnings.catch_warnings():
             # OpenVINO converts by torch.jit.trace, which PyTorch is about to retire.
             warnings.simplefilter("ignore", FutureWarning)
             example = torch.zeros((1, in_channels, 2 * DIVISOR, 2 * DIVISOR))
             self._model = openvino.convert_model(network, example_input=example)
+        beside = precision  # what is not rounded
+        if precision == "int8":
+            quantise(self._model, ranges)
+            beside = fastest_arithmetic("cpu")
         self._settings = {
-            "INFERENCE_PRECISION_HINT": {"32": "f32", "bf16": "bf16"}[precision],
+            "INFERENCE_PRECISION_HINT": {"32": "f32", "bf16": "bf16"}[beside],
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "PERFORMANCE_HINT": "LATENCY",
         }

@@ -18,6 +18,7 @@ from adipocyte.imaging.histograms import N_COUNTS
 from adipocyte.imaging.limits import Limits
 from adipocyte.imaging.normalisation import Scaling
 from adipocyte.networks.files import NETWORK_FILES, copy_network
+from adipocyte.networks.quantisation import Ranges
 from adipocyte.system.files import (
     digest_of,
     open_regular,
@@ -56,11 +57,13 @@ class NetworkEntry:
     """What a network of a bundle is for.
 
     `paints` names the target of each output, "" for one that another network paints. `sees_mask`
-    says that its last input is the segmenter's mask.
+    says that its last input is the segmenter's mask. `ranges` say what its convolutions see (see
+    `networks.quantisation`); older bundles, and networks that see a mask, have none.
     """
 
     paints: tuple[str, ...]
     sees_mask: bool
+    ranges: Ranges = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -236,7 +239,7 @@ def read_manifest(folder: Path) -> BundleManifest:
         if found in (BUNDLE_FORMAT, _SEPARATE):
             _require_valid(content)
             networks = {
-                name: NetworkEntry(tuple(one["paints"]), one["sees_mask"])
+                name: NetworkEntry(tuple(one["paints"]), one["sees_mask"], _ranges(one))
                 for name, one in content["networks"].items()
             }
             given = {"targets": tuple(content["targets"]), "networks": networks}
@@ -318,6 +321,15 @@ def _separate(content: dict[str, Any]) -> dict[str, Any]:
         target: {"paints": [target], "sees_mask": target == "A1"} for target in content["targets"]
     }
     return {"format": BUNDLE_FORMAT, "networks": networks}
+
+
+def _ranges(entry: dict[str, Any]) -> Ranges:
+    """The ranges of a network's entry. Raises ValueError when they are none."""
+    ranges = entry.get("ranges", {})
+    require_form(ranges, {...: (NUMBER, NUMBER)}, "the ranges")
+    if not all(-np.inf < low <= 0 <= high < np.inf for low, high in ranges.values()):
+        raise ValueError("a range is not finite, or without zero")
+    return {name: (low, high) for name, (low, high) in ranges.items()}
 
 
 def _require_valid(content: dict[str, Any]) -> None:

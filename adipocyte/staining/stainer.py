@@ -63,13 +63,14 @@ class Stainer:
 
     *memory_mb* limits the memory, in MB of 10^6 bytes, that painting a field may take beside the
     loaded networks; None allows three quarters of what is free once they are loaded. *precision* is
-    the arithmetic of the networks, "32", "bf16" or "auto", the faster of the two on this processor;
-    `precision` says which one it became. *compiled* makes them faster still, but takes seconds at
+    the arithmetic of the networks, "32", "bf16" or "auto", the faster of the two on this processor,
+    or "int8", which takes *compiled*, a CPU, and networks that see no mask; `precision` says which
+    one it became. *compiled* makes them faster still, but takes seconds at
     the start (see `make_ready`). `predictors` are the networks, by name, `histograms` those of the
     training wells' stains, (65536,) by "20/A1", ….
 
     Raises BundleError when *folder* holds no whole bundle, ConfigError when *compiled* is asked for
-    and the compiler is not installed.
+    and the compiler is not installed, or when int8 cannot be.
     """
 
     def __init__(
@@ -92,9 +93,15 @@ class Stainer:
         for name in self.manifest.names(self.manifest.targets):
             spec, network = load_network(folder / name)
             self._require_fitting(name, spec)
+            entry = self.manifest.networks.get(name)  # the segmenter has none
             self._n_outputs[name] = spec.out_channels
             self.predictors[name] = make_ready(
-                network, spec.in_channels, device, self.precision, compiled
+                network,
+                spec.in_channels,
+                device,
+                self.precision,
+                compiled,
+                entry.ranges if entry else None,
             )
         self.memory_mb = _SHARE * free_bytes(device) / _MB if memory_mb is None else memory_mb
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 DTYPES = {"32": torch.float32, "bf16": torch.bfloat16}  # the arithmetics, by name
+PRECISIONS = (*DTYPES, "int8")  # the last for compiled networks alone
 _PAYS = 1.3  # bf16 costs digits: it must be faster by this factor
 
 # Where Linux tells the limits of control groups, and which of them this process is in.
@@ -57,7 +58,7 @@ def usable_cores() -> int:
 
 
 def arithmetic(precision: str, device: torch.device) -> str:
-    """The arithmetic of *precision* on *device*, "32" or "bf16"; "auto" means the faster one."""
+    """One of PRECISIONS as it is; for "auto" the faster of DTYPES on *device*."""
     return fastest_arithmetic(device.type) if precision == "auto" else precision
 
 

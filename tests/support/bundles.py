@@ -2,19 +2,21 @@
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 import adipocyte
-from adipocyte.domain import N_Z_PLANES, SEGMENTER, TARGETS
+from adipocyte.domain import BRIGHTFIELD, N_Z_PLANES, SEGMENTER, TARGETS
 from adipocyte.imaging.histograms import N_COUNTS
 from adipocyte.imaging.limits import learn_limits
 from adipocyte.imaging.quality import measure_quality
-from adipocyte.networks.files import save_network
+from adipocyte.networks.files import load_network, save_network
+from adipocyte.networks.quantisation import measure_ranges
 from adipocyte.networks.unet import UNetSpec, build_unet
-from adipocyte.staining.bundle import BundleManifest, NetworkEntry, write_bundle
+from adipocyte.staining.bundle import BundleManifest, NetworkEntry, read_manifest, write_bundle
 from tests.support.plates import planes
 
 SMALLEST = "tu-mobilenetv3_small_050"  # the smallest encoder at hand: a network has 10 MB
@@ -40,6 +42,25 @@ def random_network(spec: UNetSpec) -> torch.nn.Module:
         for _ in range(20):
             network(torch.randn(4, spec.in_channels, 64, 64))
     return network
+
+
+def make_int8_bundle(folder: Path) -> Path:
+    """A bundle in *folder* of one compact network that knows its ranges on `planes()`."""
+    entry = NetworkEntry(TARGETS, sees_mask=False)
+    compact = UNetSpec(
+        encoder="none", in_channels=N_Z_PLANES, out_channels=3, architecture="compact"
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        plain = make_bundle(
+            Path(scratch) / "plain", {entry.name: compact}, networks={entry.name: entry}
+        )
+        light = read_manifest(plain).scaling(20, BRIGHTFIELD).normalise(planes())
+        network = load_network(plain / entry.name)[1]
+    ranges = measure_ranges(network, [light[:, :96, :64]])
+    # The same weights again, because they come from the same seed.
+    return make_bundle(
+        folder, {entry.name: compact}, networks={entry.name: replace(entry, ranges=ranges)}
+    )
 
 
 def make_bundle(

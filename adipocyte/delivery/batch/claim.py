@@ -8,7 +8,7 @@ from adipocyte.delivery.batch.output import Output
 from adipocyte.errors import OutputError, PlateError
 from adipocyte.plate.names import is_image
 from adipocyte.system.files import json_bytes
-from adipocyte.system.machine import DTYPES
+from adipocyte.system.machine import PRECISIONS
 
 PLATE_ORIGIN, PLATE_MANIFEST = "stained.json", "manifest.json"
 ANOTHER_FOLDER = "name another folder with -P out=<folder>"
@@ -28,7 +28,7 @@ def begun_in(out: Output) -> dict[str, Any]:
             f"{out.address} holds {images[0]} and no {PLATE_ORIGIN} that says what painted it",
             ANOTHER_FOLDER,
         )
-    if begun.get("precision") not in list(DTYPES) or not isinstance(begun.get("compiled"), bool):
+    if begun.get("precision") not in PRECISIONS or not isinstance(begun.get("compiled"), bool):
         raise PlateError(
             f"{PLATE_ORIGIN} in {out.address} was written by another program", ANOTHER_FOLDER
         )

@@ -171,6 +171,8 @@ def _is_compiled(config: StainConfig, crew: Crew, begun: dict[str, Any], n_field
     """Raises ConfigError where the *crew* must compile and cannot."""
     if begun and config.compile == "auto":
         compiled = begun.get("compiled", False)
+    elif config.precision == "int8" and config.compile == "auto":
+        compiled = True
     elif config.tta and config.compile == "auto":
         compiled = False  # each turned field has another shape, and would be compiled anew
     else:

@@ -1,9 +1,12 @@
 """From finished runs to a whole bundle: networks, calibrations, and the best way of intensities."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 import adipocyte
 from adipocyte.delivery.runs.runs import (
@@ -13,7 +16,7 @@ from adipocyte.delivery.runs.runs import (
     segmenter_of,
     targets_of,
 )
-from adipocyte.domain import SEGMENTER, Intensities, table_key
+from adipocyte.domain import BRIGHTFIELD, SEGMENTER, Intensities, table_key
 from adipocyte.errors import RunError
 from adipocyte.evaluation.fields import FieldPaths
 from adipocyte.evaluation.metric import Score
@@ -23,11 +26,15 @@ from adipocyte.evaluation.painting import (
     fit_calibrations,
     paint_fields,
 )
+from adipocyte.networks.files import load_network
+from adipocyte.networks.quantisation import measure_ranges
+from adipocyte.networks.unet import DIVISOR
 from adipocyte.staining.bundle import BundleManifest, NetworkEntry, calibrate_bundle, write_bundle
 from adipocyte.staining.stainer import Stainer
 from adipocyte.store.reader import Store
 
 PIXELS_LOST = 0.1  # share of the pixel metric that a way may lose for better features
+_N_PATCHES, _PATCH_PX = 16, 256  # of the training wells, which the ranges for int8 are measured on
 
 # The terms of the weights that a network started from, if they are not a file.
 _LICENCES = {
@@ -106,6 +113,9 @@ def gather(store: Store, runs: dict[str, str], folder: Path, storage: str) -> Pa
             wanted = [target for target in targets if runs[target] == run_id]
             network = network_of(run_id, "train_gan", store.digest, *wanted)
             path, entry = stack.enter_context(network), _entry(run_id, wanted)
+            if not entry.sees_mask:
+                ranges = measure_ranges(load_network(path)[1], random_patches(store))
+                entry = replace(entry, ranges=ranges)
             entries[entry.name], folders[entry.name] = entry, path
         if SEGMENTER in runs:
             network = network_of(runs[SEGMENTER], "train_segmenter", store.digest)
@@ -132,6 +142,21 @@ def _entry(run_id: str, wanted: Sequence[str]) -> NetworkEntry:
     """What the network of *run_id* is for in a bundle that *wanted* some of its targets."""
     paints = tuple(target if target in wanted else "" for target in targets_of(run_id))
     return NetworkEntry(paints, sees_mask=segmenter_of(run_id) != "")
+
+
+def random_patches(store: Store) -> Iterator[NDArray[np.float32]]:
+    """Parts of random training fields as networks see them, (Z, Y, X); always the same ones."""
+    random, keys = np.random.default_rng(0), store.keys("train")
+    for _ in range(_N_PATCHES):
+        key = keys[random.integers(len(keys))]
+        sides = [min(_PATCH_PX, side // DIVISOR * DIVISOR) for side in store.shape(key)]
+        starts = [
+            int(random.integers(side - part + 1))
+            for side, part in zip(store.shape(key), sides, strict=True)
+        ]
+        rows, columns = (slice(a, a + n) for a, n in zip(starts, sides, strict=True))
+        planes = store.planes(key, (rows, columns))
+        yield store.scaling(key.magnification, BRIGHTFIELD).normalise(planes)
 
 
 def runs_by_network(run_ids: Iterable[str]) -> dict[str, str]:

@@ -26,8 +26,10 @@ from adipocyte.plate.fields import FieldFiles, stained_name
 from adipocyte.plate.scan import scan_plate
 from adipocyte.staining.stainer import Stainer
 from tests.support import ROOT
+from tests.support.bundles import make_int8_bundle
 from tests.support.plates import images, plane, write_plate
 from tests.support.processes import wait_for
+from tests.support.served import make_model
 
 ANOTHER = "images of another plate, model, intensities, tiles or arithmetic"
 
@@ -232,6 +234,25 @@ def test_a_plate_is_finished_in_the_arithmetic_it_was_begun_in(stain, tmp_path):
     assert images(tmp_path / "out") == images(tmp_path / "at once")
     with pytest.raises(PlateError, match=ANOTHER):
         stain(precision=Other().fastest())
+
+
+@pytest.mark.slow
+def test_a_plate_in_int8_is_compiled_and_finished_so(stain, tmp_path):
+    model = str(make_model(tmp_path / "model", make_int8_bundle(tmp_path / "bundle")))
+    with pytest.raises(KeyboardInterrupt):
+        stain(LeavesEarly(2, KeyboardInterrupt()), model=model, precision="int8")
+    begun = json.loads((tmp_path / "out" / "stained.json").read_text())
+    assert (begun["precision"], begun["compiled"]) == ("int8", True)
+    assert fovs(stain(model=model).painted) == [3, 4, 5]
+    stain(model=model, precision="int8", out=str(tmp_path / "at once"))
+    assert images(tmp_path / "out") == images(tmp_path / "at once")
+    with pytest.raises(ConfigError, match="int8 takes OpenVINO on a CPU"):
+        stain(model=model, precision="int8", compile="false", out=str(tmp_path / "eager"))
+
+
+def test_int8_is_refused_for_a_model_without_ranges(stain):
+    with pytest.raises(ConfigError, match="register it again if it is old"):
+        stain(precision="int8")
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from adipocyte.config import PreprocessConfig
-from adipocyte.delivery.models.assemble import Assembled
+from adipocyte.delivery.models.assemble import Assembled, random_patches
 from adipocyte.domain import SEGMENTER, TARGETS, FieldKey, table_key
 from adipocyte.errors import StoreError
 from adipocyte.evaluation.judge import judge
@@ -115,6 +115,26 @@ def painted(shifted_store, stainer, tmp_path_factory):
         stainer.manifest.ways,
         tmp_path_factory.mktemp("painted"),
     )
+
+
+def test_ranges_are_measured_on_the_same_patches_of_training_fields_every_time(shifted_store):
+    first, again = list(random_patches(shifted_store)), list(random_patches(shifted_store))
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert len({patch.tobytes() for patch in first}) > 1
+    fields = [
+        shifted_store.scaling(20, "brightfield").normalise(shifted_store.planes(key))
+        for key in shifted_store.keys("train")
+    ]
+    for patch in first:
+        _, height, width = patch.shape
+        assert (height % 32, width % 32, patch.shape[0]) == (0, 0, 7)
+        corner = patch[0, 0, 0]
+        places = [
+            (field, y, x) for field in fields for y, x in np.argwhere(field[0] == corner).tolist()
+        ]
+        assert any(
+            np.array_equal(field[:, y : y + height, x : x + width], patch) for field, y, x in places
+        )
 
 
 def test_the_truth_is_what_the_microscope_took_and_the_painting_lies_on_it(

@@ -592,6 +592,17 @@ def test_register_takes_the_newest_runs_that_together_paint_all_stains(workplace
         "A1-A3": ("A1", "", "A3"),
         "A2": ("A2",),
     }
+    assert all(one.ranges for one in manifest.networks.values())
+    painted = load_stainer(
+        f"models:/adipocyte/{version.version}", precision="int8", compiled=True
+    ).stain(workplace.store.planes(workplace.store.keys("test")[0]), 20)
+    assert list(painted.images) == list(TARGETS)
+    separate = load_stainer("models:/adipocyte/1").manifest.networks
+    assert {name: bool(one.ranges) for name, one in separate.items()} == {
+        "A1": False,  # which sees the mask
+        "A2": True,
+        "A3": True,
+    }
     both = workplace.command("evaluate", store=folder, runs=f"{shared},{alone}", workers=0)
     assert both.exit_code == 2
     assert f"runs {shared} and {alone} both paint A2" in both.output

@@ -11,6 +11,8 @@ their papers (benchmarks/others.py); patches and their augmentation are ours for
 bf16 where the processor has it. The test wells are judged by the official metric, in every way of
 intensities that the product knows; "combined" is that of the best way, for each recipe its own.
 
+The way lite0_imagenet starts from the encoder's weights in the safetensors file that LITE0 names.
+
 Each training leaves <out>/<way>-<seed>.json. Those that exist are not repeated. Then come the
 table, as Markdown, the learning curves, and the figures as JSON.
 """

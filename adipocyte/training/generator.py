@@ -149,8 +149,7 @@ def train_generator(
         raw.shown.eval()
         with fabric.autocast():
             found = validate_generator(raw.shown, store, config.targets, val_masks, features)
-        means = loop.end_epoch(*found)
-        if warning := collapse_warning(means, epoch + 1):
+        if warning := collapse_warning(loop.end_epoch(*found), epoch + 1):
             tracker.warning(warning)
     return loop.finish(spec)
 

@@ -13,7 +13,7 @@ def a_score(pixels, features, left_out=()):
     feature = float(np.mean(list(features.values()))) if features else None
     combined = None if feature is None else (pixel + feature) / 2
     part = Part(
-        10, 10, pixels, features, dict.fromkeys(left_out, "no number"), pixel, feature, combined
+        10, pixels, features, dict.fromkeys(left_out, "no number"), pixel, feature, combined
     )
     return Score({20: part}, pixel, feature, combined, {})
 

@@ -58,7 +58,7 @@ def content(folder: Path) -> dict[str, bytes]:
 def test_it_states_what_it_is_and_where_it_came_from(folder):
     stated = json.loads((folder / "bundle.json").read_text())
     assert stated["format"] == 5
-    assert stated["networks"]["A1"] == {"paints": ["A1"], "sees_mask": True}
+    assert stated["networks"]["A1"] == {"paints": ["A1"], "sees_mask": True, "ranges": {}}
     assert stated["version"] == adipocyte.__version__
     assert stated["licences"] == {"code": "MIT"}
     assert stated["n_z_planes"] == 7

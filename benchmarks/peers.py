@@ -73,6 +73,7 @@ from adipocyte.training.mask_sources import PredictedMasks, training_masks
 from adipocyte.training.patches import Batch, Masks, Patches
 from adipocyte.training.validation import source_of
 from benchmarks import others
+from benchmarks.comparison import spread
 from benchmarks.others import Rival
 from benchmarks.report import parser, report
 
@@ -191,7 +192,7 @@ def richer(pairs: Iterator[Batch]) -> Iterator[Batch]:
         yield planes.contiguous(memory_format=torch.channels_last), real, mask
 
 
-def last(network: nn.Module) -> nn.Module:
+def laid_out(network: nn.Module) -> nn.Module:
     """*network*, channels last."""
     return network.to(memory_format=torch.channels_last)
 
@@ -223,7 +224,7 @@ def ours(
     spec = replace(
         generator_spec(config, store.manifest.n_z_planes), out_channels=len(TARGETS) + n_more
     )
-    network = last(encoded(encoder, spec.in_channels) if encoder else build_unet(spec))
+    network = laid_out(encoded(encoder, spec.in_channels) if encoder else build_unet(spec))
     read = batches(store, TARGETS, seed=seed)
 
     def kept(fake: Tensor, real: Tensor, _: Tensor) -> Tensor:
@@ -273,7 +274,7 @@ def published(store: Store, seed: int, folder: Path, *, recipe: str) -> Phases:
     small = {"encoder": "resnet18", "encoder_weights": "none", "recipe": recipe, "seed": seed}
     config = build(SegmenterConfig, small)
     spec = UNetSpec(encoder=config.encoder, in_channels=store.manifest.n_z_planes)
-    network = last(build_unet(spec))
+    network = laid_out(build_unet(spec))
     yield (
         0.25,
         [
@@ -328,7 +329,7 @@ def rival_of(
     n_in: int, n_out: int, weight: float, kind: str, width: int = 32, lr: float = 2e-4
 ) -> Rival:
     """A PatchGAN in training, by Adam as pix2pix has it."""
-    network = last(Discriminator(n_in, width, "patchgan", n_out))
+    network = laid_out(Discriminator(n_in, width, "patchgan", n_out))
     optimizer = torch.optim.Adam(network.parameters(), lr=lr, betas=(0.5, 0.999))
     return Rival(network, optimizer, weight, kind)
 
@@ -342,7 +343,7 @@ def fnet(store: Store, seed: int, folder: Path) -> Phases:
 
 
 def _fnet(store: Store, seed: int, target: str) -> Learner:
-    network = last(others.FNet(store.manifest.n_z_planes, 1))
+    network = laid_out(others.FNet(store.manifest.n_z_planes, 1))
     return Learner(
         (target,),
         network,
@@ -359,7 +360,7 @@ def pix2pix(store: Store, seed: int, folder: Path) -> Phases:
 
 def _pix2pix(store: Store, seed: int, target: str) -> Learner:
     n_in = store.manifest.n_z_planes
-    network = last(others.Pix2Pix(n_in, 1))
+    network = laid_out(others.Pix2Pix(n_in, 1))
     return Learner(
         (target,),
         network,
@@ -379,7 +380,7 @@ def falling(part: float) -> float:
 def softmatter(store: Store, seed: int, folder: Path) -> Phases:
     """The paper weighs errors in counts; here the mean absolute error weighs ten times as much."""
     n_in = store.manifest.n_z_planes
-    network = last(others.SoftMatter(n_in, len(TARGETS)))
+    network = laid_out(others.SoftMatter(n_in, len(TARGETS)))
     yield (
         1.0,
         [
@@ -434,7 +435,7 @@ def haste(store: Store, seed: int, folder: Path) -> Phases:
 def _dense(
     store: Store, seed: int, target: str, network: nn.Module, loss: Loss, rival: Rival | None = None
 ) -> Learner:
-    network = last(network)
+    network = laid_out(network)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     read = batches(store, (target,), seed=seed)
     return Learner((target,), network, optimizer, loss, read, rival=rival)
@@ -442,7 +443,7 @@ def _dense(
 
 def unext2(store: Store, seed: int, folder: Path) -> Phases:
     """One network; half MAE, half structural dissimilarity; warm-up and cosine."""
-    network = last(others.UNeXt2(store.manifest.n_z_planes, len(TARGETS)))
+    network = laid_out(others.UNeXt2(store.manifest.n_z_planes, len(TARGETS)))
     config = build(GeneratorConfig, {"target": "all", "recipe": "shared"})
     yield (
         1.0,
@@ -643,15 +644,10 @@ def table(ways: dict[str, str], results: dict[str, list[dict[str, Any]]]) -> str
     ]
     for way, runs in results.items():
         r = " / ".join(f"{statistics.mean(run['r'][t] for run in runs):.3f}" for t in TARGETS)
-        pixel = ranged([run["scores"][Intensities.NONE]["pixel"] for run in runs])
-        combined = ranged([best(run)["combined"] for run in runs])
+        pixel = spread([run["scores"][Intensities.NONE]["pixel"] for run in runs])
+        combined = spread([best(run)["combined"] for run in runs])
         lines.append(f"| {ways[way]} | {r} | {pixel} | {combined} |")
     return "\n".join(lines)
-
-
-def ranged(values: list[float]) -> str:
-    """Mean (least to greatest)."""
-    return f"{statistics.mean(values):.3f} ({min(values):.3f}–{max(values):.3f})"
 
 
 def draw(ways: dict[str, str], results: dict[str, list[dict[str, Any]]], path: Path) -> None:

@@ -166,7 +166,7 @@ def measure_shared(folder: Path, planes: np.ndarray) -> dict[str, float]:
     """A field through the one network of recipe=shared, by "shared.figure"."""
     spec = generator_spec(build(GeneratorConfig, {"target": "all", "recipe": "shared"}), N_Z_PLANES)
     network = build_unet(spec).eval()
-    # No weights are those of the bundle, but the time does not depend on the ranges.
+    # Of other random weights than the bundle's, because the time does not depend on the values.
     ranges = measure_ranges(network, [np.ones((spec.in_channels, 256, 256), np.float32)])
     entry = NetworkEntry(TARGETS, sees_mask=False, ranges=ranges)
     bundle = make_bundle(folder, {entry.name: spec}, networks={entry.name: entry})

@@ -1,6 +1,7 @@
 """Fields that lack a stain: what they have counts, what they lack costs nothing."""
 
 import copy
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -143,6 +144,16 @@ def test_a_manifest_in_which_a_field_lacks_all_stains_is_damaged(store, tmp_path
             Store(tmp_path / "store")
 
 
+def test_a_store_of_the_time_before_fields_could_lack_stains_is_read(small_store, tmp_path):
+    folder = shutil.copytree(small_store.folder, tmp_path / "store")
+    path = folder / "manifest.json"
+    content = json.loads(path.read_text())
+    for field in content["fields"]:
+        assert field.pop("lacks") == []
+    path.write_text(json.dumps(content))
+    assert Store(folder).manifest == small_store.manifest
+
+
 def test_pictures_of_the_store_show_what_is_there(store):
     assert len(mask_sheet(store).axes) == 6
     assert histogram_plot(store).axes
@@ -163,12 +174,22 @@ def test_a_patch_is_nan_where_its_field_lacks_the_stain(store):
     assert seen == {(False, False, False), (False, True, False), (True, False, True)}
 
 
-def test_patches_come_from_fields_that_have_one_of_the_targets_and_masks_of_those_with_nuclei(
-    store,
+def test_patches_come_from_fields_with_a_target_and_masks_from_those_with_nuclei(
+    store, monkeypatch
 ):
     def fields(targets, masks):
+        read, read_really = set(), Store.planes_and_targets
+
+        def noted(self, key, *given):
+            read.add((key.well, key.fov))
+            return read_really(self, key, *given)
+
         patches = Patches(store, targets, masks, Augmenter(32, 0, 0), patch_px=32, seed=0)
-        return {(key.well, key.fov) for key in patches._keys}
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "planes_and_targets", noted)
+            for index in range(40):
+                patches[index]
+        return read
 
     assert fields(TARGETS, ()) == {("C02", 1), ("C02", 2), ("C03", 1), ("C03", 2)}
     assert fields(("A2",), ()) == {("C02", 1), ("C03", 1), ("C03", 2)}

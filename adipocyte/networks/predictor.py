@@ -187,7 +187,11 @@ class _OpenVINO:
             self._model = openvino.convert_model(network, example_input=example)
         beside = precision  # what is not rounded
         if precision == "int8":
-            quantise(self._model, ranges)
+            if not quantise(self._model, ranges):
+                raise ConfigError(
+                    "none of the network's convolutions can be told in OpenVINO's model of it",
+                    "give -P precision=auto",
+                )
             beside = fastest_arithmetic("cpu")
         self._settings = {
             "INFERENCE_PRECISION_HINT": {"32": "f32", "bf16": "bf16"}[beside],

@@ -1,4 +1,4 @@
-"""Convolutions in integers of eight bits, which OpenVINO computes twice as fast as in bf16.
+"""Convolutions in integers of eight bits, which OpenVINO computes faster than bf16.
 
 What a convolution sees is rounded to 256 values over the range that it has on training patches, the
 kernel of each output channel to 255 values around zero (Jacob et al. 2018, "Quantization and

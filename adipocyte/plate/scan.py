@@ -118,9 +118,9 @@ def scan_plate(folder: Path, targets: tuple[str, ...] = TARGETS) -> Plate:
         wrong = _problems(key, one, headers, errors, usual)
         lacks = _missing_targets(key, one, usual.targets)
         problems += wrong + [Problem(str(key), found, remedy) for found, remedy in lacks]
-        if not wrong and len(lacks) < max(len(usual.targets), 1):
-            files = _field_files(key, one, headers, usual)
-            (partial if lacks else fields).append(files)
+        has_any = len(lacks) < len(usual.targets) or not usual.targets
+        if not wrong and has_any:
+            (partial if lacks else fields).append(_field_files(key, one, headers, usual))
     return Plate(
         tuple(fields),
         tuple(partial),

@@ -295,9 +295,9 @@ def scores_of(fabric: Fabric, discriminator: nn.Module, source: Tensor, fake: Te
 
 
 def completed(real: Tensor, fake: Tensor) -> Tensor:
-    """*real*, with what is painted, *fake*, for the stains that a field lacks (nan).
+    """Replace the stains that a field lacks, nan in *real*, by what is painted, *fake*.
 
-    They then cost nothing, and no gradient comes from them. Both are (N, C, Y, X).
+    They then cost nothing, and no gradient comes from them. Both images are (N, C, Y, X).
     """
     return torch.where(real.isnan(), fake.detach().to(real.dtype), real)
 

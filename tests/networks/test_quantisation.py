@@ -54,7 +54,9 @@ def test_ranges_are_of_what_each_convolution_sees_and_hold_zero():
     seen = np.percentile(given_, [0.01, 99.99], axis=(1, 2, 3))
     assert ranges["0"] == pytest.approx((seen[0].min(), seen[1].max()))
     assert ranges["2"][0] == 0 < ranges["2"][1]
-    assert not first._forward_pre_hooks
+    before = dict(ranges)
+    chain(torch.from_numpy(10 * given_[0])[None])
+    assert ranges == before  # nothing is noted any more
 
 
 @given(st.floats(-1e3, 0), st.floats(0, 1e3))
@@ -110,6 +112,13 @@ def test_int8_takes_a_compiler_and_ranges(bundle, small_bundle):
         Stainer(bundle, precision="int8")
     with pytest.raises(ConfigError, match=r"does not say what the convolutions .* register it"):
         Stainer(small_bundle, precision="int8", compiled=True)
+
+
+def test_int8_that_would_round_nothing_is_refused():
+    network = nn.Sequential(nn.Conv2d(7, 3, 1)).eval()
+    ranges = {"of another network": (0.0, 1.0)}
+    with pytest.raises(ConfigError, match="none of the network's convolutions"):
+        make_ready(network, 7, CPU, "int8", True, ranges)
 
 
 # In a bundle

@@ -158,13 +158,24 @@ def _origin(
         precision = begun.get("precision") or crew.fastest()
     return {
         "plate": str(config.plate.resolve()),
-        "bundle": asdict(bundle),
+        "bundle": _described(bundle),
         "intensities": bundle.way(None if config.intensities == "kept" else config.intensities),
         "tile_px": config.tile_px,
         "tta": config.tta,
         "precision": precision,
         "compiled": _is_compiled(config, crew, begun, n_fields),
     }
+
+
+def _described(bundle: BundleManifest) -> dict[str, Any]:
+    """What `stained.json` says of a bundle: all but the ranges, which follow from the rest.
+
+    A plate that was begun before bundles had ranges is still the same plate.
+    """
+    described = asdict(bundle)
+    for network in described["networks"].values():
+        del network["ranges"]
+    return described
 
 
 def _is_compiled(config: StainConfig, crew: Crew, begun: dict[str, Any], n_fields: int) -> bool:

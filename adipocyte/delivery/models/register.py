@@ -23,7 +23,7 @@ from adipocyte.delivery.runs.runs import commit, log_table
 from adipocyte.domain import Intensities
 from adipocyte.errors import AdipocyteError, BundleError, NewerBundleError, RunError, StoreError
 from adipocyte.evaluation.comparison import Verdict, compare
-from adipocyte.evaluation.fields import FieldPaths, spread
+from adipocyte.evaluation.fields import FieldPaths
 from adipocyte.evaluation.judge import Judgement, judge
 from adipocyte.evaluation.metric import Score
 from adipocyte.evaluation.painting import cross_calibrated, paint_fields
@@ -242,11 +242,11 @@ def _left_over(digest: str, version: ModelVersion, run: Run) -> tuple[str, ...]:
 
 
 def _draw(judgement: Judgement, path: Path) -> Path:
-    """A picture of one field at each magnification, one that has all stains, in *path*."""
-    n_most = max(len(field.truth) for field in judgement.fields)
-    shown = spread([field.key for field in judgement.fields if len(field.truth) == n_most], 1)
-    fields = [field for field in judgement.fields if field.key in shown]
-    judged(fields, judgement.kept).savefig(path, dpi=100)
+    """A picture of a field at each magnification, one of those with most stains, in *path*."""
+    fields: dict[int, FieldPaths] = {}
+    for field in sorted(judgement.fields, key=lambda field: (-len(field.truth), field.key)):
+        fields.setdefault(field.key.magnification, field)
+    judged([*fields.values()], judgement.kept).savefig(path, dpi=100)
     return path
 
 

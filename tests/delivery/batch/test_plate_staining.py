@@ -243,6 +243,8 @@ def test_a_plate_in_int8_is_compiled_and_finished_so(stain, tmp_path):
         stain(LeavesEarly(2, KeyboardInterrupt()), model=model, precision="int8")
     begun = json.loads((tmp_path / "out" / "stained.json").read_text())
     assert (begun["precision"], begun["compiled"]) == ("int8", True)
+    [network] = begun["bundle"]["networks"].values()
+    assert network.keys() == {"paints", "sees_mask"}  # as plates say that were begun without ranges
     assert fovs(stain(model=model).painted) == [3, 4, 5]
     stain(model=model, precision="int8", out=str(tmp_path / "at once"))
     assert images(tmp_path / "out") == images(tmp_path / "at once")

@@ -47,7 +47,8 @@ def preprocess(config: PreprocessConfig) -> None:
     for sentence in alignment_sentences(manifest.registrations):
         print(f"Alignment, {sentence}.")
     if manifest.problems:
-        print(f"Left out because they are not whole:\n{problem_table(manifest.problems)}")
+        print("Left out, a stain where only that is missing, else the field:")
+        print(problem_table(manifest.problems))
     for key, sentences in flagged.items():
         print(f"Flagged, field {key}: {'; '.join(sentences)}")
     if flagged and config.flagged == "keep":

@@ -156,7 +156,7 @@ def _split(
             raise
         raise type(error)(
             error.found,
-            f"{error.remedy}. These fields are left out, because they are not whole:\n"
+            f"{error.remedy}. These are left out, a stain where only that is missing, else the field:\n"
             f"{problem_table(problems)}",
         ) from error
 

@@ -156,8 +156,8 @@ def _split(
             raise
         raise type(error)(
             error.found,
-            f"{error.remedy}. These are left out, a stain where only that is missing, else the field:\n"
-            f"{problem_table(problems)}",
+            f"{error.remedy}. These are left out, a stain where only that is missing, else the "
+            f"field:\n{problem_table(problems)}",
         ) from error
 
 

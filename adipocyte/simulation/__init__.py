@@ -2,10 +2,13 @@
 
 from adipocyte.simulation.conditions import Conditions, draw_conditions
 from adipocyte.simulation.field import SimulatedField, simulate_field
+from adipocyte.simulation.instruments import INSTRUMENTS, Instrument
 from adipocyte.simulation.misalignment import Misalignment, misalignment_at
 
 __all__ = [
+    "INSTRUMENTS",
     "Conditions",
+    "Instrument",
     "Misalignment",
     "SimulatedField",
     "draw_conditions",

@@ -126,11 +126,13 @@ def _touches(outline: Outline, size_um: tuple[float, float]) -> bool:
 
 def _fat_outline(centre_um: NDArray, culture: Culture, rng: np.random.Generator) -> Outline:
     half_width_um = 0.5 * culture.pitch_um * rng.uniform(0.95, 1.3)
+    half_length_um = half_width_um * rng.uniform(1.0, 1.5)
+    height_um = np.clip(culture.droplet_scale * rng.lognormal(np.log(11.5), 0.25), 7, 18)
     return Outline(
         *map(float, centre_um),
-        half_length_um=half_width_um * rng.uniform(1.0, 1.5),
+        half_length_um=half_length_um,
         half_width_um=half_width_um,
-        height_um=float(np.clip(culture.droplet_scale * rng.lognormal(np.log(11.5), 0.25), 7, 18)),
+        height_um=float(culture.ripeness * height_um),
         angle=rng.uniform(0, np.pi),
         bend_per_um=0.0,
         waviness=0.06,

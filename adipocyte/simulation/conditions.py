@@ -19,6 +19,7 @@ class Conditions:
     defocus_um: displacement of all seven brightfield planes, positive away from the glass.
         Fluorescence has its own focus and stays sharp.
     density: factor on the number of cells.
+    ripeness: factor on the size of lipid droplets, and so on the height of the cells.
 
     Raises ConfigError for a factor that is not above 0 (a stain may be 0) or an unknown target.
     """
@@ -27,11 +28,13 @@ class Conditions:
     stains: Mapping[str, float] = field(default_factory=dict)
     defocus_um: float = 0.0
     density: float = 1.0
+    ripeness: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.light <= 0 or self.density <= 0:
+        if min(self.light, self.density, self.ripeness) <= 0:
             raise ConfigError(
-                f"light and density must be above 0, got {self.light} and {self.density}",
+                "light, density and ripeness must be above 0, "
+                f"got {self.light}, {self.density} and {self.ripeness}",
                 "give factors, 1 is nominal",
             )
         if unknown := set(self.stains) - set(TARGETS):

@@ -20,6 +20,7 @@ class Culture:
     pitch_um: float
     fat_share: float
     droplet_scale: float  # larger in ripe cells
+    ripeness: float
     thin_pitch_um: float
     thin_share: float
     waves_per_um: NDArray[np.float64]  # (N_WAVES, 2) spatial frequencies y, x
@@ -50,8 +51,11 @@ class Culture:
         return centres_um[rng.random(len(centres_um)) < share]
 
 
-def draw_culture(density: float, rng: np.random.Generator) -> Culture:
-    """Draw the culture of one field. *density* is a factor on the number of cells."""
+def draw_culture(density: float, rng: np.random.Generator, ripeness: float = 1.0) -> Culture:
+    """Draw the culture of one field.
+
+    *density* is a factor on the number of cells, *ripeness* one on the size of their droplets.
+    """
     turn = rng.uniform(0, 2 * np.pi, N_WAVES)
     directions = np.stack([np.sin(turn), np.cos(turn)], axis=1)
     waves_per_um = directions / rng.uniform(250, 700, (N_WAVES, 1))
@@ -59,6 +63,7 @@ def draw_culture(density: float, rng: np.random.Generator) -> Culture:
         pitch_um=rng.uniform(36, 40),
         fat_share=density * rng.uniform(0.7, 0.9),
         droplet_scale=rng.uniform(0.9, 1.1),
+        ripeness=ripeness,
         thin_pitch_um=rng.uniform(40, 50),
         thin_share=density * 0.92,
         waves_per_um=waves_per_um,

@@ -10,14 +10,15 @@ from skimage.segmentation import relabel_sequential
 
 from adipocyte.domain import BRIGHTFIELD, SMALLEST_PX
 from adipocyte.errors import ConfigError
-from adipocyte.simulation.camera import EXPOSURES, add_hot_pixels, draw_illumination, expose
+from adipocyte.simulation.camera import SENSOR, add_hot_pixels, draw_illumination, expose
 from adipocyte.simulation.canvas import Canvas
 from adipocyte.simulation.cells import float_cells, grow_cells
 from adipocyte.simulation.conditions import Conditions
 from adipocyte.simulation.culture import draw_culture
 from adipocyte.simulation.debris import draw_debris
+from adipocyte.simulation.instruments import INSTRUMENTS, Instrument, across, draw_specks
 from adipocyte.simulation.misalignment import Misalignment
-from adipocyte.simulation.optics import OBJECTIVES, focus_series
+from adipocyte.simulation.optics import focus_series
 from adipocyte.simulation.specimen import Specimen, draw_specimen
 
 PADDING_UM = 10.0  # around a field, because defocused light spreads, and wraps around, this far
@@ -33,7 +34,7 @@ class SimulatedField:
     without those of floating cells.
     """
 
-    planes: NDArray[np.uint16]  # (Z, Y, X) brightfield counts, Z=7
+    planes: NDArray[np.uint16]  # (Z, Y, X) brightfield counts
     targets: dict[str, NDArray[np.uint16]]  # "A1", "A2", "A3" -> (Y, X) counts
     nuclei: NDArray[np.int32]  # (Y, X)
 
@@ -45,35 +46,44 @@ def simulate_field(
     seed: int | Sequence[int],
     misalignment: Misalignment | None = None,
     conditions: Conditions = NOMINAL,
+    instrument: Instrument | None = None,
 ) -> SimulatedField:
     """Simulate a field of view; the same arguments give the same field bit for bit.
 
     shape_px: (Y, X). *misalignment* moves the targets and the nuclei's labels, not the brightfield
-    planes; None moves nothing. Of the *conditions*, density changes the scene, and the others
-    change its images only.
+    planes; None moves nothing. Of the *conditions*, density and ripeness change the scene, and the
+    others change its images only. *instrument* photographs; None: the challenge's, with the
+    objective of *magnification*.
 
     Raises ConfigError for an unknown magnification or an image smaller than 64 pixels.
     """
-    if magnification not in OBJECTIVES:
+    if magnification not in INSTRUMENTS:
         raise ConfigError(
-            f"cannot simulate magnification {magnification}", f"choose one of {sorted(OBJECTIVES)}"
+            f"cannot simulate magnification {magnification}",
+            f"choose one of {sorted(INSTRUMENTS)}",
         )
     if min(shape_px) < SMALLEST_PX:
         raise ConfigError(
             f"cannot simulate {shape_px[0]} x {shape_px[1]} pixels",
             f"both sides must be at least {SMALLEST_PX}",
         )
-    optics, exposures = OBJECTIVES[magnification], EXPOSURES[magnification]
+    instrument = instrument or INSTRUMENTS[magnification]
+    exposures = instrument.exposures
     rng = np.random.default_rng(seed)
 
-    canvas = _padded(shape_px, optics.um_per_px)
-    cells = grow_cells(canvas.size_um, draw_culture(conditions.density, rng), rng)
+    canvas = _padded(shape_px, instrument.optics.um_per_px)
+    culture = draw_culture(conditions.density, rng, conditions.ripeness)
+    cells = grow_cells(canvas.size_um, culture, rng)
     floaters = float_cells(canvas.size_um, rng)
     debris = draw_debris(canvas.size_um, rng)
     specimen = draw_specimen(cells, floaters, debris, canvas, rng)
 
-    light = _crop(focus_series(specimen.paths_um, optics, conditions.defocus_um), shape_px)
-    illumination = np.float32(conditions.light) * draw_illumination(shape_px, 0.1, rng)
+    light = _crop(_transmitted(specimen, instrument, conditions.defocus_um), shape_px)
+    illumination = np.float32(conditions.light) * draw_illumination(shape_px, instrument.bowl, rng)
+    illumination = illumination * (1 + np.float32(instrument.slope) * across(shape_px))
+    if instrument.specks:  # on the same glass in every field
+        dust = np.random.default_rng(SENSOR)
+        illumination = illumination * draw_specks(shape_px, instrument.specks, dust)
     lamp = rng.normal(1, 0.01, len(light))
     planes = [
         expose(plane * illumination * np.float32(power), exposures[BRIGHTFIELD], rng)
@@ -86,13 +96,32 @@ def simulate_field(
         if misalignment is not None:
             density = misalignment.apply(density, order=3)
         glow = np.float32(conditions.light) * _crop(density, shape_px)
-        glow = glow * draw_illumination(shape_px, 0.1, rng)
+        glow = glow * draw_illumination(shape_px, instrument.bowl, rng)
         targets[target] = expose(glow, exposures[target], rng)
         add_hot_pixels(targets[target])
     if misalignment is not None:
         labels = misalignment.apply(labels, order=0)
     labels, _, _ = relabel_sequential(_crop(labels, shape_px))
     return SimulatedField(np.stack(planes), targets, labels.astype(np.int32))
+
+
+def _transmitted(
+    specimen: Specimen, instrument: Instrument, defocus_um: float
+) -> NDArray[np.float32]:
+    """Brightfield light of each plane, (Z, Y, X), on a stage that may be tilted.
+
+    A tilted field lies between those of a flat stage at the borders' heights and the middle's.
+    """
+    optics, tilt_um = instrument.optics, instrument.tilt_um
+    if not tilt_um:
+        return focus_series(specimen.paths_um, optics, defocus_um)
+    left, middle, right = (
+        focus_series(specimen.paths_um, optics, defocus_um + part * tilt_um)
+        for part in (-0.5, 0.0, 0.5)
+    )
+    place = 2 * across(middle.shape[1:])
+    towards = np.where(place < 0, left, right)
+    return middle + np.abs(place) * (towards - middle)
 
 
 def _padded(shape_px: tuple[int, int], um_per_px: float) -> Canvas:

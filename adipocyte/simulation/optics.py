@@ -29,6 +29,7 @@ class Optics:
     condenser_aperture: float
     first_focus_um: float
     focus_step_um: float
+    n_planes: int = N_Z_PLANES
 
 
 # Chosen so that contrast varies over the planes as on the challenge's plates. At 20x it is highest
@@ -62,17 +63,17 @@ OBJECTIVES = {
 def focus_series(
     paths_um: NDArray[np.float32], optics: Optics, defocus_um: float = 0.0
 ) -> NDArray[np.float32]:
-    """Brightfield intensity at seven focal positions, (Z, Y, X); 1.0 if nothing is in the light.
+    """Brightfield intensity at each focal position, (Z, Y, X); 1.0 if nothing is in the light.
 
     paths_um: (L, Y, X), optical path difference in µm of the L lowest layers at LAYER_HEIGHTS_UM.
     The light comes from above. *defocus_um* displaces all focal positions, positive upwards.
     """
-    steps = np.arange(N_Z_PLANES, dtype=np.float64)
+    steps = np.arange(optics.n_planes, dtype=np.float64)
     focus_um = optics.first_focus_um + defocus_um + optics.focus_step_um * steps
     phases = [
         np.exp((2j * np.pi / WAVELENGTH_UM) * path_um).astype(np.complex64) for path_um in paths_um
     ]
-    intensity = np.zeros((N_Z_PLANES, *paths_um.shape[1:]), dtype=np.float32)
+    intensity = np.zeros((optics.n_planes, *paths_um.shape[1:]), dtype=np.float32)
     sources = _condenser(optics.condenser_aperture)
     for source in sources:
         waves = _focus_waves(phases, source, optics, focus_um)

@@ -1,0 +1,57 @@
+"""Microscopes: an objective, the light through it, and the cameras' counts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from adipocyte.simulation.camera import EXPOSURES, Exposure
+from adipocyte.simulation.optics import OBJECTIVES, Optics
+
+_SPECK_RADIUS_PX = (3.0, 14.0)
+_SPECK_DARKNESS = (0.05, 0.4)  # the share of the light that a speck takes
+
+
+@dataclass(frozen=True)
+class Instrument:
+    """A microscope with one objective.
+
+    optics: how the objective and its focus series image, see `optics.Optics`.
+    exposures: counts of "brightfield", "A1", "A2" and "A3", see `camera.Exposure`.
+    bowl: how much light falls towards the corners, as a share (see `camera.draw_illumination`).
+    slope: by what share the light of brightfield differs between the left and the right border.
+    specks: of dust near the camera, as many, the same in every plane.
+    tilt_um: by how much the focus differs between the left and the right border.
+    """
+
+    optics: Optics
+    exposures: Mapping[str, Exposure]
+    bowl: float = 0.1
+    slope: float = 0.0
+    specks: int = 0
+    tilt_um: float = 0.0
+
+
+INSTRUMENTS = {
+    magnification: Instrument(optics, EXPOSURES[magnification])
+    for magnification, optics in OBJECTIVES.items()
+}
+
+
+def across(shape_px: tuple[int, int]) -> NDArray[np.float32]:
+    """From -1/2 at the left border to 1/2 at the right, (1, X)."""
+    return np.linspace(-0.5, 0.5, shape_px[1], dtype=np.float32)[None, :]
+
+
+def draw_specks(shape_px: tuple[int, int], n: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """The share of light that *n* specks of dust leave, (Y, X); they are out of focus, so soft."""
+    taken = np.zeros(shape_px, dtype=np.float32)
+    y, x = (np.arange(side, dtype=np.float32) for side in shape_px)
+    for _ in range(n):
+        centre_y, centre_x = rng.uniform(0, shape_px)
+        radius_px = rng.uniform(*_SPECK_RADIUS_PX)
+        distance2 = (y[:, None] - centre_y) ** 2 + (x[None, :] - centre_x) ** 2
+        taken[distance2 < radius_px**2] += rng.uniform(*_SPECK_DARKNESS)
+    return 1 - np.clip(ndimage.gaussian_filter(taken, 1.5), 0, 0.9)

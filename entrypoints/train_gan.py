@@ -12,6 +12,7 @@ def train_gan(config: GeneratorConfig) -> None:
 
     One of A1 needs a segmenter, except under recipe=shared.
     """
+    from adipocyte.delivery.models.start import start_of
     from adipocyte.delivery.runs.runs import segmenter_for, segmenter_of
     from adipocyte.delivery.runs.training import resumed, training_run
     from adipocyte.evaluation.training_metric import TrainingFeatureMetric
@@ -25,11 +26,14 @@ def train_gan(config: GeneratorConfig) -> None:
     features = None
     if config.select != "pixels":
         features = TrainingFeatureMetric(store, config.targets, config.select_fields)
-    with segmenter_for(config, store.digest, wanted) as (segmenter, tags):
-        config = fitted(store, config, segmenter, features)
-        with training_run("train_gan", config, store, **tags) as training:
+    with (
+        segmenter_for(config, store.digest, wanted) as (segmenter, tags),
+        start_of(config) as (start, origin),
+    ):
+        config = fitted(store, config, segmenter, features, start)
+        with training_run("train_gan", config, store, **tags, **origin) as training:
             best = train_generator(
-                store, config, segmenter, training.folder, training.tracker, features
+                store, config, segmenter, training.folder, training.tracker, features, start
             )
             training.finish(best)
     if training.run_id is None:  # the other processes of torchrun

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from adipocyte.config import GeneratorConfig
 from adipocyte.errors import ConfigError
+from adipocyte.networks.start import Start
 from adipocyte.store.reader import Store
 from adipocyte.training.generator import train_generator
 from adipocyte.training.patches import epoch_steps
@@ -36,11 +37,13 @@ def fitted(
     config: GeneratorConfig,
     segmenter: Path | None,
     features: FeatureMetric | None = None,
+    trained: Start | None = None,
 ) -> GeneratorConfig:
     """*config* with as many epochs as fit into its minutes, at least one.
 
     A short training of its own, of which nothing is kept, measures the pace; its time counts. The
-    number of epochs is what repeats the training bit for bit. Raises ConfigError when several
+    number of epochs is what repeats the training bit for bit. *trained* is the network that the
+    training starts from, if any. Raises ConfigError when several
     processes train, because each would measure another pace, and all that `train_generator` raises.
     """
     if not config.minutes or config.resume:
@@ -53,7 +56,7 @@ def fitted(
     start, watch = time.monotonic(), _Watch()
     probe = replace(config, epochs=2, epoch_steps=_PROBE_STEPS, patience=0)
     with tempfile.TemporaryDirectory() as scratch:
-        train_generator(store, probe, segmenter, Path(scratch), watch, features)
+        train_generator(store, probe, segmenter, Path(scratch), watch, features, trained)
     # Of the second epoch, because the first also sets everything up.
     validation_s = watch.ended_s[1] - watch.ended_s[0] - watch.steps_s[1]
     n_steps = config.epoch_steps or epoch_steps(store, config.patch_px, config.batch)

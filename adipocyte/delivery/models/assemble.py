@@ -14,6 +14,7 @@ from adipocyte.delivery.runs.runs import (
     encoder_weights_of,
     network_of,
     segmenter_of,
+    started_from,
     targets_of,
 )
 from adipocyte.domain import BRIGHTFIELD, SEGMENTER, Intensities, table_key
@@ -49,12 +50,13 @@ class Assembled:
     """A bundle in *folder* that does not yet keep a way of intensities.
 
     *fields* are the validation fields, painted in every way that they can judge; *calibrations* are
-    fitted to all of them.
+    fitted to all of them. *origins* are the bundle's `started_from`.
     """
 
     folder: Path
     fields: list[FieldPaths]
     calibrations: Tables
+    origins: dict[str, str]
 
     def finish(self, scores: dict[str, Score]) -> str:
         """Let the bundle keep the way of intensities that scored best, and return it.
@@ -88,11 +90,11 @@ def assemble(
     bundle = gather(store, runs, folder / "bundle", storage)
     stainer = Stainer(bundle)
     fields = paint_fields(stainer, store, store.keys("validation"), stainer.manifest.ways, folder)
-    calibrations = fit_calibrations(fields)
+    calibrations, origins = fit_calibrations(fields), stainer.manifest.started_from
     if calibrations.keys() != set(stainer.manifest.paintings):
-        return Assembled(bundle, fields, {})  # a magnification has no validation field
+        return Assembled(bundle, fields, {}, origins)  # a magnification has no validation field
     judged = cross_calibrated(fields, stainer.histograms, folder)
-    return Assembled(bundle, judged, calibrations)
+    return Assembled(bundle, judged, calibrations, origins)
 
 
 def gather(store: Store, runs: dict[str, str], folder: Path, storage: str) -> Path:
@@ -102,6 +104,7 @@ def gather(store: Store, runs: dict[str, str], folder: Path, storage: str) -> Pa
     """
     targets = tuple(target for target in store.manifest.targets if target in runs)
     licences = {network: _licence(encoder_weights_of(run)) for network, run in runs.items()}
+    origins = {target: started_from(runs[target]) for target in targets}
     histograms = {
         table_key(m, target): store.histogram(m, target)
         for m in store.magnifications
@@ -131,7 +134,9 @@ def gather(store: Store, runs: dict[str, str], folder: Path, storage: str) -> Pa
             commit=commit(),
             version=adipocyte.__version__,
             licences={"code": "MIT", **licences},
+            started_from={name: origin for name, origin in origins.items() if origin},
             intensities=Intensities.NONE,
+            normalisation=store.manifest.origin.settings["normalisation"],
             storage=storage,
         )
         write_bundle(folder, manifest, folders, histograms)
@@ -156,7 +161,7 @@ def random_patches(store: Store) -> Iterator[NDArray[np.float32]]:
         ]
         rows, columns = (slice(a, a + n) for a, n in zip(starts, sides, strict=True))
         planes = store.planes(key, (rows, columns))
-        yield store.scaling(key.magnification, BRIGHTFIELD).normalise(planes)
+        yield store.field_scaling(key, BRIGHTFIELD).normalise(planes)
 
 
 def runs_by_network(run_ids: Iterable[str]) -> dict[str, str]:

@@ -27,7 +27,7 @@ def load_stainer(
 
     The other arguments are those of `Stainer`. Raises RunError when there is no such model.
     """
-    with _bundle_file(uri, "") as bundle:
+    with bundle_of(uri) as bundle:
         return Stainer(bundle, memory_mb, precision=precision, compiled=compiled)
 
 
@@ -38,6 +38,16 @@ def load_manifest(uri: str) -> BundleManifest:
     """
     with _bundle_file(uri, BUNDLE_MANIFEST) as path:
         return read_manifest(path.parent)
+
+
+@contextlib.contextmanager
+def bundle_of(uri: str) -> Generator[Path]:
+    """The folder of a registered model's bundle, while the block lasts.
+
+    Raises RunError when there is no such model.
+    """
+    with _bundle_file(uri, "") as folder:
+        yield folder
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -168,6 +168,7 @@ def _make_version(
         DIGEST: digest,
         "store": store.digest,
         **{f"run.{network}": run_id for network, run_id in runs.items()},
+        **{f"started_from.{target}": origin for target, origin in assembled.origins.items()},
     }
     client = mlflow.MlflowClient()
     _make_room(client, config.name)
@@ -176,7 +177,7 @@ def _make_version(
         info.model_uri,
         run.info.run_id,
         made_of | _tags(verdict, judgement, held),
-        description=_description(verdict, judgement, held, info.model_id, run),
+        description=_description(verdict, judgement, held, info.model_id, run, assembled.origins),
         model_id=info.model_id,
     )
 
@@ -326,7 +327,12 @@ def _verdict(
 
 
 def _description(
-    verdict: Verdict, judgement: Judgement, held: ModelVersion | None, model_id: str, run: Run
+    verdict: Verdict,
+    judgement: Judgement,
+    held: ModelVersion | None,
+    model_id: str,
+    run: Run,
+    origins: Mapping[str, str],
 ) -> str:
     """What the registry's page says of a version, in Markdown.
 
@@ -341,6 +347,9 @@ def _description(
     )
     lines = [verdict.reason[0].upper() + verdict.reason[1:] + "."]
     lines += ["", f"Intensities: {judgement.kept}, as the validation wells prefer.", ""]
+    if origins:
+        started = ", ".join(f"{target} from {origin}" for target, origin in origins.items())
+        lines += [f"Its training started from trained networks: {started}.", ""]
     lines += [f"| validation wells | this version | {other} |", "|---|---|---|"]
     lines += [
         f"| {name} | {new:.4f} | {'–' if old is None else f'{old:.4f}'} |"

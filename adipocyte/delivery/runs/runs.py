@@ -22,6 +22,7 @@ from adipocyte.errors import RunError, StoppedError
 
 STEP_TAG, STORE_TAG, TARGET_TAG = "adipocyte.step", "adipocyte.store", "adipocyte.target"
 SEGMENTER_TAG, VERSION_TAG = "adipocyte.segmenter", "adipocyte.version"
+STARTED_TAG = "adipocyte.started_from"
 SETTINGS_TAG, PARENT_TAG = "adipocyte.settings", "mlflow.parentRunId"
 SETTINGS_FILE = "config.json"
 NETWORK_ARTIFACT = "network"
@@ -208,6 +209,14 @@ def targets_of(run_id: str) -> tuple[str, ...]:
 def encoder_weights_of(run_id: str) -> str:
     """What the encoder of a run's network started from: "none", "imagenet" or a file."""
     return mlflow.get_run(run_id).data.params.get("config.encoder_weights", "none")
+
+
+def started_from(run_id: str) -> str:
+    """The trained network that the generator of *run_id* started from, "" for none.
+
+    Raises RunError when there is no such run.
+    """
+    return _tags_of(run_id).get(STARTED_TAG, "")
 
 
 def _tags_of(run_id: str) -> dict[str, str]:

@@ -1,0 +1,161 @@
+"""A training starts from a registered model, a run or a bundle, and says so wherever it is seen."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import mlflow
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from adipocyte.config import GeneratorConfig, RegisterConfig, build
+from adipocyte.delivery.models.assemble import gather
+from adipocyte.delivery.models.register import register
+from adipocyte.delivery.models.start import start_of
+from adipocyte.delivery.runs.runs import STARTED_TAG, step_run
+from adipocyte.delivery.runs.training import training_run
+from adipocyte.errors import AdipocyteError, ConfigError, RunError
+from adipocyte.networks.files import load_network
+from adipocyte.staining.bundle import read_manifest
+from adipocyte.store.reader import Store
+from adipocyte.training.generator import train_generator
+from tests.support.tracking import tracked_at
+from tests.support.trainings import Notes
+
+pytestmark = pytest.mark.slow  # trains and registers
+
+SETTINGS = {
+    "target": "all",
+    "recipe": "shared",
+    "epochs": 1,
+    "epoch_steps": 2,
+    "patch_px": 64,
+    "workers": 0,
+    "precision": "32",
+}
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    folder = tmp_path_factory.mktemp("mlflow")
+    with tracked_at(f"sqlite:///{folder}/mlflow.db"), pytest.MonkeyPatch.context() as patch:
+        made = mlflow.create_experiment("tests", artifact_location=f"file://{folder}/artifacts")
+        patch.setenv("MLFLOW_EXPERIMENT_ID", made)
+        yield
+
+
+def config(**given: object) -> GeneratorConfig:
+    return build(GeneratorConfig, SETTINGS | given)
+
+
+def train(store: Store, settings: GeneratorConfig) -> str:
+    """A run of train_gan, as its entry point makes it."""
+    tags = {"target": ",".join(settings.targets)}
+    with (
+        start_of(settings) as (start, origin),
+        training_run("train_gan", settings, store, **tags, **origin) as training,
+    ):
+        found = train_generator(
+            store, settings, None, training.folder, training.tracker, start=start
+        )
+        training.finish(found)
+    assert training.run_id
+    return training.run_id
+
+
+@pytest.fixture(scope="module")
+def first(small_store: Store, registry: None) -> str:
+    return train(small_store, config(target="A1,A2,A3"))
+
+
+@pytest.fixture(scope="module")
+def address(small_store: Store, first: str) -> str:
+    """A registered model of the first run."""
+    settings = RegisterConfig(
+        store=small_store.folder, segmenter="", a1=first, a2=first, a3=first, feature_fields=0
+    )
+    with step_run("register", settings):
+        return register(small_store, dict.fromkeys(("A1", "A2", "A3"), first), settings).address
+
+
+@pytest.fixture(scope="module")
+def bundle(small_store: Store, first: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = dict.fromkeys(("A1", "A2", "A3"), first)
+    return gather(small_store, runs, tmp_path_factory.mktemp("bundle") / "bundle", "bfloat16")
+
+
+def test_a_model_a_run_and_a_bundle_give_the_same_network(small_store, first, address, bundle):
+    assert address == "models:/adipocyte@champion"
+    states = []
+    for given in (first, address, str(bundle)):
+        with start_of(config(start=given)) as (start, tags):
+            assert start.paints == ("A1", "A2", "A3")
+            assert not start.sees_mask
+            states.append(load_network(start.folder)[1].state_dict())
+            sources = {first: f"run {first}", address: "models:/adipocyte/1"}
+            assert tags == {"started_from": sources.get(given, str(bundle.resolve()))}
+    for name, weight in states[0].items():
+        torch.testing.assert_close(states[1][name], weight, rtol=0, atol=0)
+        torch.testing.assert_close(states[2][name], weight, rtol=1e-2, atol=1e-3)  # bfloat16
+
+
+def test_a_started_training_differs_is_slower_and_its_origin_stands_everywhere(
+    small_store, first, address, tmp_path
+):
+    assert config(start=address).largest_rate == pytest.approx(config().learning_rate / 5)
+    still = config(target="A1,A2,A3", start=address, learning_rate=0.0, ema=0.0)
+    run_id = train(small_store, still)
+    assert mlflow.get_run(run_id).data.tags[STARTED_TAG] == "models:/adipocyte/1"
+    # With a rate of zero only the statistics of normalisations move.
+    kept = [
+        load_network(Path(mlflow.artifacts.download_artifacts(f"runs:/{one}/network")))[1]
+        for one in (first, run_id)
+    ]
+    for (name, old), (_, new) in zip(*(n.named_parameters() for n in kept), strict=True):
+        torch.testing.assert_close(old, new, rtol=0, atol=0, msg=name)
+
+    runs = dict.fromkeys(("A1", "A2", "A3"), run_id)
+    manifest = read_manifest(gather(small_store, runs, tmp_path / "bundle", "float32"))
+    assert manifest.started_from == dict.fromkeys(("A1", "A2", "A3"), "models:/adipocyte/1")
+    settings = RegisterConfig(store=small_store.folder, feature_fields=0)
+    with step_run("register", settings):
+        made = register(small_store, runs, settings)
+    version = MlflowClient().get_model_version(made.name, made.version)
+    assert version.tags["started_from.A2"] == "models:/adipocyte/1"
+    assert "started from trained networks: A1 from models:/adipocyte/1" in version.description
+
+
+def test_a_state_replaces_the_start(small_store, first, tmp_path):
+    settings = config(target="A1,A2,A3", start=first, epochs=2, save_every=1)
+    with start_of(settings) as (start, _):
+        whole = train_generator(small_store, settings, None, tmp_path / "a", Notes(), start=start)
+        train_generator(
+            small_store, replace(settings, epochs=1), None, tmp_path / "b", Notes(), start=start
+        )
+    with start_of(replace(settings, resume="any")) as (nothing, tags):
+        assert (nothing, tags) == (None, {})
+    # Another schedule, so only that it goes on is the same: the second epoch alone is trained.
+    notes = Notes()
+    train_generator(small_store, settings, None, tmp_path / "b", notes)
+    assert min(notes.rows) == 3
+    assert whole["best_epoch"] in (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("start", "error", "found"),
+    [
+        ("models:/nobody/1", RunError, "there is no registered model at models:/nobody/1"),
+        ("0" * 32, RunError, "there is no run"),
+        ("models:/adipocyte@champion", ConfigError, "another kind of network"),
+    ],
+)
+def test_what_cannot_be_a_start_is_refused_and_nothing_is_trained(
+    small_store, address, start, error, found, tmp_path
+):
+    settings = config(start=start, architecture="unet", encoder="resnet18")
+    with pytest.raises(error, match=found) as refused, start_of(settings) as (given, _):
+        train_generator(small_store, settings, None, tmp_path / "t", Notes(), start=given)
+    assert isinstance(refused.value, AdipocyteError)
+    assert refused.value.remedy
+    assert not (tmp_path / "t" / "state.safetensors").exists()

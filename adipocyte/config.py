@@ -32,7 +32,6 @@ _TYPE_WORDS = {bool: "true or false", int: "a whole number", float: "a number", 
 
 # Settings of earlier versions, each with the value under which a training is what it is today.
 RETIRED = {
-    "augmentations": "report",
     "discriminator_every": 1,
     "discriminator_norm": "none",
     "label_smoothing": 0.0,
@@ -217,6 +216,7 @@ def targets_named(text: str) -> tuple[str, ...]:
 
 
 MODEL_NAME = "adipocyte"
+_STARTED_RATE = 0.2  # of the learning rate, for a network that starts from a trained one
 
 # Settings of several commands. Two dataclasses cannot share a field, so they share its maker.
 _recipe = partial(
@@ -321,9 +321,10 @@ class SimulateConfig:
 class PreprocessConfig:
     plate: Path = _plate()
     store: Path = _store()
-    normalisation: Literal["plate", "report"] = option(
-        "Brightfield mean and standard deviation: measured on the training wells, or the report's "
-        "Table 3.1.",
+    normalisation: Literal["plate", "report", "field"] = option(
+        "Mean and standard deviation that counts are measured in: of the plate's training wells; "
+        "with brightfield's from the report's Table 3.1; or of each field by itself, which bears "
+        "other exposures and microscopes.",
         "plate",
     )
     validation_wells: str = option(
@@ -504,10 +505,20 @@ class GeneratorConfig:
     patch_px: int = _patch_px()
     augment_p: float = _augment_p(shared=0.7)
     rotate_deg: float = _rotate_deg(shared=180.0)
+    augmentations: Literal["report", "microscope"] = option(
+        "What varies in training: place, angle and size, as published; or microscope, also focus, "
+        "planes, light, contrast and noise.",
+        "report",
+    )
     precision: Precision = _precision()
     compile: bool = _compile()
     workers: int = _workers()
     save_every: int = _save_every()
+    start: str = option(
+        "Trained network to start from, at a fifth of the learning rate: a registered model "
+        "(models:/adipocyte@champion), a run id of train_gan, or a bundle's folder; empty: none.",
+        "",
+    )
     resume: str = _resume()
     seed: int = _seed()
 
@@ -515,6 +526,11 @@ class GeneratorConfig:
     def targets(self) -> tuple[str, ...]:
         """What the generator paints, in the order of its outputs."""
         return targets_named(self.target)
+
+    @property
+    def largest_rate(self) -> float:
+        """The generator's largest learning rate: lower when its weights have learnt already."""
+        return self.learning_rate * (_STARTED_RATE if self.start else 1.0)
 
     @property
     def sees_mask(self) -> bool:

@@ -22,6 +22,19 @@ Window = tuple[slice, slice]  # a part of an image: rows, columns
 WHOLE: Window = (slice(None), slice(None))
 
 
+class Normalisation(StrEnum):
+    """Where the constants come from that bring counts to network units.
+
+    PLATE measures them over the training wells. REPORT takes brightfield's from the report's Table
+    3.1. FIELD measures each field's own, so that exposure, gain and the level of a stain make no
+    difference to a network.
+    """
+
+    PLATE = "plate"
+    REPORT = "report"
+    FIELD = "field"
+
+
 class Intensities(StrEnum):
     """A way of setting the counts of painted images.
 

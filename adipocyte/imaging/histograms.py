@@ -31,6 +31,20 @@ def mean_and_std(histogram: NDArray[np.int64]) -> tuple[float, float]:
     return mean, float(np.sqrt((counts - mean) ** 2 @ histogram / n))
 
 
+def clipped(histogram: NDArray[np.int64], tail: float) -> NDArray[np.int64]:
+    """The (65536,) *histogram* of the same pixels clipped to two of their quantiles.
+
+    These are the shares *tail* and 1 - *tail*.
+    """
+    n, cumulative = histogram.sum(), np.cumsum(histogram)
+    low, high = np.searchsorted(cumulative, [tail * n, (1 - tail) * n])
+    inner = np.zeros_like(histogram)
+    inner[low : high + 1] = histogram[low : high + 1]
+    inner[low] += histogram[:low].sum()
+    inner[high] += histogram[high + 1 :].sum()
+    return inner
+
+
 def median(histogram: NDArray[np.int64]) -> float:
     """Median in counts of the pixels of a (65536,) *histogram*.
 

@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adipocyte.errors import ConfigError
+from adipocyte.imaging.histograms import clipped, mean_and_std
+
+_TAIL = 1e-3  # of a field's pixels at either end, which hot pixels, dust and flecks lie in
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,16 @@ class Scaling:
         np.rint(counts, out=counts)
         with np.errstate(invalid="ignore"):  # a network that diverges paints NaN
             return counts.astype(np.uint16)
+
+
+def field_scaling(histogram: NDArray[np.int64]) -> Scaling:
+    """The scaling that gives one field's channel a mean of 0 and a standard deviation of 1.
+
+    histogram: (65536,) of its counts, of all planes together. The thousandth that is darkest and
+    the one that is brightest count as their nearest neighbours do (winsorised mean and deviation:
+    Wilcox 2012, "Introduction to robust estimation", 3.3). Raises ConfigError when nothing varies.
+    """
+    return Scaling(*mean_and_std(clipped(histogram, _TAIL)))
 
 
 # Table 3.1 of the report: brightfield, all seven planes together, in counts.

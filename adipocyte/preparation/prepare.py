@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from adipocyte.config import PreprocessConfig, listed, plain
-from adipocyte.domain import SMALLEST_PX, FieldKey
+from adipocyte.domain import SMALLEST_PX, FieldKey, Normalisation
 from adipocyte.errors import ConfigError, ImageError, PlateError, StoreError
 from adipocyte.imaging.limits import Limits, flags, learn_limits
 from adipocyte.imaging.quality import Measures
@@ -29,7 +29,14 @@ from adipocyte.preparation.field import (
 )
 from adipocyte.preparation.progress import FieldRecord
 from adipocyte.preparation.split import split_wells
-from adipocyte.preparation.statistics import medians_of, scalings_of, sum_histograms
+from adipocyte.preparation.statistics import (
+    Scalings,
+    field_scalings,
+    mean_scalings,
+    medians_of,
+    scalings_of,
+    sum_histograms,
+)
 from adipocyte.store.alignments import Alignments, Registrations, sites_json
 from adipocyte.store.manifest import FieldEntry, Origin, StoreManifest, write_manifest
 from adipocyte.store.paths import HISTOGRAMS
@@ -196,8 +203,11 @@ def _sum_up(
     split = _split(records, problems, config)
     limits = _limits(records, split["train"])
     lacks = _lacks(scanned)
+    own = {}
+    if config.normalisation == Normalisation.FIELD:
+        own = {key: field_scalings(partial, key) for key in records}
     fields = {
-        key: _entry(record, limits[str(key.magnification)], lacks[key])
+        key: _entry(record, limits[str(key.magnification)], lacks[key], own.get(key, {}))
         for key, record in records.items()
     }
     left_out = set()
@@ -213,6 +223,10 @@ def _sum_up(
     histograms = sum_histograms(partial, trained)
     with replacing(partial / HISTOGRAMS) as path:
         save_file(histograms, path)
+    if own:
+        scalings = mean_scalings({key: own[key] for key in trained})
+    else:
+        scalings = scalings_of(histograms, config.normalisation)
     keep_only(partial, set(records))
     describe_plates(partial, records)
     return StoreManifest(
@@ -222,7 +236,7 @@ def _sum_up(
         targets=scanned.targets,
         split=split,
         fields=fields,
-        scalings=scalings_of(histograms, config.normalisation),
+        scalings=scalings,
         medians=medians_of(histograms),
         limits=limits,
         alignments=alignments,
@@ -241,12 +255,15 @@ def _limits(records: Records, training_wells: tuple[str, ...]) -> dict[str, Limi
     return {str(magnification): learn_limits(fields) for magnification, fields in measures.items()}
 
 
-def _entry(record: FieldRecord, limits: Limits, lacks: tuple[str, ...]) -> FieldEntry:
+def _entry(
+    record: FieldRecord, limits: Limits, lacks: tuple[str, ...], scalings: Scalings
+) -> FieldEntry:
     return FieldEntry(
         shape=record.shape,
         quality=record.quality,
         flags=flags(record.quality, limits),
         lacks=lacks,
+        scalings=scalings,
     )
 
 

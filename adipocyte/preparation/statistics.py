@@ -1,20 +1,21 @@
 """Constants of normalisation, medians and reference histograms of the training wells' fields."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from adipocyte.domain import BRIGHTFIELD, FieldKey, table_key
-from adipocyte.errors import PlateError
+from adipocyte.domain import BRIGHTFIELD, FieldKey, Normalisation, table_key
+from adipocyte.errors import ConfigError, PlateError
 from adipocyte.imaging.histograms import N_COUNTS, mean_and_std, median
-from adipocyte.imaging.normalisation import REPORT_SCALINGS
+from adipocyte.imaging.normalisation import REPORT_SCALINGS, field_scaling
 from adipocyte.preparation.progress import read_histograms
 
 Histograms = dict[str, NDArray[np.int64]]
+Scalings = dict[str, tuple[float, float]]  # mean and standard deviation in counts, by channel
 
 
 def sum_histograms(folder: Path, keys: Iterable[FieldKey]) -> Histograms:
@@ -29,16 +30,42 @@ def sum_histograms(folder: Path, keys: Iterable[FieldKey]) -> Histograms:
     return dict(histograms)
 
 
-def scalings_of(
-    histograms: Histograms, normalisation: str
-) -> dict[str, dict[str, tuple[float, float]]]:
+def field_scalings(folder: Path, key: FieldKey) -> Scalings:
+    """The scalings of one field's channels; its record lies in *folder*, the store in the making.
+
+    Raises PlateError where nothing varies in one.
+    """
+    scalings = {}
+    for channel, histogram in read_histograms(folder, key).items():
+        try:
+            found = field_scaling(histogram)
+        except ConfigError as error:
+            raise PlateError(
+                f"{channel} of field {key} is constant",
+                "remove the field, or take -P normalisation=plate",
+            ) from error
+        scalings[channel] = found.mean, found.std
+    return scalings
+
+
+def mean_scalings(fields: Mapping[FieldKey, Scalings]) -> dict[str, Scalings]:
+    """The means of the scalings of *fields*, by magnification ("20") and channel."""
+    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for key, scalings in fields.items():
+        for channel, scaling in scalings.items():
+            found[table_key(key.magnification, channel)].append(scaling)
+    means = {name: np.mean(values, axis=0).tolist() for name, values in found.items()}
+    return _by_channel({name: (mean, std) for name, (mean, std) in means.items()})
+
+
+def scalings_of(histograms: Histograms, normalisation: str) -> dict[str, Scalings]:
     """Mean and standard deviation in counts by magnification ("20") and channel.
 
     *normalisation* "report" takes brightfield's from the report's Table 3.1.
     """
     measured = {name: mean_and_std(histogram) for name, histogram in histograms.items()}
     scalings = _by_channel(measured)
-    if normalisation == "report":
+    if normalisation == Normalisation.REPORT:
         for magnification, channels in scalings.items():
             constants = REPORT_SCALINGS[int(magnification)]
             channels[BRIGHTFIELD] = (constants.mean, constants.std)

@@ -12,11 +12,19 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save, save_file
 
-from adipocyte.domain import BRIGHTFIELD, MAGNIFICATIONS, SEGMENTER, TARGETS, Intensities, table_key
-from adipocyte.errors import BundleError, ConfigError, NewerBundleError
-from adipocyte.imaging.histograms import N_COUNTS
+from adipocyte.domain import (
+    BRIGHTFIELD,
+    MAGNIFICATIONS,
+    SEGMENTER,
+    TARGETS,
+    Intensities,
+    Normalisation,
+    table_key,
+)
+from adipocyte.errors import BundleError, ConfigError, ImageError, NewerBundleError
+from adipocyte.imaging.histograms import N_COUNTS, counts_histogram
 from adipocyte.imaging.limits import Limits
-from adipocyte.imaging.normalisation import Scaling
+from adipocyte.imaging.normalisation import Scaling, field_scaling
 from adipocyte.networks.files import NETWORK_FILES, copy_network
 from adipocyte.networks.quantisation import Ranges
 from adipocyte.system.files import (
@@ -29,8 +37,9 @@ from adipocyte.system.files import (
 )
 from adipocyte.system.forms import NUMBER, require_form
 
-BUNDLE_FORMAT = 5
-_SEPARATE = 4  # the format in which each network painted one target, and A1's saw a mask
+BUNDLE_FORMAT = 6
+_PLATE_ALONE = 5  # the format in which a bundle did not say how it normalises
+_SEPARATE = 4  # the one before, in which each network painted one target, and A1's saw a mask
 BUNDLE_MANIFEST, _HISTOGRAMS = "bundle.json", "histograms.safetensors"
 _AGAIN = "register the model again with mlflow run . -e register"
 _FORM = {
@@ -44,11 +53,14 @@ _FORM = {
     "commit": str,
     "version": str,
     "licences": {...: str},
+    "started_from": {...: str},
     "intensities": str,
+    "normalisation": str,
     "storage": str,
     "calibrations": str,
     "checksums": {...: str},
 }
+_NO_PIXELS = np.zeros(N_COUNTS, dtype=np.int64)
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)*", re.ASCII)
 
 
@@ -81,13 +93,16 @@ class BundleManifest:
     of quality (see `imaging.quality`) to the [low, high] of the training wells. `runs` maps each
     target, and "segmenter" if there is one, to the run that trained it; `store_digest` names the
     data, `commit` and `version` the code. `licences` maps "code" and each of `runs` to the terms of
-    it or of the weights that it started from. `intensities` is the way (see `domain.Intensities`)
-    in which painted images get their intensities unless a caller names another. `storage` is the
-    precision of the weights on disk (see `networks.files.copy_network`). `checksums` maps each file
-    of the bundle to its SHA-256; `calibrations` names one of them, "" before `calibrate_bundle`.
+    it or of the weights that it started from; `started_from` maps those targets whose training
+    started from a trained network to the address of that. `intensities` is the way (see
+    `domain.Intensities`) in which painted images get their intensities unless a caller names
+    another. `normalisation` is a way of `domain.Normalisation`; by "field" a stack is normalised by
+    its own counts. `storage` is the precision of the weights on disk (see
+    `networks.files.copy_network`). `checksums` maps each file of the bundle to its SHA-256;
+    `calibrations` names one of them, "" before `calibrate_bundle`.
 
-    Raises BundleError when `intensities` is no known way, a target is not one of the three, or is
-    not painted by exactly one network.
+    Raises BundleError when `intensities` or `normalisation` is no known way, a target is not one of
+    the three, or is not painted by exactly one network.
     """
 
     targets: tuple[str, ...]
@@ -101,6 +116,8 @@ class BundleManifest:
     version: str
     licences: dict[str, str]
     intensities: str
+    normalisation: str = Normalisation.PLATE
+    started_from: dict[str, str] = field(default_factory=dict)
     storage: str = "float32"
     calibrations: str = ""
     checksums: dict[str, str] = field(default_factory=dict)
@@ -123,6 +140,13 @@ class BundleManifest:
             raise BundleError(
                 f"the bundle keeps the intensities {self.intensities!r}, "
                 f"not one of {', '.join(Intensities)}",
+                _AGAIN,
+            )
+
+        if self.normalisation not in list(Normalisation):
+            raise BundleError(
+                f"the bundle normalises by {self.normalisation!r}, "
+                f"not one of {', '.join(Normalisation)}",
                 _AGAIN,
             )
 
@@ -168,6 +192,20 @@ class BundleManifest:
                 "take the intensities none or matching, or register it anew",
             )
         return Intensities(name)
+
+    def light_scaling(self, magnification: int, planes: NDArray[np.uint16]) -> Scaling:
+        """Normalisation constants for the *planes* of a field, (Z, Y, X) in counts.
+
+        Raises ImageError when they are measured on the planes themselves, and those are constant.
+        """
+        if self.normalisation != Normalisation.FIELD:
+            return self.scaling(magnification, BRIGHTFIELD)
+        try:
+            return field_scaling(sum(map(counts_histogram, planes), start=_NO_PIXELS))
+        except ConfigError as error:
+            raise ImageError(
+                "the planes are constant", "send an image of cells, as the camera wrote it"
+            ) from error
 
     def scaling(self, magnification: int, channel: str) -> Scaling:
         """Normalisation constants of "brightfield" or a target."""
@@ -224,7 +262,7 @@ def calibrate_bundle(
 
 
 def read_manifest(folder: Path) -> BundleManifest:
-    """Read `bundle.json`, of this format or the one in which each network paints one target.
+    """Read `bundle.json`, of this format or one of the two before it.
 
     Raises BundleError when *folder* holds no bundle or one of an older format than this code's,
     NewerBundleError for a newer one.
@@ -236,7 +274,9 @@ def read_manifest(folder: Path) -> BundleManifest:
         found = content["format"]
         if found == _SEPARATE:
             content |= _separate(content)
-        if found in (BUNDLE_FORMAT, _SEPARATE):
+        if found in (_SEPARATE, _PLATE_ALONE):
+            content |= _of_one_plate()
+        if content["format"] == BUNDLE_FORMAT:
             _require_valid(content)
             networks = {
                 name: NetworkEntry(tuple(one["paints"]), one["sees_mask"], _ranges(one))
@@ -315,12 +355,21 @@ def _with_calibrations(
 
 
 def _separate(content: dict[str, Any]) -> dict[str, Any]:
-    """What `bundle.json` of format 4 did not say."""
+    """The networks, which `bundle.json` of format 4 did not name."""
     require_form(content, {"targets": [str]}, "the bundle's")
     networks = {
         target: {"paints": [target], "sees_mask": target == "A1"} for target in content["targets"]
     }
-    return {"format": BUNDLE_FORMAT, "networks": networks}
+    return {"networks": networks}
+
+
+def _of_one_plate() -> dict[str, Any]:
+    """What `bundle.json` of format 5 did not say, because there was no choice."""
+    return {
+        "format": BUNDLE_FORMAT,
+        "normalisation": Normalisation.PLATE.value,
+        "started_from": {},
+    }
 
 
 def _ranges(entry: dict[str, Any]) -> Ranges:
@@ -377,7 +426,7 @@ def _of_another_format(folder: Path, found: object) -> BundleError:
         )
     return BundleError(
         f"the bundle {folder} has format {found}, "
-        f"older than the {_SEPARATE} and {BUNDLE_FORMAT} that this code reads",
+        f"older than the {_SEPARATE} to {BUNDLE_FORMAT} that this code reads",
         _AGAIN,
     )
 

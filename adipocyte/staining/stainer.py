@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adipocyte.domain import (
-    BRIGHTFIELD,
     SEGMENTER,
     SMALLEST_PX,
     WHOLE,
@@ -133,7 +132,7 @@ class Stainer:
         shape_px = planes.shape[1:]
         self._check_field(shape_px, magnification)
         tiling = self._tiling(shape_px, targets, tile_px, tta)
-        source = _Source(planes, self.manifest.scaling(magnification, BRIGHTFIELD), tiling)
+        source = _Source(planes, self.manifest.light_scaling(magnification, planes), tiling)
         run = partial(predict_windows, shape_px=shape_px, tiling=tiling, tta=tta)
         images = {
             target: self.manifest.scaling(magnification, target).denormalise(output)

@@ -1,7 +1,7 @@
 """The manifest of a prepared store. It is written last, so a store that has one is whole."""
 
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ _FIELD = {
 }
 _FORM = {
     "digest": str,
-    "origin": {"plate": str, "files": str, "settings": {"flagged": str}},
+    "origin": {"plate": str, "files": str, "settings": {"flagged": str, "normalisation": str}},
     "n_z_planes": int,
     "targets": [str],
     "split": {"train": [str], "validation": [str], "test": [str]},
@@ -67,12 +67,15 @@ class FieldEntry:
 
     A flag is a sentence about a measure of quality beyond its limits. `lacks` are the store's
     targets that this field has no image of; a field without A1 has no nuclei mask either.
+    `scalings` maps its channels ("brightfield", "A1", …) to (mean, std) in counts under
+    normalisation=field, else it is empty.
     """
 
     shape: tuple[int, int]
     quality: dict[str, float]
     flags: tuple[str, ...]
     lacks: tuple[str, ...] = ()
+    scalings: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +83,8 @@ class StoreManifest:
     """What a store holds and how it was made.
 
     `scalings` maps magnification ("20") and channel ("brightfield", "A1", "A2", "A3") to
-    (mean, std), and `medians` to the median, in counts, over the training wells. `limits` maps
+    (mean, std), under normalisation=field the means of those of the fields, and `medians` to the
+    median, in counts, over the training wells. `limits` maps
     magnification and measure of quality to [low, high]. `split` lists the wells of "train",
     "validation" and "test". `alignments` says how fluorescence lies against brightfield;
     `registrations` says how that was measured, where it was. `problems` are what was left out of
@@ -136,6 +140,13 @@ def read_manifest(folder: Path) -> StoreManifest:
     )
 
 
+def _scalings(one: dict[str, Any]) -> dict[str, tuple[float, float]]:
+    """The scalings of a field's own channels; older stores have none."""
+    scalings = one.get("scalings", {})
+    require_form(scalings, {...: (NUMBER, NUMBER)}, "a field's scalings")
+    return scalings
+
+
 def _parse(content: dict[str, Any]) -> StoreManifest:
     if not set(content["targets"]) <= set(TARGETS):
         raise ValueError("a target is unknown")
@@ -152,6 +163,7 @@ def _parse(content: dict[str, Any]) -> StoreManifest:
             quality=one["quality"],
             flags=tuple(one["flags"]),
             lacks=tuple(one.get("lacks", ())),  # older stores have whole fields alone
+            scalings={name: (mean, std) for name, (mean, std) in _scalings(one).items()},
         )
         for one in content["fields"]
     }

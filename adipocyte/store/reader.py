@@ -146,8 +146,19 @@ class Store:
         return alignment.resample(part.astype(bool), window, shape)
 
     def scaling(self, magnification: int, channel: str) -> Scaling:
-        """Normalisation constants of "brightfield", "A1", "A2" or "A3"."""
+        """Normalisation constants of "brightfield", "A1", "A2" or "A3" over the training wells.
+
+        By those of the stains what is painted becomes counts.
+        """
         return Scaling(*self.manifest.scalings[str(magnification)][channel])
+
+    def field_scaling(self, key: FieldKey, channel: str) -> Scaling:
+        """Normalisation constants of a field's own channel: what a network is to see and to paint.
+
+        They are those of the magnification, unless the store was prepared with normalisation=field.
+        """
+        own = self.manifest.fields[key].scalings.get(channel)
+        return Scaling(*own) if own else self.scaling(key.magnification, channel)
 
     def median(self, magnification: int, target: str) -> float:
         """Median of a target over the training wells, in counts."""

@@ -22,6 +22,7 @@ from adipocyte.networks.losses import (
     discriminator_loss,
     spectral_loss,
 )
+from adipocyte.networks.start import Start, start_from
 from adipocyte.networks.unet import UNetSpec, build_unet
 from adipocyte.store.reader import Store
 from adipocyte.training.augmentations import Augmenter
@@ -30,7 +31,7 @@ from adipocyte.training.device import make_fabric, placed, update
 from adipocyte.training.loop import Loop
 from adipocyte.training.mask_sources import PredictedMasks, training_masks
 from adipocyte.training.patches import Patches, epoch_steps, patch_loader
-from adipocyte.training.state import Parts, starting_weights
+from adipocyte.training.state import STATE, Parts, starting_weights
 from adipocyte.training.tracker import Tracker
 from adipocyte.training.validation import FeatureMetric, validate_generator
 
@@ -61,6 +62,11 @@ class Raw:
         """The generator that is validated and kept."""
         return self.average.module if self.average else self.generator
 
+    def follow(self) -> None:
+        """Let the moving average, if any, take up the generator's new weights."""
+        if self.average:
+            self.average.update_parameters(self.generator)
+
     @property
     def parts(self) -> Parts:
         """All of it, by its name in a state."""
@@ -80,16 +86,19 @@ def train_generator(
     folder: Path,
     tracker: Tracker,
     features: FeatureMetric | None = None,
+    start: Start | None = None,
 ) -> dict[str, float]:
     """Train on *store* and write the best generator by `config.select` into *folder*/network.
 
     *segmenter* is the folder of the network whose masks the generator sees, if it sees any.
-    *features* measures the feature metric, which all choices but select=pixels need. A state in
-    *folder* is resumed. Returns the metrics of the best generator.
+    *features* measures the feature metric, which all choices but select=pixels need. The generator
+    begins with the weights of *start*, if that is given, and at a lower rate; the optimizer is
+    fresh. A state in *folder* is resumed. Returns the metrics of the best generator.
 
     Raises StoreError when the store has no such target; ConfigError when a generator that sees
-    masks comes without a segmenter or another with one, when a patch is larger than a field, or
-    when the encoder or its weights cannot be had; BundleError when segmenter or state is damaged;
+    masks comes without a segmenter or another with one, when a patch is larger than a field, when
+    the encoder or its weights cannot be had, or when *start* is another kind of network or paints
+    none of the targets; BundleError when segmenter, start or state is damaged;
     DivergedError when a loss or gradient is not a finite number; StoppedError after SIGTERM or
     Ctrl-C; OutputError, an OSError, when the disk is full. *folder* then keeps the last good state.
     """
@@ -100,7 +109,7 @@ def train_generator(
 
     torch.manual_seed(config.seed)
     spec = generator_spec(config, store.manifest.n_z_planes)
-    raw = build_networks(fabric, config, spec, starting_weights(folder, config.encoder_weights))
+    raw = build_networks(fabric, config, spec, *_beginning(folder, config, start))
     loop = Loop(
         fabric,
         config,
@@ -142,8 +151,7 @@ def train_generator(
                 losses["adversarial"] = adversarial_loss(on_fake)
             g_loss = weighted(losses, config)
             norm = update(fabric, raw.generator, g_optimizer, g_loss, config.clip_norm)
-            if raw.average:
-                raw.average.update_parameters(raw.generator)
+            raw.follow()
             loop.note({"g_loss": g_loss, "g_gradient": norm, **losses, **measured})
 
         raw.shown.eval()
@@ -152,6 +160,15 @@ def train_generator(
         if warning := collapse_warning(loop.end_epoch(*found), epoch + 1):
             tracker.warning(warning)
     return loop.finish(spec)
+
+
+def _beginning(
+    folder: Path, config: GeneratorConfig, start: Start | None
+) -> tuple[str, Start | None]:
+    """What a generator is built with: encoder weights, *start*, or neither before a state."""
+    if start is None or (folder / STATE).is_file():
+        return starting_weights(folder, config.encoder_weights), None
+    return "none", start
 
 
 def check_request(
@@ -183,7 +200,13 @@ def generator_patches(
     masks = training_masks(store, config.mask_source, segmenter, device)
     augmenter = Augmenter(config.patch_px, config.augment_p, config.rotate_deg)
     return Patches(
-        store, config.targets, masks, augmenter, patch_px=config.patch_px, seed=config.seed
+        store,
+        config.targets,
+        masks,
+        augmenter,
+        patch_px=config.patch_px,
+        seed=config.seed,
+        microscope=config.augmentations == "microscope",
     )
 
 
@@ -206,15 +229,22 @@ def generator_spec(config: GeneratorConfig, n_z_planes: int) -> UNetSpec:
 
 
 def build_networks(
-    fabric: Fabric, config: GeneratorConfig, spec: UNetSpec, encoder_weights: str
+    fabric: Fabric,
+    config: GeneratorConfig,
+    spec: UNetSpec,
+    encoder_weights: str,
+    start: Start | None = None,
 ) -> Raw:
-    """Build what a training changes, on the device of *fabric*.
+    """Build what a training changes, on the device of *fabric*; the generator as *start* has it.
 
     Under schedule=cosine Muon moves the kernels of convolutions, in directions made orthogonal, and
     AdamW the rest (Jordan et al. 2024; Liu et al. 2025, "Muon is scalable for LLM training",
     arXiv 2502.16982, section 2.2).
     """
-    generator = placed(fabric, build_unet(spec, encoder_weights), compiled=config.compile)
+    network = build_unet(spec, encoder_weights)
+    if start:
+        start_from(start, network, spec, config.targets, config.sees_mask)
+    generator = placed(fabric, network, compiled=config.compile)
     discriminator = placed(fabric, build_discriminator(config, spec.in_channels))
     average = None
     if config.ema:
@@ -225,7 +255,7 @@ def build_networks(
         generator,
         discriminator,
         average,
-        optimizer(generator.parameters(), lr=config.learning_rate),
+        optimizer(generator.parameters(), lr=config.largest_rate),
         torch.optim.Adam(discriminator.parameters(), lr=config.discriminator_learning_rate),
     )
 
@@ -259,9 +289,9 @@ def set_rates(
     g_optimizer: torch.optim.Optimizer,
     d_optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Set the learning rates to those of *config*, multiplied with *factor*."""
+    """Set the learning rates to the largest of *config*, multiplied with *factor*."""
     for group in g_optimizer.param_groups:
-        group["lr"] = config.learning_rate * factor
+        group["lr"] = config.largest_rate * factor
     for group in d_optimizer.param_groups:
         group["lr"] = config.discriminator_learning_rate * factor
 

@@ -19,6 +19,7 @@ from adipocyte.domain import BRIGHTFIELD, FieldKey, Window
 from adipocyte.errors import ConfigError
 from adipocyte.store.reader import Store
 from adipocyte.training.augmentations import WINDOW, Augmenter
+from adipocyte.training.microscope import as_other_microscope
 
 _KEPT_MB = 1000  # of fields, which are then read once, not anew for each patch
 
@@ -32,7 +33,8 @@ class Patches(Dataset[Batch]):
     Each is planes (Z, Y, X), *targets* (T, Y, X) and mask (1, Y, X), float32; the segmenter needs
     no target. A target that the field lacks is nan; each field has at least one. *masks* give the
     nuclei: of several, one is drawn for each patch; without any the mask is empty. Masks come from
-    fields that have A1. Raises ConfigError when a patch is larger than a field.
+    fields that have A1. With *microscope* the planes are such as other microscopes take. Raises
+    ConfigError when a patch is larger than a field.
     """
 
     def __init__(
@@ -44,8 +46,10 @@ class Patches(Dataset[Batch]):
         *,
         patch_px: int,
         seed: int,
+        microscope: bool = False,
     ) -> None:
         self._store, self._targets, self._masks = store, targets, masks
+        self._microscope = microscope
         self._augmenter = augmenter
         self._patch_px, self._seed = patch_px, seed
         self._keys = store.keys("train", targets)
@@ -69,6 +73,9 @@ class Patches(Dataset[Batch]):
         stack = self._augmenter(self._read(key, window, masks), seed)
         n_z = self._store.manifest.n_z_planes
         planes, targets, mask = stack[:n_z], stack[n_z:-1], stack[-1:] > 0.5
+        if self._microscope:
+            light = self._store.field_scaling(key, BRIGHTFIELD)
+            planes = as_other_microscope(planes, light.mean / light.std, random)
         targets[[target not in self._store.targets(key) for target in self._targets]] = np.nan
         return (
             torch.from_numpy(planes),
@@ -93,9 +100,9 @@ class Patches(Dataset[Batch]):
         planes, counts = self._store.planes_and_targets(key, has, window)
         stains = np.zeros((len(self._targets), *planes.shape[1:]), dtype=np.float32)
         for target, image in zip(has, counts, strict=True):
-            scaling = self._store.scaling(key.magnification, target)
+            scaling = self._store.field_scaling(key, target)
             stains[self._targets.index(target)] = scaling.normalise(image)
-        brightfield = self._store.scaling(key.magnification, BRIGHTFIELD)
+        brightfield = self._store.field_scaling(key, BRIGHTFIELD)
         mask = masks(key, window)[None].astype(np.float32)
         return np.concatenate([brightfield.normalise(planes), stains, mask])
 

@@ -34,7 +34,7 @@ def source_of(store: Store, key: FieldKey, masks: Masks | None) -> NDArray[np.fl
 
     These are the planes, and with *masks* the nuclei mask after them.
     """
-    planes = store.scaling(key.magnification, BRIGHTFIELD).normalise(store.planes(key))
+    planes = store.field_scaling(key, BRIGHTFIELD).normalise(store.planes(key))
     if masks is None:
         return planes
     return np.concatenate([planes, masks(key, WHOLE)[None].astype(np.float32)])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from adipocyte.errors import ConfigError
-from adipocyte.imaging.normalisation import REPORT_SCALINGS, Scaling
+from adipocyte.imaging.normalisation import REPORT_SCALINGS, Scaling, field_scaling
 
 COUNTS = arrays(np.uint16, array_shapes(min_dims=2, max_dims=3, max_side=12))
 
@@ -38,3 +38,32 @@ def test_what_no_camera_counts_is_clipped_not_wrapped():
 def test_constant_images_cannot_be_normalised(std):
     with pytest.raises(ConfigError, match=f"must be positive, got {std}: the images are constant"):
         Scaling(10, std)
+
+
+@given(counts=arrays(np.uint16, (40, 50), elements=st.integers(0, 6000)), factor=st.integers(2, 10))
+def test_a_field_by_itself_looks_the_same_at_another_exposure(counts, factor):
+    histogram, brighter = (
+        np.bincount(c.ravel(), minlength=65536) for c in (counts, factor * counts)
+    )
+    if len(np.unique(counts)) == 1:
+        with pytest.raises(ConfigError, match="must be positive"):
+            field_scaling(histogram)
+        return
+    try:
+        scaling = field_scaling(histogram)
+    except ConfigError:  # all but a thousandth of it is constant
+        assert np.count_nonzero(counts != np.median(counts)) <= 4
+        return
+    other = field_scaling(brighter)
+    assert other.mean == pytest.approx(factor * scaling.mean)
+    assert other.std == pytest.approx(factor * scaling.std)
+
+
+def test_the_scaling_of_a_field_is_its_mean_and_deviation_without_the_extremes():
+    counts = np.random.default_rng(0).normal(2000, 100, 100_000).round().astype(np.uint16)
+    clean = field_scaling(np.bincount(counts, minlength=65536))
+    assert (clean.mean, clean.std) == pytest.approx((2000, 100), rel=0.01)
+    counts[:50] = 65535  # hot pixels, which would double the deviation and more
+    hot = field_scaling(np.bincount(counts, minlength=65536))
+    assert counts.std() > 1400
+    assert (hot.mean, hot.std) == pytest.approx((clean.mean, clean.std), rel=0.01)

@@ -1,8 +1,15 @@
 """Statistics of the training wells."""
 
-import numpy as np
+import shutil
 
-from adipocyte.domain import BRIGHTFIELD, TARGETS
+import numpy as np
+import pytest
+import tifffile
+
+from adipocyte.domain import BRIGHTFIELD, TARGETS, FieldKey
+from adipocyte.errors import PlateError
+from adipocyte.imaging.normalisation import field_scaling
+from adipocyte.plate.scan import scan_plate
 from tests.support.stores import prepared
 
 
@@ -34,3 +41,35 @@ def test_normalisation_report_is_table_3_1_for_brightfield_and_measured_for_the_
     brightfield = [store.scaling(magnification, BRIGHTFIELD) for magnification in (20, 40)]
     assert [(scaling.mean, scaling.std) for scaling in brightfield] == [(2594, 966), (713, 282)]
     assert store.scaling(20, "A2") == small_store.scaling(20, "A2")
+
+
+def test_normalisation_field_is_each_fields_own_and_painted_counts_are_of_their_mean(
+    small_plate, small_store, tmp_path
+):
+    store = prepared(small_plate, tmp_path / "store", normalisation="field")
+    assert store.digest != small_store.digest
+    for key in store.manifest.fields:
+        images = {target: store.stain(key, target) for target in TARGETS}
+        for channel, counts in {**images, BRIGHTFIELD: store.planes(key)}.items():
+            expected = field_scaling(np.bincount(counts.ravel(), minlength=65536))
+            assert store.field_scaling(key, channel) == expected
+            assert small_store.field_scaling(key, channel) == small_store.scaling(
+                key.magnification, channel
+            )
+    keys = [key for key in store.keys("train") if key.magnification == 20]
+    stds = [store.field_scaling(key, "A2").std for key in keys]
+    assert len(keys) == 2
+    assert stds[0] != stds[1]
+    assert store.scaling(20, "A2").std == pytest.approx(np.mean(stds))
+    assert store.median(20, "A2") == small_store.median(20, "A2")
+
+
+def test_a_constant_stain_has_no_scaling_of_its_own(small_plate, tmp_path):
+    plate = shutil.copytree(small_plate, tmp_path / "plate")
+    key = FieldKey(20, "C02", 1)
+    [files] = [one for one in scan_plate(plate).fields if one.key == key]
+    path = files.targets["A3"]
+    tifffile.imwrite(path, np.full_like(tifffile.imread(path), 300))
+    with pytest.raises(PlateError, match="A3 of field 20x C02 F001 is constant: remove the field"):
+        prepared(plate, tmp_path / "store", normalisation="field")
+    assert prepared(plate, tmp_path / "store").field_scaling(key, "A3").std > 0

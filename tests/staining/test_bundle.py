@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 import adipocyte
 from adipocyte.domain import TARGETS
-from adipocyte.errors import BundleError
+from adipocyte.errors import BundleError, ImageError
 from adipocyte.networks.files import copy_network, load_network
 from adipocyte.staining import bundle as bundles
 from adipocyte.staining.bundle import (
@@ -27,6 +27,7 @@ from adipocyte.staining.bundle import (
 from adipocyte.staining.stainer import Stainer
 from adipocyte.system.files import digest_of
 from tests.support.bundles import make_bundle, unet_specs
+from tests.support.plates import planes
 
 TABLES = {
     f"20/{target}": np.roll(np.arange(65536, dtype=np.uint16), 1) for target in ("A1", "A2", "A3")
@@ -57,7 +58,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def test_it_states_what_it_is_and_where_it_came_from(folder):
     stated = json.loads((folder / "bundle.json").read_text())
-    assert stated["format"] == 5
+    assert stated["format"] == 6
     assert stated["networks"]["A1"] == {"paints": ["A1"], "sees_mask": True, "ranges": {}}
     assert stated["version"] == adipocyte.__version__
     assert stated["licences"] == {"code": "MIT"}
@@ -193,11 +194,11 @@ def _one_byte_changed(path: Path) -> None:
     [
         (
             lambda folder: _changed(folder, format=3),
-            "has format 3, older than the 4 and 5 that this code reads: register the model again",
+            "has format 3, older than the 4 to 6 that this code reads: register the model again",
         ),
         (
-            lambda folder: _changed(folder, format=6),
-            "has format 6, newer than the 5 that this code reads: update the code",
+            lambda folder: _changed(folder, format=7),
+            "has format 7, newer than the 6 that this code reads: update the code",
         ),
         (
             lambda folder: _changed(folder, intensities="best"),
@@ -383,3 +384,43 @@ def test_a_network_of_another_description_is_refused(original, tmp_path, changed
     (network / "network.json").write_text(json.dumps(stated | changed))
     with pytest.raises(BundleError, match="cannot be loaded"):
         load_network(network)
+
+
+@pytest.fixture(scope="module")
+def by_field(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that normalises each field by itself."""
+    copied = shutil.copytree(original, tmp_path_factory.mktemp("by_field") / "bundle")
+    _changed(copied, normalisation="field")
+    return copied
+
+
+def test_a_field_is_normalised_by_itself_where_the_bundle_says_so(by_field, original):
+    dim, bright = (planes() // 4 * times for times in (1, 4))
+    same, other = (
+        [Stainer(folder).stain(stack, 20).images["A2"] for stack in (dim, bright)]
+        for folder in (by_field, original)
+    )
+    # Four times the light is the same picture, but for the rounding of float32.
+    assert np.abs(same[0].astype(int) - same[1]).max() <= 1
+    assert np.abs(other[0].astype(int) - other[1]).mean() > 10
+
+
+def test_constant_planes_cannot_be_normalised_by_themselves(by_field):
+    with pytest.raises(ImageError, match="the planes are constant: send an image of cells"):
+        Stainer(by_field).stain(np.full((7, 64, 64), 900, np.uint16), 20)
+
+
+def test_a_bundle_of_before_normalises_by_its_plate(folder):
+    stated = json.loads((folder / "bundle.json").read_text())
+    now = read_manifest(folder)
+    for name in ("normalisation", "started_from"):
+        del stated[name]
+    (folder / "bundle.json").write_text(json.dumps(stated | {"format": 5}))
+    assert read_manifest(folder) == now
+    assert now.normalisation == "plate"
+
+
+def test_another_normalisation_than_is_known_is_refused(folder):
+    _changed(folder, normalisation="mood")
+    with pytest.raises(BundleError, match="normalises by 'mood', not one of plate, report, field"):
+        read_manifest(folder)

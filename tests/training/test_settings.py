@@ -72,6 +72,7 @@ CHANGES: dict[type, dict[str, tuple[Any, Settings]]] = {
         "select": ("features", {"epochs": 2}),
         "ema": (0.5, {"epoch_steps": 2}),  # the average starts as a copy
         "constant_epochs": (0, {"epochs": 2}),
+        "augmentations": ("microscope", {}),
     },
 }
 # Settings that no training of a test here can show, each with the reason.
@@ -85,6 +86,8 @@ ELSEWHERE = {
     "patience": "needs epochs that bring nothing better: test_loop.py",
     "workers": "must not change the result: test_training.py",
     "compile": "must not change the result: test_training.py",
+    "start": "the entry point turns it into the network that is handed over: "
+    "tests/delivery/models/test_start.py",
     "resume": "names the run whose state is handed over: tests/delivery/runs",
 }
 

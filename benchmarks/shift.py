@@ -14,6 +14,10 @@ intensities are set, means over targets and fields:
   its noise, which is that of the highest shells; the mean over the shells that hold signal;
 - F1: nuclei by the challenge's pipeline in both images.
 
+Each way is also judged adapted: its normalisation layers measure their statistics anew, on the
+brightfield of the shift's scenes alone (Li et al. 2018, "Adaptive batch normalization for
+practical domain adaptation", section 3).
+
 What a stain's level is cannot be seen in brightfield; those shifts stand in the table, and are not
 in the mean. Each training leaves <out>/<way>-<seed>.json, each scene a file in <out>/fields; those
 that exist are not repeated.
@@ -36,6 +40,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
+from torch.optim.swa_utils import update_bn
 from tqdm import tqdm
 
 import adipocyte
@@ -43,6 +48,8 @@ from adipocyte.config import GeneratorConfig, PreprocessConfig, build
 from adipocyte.domain import BRIGHTFIELD, TARGETS, FieldKey, Intensities, table_key
 from adipocyte.evaluation.cellprofiler.features import measure
 from adipocyte.evaluation.objects import f1, joined, match_objects
+from adipocyte.networks.files import load_network
+from adipocyte.networks.tiles import predict_field
 from adipocyte.plate.fields import RawField, write_field
 from adipocyte.preparation.prepare import prepare
 from adipocyte.simulation import (
@@ -53,7 +60,12 @@ from adipocyte.simulation import (
     draw_conditions,
     simulate_field,
 )
-from adipocyte.staining.bundle import BundleManifest, NetworkEntry, write_bundle
+from adipocyte.staining.bundle import (
+    BundleManifest,
+    NetworkEntry,
+    read_manifest,
+    write_bundle,
+)
 from adipocyte.staining.stainer import Stainer
 from adipocyte.store.reader import Store
 from adipocyte.system.files import replacing, write_json
@@ -257,22 +269,48 @@ def _bundle(store: Store, network: Path, folder: Path) -> None:
     write_bundle(folder, manifest, {entry.name: network}, histograms)
 
 
-def judged(stainer: Stainer, name: str, fields: Path) -> dict[str, Any]:
-    """The figures of one shift: MAE / median, r and spectral r by target, and F1."""
+Painter = Callable[[NDArray[np.uint16]], dict[str, NDArray[np.uint16]]]
+
+
+def adapted(bundle: Path, name: str, fields: Path) -> Painter:
+    """Paints by the network of a bundle that knows the light of the shift *name*."""
+    manifest = read_manifest(bundle)
+    network = load_network(bundle / manifest.names(TARGETS)[0])[1]
+
+    def source(planes: NDArray[np.uint16]) -> NDArray[np.float32]:
+        return manifest.light_scaling(MAGNIFICATION, planes).normalise(planes)
+
+    scenes = [torch.from_numpy(source(read(name, i, fields)[0])) for i in range(N_FIELDS)]
+    update_bn([torch.stack(scenes)], network)
+    network.eval()
+
+    def paint(planes: NDArray[np.uint16]) -> dict[str, NDArray[np.uint16]]:
+        outputs = predict_field(network, source(planes))
+        return {
+            target: manifest.scaling(MAGNIFICATION, target).denormalise(output)
+            for target, output in zip(TARGETS, outputs, strict=True)
+        }
+
+    return paint
+
+
+def judged(paint: Painter, name: str, fields: Path, *, counts_objects: bool) -> dict[str, Any]:
+    """The figures of one shift: MAE / median, r and spectral r by target, and F1 of nuclei."""
     found: dict[str, dict[str, list[float]]] = {
         figure: {target: [] for target in TARGETS} for figure in ("mae", "r", "spectral_r")
     }
     pairs = []
     for number in range(N_FIELDS):
         planes, truth = read(name, number, fields)
-        painted = stainer.stain(planes, MAGNIFICATION, intensities=Intensities.NONE).images
+        painted = paint(planes)
         for target in TARGETS:
             true, ours = truth[target].astype(float), painted[target].astype(float)
             found["mae"][target].append(float(np.abs(true - ours).mean() / np.median(true)))
             found["r"][target].append(correlation(true, ours))
             found["spectral_r"][target].append(spectral_correlation(true, ours))
-        labels = [measure(images, MAGNIFICATION).labels["nuclei"] for images in (truth, painted)]
-        pairs.append(match_objects(*labels))
+        if counts_objects:
+            labels = [measure(one, MAGNIFICATION).labels["nuclei"] for one in (truth, painted)]
+            pairs.append(match_objects(*labels))
     means = {
         figure: {target: float(np.mean(values)) for target, values in by_target.items()}
         for figure, by_target in found.items()
@@ -311,9 +349,18 @@ def spectral_correlation(true: NDArray[np.float64], painted: NDArray[np.float64]
 def run(way: str, seed: int, epochs: int, out: Path) -> None:
     """Train one way and judge it on every shift."""
     torch.set_num_threads(1)
-    stainer = Stainer(train(way, seed, epochs, out))
-    found = {name: judged(stainer, name, out / "fields") for name in SHIFTS}
-    write_json(out / f"{way}-{seed}.json", found)
+    bundle, fields = train(way, seed, epochs, out), out / "fields"
+    stainer = Stainer(bundle)
+
+    def paint(planes: NDArray[np.uint16]) -> dict[str, NDArray[np.uint16]]:
+        return stainer.stain(planes, MAGNIFICATION, intensities=Intensities.NONE).images
+
+    found = {name: judged(paint, name, fields, counts_objects=True) for name in SHIFTS}
+    after = {
+        name: judged(adapted(bundle, name, fields), name, fields, counts_objects=False)
+        for name in SHIFTS
+    }
+    write_json(out / f"{way}-{seed}.json", {"trained": found, "adapted": after})
 
 
 # The table.
@@ -334,7 +381,7 @@ def table(ways: list[str], results: dict[str, list[dict[str, Any]]]) -> str:
     for name in SHIFTS:
         cells = []
         for way in ways:
-            runs = results[way]
+            runs = [found["trained"] for found in results[way]]
             loss = statistics.mean(losses(found)[name] for found in runs)
             r = "/".join(
                 f"{statistics.mean(found[name]['r'][t] for found in runs):.2f}" for t in TARGETS
@@ -351,19 +398,24 @@ def table(ways: list[str], results: dict[str, list[dict[str, Any]]]) -> str:
 def figures(way: str, runs: list[dict[str, Any]]) -> dict[str, float]:
     """Home's MAE / median, and how much more is lost on average and at worst, with its r."""
     seen = [name for name in SHIFTS if name not in ("home", "mixed", *UNSEEN)]
-    by_run = [losses(found) for found in runs]
+    by_run = [losses(found["trained"]) for found in runs]
     mean = {name: statistics.mean(loss[name] for loss in by_run) for name in seen}
     return {
         f"{way}.home": statistics.mean(
-            found["home"]["mae"][target] for found in runs for target in TARGETS
+            found["trained"]["home"]["mae"][target] for found in runs for target in TARGETS
         ),
         f"{way}.loss": statistics.mean(mean.values()) - 1,
         f"{way}.worst": max(mean.values()),
         f"{way}.mixed": statistics.mean(loss["mixed"] for loss in by_run),
-        f"{way}.r": statistics.mean(
-            found[name]["r"][target] for found in runs for name in seen for target in TARGETS
-        ),
+        f"{way}.r": _mean_r(runs, "trained", seen),
+        f"{way}.r_adapted": _mean_r(runs, "adapted", seen),
     }
+
+
+def _mean_r(runs: list[dict[str, Any]], state: str, names: list[str]) -> float:
+    return statistics.mean(
+        found[state][name]["r"][target] for found in runs for name in names for target in TARGETS
+    )
 
 
 def main() -> int:

@@ -241,12 +241,11 @@ def train(way: str, seed: int, epochs: int, out: Path) -> Path:
     CHANGES.pop(without, None)  # in this process alone
     train_generator(store, config, None, folder, Silent())
     bundle = folder / "bundle"
-    if not bundle.exists():
-        _bundle(store, folder / NETWORK_FOLDER, bundle)
-    return bundle
+    return bundle if bundle.exists() else bundled(store, folder / NETWORK_FOLDER, bundle)
 
 
-def _bundle(store: Store, network: Path, folder: Path) -> None:
+def bundled(store: Store, network: Path, folder: Path) -> Path:
+    """Write a bundle of one network for all stains into *folder*, and return it."""
     entry = NetworkEntry(TARGETS, sees_mask=False)
     manifest = BundleManifest(
         targets=TARGETS,
@@ -267,9 +266,19 @@ def _bundle(store: Store, network: Path, folder: Path) -> None:
         for target in TARGETS
     }
     write_bundle(folder, manifest, {entry.name: network}, histograms)
+    return folder
 
 
 Painter = Callable[[NDArray[np.uint16]], dict[str, NDArray[np.uint16]]]
+
+
+def painter(stainer: Stainer) -> Painter:
+    """Paints as the product does, before intensities are set."""
+
+    def paint(planes: NDArray[np.uint16]) -> dict[str, NDArray[np.uint16]]:
+        return stainer.stain(planes, MAGNIFICATION, intensities=Intensities.NONE).images
+
+    return paint
 
 
 def adapted(bundle: Path, name: str, fields: Path) -> Painter:
@@ -350,11 +359,7 @@ def run(way: str, seed: int, epochs: int, out: Path) -> None:
     """Train one way and judge it on every shift."""
     torch.set_num_threads(1)
     bundle, fields = train(way, seed, epochs, out), out / "fields"
-    stainer = Stainer(bundle)
-
-    def paint(planes: NDArray[np.uint16]) -> dict[str, NDArray[np.uint16]]:
-        return stainer.stain(planes, MAGNIFICATION, intensities=Intensities.NONE).images
-
+    paint = painter(Stainer(bundle))
     found = {name: judged(paint, name, fields, counts_objects=True) for name in SHIFTS}
     after = {
         name: judged(adapted(bundle, name, fields), name, fields, counts_objects=False)
@@ -436,13 +441,13 @@ def main() -> int:
         prepare(build(PreprocessConfig, {**settings, "normalisation": normalisation}))
     with ProcessPoolExecutor(given.workers, get_context("spawn")) as pool:
         scenes = [*product(SHIFTS, range(N_FIELDS))]
-        _all(pool, partial(shifted, folder=out / "fields"), scenes, "scene")
+        all_of(pool, partial(shifted, folder=out / "fields"), scenes, "scene")
         missing = [
             (way, seed, given.epochs, out)
             for seed, way in product(seeds, ways)
             if not (out / f"{way}-{seed}.json").exists()
         ]
-        _all(pool, run, missing, "training")
+        all_of(pool, run, missing, "training")
     results = {
         way: [json.loads((out / f"{way}-{seed}.json").read_text()) for seed in seeds]
         for way in ways
@@ -455,7 +460,10 @@ def main() -> int:
     return report(measured, given.check, at_most=AT_MOST, epochs=given.epochs, seeds=seeds)
 
 
-def _all(pool: ProcessPoolExecutor, task: Callable[..., None], given: list[Any], unit: str) -> None:
+def all_of(
+    pool: ProcessPoolExecutor, task: Callable[..., None], given: list[Any], unit: str
+) -> None:
+    """Run *task* with each of what is *given*."""
     running = [pool.submit(task, *one) for one in given]
     for done in tqdm(as_completed(running), total=len(running), unit=unit):
         done.result()

@@ -13,6 +13,7 @@ from adipocyte.domain import (
     SMALLEST_PX,
     WHOLE,
     Intensities,
+    Normalisation,
     Window,
     table_key,
 )
@@ -34,6 +35,10 @@ from adipocyte.staining.bundle import (
 from adipocyte.system.machine import arithmetic, fastest_device, free_bytes
 
 _TILES_PX = (6144, 4096, 3072, 2560, 2048, 1792, 1536, 1280, 1024)
+# Said of a model that normalises each field by itself, when a field is unlike the training wells.
+TYPICAL_COUNTS = (
+    "painted counts are those of a typical training well: compare shapes and areas, not intensities"
+)
 _MB = 10**6
 _SHARE = 0.75  # of the free memory that painting may take
 # For each pixel of the field: the output, its counts, and what setting the intensities takes.
@@ -50,7 +55,8 @@ _FIXED_MB = 100
 class Stained:
     """A painted field: `images` by target, (Y, X) uint16 in counts.
 
-    `warnings` name each measurement of quality in which the input differs from the training wells.
+    `warnings` name each measurement of quality in which the input differs from the training wells,
+    and say when the counts may therefore mean nothing.
     """
 
     images: dict[str, NDArray[np.uint16]]
@@ -140,9 +146,15 @@ class Stainer:
         }
         images = {target: images[target] for target in targets}  # in the order of *targets*
         images = self.rescale(images, magnification, way)
+        return Stained(images, self._warnings(planes, magnification))
+
+    def _warnings(self, planes: NDArray[np.uint16], magnification: int) -> tuple[str, ...]:
+        """What is unlike the training wells; and then, if painted counts may mean nothing, that."""
         of_training = self.manifest.limits[str(magnification)]
         warnings = limits.flags(quality.measure_quality(planes), of_training)
-        return Stained(images, warnings)
+        if warnings and self.manifest.normalisation == Normalisation.FIELD:
+            return (*warnings, TYPICAL_COUNTS)
+        return warnings
 
     def _painted(
         self, source: "_Source", targets: Sequence[str], run: Callable[..., NDArray[np.float32]]

@@ -400,6 +400,10 @@ def test_a_field_is_normalised_by_itself_where_the_bundle_says_so(by_field, orig
         [Stainer(folder).stain(stack, 20).images["A2"] for stack in (dim, bright)]
         for folder in (by_field, original)
     )
+    assert not Stainer(by_field).stain(planes(0), 20).warnings
+    *unlike, last = Stainer(by_field).stain(dim, 20).warnings
+    assert unlike
+    assert last.startswith("painted counts are those of a typical training well")
     # Four times the light is the same picture, but for the rounding of float32.
     assert np.abs(same[0].astype(int) - same[1]).max() <= 1
     assert np.abs(other[0].astype(int) - other[1]).mean() > 10

@@ -1,6 +1,7 @@
 """Cells: their places, heights and contents. All lengths are in µm, heights above the glass."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,11 +95,14 @@ def grow_cells(
     for centre_um, own in zip(fat_centres_um, rng.spawn(len(fat_centres_um)), strict=True):
         is_dead = own.random() < DEAD_SHARE
         if is_dead:
-            outline = _round_outline(centre_um, 1.0, own)
+            outline, fill = _round_outline(centre_um, 1.0, own), _dead_cell
+        elif culture.unilocular and own.random() < culture.unilocular:
+            outline, fill = _unilocular_outline(centre_um, culture, own), _unilocular_cell
         else:
             outline = _fat_outline(centre_um, culture, own)
+            fill = partial(_fat_cell, fat_tree)
         if _touches(outline, size_um):
-            cells.append(_dead_cell(outline, own) if is_dead else _fat_cell(outline, fat_tree, own))
+            cells.append(fill(outline, own))
     for centre_um, own in zip(thin_centres_um, rng.spawn(len(thin_centres_um)), strict=True):
         is_dead = own.random() < DEAD_SHARE
         outline = _round_outline(centre_um, 1.0, own) if is_dead else _thin_outline(centre_um, own)
@@ -107,14 +111,19 @@ def grow_cells(
     return cells
 
 
-def float_cells(size_um: tuple[float, float], rng: np.random.Generator) -> list[Cell]:
-    """Round cells that came off the glass, drawn as if they stood on it (see `draw_specimen`)."""
-    n = rng.poisson(size_um[0] * size_um[1] * FLOATING_PER_UM2)
+def float_cells(
+    size_um: tuple[float, float], rng: np.random.Generator, times: float = 1.0
+) -> list[Cell]:
+    """Round cells that came off the glass, drawn as if they stood on it (see `draw_specimen`).
+
+    There are *times* as many as usual.
+    """
+    n = rng.poisson(times * size_um[0] * size_um[1] * FLOATING_PER_UM2)
     centres_um = rng.uniform(0, size_um, (n, 2))
     streams = rng.spawn(len(centres_um))
     alone = KDTree(np.empty((0, 2)))
     return [
-        _fat_cell(_round_outline(centre_um, 1.6, own), alone, own)
+        _fat_cell(alone, _round_outline(centre_um, 1.6, own), own)
         for centre_um, own in zip(centres_um, streams, strict=True)
     ]
 
@@ -136,6 +145,20 @@ def _fat_outline(centre_um: NDArray, culture: Culture, rng: np.random.Generator)
         angle=rng.uniform(0, np.pi),
         bend_per_um=0.0,
         waviness=0.06,
+        waves=tuple(rng.uniform(0, 2 * np.pi, 3)),
+    )
+
+
+def _unilocular_outline(centre_um: NDArray, culture: Culture, rng: np.random.Generator) -> Outline:
+    half_width_um = 0.5 * culture.pitch_um * rng.uniform(0.5, 1.1)
+    return Outline(
+        *map(float, centre_um),
+        half_length_um=half_width_um * rng.uniform(1.0, 1.1),
+        half_width_um=half_width_um,
+        height_um=1.8 * half_width_um,
+        angle=rng.uniform(0, np.pi),
+        bend_per_um=0.0,
+        waviness=0.03,
         waves=tuple(rng.uniform(0, 2 * np.pi, 3)),
     )
 
@@ -226,7 +249,7 @@ def _condensed_nucleus(outline: Outline, rng: np.random.Generator) -> tuple[Nucl
     )
 
 
-def _fat_cell(outline: Outline, fat_tree: KDTree, rng: np.random.Generator) -> Cell:
+def _fat_cell(fat_tree: KDTree, outline: Outline, rng: np.random.Generator) -> Cell:
     nucleus = _draw_nucleus(outline, rng.uniform(0.2, 0.6), rng.uniform(0, np.pi), rng)
     sites_um, room_um = _room(outline, nucleus, fat_tree, rng)
     largest_um = 0.5 * outline.height_um * rng.uniform(0.6, 1.0)
@@ -234,6 +257,38 @@ def _fat_cell(outline: Outline, fat_tree: KDTree, rng: np.random.Generator) -> C
     droplets_um = pack(sites_um, room_um, draw_radii(largest_um, n, rng))
     holes_um = draw_holes(droplets_um, rng)
     return Cell(outline, (nucleus,), droplets_um, holes_um, stain=rng.uniform(0.85, 1.15))
+
+
+def _unilocular_cell(outline: Outline, rng: np.random.Generator) -> Cell:
+    """A huge droplet, tiny ones around it, and a nucleus that lies flat against it at the rim."""
+    radius_um = 0.46 * outline.height_um
+    turn = rng.uniform(0, 2 * np.pi)
+    half_width_um = rng.uniform(1.4, 2.2)
+    apart_um = radius_um + 0.8 * half_width_um
+    nucleus = Nucleus(
+        z_um=min(radius_um, rng.uniform(3.0, 6.0)),
+        y_um=outline.y_um + apart_um * np.sin(turn),
+        x_um=outline.x_um + apart_um * np.cos(turn),
+        half_length_um=rng.uniform(4.8, 7.0),
+        half_width_um=half_width_um,
+        half_height_um=rng.uniform(2.2, 3.5),
+        angle=turn + np.pi / 2,  # along the rim
+        stain=float(np.clip(rng.lognormal(0.0, 0.2), 0.5, 1.8)),
+    )
+    n = rng.integers(2, 10)
+    turns, radii_um = rng.uniform(0, 2 * np.pi, n), rng.uniform(0.5, 1.6, n)
+    around_um = radius_um * rng.uniform(0.8, 1.0, n)
+    tiny_um = np.column_stack(
+        [
+            radii_um + rng.uniform(0, 3, n),
+            outline.y_um + around_um * np.sin(turns),
+            outline.x_um + around_um * np.cos(turns),
+            radii_um,
+        ]
+    )
+    huge_um = [[0.5 * outline.height_um, outline.y_um, outline.x_um, radius_um]]
+    droplets_um = np.concatenate([huge_um, tiny_um])
+    return Cell(outline, (nucleus,), droplets_um, _NO_SPHERES, stain=rng.uniform(0.85, 1.15))
 
 
 def _room(

@@ -20,8 +20,13 @@ class Conditions:
         Fluorescence has its own focus and stays sharp.
     density: factor on the number of cells.
     ripeness: factor on the size of lipid droplets, and so on the height of the cells.
+    unilocular: share of the fat cells that are full of one huge droplet, with tiny ones beside it
+        and the nucleus pressed to the side.
+    floating: factor on the number of cells above those on the glass; tens make a thick layer.
+    ground_um: standard deviation of the optical path of the ground, which is a rough plastic.
 
-    Raises ConfigError for a factor that is not above 0 (a stain may be 0) or an unknown target.
+    Raises ConfigError for a factor that is not above 0 (a stain, unilocular, floating or ground may
+    be 0), a share above 1, or an unknown target.
     """
 
     light: float = 1.0
@@ -29,6 +34,9 @@ class Conditions:
     defocus_um: float = 0.0
     density: float = 1.0
     ripeness: float = 1.0
+    unilocular: float = 0.0
+    floating: float = 1.0
+    ground_um: float = 0.0
 
     def __post_init__(self) -> None:
         if min(self.light, self.density, self.ripeness) <= 0:
@@ -36,6 +44,12 @@ class Conditions:
                 "light, density and ripeness must be above 0, "
                 f"got {self.light}, {self.density} and {self.ripeness}",
                 "give factors, 1 is nominal",
+            )
+        if not 0 <= self.unilocular <= 1 or min(self.floating, self.ground_um) < 0:
+            raise ConfigError(
+                "unilocular must be a share, floating and ground_um 0 or above, "
+                f"got {self.unilocular}, {self.floating} and {self.ground_um}",
+                "0, 1 and 0 are nominal",
             )
         if unknown := set(self.stains) - set(TARGETS):
             raise ConfigError(

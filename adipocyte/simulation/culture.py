@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from adipocyte.simulation.conditions import Conditions
+
 REACH_UM = 75.0  # no cell extends further from its centre
 N_WAVES = 6
 CROWDING = 0.3  # standard deviation of the share of places that fat cells fill
@@ -21,6 +23,7 @@ class Culture:
     fat_share: float
     droplet_scale: float  # larger in ripe cells
     ripeness: float
+    unilocular: float  # share of the fat cells
     thin_pitch_um: float
     thin_share: float
     waves_per_um: NDArray[np.float64]  # (N_WAVES, 2) spatial frequencies y, x
@@ -51,21 +54,19 @@ class Culture:
         return centres_um[rng.random(len(centres_um)) < share]
 
 
-def draw_culture(density: float, rng: np.random.Generator, ripeness: float = 1.0) -> Culture:
-    """Draw the culture of one field.
-
-    *density* is a factor on the number of cells, *ripeness* one on the size of their droplets.
-    """
+def draw_culture(conditions: Conditions, rng: np.random.Generator) -> Culture:
+    """Draw the culture of one field, as dense, ripe and unilocular as the *conditions* say."""
     turn = rng.uniform(0, 2 * np.pi, N_WAVES)
     directions = np.stack([np.sin(turn), np.cos(turn)], axis=1)
     waves_per_um = directions / rng.uniform(250, 700, (N_WAVES, 1))
     return Culture(
         pitch_um=rng.uniform(36, 40),
-        fat_share=density * rng.uniform(0.7, 0.9),
+        fat_share=conditions.density * rng.uniform(0.7, 0.9),
         droplet_scale=rng.uniform(0.9, 1.1),
-        ripeness=ripeness,
+        ripeness=conditions.ripeness,
+        unilocular=conditions.unilocular,
         thin_pitch_um=rng.uniform(40, 50),
-        thin_share=density * 0.92,
+        thin_share=conditions.density * 0.92,
         waves_per_um=waves_per_um,
         phases=rng.uniform(0, 2 * np.pi, N_WAVES),
     )

@@ -19,7 +19,7 @@ from adipocyte.simulation.debris import draw_debris
 from adipocyte.simulation.instruments import INSTRUMENTS, Instrument, across, draw_specks
 from adipocyte.simulation.misalignment import Misalignment
 from adipocyte.simulation.optics import focus_series
-from adipocyte.simulation.specimen import Specimen, draw_specimen
+from adipocyte.simulation.specimen import Specimen, draw_specimen, roughen
 
 PADDING_UM = 10.0  # around a field, because defocused light spreads, and wraps around, this far
 
@@ -51,9 +51,9 @@ def simulate_field(
     """Simulate a field of view; the same arguments give the same field bit for bit.
 
     shape_px: (Y, X). *misalignment* moves the targets and the nuclei's labels, not the brightfield
-    planes; None moves nothing. Of the *conditions*, density and ripeness change the scene, and the
-    others change its images only. *instrument* photographs; None: the challenge's, with the
-    objective of *magnification*.
+    planes; None moves nothing. Of the *conditions*, light, stains and defocus change the images
+    only, the others the scene. *instrument* photographs; None: the challenge's, with the objective
+    of *magnification*.
 
     Raises ConfigError for an unknown magnification or an image smaller than 64 pixels.
     """
@@ -72,11 +72,12 @@ def simulate_field(
     rng = np.random.default_rng(seed)
 
     canvas = _padded(shape_px, instrument.optics.um_per_px)
-    culture = draw_culture(conditions.density, rng, conditions.ripeness)
-    cells = grow_cells(canvas.size_um, culture, rng)
-    floaters = float_cells(canvas.size_um, rng)
+    cells = grow_cells(canvas.size_um, draw_culture(conditions, rng), rng)
+    floaters = float_cells(canvas.size_um, rng, conditions.floating)
     debris = draw_debris(canvas.size_um, rng)
     specimen = draw_specimen(cells, floaters, debris, canvas, rng)
+    if conditions.ground_um:
+        roughen(specimen.paths_um, conditions.ground_um, canvas, rng)
 
     light = _crop(_transmitted(specimen, instrument, conditions.defocus_um), shape_px)
     illumination = np.float32(conditions.light) * draw_illumination(shape_px, instrument.bowl, rng)

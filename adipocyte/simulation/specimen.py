@@ -21,6 +21,7 @@ N_LAYERS = 3  # of cells on the glass; floating cells are in the layer above
 # at many heights.
 FLOATING_BLUR_UM = 1.8
 FLECKS_PER_UM2 = 1 / 4000
+_ROUGHNESS_UM = 1.2  # size of the grains of a rough ground
 SECTION_UM = (1.5, 5.5)  # heights between which fluorescence is collected sharply
 
 
@@ -75,6 +76,13 @@ def draw_specimen(
     for path_um in paths_um:
         ndimage.gaussian_filter(path_um, soft_px, output=path_um)
     return Specimen(paths_um, nuclei, lipids, lipid_haze, cytoplasm, labels, floating, debris)
+
+
+def roughen(
+    paths_um: NDArray[np.float32], ground_um: float, canvas: Canvas, rng: np.random.Generator
+) -> None:
+    """Add the optical path of a rough ground to the lowest layer, (L, Y, X), in place."""
+    paths_um[0] += np.float32(ground_um) * _grain(canvas, _ROUGHNESS_UM, rng)
 
 
 def _in_section(bottom_um: NDArray | np.float32, top_um: NDArray) -> NDArray[np.float32]:

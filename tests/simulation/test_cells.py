@@ -4,6 +4,7 @@ import numpy as np
 
 from adipocyte.simulation import culture
 from adipocyte.simulation.cells import grow_cells
+from adipocyte.simulation.conditions import Conditions
 from adipocyte.simulation.culture import draw_culture
 from adipocyte.simulation.debris import draw_debris
 from adipocyte.simulation.droplets import OVERLAP, draw_radii, pack
@@ -13,7 +14,7 @@ def test_cells_crowd_here_and_leave_gaps_there(monkeypatch):
     def unevenness() -> float:
         rng, variances = np.random.default_rng(0), []
         for _ in range(20):
-            centres_um = draw_culture(1.0, rng).fat_centres((600.0, 600.0), rng)
+            centres_um = draw_culture(Conditions(), rng).fat_centres((600.0, 600.0), rng)
             counts, _, _ = np.histogram2d(*centres_um.T, bins=4, range=((0, 600), (0, 600)))
             variances.append(counts.var())
         return np.mean(variances)
@@ -26,7 +27,9 @@ def test_cells_crowd_here_and_leave_gaps_there(monkeypatch):
 def test_a_few_cells_are_dead_with_small_bright_nuclei():
     rng = np.random.default_rng(0)
     cells = [
-        cell for _ in range(2) for cell in grow_cells((500.0, 500.0), draw_culture(1.0, rng), rng)
+        cell
+        for _ in range(2)
+        for cell in grow_cells((500.0, 500.0), draw_culture(Conditions(), rng), rng)
     ]
     dead = [cell for cell in cells if cell.density > 1]
     assert 0.01 < len(dead) / len(cells) < 0.05

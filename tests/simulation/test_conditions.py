@@ -6,6 +6,8 @@ import pytest
 from adipocyte.domain import N_Z_PLANES
 from adipocyte.errors import ConfigError
 from adipocyte.simulation import Conditions, draw_conditions, simulate_field
+from adipocyte.simulation.cells import float_cells, grow_cells
+from adipocyte.simulation.culture import draw_culture
 from adipocyte.simulation.optics import OBJECTIVES
 
 
@@ -60,9 +62,56 @@ def test_conditions_of_wells_repeat_with_the_seed_and_stay_within_their_ranges()
 
 
 def test_conditions_that_no_plate_can_have_are_refused():
-    with pytest.raises(ConfigError, match="light and density must be above 0, got 0"):
+    with pytest.raises(ConfigError, match="light, density and ripeness must be above 0, got 0"):
         Conditions(light=0)
     with pytest.raises(ConfigError, match=r"stains names \['A4'\]"):
         Conditions(stains={"A4": 1.0})
     with pytest.raises(ConfigError, match="0 or above"):
         Conditions(stains={"A1": -1.0})
+
+
+def test_a_unilocular_cell_is_full_of_one_droplet_with_its_nucleus_at_the_rim():
+    rng = np.random.default_rng(2)
+    culture = draw_culture(Conditions(unilocular=1.0, density=0.7), rng)
+    cells = [
+        cell
+        for cell in grow_cells((300.0, 300.0), culture, rng)
+        if len(cell.droplets_um) and cell.droplets_um[0, 3] > 4
+    ]
+    assert len(cells) > 5
+    for cell in cells:
+        huge, *tiny = cell.droplets_um
+        [nucleus] = cell.nuclei
+        assert 2 * huge[3] > 0.9 * cell.outline.height_um
+        assert max(droplet[3] for droplet in tiny) < 2
+        apart_um = np.hypot(nucleus.y_um - huge[1], nucleus.x_um - huge[2])
+        assert huge[3] < apart_um < huge[3] + 2
+        across = nucleus.radius(np.array(huge[1] - nucleus.y_um), np.array(huge[2] - nucleus.x_um))
+        assert across > 4  # its flat side faces the droplet
+
+
+def test_cells_above_the_glass_make_a_thick_layer():
+    few, many = (
+        len(float_cells((500.0, 500.0), np.random.default_rng(1), times)) for times in (1, 20)
+    )
+    assert 8 * few < many < 60 * few
+
+
+def test_a_rough_ground_is_seen_in_brightfield_and_not_in_the_stains():
+    smooth, rough = (
+        simulate_field(20, (96, 96), seed=8, conditions=Conditions(density=0.05, ground_um=by))
+        for by in (0.0, 0.03)
+    )
+    spread = [  # of the ground, which cells do not reach
+        np.median(np.abs(field.planes[6] - np.median(field.planes[6]))) for field in (smooth, rough)
+    ]
+    assert spread[1] > 1.5 * spread[0]
+    for target, image in smooth.targets.items():
+        difference = rough.targets[target].astype(float) - image
+        assert difference.std() < 4 * np.sqrt(image.mean() * 2 + 64)
+
+
+@pytest.mark.parametrize("bad", [{"unilocular": 1.1}, {"floating": -1}, {"ground_um": -0.1}])
+def test_shares_and_amounts_have_limits(bad):
+    with pytest.raises(ConfigError, match="unilocular must be a share"):
+        Conditions(**bad)

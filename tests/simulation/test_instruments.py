@@ -1,0 +1,51 @@
+"""An instrument changes the images of a scene as it says."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from adipocyte.simulation import INSTRUMENTS, simulate_field
+from adipocyte.simulation.instruments import Instrument, draw_specks
+from adipocyte.simulation.optics import focus_series
+
+HOME = INSTRUMENTS[20]
+
+
+def planes(instrument: Instrument) -> np.ndarray:
+    return simulate_field(20, (128, 128), seed=4, instrument=instrument).planes
+
+
+def test_the_challenges_instrument_is_the_default():
+    np.testing.assert_array_equal(planes(HOME), simulate_field(20, (128, 128), seed=4).planes)
+
+
+def test_light_falls_from_the_left_border_to_the_right():
+    ratio = planes(replace(HOME, slope=0.6)).astype(float) / planes(HOME)
+    columns = np.median(ratio, axis=(0, 1))
+    np.testing.assert_allclose(columns, np.linspace(0.7, 1.3, 128), rtol=0.03)
+
+
+def test_vignetting_darkens_the_corners():
+    ratio = planes(replace(HOME, bowl=0.5)).astype(float) / planes(HOME)
+    corners = [ratio[:, :16, :16], ratio[:, -16:, -16:], ratio[:, :16, -16:], ratio[:, -16:, :16]]
+    assert np.median(corners) < 0.85 < 1.05 < np.median(ratio[:, 56:72, 56:72])
+
+
+def test_specks_take_light_in_the_same_places_of_every_plane():
+    ratio = planes(replace(HOME, specks=12)) / planes(HOME).astype(float)
+    shadow = np.median(ratio, axis=0) < 0.95
+    assert 0.01 < shadow.mean() < 0.5
+    left = draw_specks((128, 128), 12, np.random.default_rng(0))
+    assert 0.1 <= left.min() < 0.95
+    assert left.max() == pytest.approx(1)
+
+
+def test_a_tilted_stage_is_flat_in_the_middle_and_out_of_focus_at_the_borders():
+    paths_um = np.random.default_rng(1).normal(0, 0.05, (3, 96, 96)).astype(np.float32)
+    tilted = planes(replace(HOME, tilt_um=6.0)).astype(float)
+    flat = planes(HOME).astype(float)
+    difference = np.abs(tilted / flat - 1).mean(axis=(0, 1))
+    assert difference[60:68].mean() < 0.5 * min(difference[:8].mean(), difference[-8:].mean())
+    one = focus_series(paths_um, replace(HOME.optics, n_planes=3))
+    np.testing.assert_allclose(one, focus_series(paths_um, HOME.optics)[:3], rtol=1e-5)

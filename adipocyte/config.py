@@ -311,8 +311,10 @@ class SimulateConfig:
     misalignment: Literal["none", "measured"] = option(
         "Shift fluorescence against brightfield as the real plates do.", "none"
     )
-    batch_effect: Literal["none", "wells"] = option(
-        "Let each well differ in lamp, staining, focus and density of cells.", "none"
+    batch_effect: Literal["none", "wells", "laboratories"] = option(
+        "Let each well differ in lamp, staining, focus and density of cells; or as if another "
+        "laboratory had grown and photographed it: also in optics, cameras, planes and cells.",
+        "none",
     )
     seed: int = _seed()
 

@@ -21,7 +21,14 @@ def simulate(config: SimulateConfig) -> None:
     from adipocyte.delivery.runs.runs import step_run
     from adipocyte.domain import FieldKey
     from adipocyte.plate.fields import RawField, write_field
-    from adipocyte.simulation import Conditions, draw_conditions, misalignment_at, simulate_field
+    from adipocyte.simulation import (
+        Conditions,
+        draw_any_conditions,
+        draw_conditions,
+        draw_instrument,
+        misalignment_at,
+        simulate_field,
+    )
 
     fields = list(
         product(_magnifications(config), enumerate(_wells(config)), range(1, config.fovs + 1))
@@ -32,14 +39,19 @@ def simulate(config: SimulateConfig) -> None:
             shift, conditions = None, Conditions()
             if config.misalignment == "measured":
                 shift = misalignment_at(magnification, fov, config.fovs)
+            instrument = None
             if config.batch_effect == "wells":
                 conditions = draw_conditions((config.seed, number))
+            if config.batch_effect == "laboratories":
+                conditions = draw_any_conditions((config.seed, number, 1))
+                instrument = draw_instrument(magnification, (config.seed, number, magnification))
             field = simulate_field(
                 magnification,
                 (config.height_px, config.width_px),
                 seed=(config.seed, magnification, number, fov),
                 misalignment=shift,
                 conditions=conditions,
+                instrument=instrument,
             )
             write_field(
                 config.out,

@@ -63,6 +63,21 @@ class Conditions:
             )
 
 
+def draw_any_conditions(seed: int | Sequence[int]) -> Conditions:
+    """One of the cultures that laboratories grow: sparse or dense, lean or ripe, any strength of
+    stain; some with unilocular cells, some in thick layers, some on rough ground.
+    """
+    rng = np.random.default_rng(seed)
+    return Conditions(
+        stains={target: np.exp(rng.uniform(np.log(0.3), np.log(3))) for target in TARGETS},
+        density=rng.uniform(0.3, 1.2),
+        ripeness=np.exp(rng.uniform(np.log(0.5), np.log(1.6))),
+        unilocular=rng.uniform(0.2, 1.0) if rng.random() < 0.3 else 0.0,
+        floating=rng.uniform(5, 40) if rng.random() < 0.2 else 1.0,
+        ground_um=rng.uniform(0.005, 0.03) if rng.random() < 0.3 else 0.0,
+    )
+
+
 def draw_conditions(seed: int | Sequence[int]) -> Conditions:
     """The batch effect of one well.
 

@@ -1,7 +1,7 @@
 """Microscopes: an objective, the light through it, and the cameras' counts."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ from scipy import ndimage
 from adipocyte.simulation.camera import EXPOSURES, Exposure
 from adipocyte.simulation.optics import OBJECTIVES, Optics
 
+_LARGEST_APERTURE = 1.2  # beyond, light would leave the medium at more than a right angle
 _SPECK_RADIUS_PX = (3.0, 14.0)
 _SPECK_DARKNESS = (0.05, 0.4)  # the share of the light that a speck takes
 
@@ -38,6 +39,47 @@ INSTRUMENTS = {
     magnification: Instrument(optics, EXPOSURES[magnification])
     for magnification, optics in OBJECTIVES.items()
 }
+
+
+def draw_instrument(magnification: int, seed: int | Sequence[int]) -> Instrument:
+    """Another microscope with an objective of this *magnification*; the same seed gives the same.
+
+    The ranges are plausible, not measured: what objectives, condensers and cameras of that kind
+    differ by. In a third of them the focus series is so short that it shows hardly more than one
+    plane.
+    """
+    rng, home = np.random.default_rng(seed), INSTRUMENTS[magnification]
+    of_home, step_um = home.optics, home.optics.focus_step_um
+    step_um *= rng.uniform(0.05, 0.3) if rng.random() < 1 / 3 else rng.uniform(0.5, 1.4)
+    middle_um = of_home.first_focus_um + 3 * of_home.focus_step_um + rng.uniform(-4, 4)
+    optics = replace(
+        of_home,
+        um_per_px=of_home.um_per_px * rng.uniform(0.8, 1.25),
+        aperture=min(of_home.aperture * rng.uniform(0.6, 1.2), _LARGEST_APERTURE),
+        condenser_aperture=rng.uniform(0.08, 0.5),
+        first_focus_um=middle_um - 3 * step_um,
+        focus_step_um=step_um,
+    )
+    exposures = {channel: _another(one, rng) for channel, one in home.exposures.items()}
+    return Instrument(
+        optics,
+        exposures,
+        bowl=rng.uniform(0, 0.4),
+        slope=rng.uniform(-0.3, 0.3),
+        specks=int(rng.integers(0, 12)),
+        tilt_um=rng.uniform(0, 2) if rng.random() < 0.3 else 0.0,
+    )
+
+
+def _another(exposure: Exposure, rng: np.random.Generator) -> Exposure:
+    """Another camera behind the same light: its gain, dark level and noise."""
+    times = np.exp(rng.uniform(np.log(0.2), np.log(5)))
+    return Exposure(
+        gain=exposure.gain * times,
+        offset=rng.uniform(0, 300),
+        electrons_per_count=exposure.electrons_per_count / times * rng.uniform(0.3, 2),
+        read_noise=exposure.read_noise * min(times, 1) * rng.uniform(0.5, 2),
+    )
 
 
 def across(shape_px: tuple[int, int]) -> NDArray[np.float32]:

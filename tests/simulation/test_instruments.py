@@ -5,7 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from adipocyte.simulation import INSTRUMENTS, simulate_field
+from adipocyte.simulation import (
+    INSTRUMENTS,
+    draw_any_conditions,
+    draw_instrument,
+    simulate_field,
+)
 from adipocyte.simulation.instruments import Instrument, draw_specks
 from adipocyte.simulation.optics import focus_series
 
@@ -49,3 +54,26 @@ def test_a_tilted_stage_is_flat_in_the_middle_and_out_of_focus_at_the_borders():
     assert difference[60:68].mean() < 0.5 * min(difference[:8].mean(), difference[-8:].mean())
     one = focus_series(paths_um, replace(HOME.optics, n_planes=3))
     np.testing.assert_allclose(one, focus_series(paths_um, HOME.optics)[:3], rtol=1e-5)
+
+
+def test_other_microscopes_repeat_with_the_seed_and_can_photograph():
+    drawn = [draw_instrument(40, (0, well)) for well in range(60)]
+    assert drawn[3] == draw_instrument(40, (0, 3))
+    home = INSTRUMENTS[40].optics
+    scales = [one.optics.um_per_px / home.um_per_px for one in drawn]
+    assert 0.8 <= min(scales) < 0.87
+    assert 1.18 < max(scales) <= 1.25
+    steps = np.array([one.optics.focus_step_um / home.focus_step_um for one in drawn])
+    assert 0.15 < np.mean(steps < 0.31) < 0.55  # hardly more than one plane
+    for well in range(4):
+        field = simulate_field(
+            40,
+            (96, 96),
+            seed=well,
+            conditions=draw_any_conditions(well),
+            instrument=drawn[well],
+        )
+        assert field.planes.shape == (7, 96, 96)
+        for counts in (field.planes, *field.targets.values()):
+            assert counts.std() > 1
+            assert np.mean(counts == 65535) < 0.01

@@ -325,8 +325,8 @@ class PreprocessConfig:
     store: Path = _store()
     normalisation: Literal["plate", "report", "field"] = option(
         "Mean and standard deviation that counts are measured in: of the plate's training wells; "
-        "with brightfield's from the report's Table 3.1; or of each field by itself, which bears "
-        "other exposures and microscopes.",
+        "with brightfield's from the report's Table 3.1; or of each field by itself (stains: of "
+        "each well), which bears other exposures and microscopes.",
         "plate",
     )
     validation_wells: str = option(

@@ -26,8 +26,8 @@ class Normalisation(StrEnum):
     """Where the constants come from that bring counts to network units.
 
     PLATE measures them over the training wells. REPORT takes brightfield's from the report's Table
-    3.1. FIELD measures each field's own, so that exposure, gain and the level of a stain make no
-    difference to a network.
+    3.1. FIELD measures brightfield in each field by itself and stains in each well by itself, so
+    that exposure, gain and the level of a stain make no difference to a network.
     """
 
     PLATE = "plate"

@@ -46,7 +46,8 @@ from tqdm import tqdm
 import adipocyte
 from adipocyte.config import GeneratorConfig, PreprocessConfig, build
 from adipocyte.domain import BRIGHTFIELD, TARGETS, FieldKey, Intensities, table_key
-from adipocyte.evaluation.cellprofiler.features import measure
+from adipocyte.evaluation.cellprofiler.cells import find_nuclei
+from adipocyte.evaluation.cellprofiler.parameters import PARAMETERS
 from adipocyte.evaluation.objects import f1, joined, match_objects
 from adipocyte.networks.files import load_network
 from adipocyte.networks.tiles import predict_field
@@ -318,13 +319,17 @@ def judged(paint: Painter, name: str, fields: Path, *, counts_objects: bool) -> 
             found["r"][target].append(correlation(true, ours))
             found["spectral_r"][target].append(spectral_correlation(true, ours))
         if counts_objects:
-            labels = [measure(one, MAGNIFICATION).labels["nuclei"] for one in (truth, painted)]
-            pairs.append(match_objects(*labels))
+            pairs.append(match_objects(*(nuclei(one["A1"]) for one in (truth, painted))))
     means = {
         figure: {target: float(np.mean(values)) for target, values in by_target.items()}
         for figure, by_target in found.items()
     }
     return {**means, "f1": f1(joined(pairs))}
+
+
+def nuclei(stain: NDArray[np.uint16]) -> NDArray[np.int32]:
+    """Labels of the nuclei that the challenge's pipeline finds."""
+    return find_nuclei(stain.astype(np.float32) / np.float32(65535), PARAMETERS[MAGNIFICATION])[0]
 
 
 def correlation(true: NDArray[np.float64], painted: NDArray[np.float64]) -> float:

@@ -31,9 +31,9 @@ from adipocyte.preparation.progress import FieldRecord
 from adipocyte.preparation.split import split_wells
 from adipocyte.preparation.statistics import (
     Scalings,
-    field_scalings,
     mean_scalings,
     medians_of,
+    own_scalings,
     scalings_of,
     sum_histograms,
 )
@@ -205,7 +205,7 @@ def _sum_up(
     lacks = _lacks(scanned)
     own = {}
     if config.normalisation == Normalisation.FIELD:
-        own = {key: field_scalings(partial, key) for key in records}
+        own = own_scalings(partial, records)
     fields = {
         key: _entry(record, limits[str(key.magnification)], lacks[key], own.get(key, {}))
         for key, record in records.items()

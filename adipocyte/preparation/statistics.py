@@ -30,22 +30,38 @@ def sum_histograms(folder: Path, keys: Iterable[FieldKey]) -> Histograms:
     return dict(histograms)
 
 
-def field_scalings(folder: Path, key: FieldKey) -> Scalings:
-    """The scalings of one field's channels; its record lies in *folder*, the store in the making.
+def own_scalings(folder: Path, keys: Iterable[FieldKey]) -> dict[FieldKey, Scalings]:
+    """The scalings of each field's channels: brightfield's of its own, a stain's of its well.
 
-    Raises PlateError where nothing varies in one.
+    A well's fields are stained alike, and one of them may have no nucleus at all. The fields'
+    records lie in *folder*, the store in the making. Raises PlateError where nothing varies.
     """
-    scalings = {}
-    for channel, histogram in read_histograms(folder, key).items():
-        try:
-            found = field_scaling(histogram)
-        except ConfigError as error:
-            raise PlateError(
-                f"{channel} of field {key} is constant",
-                "remove the field, or take -P normalisation=plate",
-            ) from error
-        scalings[channel] = found.mean, found.std
+    wells: dict[tuple[int, str], list[FieldKey]] = defaultdict(list)
+    for key in keys:
+        wells[key.magnification, key.well].append(key)
+    scalings: dict[FieldKey, Scalings] = {}
+    for fields in wells.values():
+        own = {key: read_histograms(folder, key) for key in fields}
+        of_well: Histograms = defaultdict(lambda: np.zeros(N_COUNTS, dtype=np.int64))
+        for histograms in own.values():
+            for channel, histogram in histograms.items():
+                of_well[channel] += histogram
+        for key, histograms in own.items():
+            units = {channel: of_well[channel] for channel in histograms}
+            units[BRIGHTFIELD] = histograms[BRIGHTFIELD]
+            scalings[key] = {name: _scaling(key, name, one) for name, one in units.items()}
     return scalings
+
+
+def _scaling(key: FieldKey, channel: str, histogram: NDArray[np.int64]) -> tuple[float, float]:
+    try:
+        found = field_scaling(histogram)
+    except ConfigError as error:
+        raise PlateError(
+            f"{channel} of field {key} is constant",
+            "remove the field, or take -P normalisation=plate",
+        ) from error
+    return found.mean, found.std
 
 
 def mean_scalings(fields: Mapping[FieldKey, Scalings]) -> dict[str, Scalings]:

@@ -9,7 +9,9 @@ import tifffile
 from adipocyte.domain import BRIGHTFIELD, TARGETS, FieldKey
 from adipocyte.errors import PlateError
 from adipocyte.imaging.normalisation import field_scaling
+from adipocyte.plate.fields import RawField, write_field
 from adipocyte.plate.scan import scan_plate
+from adipocyte.simulation import Conditions, simulate_field
 from tests.support.stores import prepared
 
 
@@ -62,6 +64,23 @@ def test_normalisation_field_is_each_fields_own_and_painted_counts_are_of_their_
     assert stds[0] != stds[1]
     assert store.scaling(20, "A2").std == pytest.approx(np.mean(stds))
     assert store.median(20, "A2") == small_store.median(20, "A2")
+
+
+def test_a_field_is_painted_in_units_of_its_wells_stains(tmp_path):
+    for fov, density in ((1, 1.0), (2, 0.05)):
+        conditions = Conditions(density=density)
+        made = simulate_field(20, (96, 96), seed=(3, fov), conditions=conditions)
+        for well in ("B03", "C02", "D02"):
+            key = FieldKey(20, well, fov)
+            write_field(tmp_path / "plate", key, RawField(made.planes, made.targets))
+    settings = {"validation_wells": "B03", "test_wells": "D02", "align": "none"}
+    store = prepared(tmp_path / "plate", tmp_path / "store", normalisation="field", **settings)
+    dense, sparse = FieldKey(20, "C02", 1), FieldKey(20, "C02", 2)
+    assert store.field_scaling(dense, "A2") == store.field_scaling(sparse, "A2")
+    assert store.field_scaling(dense, BRIGHTFIELD) != store.field_scaling(sparse, BRIGHTFIELD)
+    both = np.concatenate([store.stain(key, "A2").ravel() for key in (dense, sparse)])
+    expected = field_scaling(np.bincount(both, minlength=65536))
+    assert store.field_scaling(dense, "A2") == expected
 
 
 def test_a_constant_stain_has_no_scaling_of_its_own(small_plate, tmp_path):

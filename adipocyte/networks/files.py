@@ -75,6 +75,16 @@ def copy_network(source: Path, folder: Path, storage: str) -> None:
         save_file(halved, partial)
 
 
+def read_spec(folder: Path) -> UNetSpec:
+    """How the network in *folder* is built. Raises BundleError when that is damaged or missing."""
+    try:
+        return _parse_spec(read_json(folder / _SPEC))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise BundleError(
+            f"{folder / _SPEC} cannot be read ({error})", "train the network again"
+        ) from error
+
+
 def load_network(folder: Path, device: torch.device | str = "cpu") -> tuple[UNetSpec, nn.Module]:
     """Build the network in *folder* and load its weights: ready to predict in float32 on *device*.
 

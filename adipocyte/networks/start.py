@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from adipocyte.errors import ConfigError
-from adipocyte.networks.files import load_network
+from adipocyte.networks.files import load_network, read_spec
 from adipocyte.networks.unet import UNetSpec
 
 
@@ -45,6 +45,20 @@ def start_from(
     for name in last:
         weights[name] = _with_outputs(weights[name], own[name], start.paints, targets)
     network.load_state_dict(weights)
+
+
+def fewer_planes(start: Start, n_z_planes: int) -> str:
+    """What to say when a training sees fewer planes than its *start*; "" when it does not.
+
+    Raises BundleError when the network is damaged.
+    """
+    n_seen = read_spec(start.folder).in_channels - start.sees_mask
+    if n_z_planes >= n_seen:
+        return ""
+    return (
+        f"{start.source} has learnt from {n_seen} planes, this store has {n_z_planes}: each plane "
+        "that is missing costs some accuracy (docs/measurements/shift.md)"
+    )
 
 
 def _require_same(

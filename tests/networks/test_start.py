@@ -8,7 +8,7 @@ import torch
 
 from adipocyte.errors import ConfigError
 from adipocyte.networks.files import load_network, save_network
-from adipocyte.networks.start import Start, start_from
+from adipocyte.networks.start import Start, fewer_planes, start_from
 from adipocyte.networks.unet import UNetSpec, build_unet
 from tests.support.bundles import SMALLEST, random_network
 
@@ -82,6 +82,12 @@ def test_with_other_planes_it_paints_as_of_interpolated_ones(tmp_path, kind, n_o
     expected = painted(load_network(tmp_path)[1], interpolated)
     network = started(start, kind, n_new, ("A2",))
     np.testing.assert_allclose(painted(network, planes), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_fewer_planes_than_the_start_has_seen_are_told(tmp_path):
+    start = saved(tmp_path, UNET, 5, ("A1",), sees_mask=True)
+    assert fewer_planes(start, 4) == fewer_planes(start, 7) == ""
+    assert "run 1 has learnt from 4 planes, this store has 3: each plane" in fewer_planes(start, 3)
 
 
 def test_the_mask_stays_the_last_input(tmp_path):

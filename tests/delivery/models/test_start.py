@@ -1,5 +1,6 @@
 """A training starts from a registered model, a run or a bundle, and says so wherever it is seen."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import mlflow
 import pytest
 import torch
+from click.testing import CliRunner
 from mlflow import MlflowClient
 
 from adipocyte.config import GeneratorConfig, RegisterConfig, build
@@ -20,6 +22,7 @@ from adipocyte.networks.files import load_network
 from adipocyte.staining.bundle import read_manifest
 from adipocyte.store.reader import Store
 from adipocyte.training.generator import train_generator
+from entrypoints.train_gan import train_gan
 from tests.support.tracking import tracked_at
 from tests.support.trainings import Notes
 
@@ -124,6 +127,17 @@ def test_a_started_training_differs_is_slower_and_its_origin_stands_everywhere(
     version = MlflowClient().get_model_version(made.name, made.version)
     assert version.tags["started_from.A2"] == "models:/adipocyte/1"
     assert "started from trained networks: A1 from models:/adipocyte/1" in version.description
+
+
+def test_the_command_starts_from_a_run_and_records_it(small_store, first):
+    given = {**SETTINGS, "store": small_store.folder, "start": first, "epochs": 1}
+    options = [f"--{name}={value}" for name, value in given.items()]
+    result = CliRunner().invoke(train_gan, options)
+    assert result.exit_code == 0, result.output
+    [run_id] = re.findall(r"\(run ([0-9a-f]{32})\)", result.output)
+    run = mlflow.get_run(run_id)
+    assert run.data.tags[STARTED_TAG] == f"run {first}"
+    assert run.data.params["config.start"] == first
 
 
 def test_a_state_replaces_the_start(small_store, first, tmp_path):

@@ -507,9 +507,9 @@ class GeneratorConfig:
     patch_px: int = _patch_px()
     augment_p: float = _augment_p(shared=0.7)
     rotate_deg: float = _rotate_deg(shared=180.0)
-    augmentations: Literal["report", "microscope"] = option(
-        "What varies in training: place, angle and size, as published; or microscope, also focus, "
-        "planes, light, contrast and noise.",
+    augmentations: Literal["report", "microscope", "any_planes"] = option(
+        "What varies in training: place, angle and size, as published; microscope, also focus, "
+        "planes, light, contrast and noise; or any_planes, also their number, down to one.",
         "report",
     )
     precision: Precision = _precision()

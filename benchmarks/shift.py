@@ -35,6 +35,7 @@ from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -239,8 +240,9 @@ def train(way: str, seed: int, epochs: int, out: Path) -> Path:
         {"target": "all", "recipe": "shared", "epochs": epochs, "seed": seed, **settings},
     )
     folder = out / "trained" / f"{way}-{seed}"
-    CHANGES.pop(without, None)  # in this process alone
-    train_generator(store, config, None, folder, Silent())
+    with patch.dict(CHANGES):
+        CHANGES.pop(without, None)
+        train_generator(store, config, None, folder, Silent())
     bundle = folder / "bundle"
     return bundle if bundle.exists() else bundled(store, folder / NETWORK_FOLDER, bundle)
 

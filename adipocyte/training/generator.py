@@ -30,6 +30,7 @@ from adipocyte.training.collapse import collapse_warning, discriminator_metrics
 from adipocyte.training.device import make_fabric, placed, update
 from adipocyte.training.loop import Loop
 from adipocyte.training.mask_sources import PredictedMasks, training_masks
+from adipocyte.training.microscope import changes_of
 from adipocyte.training.patches import Patches, epoch_steps, patch_loader
 from adipocyte.training.state import STATE, Parts, starting_weights
 from adipocyte.training.tracker import Tracker
@@ -206,7 +207,7 @@ def generator_patches(
         augmenter,
         patch_px=config.patch_px,
         seed=config.seed,
-        microscope=config.augmentations == "microscope",
+        changes=changes_of(config.augmentations),
     )
 
 

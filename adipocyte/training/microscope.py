@@ -1,12 +1,13 @@
 """Augmentations that make one microscope's planes look like another's."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 Planes = NDArray[np.float32]  # (Z, Y, X)
+Change = Callable[[Planes, float, np.random.Generator], Planes]
 
 _P = 0.5  # probability of each change
 _STEP = (0.7, 1.3)  # of the z-step, as a factor
@@ -19,30 +20,48 @@ _LEVEL = 0.25  # standard deviation of what is added, in network units
 _NOISE = 0.4  # most noise (standard deviation), in network units
 
 
-def as_other_microscope(
-    planes: Planes, ground: float, random: np.random.Generator, without: str = ""
-) -> Planes:
-    """*planes* as another microscope might have taken them; each change has probability 1/2.
+def changes_of(augmentations: str) -> tuple[Change, ...]:
+    """The changes of a way of *augmentations*.
 
-    planes: (Z, Y, X) in network units, in which the dark is at -*ground*. In this order: another
-    z-step and z-offset; planes that are missing, their neighbours in their place; blur that grows
-    with the distance from one plane; light that is uneven; gamma; contrast and level; noise, a part
-    of which grows with the light. *without* leaves one of CHANGES out. Returns (Z, Y, X).
+    "report" has none. "microscope" has CHANGES: another z-step and z-offset; planes that are
+    missing, their neighbours in their place; blur that grows with the distance from one plane;
+    light that is uneven; gamma; contrast and level; noise, a part of which grows with the light.
+    "any_planes" has fewer planes before these, as few as one.
     """
-    for name, change in CHANGES.items():
-        if random.random() < _P and name != without:
+    if augmentations == "report":
+        return ()
+    return (*[fewer_planes] * (augmentations == "any_planes"), *CHANGES.values())
+
+
+def as_other_microscope(
+    planes: Planes, ground: float, random: np.random.Generator, changes: Sequence[Change]
+) -> Planes:
+    """*planes* as another microscope might have taken them: each of *changes* or not, at random.
+
+    planes: (Z, Y, X) in network units, in which the dark is at -*ground*. Returns (Z, Y, X).
+    """
+    for change in changes:
+        if random.random() < _P:
             planes = change(planes, ground, random)
     return planes
+
+
+def fewer_planes(planes: Planes, _: float, random: np.random.Generator) -> Planes:
+    """As many planes, but between fewer, which lie at equal distances in a part of the stack."""
+    n = len(planes)
+    first, last = np.sort(random.integers(0, n, 2))
+    taken = np.unique(np.linspace(first, last, random.integers(1, n + 1)).round().astype(int))
+    return between(planes[taken], np.linspace(0, len(taken) - 1, n))
 
 
 def _z_window(planes: Planes, _: float, random: np.random.Generator) -> Planes:
     n = len(planes)
     middle = (n - 1) / 2
     places = middle + random.uniform(*_STEP) * (np.arange(n) - middle)
-    return _between(planes, places + random.uniform(-_OFFSET, _OFFSET))
+    return between(planes, places + random.uniform(-_OFFSET, _OFFSET))
 
 
-def _between(planes: Planes, places: NDArray) -> Planes:
+def between(planes: Planes, places: NDArray) -> Planes:
     """The planes at *places* along z, between the nearest two; beyond the ends those at the end."""
     places = np.clip(places, 0, len(planes) - 1)
     below = np.minimum(places.astype(int), max(len(planes) - 2, 0))
@@ -103,7 +122,7 @@ def _noise(planes: Planes, ground: float, random: np.random.Generator) -> Planes
     return planes + sigma * noise
 
 
-CHANGES: dict[str, Callable[[Planes, float, np.random.Generator], Planes]] = {
+CHANGES: dict[str, Change] = {
     "z-window": _z_window,
     "missing planes": _missing,
     "defocus": _defocus,

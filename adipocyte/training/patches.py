@@ -5,7 +5,7 @@ Patch i depends on the seed and on i alone, not on the process that reads it or 
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 
 import numpy as np
@@ -19,7 +19,7 @@ from adipocyte.domain import BRIGHTFIELD, FieldKey, Window
 from adipocyte.errors import ConfigError
 from adipocyte.store.reader import Store
 from adipocyte.training.augmentations import WINDOW, Augmenter
-from adipocyte.training.microscope import as_other_microscope
+from adipocyte.training.microscope import Change, as_other_microscope
 
 _KEPT_MB = 1000  # of fields, which are then read once, not anew for each patch
 
@@ -33,7 +33,7 @@ class Patches(Dataset[Batch]):
     Each is planes (Z, Y, X), *targets* (T, Y, X) and mask (1, Y, X), float32; the segmenter needs
     no target. A target that the field lacks is nan; each field has at least one. *masks* give the
     nuclei: of several, one is drawn for each patch; without any the mask is empty. Masks come from
-    fields that have A1. With *microscope* the planes are such as other microscopes take. Raises
+    fields that have A1. With *changes* the planes are such as other microscopes take. Raises
     ConfigError when a patch is larger than a field.
     """
 
@@ -46,10 +46,10 @@ class Patches(Dataset[Batch]):
         *,
         patch_px: int,
         seed: int,
-        microscope: bool = False,
+        changes: Sequence[Change] = (),
     ) -> None:
         self._store, self._targets, self._masks = store, targets, masks
-        self._microscope = microscope
+        self._changes = changes
         self._augmenter = augmenter
         self._patch_px, self._seed = patch_px, seed
         self._keys = store.keys("train", targets)
@@ -73,9 +73,10 @@ class Patches(Dataset[Batch]):
         stack = self._augmenter(self._read(key, window, masks), seed)
         n_z = self._store.manifest.n_z_planes
         planes, targets, mask = stack[:n_z], stack[n_z:-1], stack[-1:] > 0.5
-        if self._microscope:
+        if self._changes:
             light = self._store.field_scaling(key, BRIGHTFIELD)
-            planes = as_other_microscope(planes, light.mean / light.std, random)
+            ground = light.mean / light.std
+            planes = as_other_microscope(planes, ground, random, self._changes)
         targets[[target not in self._store.targets(key) for target in self._targets]] = np.nan
         return (
             torch.from_numpy(planes),

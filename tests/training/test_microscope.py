@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from adipocyte.training.microscope import CHANGES, as_other_microscope
+from adipocyte.training.microscope import CHANGES, as_other_microscope, changes_of, fewer_planes
 
 GROUND = 2.5  # network units from the dark to the mean of the light
 
@@ -75,20 +75,38 @@ def test_gamma_leaves_the_light_of_an_empty_place_and_its_slope():
     assert changed[0, 0, 1] == pytest.approx(1e-3, rel=0.01)
 
 
-def test_each_change_happens_to_half_of_the_patches_and_can_be_left_out(planes):
-    nothing = [
-        np.array_equal(as_other_microscope(planes, GROUND, np.random.default_rng(seed)), planes)
+def test_each_change_happens_to_half_of_the_patches(planes):
+    calls = []
+    changes = [
+        lambda planes, ground, random, name=name: calls.append((name, ground)) or planes + 1
+        for name in ("a", "b")
+    ]
+    sums = [
+        as_other_microscope(planes, GROUND, np.random.default_rng(seed), changes)[0, 0, 0]
+        - planes[0, 0, 0]
         for seed in range(400)
     ]
-    assert np.mean(nothing) < 0.04  # one in 128
-    level = np.full((7, 64, 64), 1.0, dtype=np.float32)
-    is_noisy = [
-        np.diff(
-            as_other_microscope(level, GROUND, np.random.default_rng(seed), without=left_out)[0]
-        ).std()
-        > 0.05
-        for left_out in ("", "noise")
-        for seed in range(200)
-    ]
-    assert 0.25 < np.mean(is_noisy[:200]) < 0.6
-    assert not any(is_noisy[200:])
+    assert {ground for _, ground in calls} == {GROUND}
+    for name in ("a", "b"):
+        assert 0.4 < np.mean([called == name for called, _ in calls]) < 0.6
+    assert 0.4 < len(calls) / 800 < 0.6
+    assert sum(sums) == pytest.approx(len(calls), rel=1e-4)
+
+
+def test_the_ways_of_augmentation_have_their_changes():
+    assert changes_of("report") == ()
+    assert changes_of("microscope") == tuple(CHANGES.values())
+    assert changes_of("any_planes") == (fewer_planes, *CHANGES.values())
+
+
+def test_with_fewer_planes_the_others_lie_between_them():
+    flat = np.broadcast_to(np.arange(7, dtype=np.float32)[:, None, None], (7, 4, 4)).copy()
+    seen = set()
+    for seed in range(200):
+        levels = fewer_planes(flat, GROUND, np.random.default_rng(seed))[:, 0, 0]
+        assert levels.shape == (7,)
+        steps = np.diff(levels)
+        assert steps.min() >= 0
+        assert 0 <= levels[0] <= levels[-1] <= 6
+        seen.add(len(np.unique(levels)))
+    assert {1, 7} <= seen  # a single plane, and all

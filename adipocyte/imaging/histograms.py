@@ -1,5 +1,7 @@
 """Histograms over all 65,536 counts: exact statistics of any number of images, and matching."""
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -31,13 +33,15 @@ def mean_and_std(histogram: NDArray[np.int64]) -> tuple[float, float]:
     return mean, float(np.sqrt((counts - mean) ** 2 @ histogram / n))
 
 
-def clipped(histogram: NDArray[np.int64], tail: float) -> NDArray[np.int64]:
-    """The (65536,) *histogram* of the same pixels clipped to two of their quantiles.
+def quantiles(histogram: NDArray[np.int64], shares: Sequence[float]) -> list[int]:
+    """The counts below which the *shares* of a (65536,) histogram's pixels lie."""
+    found = np.searchsorted(np.cumsum(histogram), np.asarray(shares) * histogram.sum())
+    return found.tolist()
 
-    These are the shares *tail* and 1 - *tail*.
-    """
-    n, cumulative = histogram.sum(), np.cumsum(histogram)
-    low, high = np.searchsorted(cumulative, [tail * n, (1 - tail) * n])
+
+def clipped(histogram: NDArray[np.int64], tail: float) -> NDArray[np.int64]:
+    """The (65536,) *histogram* of its pixels clipped to their quantiles *tail* and 1 - *tail*."""
+    low, high = quantiles(histogram, (tail, 1 - tail))
     inner = np.zeros_like(histogram)
     inner[low : high + 1] = histogram[low : high + 1]
     inner[low] += histogram[:low].sum()

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adipocyte.errors import ConfigError
-from adipocyte.imaging.histograms import clipped, mean_and_std
+from adipocyte.imaging.histograms import clipped, mean_and_std, quantiles
 
-_TAIL = 1e-3  # of a field's pixels at either end, which hot pixels, dust and flecks lie in
+_TAIL = 1e-3  # of a field's pixels at either end, which hot pixels and dust lie in
+_DARK, _BRIGHT = 0.01, 0.998  # shares of a stain's pixels: its ground, and its brightest objects
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,38 @@ def field_scaling(histogram: NDArray[np.int64]) -> Scaling:
     Wilcox 2012, "Introduction to robust estimation", 3.3). Raises ConfigError when nothing varies.
     """
     return Scaling(*mean_and_std(clipped(histogram, _TAIL)))
+
+
+@dataclass(frozen=True)
+class Level:
+    """How strong a stain is, in counts: its `dark` ground, and its brightest objects above that.
+
+    Unlike mean and standard deviation, neither depends on how many objects there are. Raises
+    ConfigError if nothing is brighter than the ground.
+    """
+
+    dark: float
+    above: float
+
+    def __post_init__(self) -> None:
+        if not self.above > 0:
+            raise ConfigError(
+                f"a stain must have a range, got {self.above} counts",
+                "the images are constant; check the plate",
+            )
+
+    def scaling(self, shape: Scaling) -> Scaling:
+        """The scaling of a stain of this level whose `shape` is known in units of a level."""
+        return Scaling(self.dark + shape.mean * self.above, shape.std * self.above)
+
+
+def stain_level(histogram: NDArray[np.int64]) -> Level:
+    """The level of a stain from the (65536,) *histogram* of a well's fields.
+
+    Raises ConfigError when nothing is brighter than the ground.
+    """
+    dark, bright = quantiles(histogram, (_DARK, _BRIGHT))
+    return Level(dark, bright - dark)
 
 
 # Table 3.1 of the report: brightfield, all seven planes together, in counts.

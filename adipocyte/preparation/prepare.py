@@ -30,8 +30,6 @@ from adipocyte.preparation.field import (
 from adipocyte.preparation.progress import FieldRecord
 from adipocyte.preparation.split import split_wells
 from adipocyte.preparation.statistics import (
-    Scalings,
-    mean_scalings,
     medians_of,
     own_scalings,
     scalings_of,
@@ -203,11 +201,8 @@ def _sum_up(
     split = _split(records, problems, config)
     limits = _limits(records, split["train"])
     lacks = _lacks(scanned)
-    own = {}
-    if config.normalisation == Normalisation.FIELD:
-        own = own_scalings(partial, records)
     fields = {
-        key: _entry(record, limits[str(key.magnification)], lacks[key], own.get(key, {}))
+        key: _entry(record, limits[str(key.magnification)], lacks[key])
         for key, record in records.items()
     }
     left_out = set()
@@ -223,10 +218,10 @@ def _sum_up(
     histograms = sum_histograms(partial, trained)
     with replacing(partial / HISTOGRAMS) as path:
         save_file(histograms, path)
-    if own:
-        scalings = mean_scalings({key: own[key] for key in trained})
-    else:
-        scalings = scalings_of(histograms, config.normalisation)
+    scalings = scalings_of(histograms, config.normalisation)
+    if config.normalisation == Normalisation.FIELD:
+        own, scalings = own_scalings(partial, records, trained)
+        fields = {key: replace(entry, scalings=own[key]) for key, entry in fields.items()}
     keep_only(partial, set(records))
     describe_plates(partial, records)
     return StoreManifest(
@@ -255,15 +250,12 @@ def _limits(records: Records, training_wells: tuple[str, ...]) -> dict[str, Limi
     return {str(magnification): learn_limits(fields) for magnification, fields in measures.items()}
 
 
-def _entry(
-    record: FieldRecord, limits: Limits, lacks: tuple[str, ...], scalings: Scalings
-) -> FieldEntry:
+def _entry(record: FieldRecord, limits: Limits, lacks: tuple[str, ...]) -> FieldEntry:
     return FieldEntry(
         shape=record.shape,
         quality=record.quality,
         flags=flags(record.quality, limits),
         lacks=lacks,
-        scalings=scalings,
     )
 
 

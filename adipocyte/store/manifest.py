@@ -83,8 +83,8 @@ class StoreManifest:
     """What a store holds and how it was made.
 
     `scalings` maps magnification ("20") and channel ("brightfield", "A1", "A2", "A3") to
-    (mean, std), under normalisation=field the means of those of the fields, and `medians` to the
-    median, in counts, over the training wells. `limits` maps
+    (mean, std), under normalisation=field those of a typical field, and `medians` to the median, in
+    counts, over the training wells. `limits` maps
     magnification and measure of quality to [low, high]. `split` lists the wells of "train",
     "validation" and "test". `alignments` says how fluorescence lies against brightfield;
     `registrations` says how that was measured, where it was. `problems` are what was left out of

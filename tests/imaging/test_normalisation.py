@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from adipocyte.errors import ConfigError
-from adipocyte.imaging.normalisation import REPORT_SCALINGS, Scaling, field_scaling
+from adipocyte.imaging.normalisation import REPORT_SCALINGS, Scaling, field_scaling, stain_level
 
 COUNTS = arrays(np.uint16, array_shapes(min_dims=2, max_dims=3, max_side=12))
 
@@ -67,3 +67,25 @@ def test_the_scaling_of_a_field_is_its_mean_and_deviation_without_the_extremes()
     hot = field_scaling(np.bincount(counts, minlength=65536))
     assert counts.std() > 1400
     assert (hot.mean, hot.std) == pytest.approx((clean.mean, clean.std), rel=0.01)
+
+
+def test_the_level_of_a_stain_does_not_depend_on_how_much_of_it_there_is():
+    random = np.random.default_rng(0)
+
+    def histogram(share: float, strength: float) -> np.ndarray:
+        is_bright = random.random(200_000) < share
+        counts = 200 + strength * is_bright * random.uniform(500, 1000, 200_000)
+        return np.bincount((counts + random.normal(0, 5, 200_000)).astype(int), minlength=65536)
+
+    full, sparse, strong = (stain_level(histogram(*one)) for one in ((0.3, 1), (0.05, 1), (0.3, 4)))
+    assert sparse.above == pytest.approx(full.above, rel=0.05)
+    assert strong.above == pytest.approx(4 * full.above, rel=0.05)
+    assert full.dark == pytest.approx(sparse.dark, abs=3) == pytest.approx(strong.dark, abs=3)
+    shape = Scaling(0.2, 0.3)
+    assert full.scaling(shape).mean == pytest.approx(full.dark + 0.2 * full.above)
+    assert full.scaling(shape).std == pytest.approx(0.3 * full.above)
+
+
+def test_a_stain_without_a_range_has_no_level():
+    with pytest.raises(ConfigError, match="must have a range, got 0 counts"):
+        stain_level(np.bincount(np.full(1000, 300), minlength=65536))

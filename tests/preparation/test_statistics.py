@@ -1,6 +1,7 @@
 """Statistics of the training wells."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,42 +46,58 @@ def test_normalisation_report_is_table_3_1_for_brightfield_and_measured_for_the_
     assert store.scaling(20, "A2") == small_store.scaling(20, "A2")
 
 
-def test_normalisation_field_is_each_fields_own_and_painted_counts_are_of_their_mean(
-    small_plate, small_store, tmp_path
-):
+def test_normalisation_field_is_each_fields_own_brightfield(small_plate, small_store, tmp_path):
     store = prepared(small_plate, tmp_path / "store", normalisation="field")
     assert store.digest != small_store.digest
     for key in store.manifest.fields:
-        images = {target: store.stain(key, target) for target in TARGETS}
-        for channel, counts in {**images, BRIGHTFIELD: store.planes(key)}.items():
-            expected = field_scaling(np.bincount(counts.ravel(), minlength=65536))
-            assert store.field_scaling(key, channel) == expected
-            assert small_store.field_scaling(key, channel) == small_store.scaling(
-                key.magnification, channel
-            )
+        histogram = np.bincount(store.planes(key).ravel(), minlength=65536)
+        assert store.field_scaling(key, BRIGHTFIELD) == field_scaling(histogram)
+        for channel in (BRIGHTFIELD, *TARGETS):
+            of_plate = small_store.scaling(key.magnification, channel)
+            assert small_store.field_scaling(key, channel) == of_plate
     keys = [key for key in store.keys("train") if key.magnification == 20]
-    stds = [store.field_scaling(key, "A2").std for key in keys]
-    assert len(keys) == 2
-    assert stds[0] != stds[1]
-    assert store.scaling(20, "A2").std == pytest.approx(np.mean(stds))
+    lights = [store.field_scaling(key, BRIGHTFIELD) for key in keys]
+    assert store.scaling(20, BRIGHTFIELD).std == pytest.approx(np.mean([x.std for x in lights]))
     assert store.median(20, "A2") == small_store.median(20, "A2")
 
 
-def test_a_field_is_painted_in_units_of_its_wells_stains(tmp_path):
-    for fov, density in ((1, 1.0), (2, 0.05)):
-        conditions = Conditions(density=density)
-        made = simulate_field(20, (96, 96), seed=(3, fov), conditions=conditions)
-        for well in ("B03", "C02", "D02"):
-            key = FieldKey(20, well, fov)
-            write_field(tmp_path / "plate", key, RawField(made.planes, made.targets))
+def plate_of(folder: Path, wells: dict[str, list[Conditions]]) -> Path:
+    """Fields of the *wells* under these conditions; those of the same number are the same scene."""
+    for well, fields in wells.items():
+        for fov, conditions in enumerate(fields, start=1):
+            made = simulate_field(20, (128, 128), seed=(3, fov), conditions=conditions)
+            write_field(folder, FieldKey(20, well, fov), RawField(made.planes, made.targets))
+    return folder
+
+
+def test_a_stain_is_in_units_of_its_wells_level_which_its_strength_changes_alone(tmp_path):
+    weak = Conditions(stains=dict.fromkeys(TARGETS, 0.4))
+    usual = Conditions()
+    wells = {"B03": [usual, usual], "C02": [usual, usual], "D02": [weak, weak]}
+    plate = plate_of(tmp_path / "plate", wells)
     settings = {"validation_wells": "B03", "test_wells": "D02", "align": "none"}
-    store = prepared(tmp_path / "plate", tmp_path / "store", normalisation="field", **settings)
-    dense, sparse = FieldKey(20, "C02", 1), FieldKey(20, "C02", 2)
-    assert store.field_scaling(dense, "A2") == store.field_scaling(sparse, "A2")
-    assert store.field_scaling(dense, BRIGHTFIELD) != store.field_scaling(sparse, BRIGHTFIELD)
-    both = np.concatenate([store.stain(key, "A2").ravel() for key in (dense, sparse)])
-    expected = field_scaling(np.bincount(both, minlength=65536))
-    assert store.field_scaling(dense, "A2") == expected
+    store = prepared(plate, tmp_path / "store", normalisation="field", **settings)
+    strong, again, faint = (FieldKey(20, *one) for one in (("C02", 1), ("C02", 2), ("D02", 1)))
+    for target in TARGETS:
+        assert store.field_scaling(strong, target) == store.field_scaling(again, target)
+        units = [
+            store.field_scaling(key, target).normalise(store.stain(key, target))
+            for key in (strong, faint)
+        ]
+        # The same scene, stained less than half as strongly, but for its noise and debris.
+        assert units[0].std() == pytest.approx(1, abs=0.35)
+        assert units[1].std() == pytest.approx(units[0].std(), rel=0.15)
+        assert np.median(units[1]) == pytest.approx(np.median(units[0]), abs=0.1)
+        ratio = store.field_scaling(faint, target).std / store.field_scaling(strong, target).std
+        assert ratio == pytest.approx(0.4, rel=0.15)
+    # The training wells' mean and deviation in these units are 0 and 1.
+    both = np.stack(
+        [
+            store.field_scaling(key, "A2").normalise(store.stain(key, "A2"))
+            for key in store.keys("train")
+        ]
+    )
+    assert (both.mean(), both.std()) == pytest.approx((0, 1), abs=1e-4)
 
 
 def test_a_constant_stain_has_no_scaling_of_its_own(small_plate, tmp_path):

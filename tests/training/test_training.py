@@ -1,6 +1,7 @@
 """Patches repeat and stay registered; a training repeats, learns and keeps its best network."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,6 +35,7 @@ from adipocyte.training.mask_sources import PredictedMasks
 from adipocyte.training.patches import Patches, epoch_steps, patch_loader
 from adipocyte.training.segmenter import train_segmenter
 from adipocyte.training.validation import source_of, validate_generator, validate_segmenter
+from tests.support.stores import prepared
 from tests.support.trainings import LIPIDS, NUCLEI, SEGMENTER, Notes, same, weights
 
 PLAIN = Augmenter(32, p=0.0, rotate_deg=9)
@@ -116,24 +118,54 @@ def test_augmentation_invents_no_values_and_without_any_only_crops():
 # Patches
 
 
-def test_a_patch_is_a_part_of_a_training_field_in_network_units(small_store):
-    patches = Patches(small_store, ("A2",), (small_store.mask,), PLAIN, patch_px=32, seed=0)
+@pytest.fixture(scope="module")
+def store_by_field(small_plate: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """`small_store`, but each field is normalised by itself."""
+    folder = tmp_path_factory.mktemp("by_field") / "store"
+    return prepared(small_plate, folder, normalisation="field")
+
+
+@pytest.mark.parametrize("name", ["small_store", "store_by_field"])
+def test_a_patch_is_a_part_of_a_training_field_in_network_units(name, request):
+    store = request.getfixturevalue(name)
+    patches = Patches(store, ("A2",), (store.mask,), PLAIN, patch_px=32, seed=0)
     for planes, target, mask in patches[0], patches[1], patches[2]:
         assert (planes.shape, target.shape, mask.shape) == ((7, 32, 32), (1, 32, 32), (1, 32, 32))
         found = 0
-        for key in small_store.keys("train"):
-            lipids = small_store.target(key, "A2")
-            counts = small_store.scaling(key.magnification, "A2").denormalise(target[0].numpy())
-            light = small_store.scaling(key.magnification, BRIGHTFIELD)
+        for key in store.keys("train"):
+            lipids = store.target(key, "A2")
+            counts = store.field_scaling(key, "A2").denormalise(target[0].numpy())
+            light = store.field_scaling(key, BRIGHTFIELD)
             for y, x in np.argwhere(lipids[:65, :49] == counts[0, 0]):
                 window = np.s_[y : y + 32, x : x + 32]
                 if (lipids[window] == counts).all():
                     brightfield = light.denormalise(planes.numpy())
                     nuclei = mask[0].numpy().astype(bool)
-                    np.testing.assert_array_equal(brightfield, small_store.planes(key, window))
-                    np.testing.assert_array_equal(nuclei, small_store.mask(key, window))
+                    np.testing.assert_array_equal(brightfield, store.planes(key, window))
+                    np.testing.assert_array_equal(nuclei, store.mask(key, window))
                     found += 1
         assert found == 1
+
+
+def test_only_the_planes_of_a_patch_are_those_of_another_microscope(small_store):
+    def brighter(planes: np.ndarray, ground: float, _: np.random.Generator) -> np.ndarray:
+        return planes + np.float32(ground)
+
+    plain, changed = (
+        Patches(small_store, ("A2",), (), PLAIN, patch_px=32, seed=0, changes=changes)
+        for changes in ((), (brighter,))
+    )
+    grounds = {
+        small_store.scaling(magnification, BRIGHTFIELD).mean
+        / small_store.scaling(magnification, BRIGHTFIELD).std
+        for magnification in (20, 40)
+    }
+    seen = set()
+    for i in range(12):
+        (planes, target, _), (other, same, _) = plain[i], changed[i]
+        assert torch.equal(target, same)
+        seen.add(round(float((other - planes).mean()), 3))
+    assert seen == {0.0, *(round(ground, 3) for ground in grounds)}
 
 
 def test_a_patch_depends_on_seed_and_index_alone(small_store):

@@ -16,6 +16,7 @@ SEGMENTER = "segmenter"  # the network that finds nuclei in brightfield; each ta
 MAGNIFICATIONS = (20, 40, 60)
 UM_PER_PX = {20: 0.325, 40: 0.163, 60: 0.108}  # not published; these values fit the instrument
 N_Z_PLANES = 7
+MOST_Z_PLANES = 9  # that a model takes which was trained for any number of planes
 SMALLEST_PX = 64  # the shortest side of a field that can be prepared, painted or judged
 
 Window = tuple[slice, slice]  # a part of an image: rows, columns

@@ -72,7 +72,7 @@ def check_fits(stainer: Stainer, store: Store) -> None:
     """Raise StoreError when *stainer* cannot paint *store*, or the store lacks its stains."""
     for target in stainer.manifest.targets:
         store.require_target(target)
-    if store.manifest.n_z_planes != stainer.manifest.n_z_planes:
+    if store.manifest.n_z_planes not in stainer.manifest.plane_numbers:
         raise StoreError(
             f"the store has {store.manifest.n_z_planes} z-planes, "
             f"the model paints from {stainer.manifest.n_z_planes}",

@@ -100,7 +100,7 @@ def read_image(path: Path) -> NDArray[np.uint16]:
     return read_stack(path, 1)[0]
 
 
-def read_stack(path: Path, n_planes: int) -> NDArray[np.uint16]:
+def read_stack(path: Path, n_planes: int | range) -> NDArray[np.uint16]:
     """Read a TIFF of *n_planes* pages, z in page order. Returns (Z, Y, X) in counts.
 
     Raises ImageError, naming the file.
@@ -109,7 +109,7 @@ def read_stack(path: Path, n_planes: int) -> NDArray[np.uint16]:
         return _decode(file, size, n_planes, str(path))
 
 
-def decode_stack(data: bytes, n_planes: int) -> NDArray[np.uint16]:
+def decode_stack(data: bytes, n_planes: int | range) -> NDArray[np.uint16]:
     """Decode a TIFF or OME-TIFF of *n_planes* pages, z in page order. Returns (Z, Y, X) in counts.
 
     Only these bytes are read: the XML of an OME-TIFF, which may name other files, is not followed.
@@ -119,8 +119,10 @@ def decode_stack(data: bytes, n_planes: int) -> NDArray[np.uint16]:
     return _decode(io.BytesIO(data), len(data), n_planes, _STACK)
 
 
-def stack_shape(data: bytes, n_planes: int) -> tuple[int, int]:
+def stack_shape(data: bytes, n_planes: int | range) -> tuple[int, int]:
     """The (Y, X) in pixels of a stack, by its headers; no pixel is decoded.
+
+    *n_planes* is a number of pages, or a range of numbers.
 
     Raises ImageError when the bytes are no TIFF, are cut short, or hold anything but *n_planes*
     grey pages, uint8 or uint16, of one size, each side at most MAX_SIDE_PX; when its tags are what
@@ -174,9 +176,9 @@ def _opened(path: Path) -> Generator[tuple[BinaryIO, int]]:
         yield file, os.fstat(file.fileno()).st_size
 
 
-def _decode(file: BinaryIO, size: int, n_planes: int, name: str) -> NDArray[np.uint16]:
+def _decode(file: BinaryIO, size: int, n_planes: int | range, name: str) -> NDArray[np.uint16]:
     with _pages(file, size, n_planes, name) as (header, pages):
-        stack = np.empty((n_planes, *header.shape), dtype=np.uint16)
+        stack = np.empty((header.n_planes, *header.shape), dtype=np.uint16)
         for plane, page in zip(stack, pages, strict=True):
             plane[...] = page.asarray()
         return stack
@@ -184,12 +186,14 @@ def _decode(file: BinaryIO, size: int, n_planes: int, name: str) -> NDArray[np.u
 
 @contextmanager
 def _pages(
-    file: BinaryIO, size: int, n_planes: int, name: str
+    file: BinaryIO, size: int, n_planes: int | range, name: str
 ) -> Generator[tuple[Header, list[TiffPage]]]:
     """The header of a stack, and its pages, checked, to decode."""
-    needed = f"{n_planes} grey page{'s' if n_planes > 1 else ''}"
-    with _tiff(file, size, n_planes, name, needed) as pages:
-        _check_number(len(pages), n_planes, name, needed)
+    allowed = range(n_planes, n_planes + 1) if isinstance(n_planes, int) else n_planes
+    numbers = f"{allowed[0]}" if len(allowed) == 1 else f"{allowed[0]} to {allowed[-1]}"
+    needed = f"{numbers} grey page{'s' if allowed[-1] > 1 else ''}"
+    with _tiff(file, size, allowed[-1], name, needed) as pages:
+        _check_number(len(pages), allowed, name, needed)
         yield _checked(pages, size, name, needed), pages
 
 
@@ -225,15 +229,15 @@ def _tiff(
             vars(page).clear()
 
 
-def _check_number(n_found: int, n_planes: int, name: str, needed: str) -> None:
-    if n_found > n_planes:
+def _check_number(n_found: int, allowed: range, name: str, needed: str) -> None:
+    if n_found > allowed[-1]:
         raise ImageError(
-            f"{name} has more than {n_planes} pages", f"it must have {needed}, z in order"
+            f"{name} has more than {allowed[-1]} pages", f"it must have {needed}, z in order"
         )
-    if n_found < n_planes:
+    if n_found < allowed[0]:
         advice = "if the file should have more, it is cut short: copy it again"
         raise ImageError(
-            f"{name} has {n_found} of {n_planes} pages",
+            f"{name} has {n_found} of {allowed[0]} pages",
             f"it must have {needed}, z in order; {advice}",
         )
 

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save, save_file
 from adipocyte.domain import (
     BRIGHTFIELD,
     MAGNIFICATIONS,
+    MOST_Z_PLANES,
     SEGMENTER,
     TARGETS,
     Intensities,
@@ -46,6 +47,7 @@ _FORM = {
     "targets": [str],
     "networks": {...: {"paints": [str], "sees_mask": bool}},
     "n_z_planes": int,
+    "any_planes": bool,
     "scalings": {...: {...: (NUMBER, NUMBER)}},
     "limits": {...: {...: (NUMBER | None, NUMBER | None)}},
     "runs": {...: str},
@@ -88,7 +90,9 @@ class BundleManifest:
     """What a bundle holds and where it came from.
 
     `networks` maps the names of generators, which are their folders, to what they paint; the
-    segmenter is beside them if one sees its mask. `scalings` maps magnification ("20") and channel
+    segmenter is beside them if one sees its mask. They see `n_z_planes`; with `any_planes` they
+    learnt from any number, and a stack of 1 to MOST_Z_PLANES is brought to so many (see
+    `imaging.planes`). `scalings` maps magnification ("20") and channel
     ("brightfield", "A1", …) to [mean, std] in counts, `limits` maps magnification and measurement
     of quality (see `imaging.quality`) to the [low, high] of the training wells. `runs` maps each
     target, and "segmenter" if there is one, to the run that trained it; `store_digest` names the
@@ -118,6 +122,7 @@ class BundleManifest:
     intensities: str
     normalisation: str = Normalisation.PLATE
     started_from: dict[str, str] = field(default_factory=dict)
+    any_planes: bool = False
     storage: str = "float32"
     calibrations: str = ""
     checksums: dict[str, str] = field(default_factory=dict)
@@ -149,6 +154,13 @@ class BundleManifest:
                 f"not one of {', '.join(Normalisation)}",
                 _AGAIN,
             )
+
+    @property
+    def plane_numbers(self) -> range:
+        """The numbers of planes that a stack may have."""
+        if self.any_planes:
+            return range(1, MOST_Z_PLANES + 1)
+        return range(self.n_z_planes, self.n_z_planes + 1)
 
     @property
     def magnifications(self) -> tuple[int, ...]:
@@ -369,6 +381,7 @@ def _of_one_plate() -> dict[str, Any]:
         "format": BUNDLE_FORMAT,
         "normalisation": Normalisation.PLATE.value,
         "started_from": {},
+        "any_planes": False,
     }
 
 

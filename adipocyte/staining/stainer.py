@@ -22,6 +22,7 @@ from adipocyte.imaging import limits, quality
 from adipocyte.imaging.histograms import apply_table, match_highlights, match_histogram
 from adipocyte.imaging.normalisation import Scaling
 from adipocyte.imaging.padding import pad_to_multiple
+from adipocyte.imaging.planes import as_many
 from adipocyte.networks.files import load_network
 from adipocyte.networks.predictor import Predictor, make_ready
 from adipocyte.networks.tiles import Tiling, predict_windows, smallest_tile_px
@@ -122,12 +123,12 @@ class Stainer:
     ) -> Stained:
         """Paint *targets* of a field; None: all that the bundle has.
 
-        planes: (Z, Y, X) brightfield in counts, sides of 64 pixels or more. *intensities* is a way
-        for `rescale`; None: the one that the bundle keeps. *tile_px* is the side in pixels of the
-        tiles that the networks see; None: the whole field at once, or where that would take too
-        much memory, the largest tiles that do not. *tta* averages the paintings of the field turned
-        and mirrored in all eight ways, and takes eight times as long. Returns images of the same
-        (Y, X).
+        planes: (Z, Y, X) brightfield in counts, sides of 64 pixels or more, as many planes as the
+        bundle takes. *intensities* is a way for `rescale`; None: the one that the bundle keeps.
+        *tile_px* is the side in pixels of the tiles that the networks see; None: the whole field at
+        once, or where that would take too much memory, the largest tiles that do not. *tta*
+        averages the paintings of the field turned and mirrored in all eight ways, and takes eight
+        times as long. Returns images of the same (Y, X).
 
         Raises ImageError for a stack of another kind or a magnification that the bundle has not
         seen, MemoryLimitError before it would take more memory than `memory_mb`, ConfigError for an
@@ -137,6 +138,7 @@ class Stainer:
         self._check_planes(planes)
         shape_px = planes.shape[1:]
         self._check_field(shape_px, magnification)
+        planes = as_many(planes, self.manifest.n_z_planes)
         tiling = self._tiling(shape_px, targets, tile_px, tta)
         source = _Source(planes, self.manifest.light_scaling(magnification, planes), tiling)
         run = partial(predict_windows, shape_px=shape_px, tiling=tiling, tta=tta)
@@ -308,11 +310,12 @@ class Stainer:
             )
 
     def _check_planes(self, planes: NDArray[np.uint16]) -> None:
-        n_z = self.manifest.n_z_planes
-        if planes.ndim != 3 or len(planes) != n_z or planes.dtype != np.uint16:
+        allowed = self.manifest.plane_numbers
+        if planes.ndim != 3 or len(planes) not in allowed or planes.dtype != np.uint16:
+            numbers = f"{allowed[0]}" if len(allowed) == 1 else f"{allowed[0]} to {allowed[-1]}"
             raise ImageError(
                 f"the stack is {planes.dtype} of shape {planes.shape}",
-                f"it must be uint16 counts of shape ({n_z}, Y, X)",
+                f"it must be uint16 counts of shape ({numbers}, Y, X)",
             )
 
 

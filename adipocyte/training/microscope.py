@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from adipocyte.imaging.planes import between
+
 Planes = NDArray[np.float32]  # (Z, Y, X)
 Change = Callable[[Planes, float, np.random.Generator], Planes]
 
@@ -59,15 +61,6 @@ def _z_window(planes: Planes, _: float, random: np.random.Generator) -> Planes:
     middle = (n - 1) / 2
     places = middle + random.uniform(*_STEP) * (np.arange(n) - middle)
     return between(planes, places + random.uniform(-_OFFSET, _OFFSET))
-
-
-def between(planes: Planes, places: NDArray) -> Planes:
-    """The planes at *places* along z, between the nearest two; beyond the ends those at the end."""
-    places = np.clip(places, 0, len(planes) - 1)
-    below = np.minimum(places.astype(int), max(len(planes) - 2, 0))
-    above = np.minimum(below + 1, len(planes) - 1)
-    part = (places - below).astype(np.float32)[:, None, None]
-    return planes[below] + part * (planes[above] - planes[below])
 
 
 def _missing(planes: Planes, _: float, random: np.random.Generator) -> Planes:

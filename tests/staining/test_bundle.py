@@ -15,7 +15,9 @@ from safetensors.numpy import load_file, save_file
 import adipocyte
 from adipocyte.domain import TARGETS
 from adipocyte.errors import BundleError, ImageError
+from adipocyte.imaging.planes import as_many
 from adipocyte.networks.files import copy_network, load_network
+from adipocyte.plate.tiff import decode_stack, encode_stack, stack_shape
 from adipocyte.staining import bundle as bundles
 from adipocyte.staining.bundle import (
     calibrate_bundle,
@@ -417,7 +419,7 @@ def test_constant_planes_cannot_be_normalised_by_themselves(by_field):
 def test_a_bundle_of_before_normalises_by_its_plate(folder):
     stated = json.loads((folder / "bundle.json").read_text())
     now = read_manifest(folder)
-    for name in ("normalisation", "started_from"):
+    for name in ("normalisation", "started_from", "any_planes"):
         del stated[name]
     (folder / "bundle.json").write_text(json.dumps(stated | {"format": 5}))
     assert read_manifest(folder) == now
@@ -428,3 +430,36 @@ def test_another_normalisation_than_is_known_is_refused(folder):
     _changed(folder, normalisation="mood")
     with pytest.raises(BundleError, match="normalises by 'mood', not one of plate, report, field"):
         read_manifest(folder)
+
+
+@pytest.fixture(scope="module")
+def any_planes(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Stainer:
+    copied = shutil.copytree(original, tmp_path_factory.mktemp("any") / "bundle")
+    _changed(copied, any_planes=True)
+    return Stainer(copied)
+
+
+@pytest.mark.parametrize("n_planes", [1, 3, 7, 9])
+def test_a_model_for_any_planes_paints_of_planes_between_those_of_a_stack(any_planes, n_planes):
+    stack = np.concatenate([planes(0), planes(1)])[:n_planes]
+    painted = any_planes.stain(stack, 20).images
+    expected = any_planes.stain(as_many(stack, 7), 20).images
+    for target, image in expected.items():
+        np.testing.assert_array_equal(painted[target], image)
+
+
+def test_more_planes_than_any_and_other_planes_than_learnt_are_refused(any_planes, folder):
+    many = np.zeros((10, 64, 64), dtype=np.uint16)
+    with pytest.raises(ImageError, match=r"uint16 counts of shape \(1 to 9, Y, X\)"):
+        any_planes.stain(many, 20)
+    with pytest.raises(ImageError, match=r"uint16 counts of shape \(7, Y, X\)"):
+        Stainer(folder).stain(many[:3], 20)
+
+
+def test_a_served_stack_may_have_any_planes_by_its_headers_and_pixels(any_planes):
+    allowed = any_planes.manifest.plane_numbers
+    stack = np.random.default_rng(0).integers(0, 4000, (3, 64, 80), dtype=np.uint16)
+    assert stack_shape(encode_stack(stack), allowed) == (64, 80)
+    np.testing.assert_array_equal(decode_stack(encode_stack(stack), allowed), stack)
+    with pytest.raises(ImageError, match="more than 9 pages: it must have 1 to 9 grey pages"):
+        decode_stack(encode_stack(np.zeros((10, 64, 64), np.uint16)), allowed)

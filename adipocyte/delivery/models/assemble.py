@@ -12,6 +12,7 @@ import adipocyte
 from adipocyte.delivery.runs.runs import (
     commit,
     encoder_weights_of,
+    knows_any_planes,
     network_of,
     segmenter_of,
     started_from,
@@ -135,6 +136,7 @@ def gather(store: Store, runs: dict[str, str], folder: Path, storage: str) -> Pa
             version=adipocyte.__version__,
             licences={"code": "MIT", **licences},
             started_from={name: origin for name, origin in origins.items() if origin},
+            any_planes=all(knows_any_planes(run_id) for run_id in runs.values()),
             intensities=Intensities.NONE,
             normalisation=store.manifest.origin.settings["normalisation"],
             storage=storage,

@@ -219,6 +219,11 @@ def started_from(run_id: str) -> str:
     return _tags_of(run_id).get(STARTED_TAG, "")
 
 
+def knows_any_planes(run_id: str) -> bool:
+    """Whether the generator of *run_id* learnt from any number of planes."""
+    return mlflow.get_run(run_id).data.params.get("config.augmentations") == "any_planes"
+
+
 def _tags_of(run_id: str) -> dict[str, str]:
     """The tags of a run of train_gan. Raises RunError when there is no such run."""
     try:

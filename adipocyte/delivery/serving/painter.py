@@ -87,7 +87,7 @@ class Painter:
     def _field(self, row: Row, asked: Parameters) -> Field:
         """A *row*, checked by its headers. Raises ImageError."""
         magnification, stack = _magnification(row.magnification), _stack(row.stack)
-        shape_px = stack_shape(stack, self.stainer.manifest.n_z_planes)
+        shape_px = stack_shape(stack, self.stainer.manifest.plane_numbers)
         self.stainer.check(shape_px, magnification, **asked.painting)
         return Field(stack, magnification, shape_px)
 
@@ -107,7 +107,7 @@ class Painter:
     def _paint(self, field: Field, asked: Parameters) -> dict[str, Any]:
         with self._turn:
             stained = self.stainer.stain(
-                decode_stack(field.stack, self.stainer.manifest.n_z_planes),
+                decode_stack(field.stack, self.stainer.manifest.plane_numbers),
                 field.magnification,
                 intensities=asked.intensities,
                 **asked.painting,

@@ -139,7 +139,7 @@ def main() -> int:
     print("| start | MAE / median | r, A1 / A2 / A3 | F1 of nuclei |\n|---|---|---|---|")
     measured = {}
     for name, runs in results.items():
-        maes = [statistics.mean(found["mae"].values()) for found in runs]
+        maes = [statistics.mean(found["mae_over_median"].values()) for found in runs]
         measured[f"mae.{name}"] = statistics.mean(maes)
         r = " / ".join(f"{statistics.mean(found['r'][t] for found in runs):.3f}" for t in TARGETS)
         objects = statistics.mean(found["f1"] for found in runs)

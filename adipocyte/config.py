@@ -323,11 +323,11 @@ class SimulateConfig:
 class PreprocessConfig:
     plate: Path = _plate()
     store: Path = _store()
-    normalisation: Literal["plate", "report", "field"] = option(
-        "Mean and standard deviation that counts are measured in: of the plate's training wells; "
-        "with brightfield's from the report's Table 3.1; or of each field by itself (stains: of "
-        "each well), which bears other exposures and microscopes.",
-        "plate",
+    normalisation: Literal["field", "plate", "report"] = option(
+        "Mean and standard deviation that counts are measured in: of each field by itself (stains: "
+        "of each well), which bears other exposures and microscopes; of the plate's training "
+        "wells; or that with brightfield's from the report's Table 3.1.",
+        "field",
     )
     validation_wells: str = option(
         "Wells that choose the best network, comma-separated; empty: drawn with the seed.", ""

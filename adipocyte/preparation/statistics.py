@@ -1,14 +1,14 @@
 """Constants of normalisation, medians and reference histograms of the training wells' fields."""
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from adipocyte.domain import BRIGHTFIELD, TARGETS, FieldKey, Normalisation, table_key
+from adipocyte.domain import BRIGHTFIELD, FieldKey, Normalisation, table_key
 from adipocyte.errors import ConfigError, PlateError
 from adipocyte.imaging.histograms import N_COUNTS, mean_and_std, median
 from adipocyte.imaging.normalisation import (
@@ -23,7 +23,8 @@ from adipocyte.preparation.progress import read_histograms
 Histograms = dict[str, NDArray[np.int64]]
 _NOTHING = np.zeros(N_COUNTS, dtype=np.int64)
 Measured = TypeVar("Measured", Scaling, Level)
-Scalings = dict[str, tuple[float, float]]  # mean and standard deviation in counts, by channel
+Pair = tuple[float, float]  # mean and standard deviation in counts
+Scalings = dict[str, Pair]  # by channel
 
 
 def sum_histograms(folder: Path, keys: Iterable[FieldKey]) -> Histograms:
@@ -46,36 +47,57 @@ def own_scalings(
     Brightfield's are the field's own. A stain's are those of its level in the well, because a
     well's fields are stained alike, with the mean and deviation that all *trained* fields have in
     units of such levels; so how full a field is makes a difference, and how strong its stain is
-    makes none. The plate's are of its mean brightfield and level. The fields' records lie in
-    *folder*, the store in the making. Raises PlateError where nothing varies.
+    makes none. The plate's are of the mean brightfield and level of the *trained* fields, and
+    stand in where an image is constant. The fields' records lie in *folder*, the store in the
+    making. Raises PlateError where a channel is constant in all trained fields.
     """
     own: dict[FieldKey, Scalings] = {}
     plate: dict[str, Scalings] = {}
     for magnification, fields in _by_magnification(folder, keys).items():
-        lights = {
-            key: _measured(field_scaling, key, BRIGHTFIELD, histograms[BRIGHTFIELD])
-            for key, histograms in fields.items()
+        channels = {channel for histograms in fields.values() for channel in histograms}
+        found = {
+            channel: _lights(fields, trained)
+            if channel == BRIGHTFIELD
+            else _stains(channel, fields, trained)
+            for channel in sorted(channels)
         }
-        learnt = [light for key, light in lights.items() if key in trained]
-        typical: Scalings = {BRIGHTFIELD: _mean((light.mean, light.std) for light in learnt)}
-        scalings = {key: {BRIGHTFIELD: (light.mean, light.std)} for key, light in lights.items()}
-        for target in sorted({channel for one in fields.values() for channel in one} & {*TARGETS}):
-            wells = _of_wells(fields, target)
-            levels = {
-                well: _measured(stain_level, min(members), target, sum(members.values(), _NOTHING))
-                for well, members in wells.items()
+        plate[str(magnification)] = {channel: typical for channel, (_, typical) in found.items()}
+        for key, histograms in fields.items():
+            own[key] = {
+                channel: found[channel][0].get(key, found[channel][1]) for channel in histograms
             }
-            shape = _shape(wells, levels, trained)
-            for well, members in wells.items():
-                scaling = levels[well].scaling(shape)
-                for key in members:
-                    scalings[key][target] = scaling.mean, scaling.std
-            known = [levels[well] for well, members in wells.items() if {*members} & {*trained}]
-            level = Level(*_mean((level.dark, level.above) for level in known))
-            typical[target] = level.scaling(shape).mean, level.scaling(shape).std
-        own |= scalings
-        plate[str(magnification)] = typical
     return own, plate
+
+
+def _lights(
+    fields: Mapping[FieldKey, Histograms], trained: Collection[FieldKey]
+) -> tuple[dict[FieldKey, Pair], Pair]:
+    """Brightfield's scalings of the fields in which it varies, and their mean."""
+    found = {
+        key: scaling
+        for key, histograms in fields.items()
+        if (scaling := _if_it_varies(field_scaling, histograms[BRIGHTFIELD]))
+    }
+    own = {key: (scaling.mean, scaling.std) for key, scaling in found.items()}
+    return own, _typical(BRIGHTFIELD, [own[key] for key in own if key in trained])
+
+
+def _stains(
+    target: str, fields: Mapping[FieldKey, Histograms], trained: Collection[FieldKey]
+) -> tuple[dict[FieldKey, Pair], Pair]:
+    """A stain's scalings of the fields in which it varies, and that of a typical one."""
+    wells = _of_wells(fields, target)
+    levels = {
+        well: level
+        for well, members in wells.items()
+        if (level := _if_it_varies(stain_level, sum(members.values(), _NOTHING)))
+    }
+    known = [levels[well] for well in levels if {*wells[well]} & {*trained}]
+    level = Level(*_typical(target, [(level.dark, level.above) for level in known]))
+    shape = _shape(wells, levels, trained)
+    scalings = {well: levels[well].scaling(shape) for well in levels}
+    own = {key: (scalings[w].mean, scalings[w].std) for w in scalings for key in wells[w]}
+    return own, (level.scaling(shape).mean, level.scaling(shape).std)
 
 
 def _by_magnification(
@@ -98,19 +120,25 @@ def _of_wells(
     return wells
 
 
-def _measured(
-    measure: Callable[[NDArray[np.int64]], Measured],
-    key: FieldKey,
-    channel: str,
-    histogram: NDArray[np.int64],
-) -> Measured:
+def _if_it_varies(
+    measure: Callable[[NDArray[np.int64]], Measured], histogram: NDArray[np.int64]
+) -> Measured | None:
     try:
         return measure(histogram)
-    except ConfigError as error:
+    except ConfigError:
+        return None
+
+
+def _typical(channel: str, pairs: Sequence[Pair]) -> Pair:
+    """The mean of *pairs*. Raises PlateError when there is none."""
+    if not pairs:
         raise PlateError(
-            f"{channel} of field {key} is constant",
-            "remove the field, or take -P normalisation=plate",
-        ) from error
+            f"{channel} is constant in every field of the training wells",
+            "there is nothing to learn; choose the split with -P validation_wells=… "
+            "-P test_wells=…, or give images of cells",
+        )
+    first, second = np.mean(pairs, axis=0).tolist()
+    return first, second
 
 
 def _shape(
@@ -122,7 +150,7 @@ def _shape(
     means, squares, sizes = [], [], []
     for well, members in wells.items():
         for key, histogram in members.items():
-            if key in trained:
+            if key in trained and well in levels:
                 mean, std = mean_and_std(histogram)
                 mean, std = (
                     (mean - levels[well].dark) / levels[well].above,
@@ -133,11 +161,6 @@ def _shape(
                 sizes.append(histogram.sum())
     mean = float(np.average(means, weights=sizes))
     return Scaling(mean, float(np.sqrt(np.average(squares, weights=sizes) - mean**2)))
-
-
-def _mean(pairs: Iterable[tuple[float, float]]) -> tuple[float, float]:
-    first, second = np.mean(list(pairs), axis=0).tolist()
-    return first, second
 
 
 def scalings_of(histograms: Histograms, normalisation: str) -> dict[str, Scalings]:

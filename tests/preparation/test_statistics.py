@@ -13,52 +13,58 @@ from adipocyte.imaging.normalisation import field_scaling
 from adipocyte.plate.fields import RawField, write_field
 from adipocyte.plate.scan import scan_plate
 from adipocyte.simulation import Conditions, simulate_field
+from adipocyte.store.reader import Store
 from tests.support.stores import prepared
 
 
-def test_statistics_are_those_of_the_training_wells_alone(small_store):
+@pytest.fixture(scope="module")
+def by_plate(small_plate: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    folder = tmp_path_factory.mktemp("by_plate") / "store"
+    return prepared(small_plate, folder, normalisation="plate")
+
+
+def test_statistics_are_those_of_the_training_wells_alone(by_plate):
     for magnification in (20, 40):
-        keys = [key for key in small_store.keys("train") if key.magnification == magnification]
+        keys = [key for key in by_plate.keys("train") if key.magnification == magnification]
         assert {key.well for key in keys} == {"C02", "C03"}
         pixels = {
-            target: np.stack([small_store.target(key, target) for key in keys])
-            for target in TARGETS
+            target: np.stack([by_plate.target(key, target) for key in keys]) for target in TARGETS
         }
-        pixels[BRIGHTFIELD] = np.stack([small_store.planes(key) for key in keys])
+        pixels[BRIGHTFIELD] = np.stack([by_plate.planes(key) for key in keys])
         for channel, counts in pixels.items():
-            scaling = small_store.scaling(magnification, channel)
+            scaling = by_plate.scaling(magnification, channel)
             np.testing.assert_allclose(
                 (scaling.mean, scaling.std), (counts.mean(), counts.std()), rtol=1e-9
             )
-            assert small_store.median(magnification, channel) == np.median(counts)
+            assert by_plate.median(magnification, channel) == np.median(counts)
             np.testing.assert_array_equal(
-                small_store.histogram(magnification, channel),
+                by_plate.histogram(magnification, channel),
                 np.bincount(counts.ravel(), minlength=65536),
             )
 
 
 def test_normalisation_report_is_table_3_1_for_brightfield_and_measured_for_the_rest(
-    small_plate, small_store, tmp_path
+    small_plate, by_plate, tmp_path
 ):
     store = prepared(small_plate, tmp_path / "store", normalisation="report")
     brightfield = [store.scaling(magnification, BRIGHTFIELD) for magnification in (20, 40)]
     assert [(scaling.mean, scaling.std) for scaling in brightfield] == [(2594, 966), (713, 282)]
-    assert store.scaling(20, "A2") == small_store.scaling(20, "A2")
+    assert store.scaling(20, "A2") == by_plate.scaling(20, "A2")
 
 
-def test_normalisation_field_is_each_fields_own_brightfield(small_plate, small_store, tmp_path):
-    store = prepared(small_plate, tmp_path / "store", normalisation="field")
-    assert store.digest != small_store.digest
+def test_by_default_brightfield_is_normalised_by_each_field_itself(small_store, by_plate):
+    store = small_store
+    assert store.digest != by_plate.digest
     for key in store.manifest.fields:
         histogram = np.bincount(store.planes(key).ravel(), minlength=65536)
         assert store.field_scaling(key, BRIGHTFIELD) == field_scaling(histogram)
         for channel in (BRIGHTFIELD, *TARGETS):
-            of_plate = small_store.scaling(key.magnification, channel)
-            assert small_store.field_scaling(key, channel) == of_plate
+            of_plate = by_plate.scaling(key.magnification, channel)
+            assert by_plate.field_scaling(key, channel) == of_plate
     keys = [key for key in store.keys("train") if key.magnification == 20]
     lights = [store.field_scaling(key, BRIGHTFIELD) for key in keys]
     assert store.scaling(20, BRIGHTFIELD).std == pytest.approx(np.mean([x.std for x in lights]))
-    assert store.median(20, "A2") == small_store.median(20, "A2")
+    assert store.median(20, "A2") == by_plate.median(20, "A2")
 
 
 def plate_of(folder: Path, wells: dict[str, list[Conditions]]) -> Path:
@@ -76,7 +82,7 @@ def test_a_stain_is_in_units_of_its_wells_level_which_its_strength_changes_alone
     wells = {"B03": [usual, usual], "C02": [usual, usual], "D02": [weak, weak]}
     plate = plate_of(tmp_path / "plate", wells)
     settings = {"validation_wells": "B03", "test_wells": "D02", "align": "none"}
-    store = prepared(plate, tmp_path / "store", normalisation="field", **settings)
+    store = prepared(plate, tmp_path / "store", **settings)
     strong, again, faint = (FieldKey(20, *one) for one in (("C02", 1), ("C02", 2), ("D02", 1)))
     for target in TARGETS:
         assert store.field_scaling(strong, target) == store.field_scaling(again, target)
@@ -100,12 +106,26 @@ def test_a_stain_is_in_units_of_its_wells_level_which_its_strength_changes_alone
     assert (both.mean(), both.std()) == pytest.approx((0, 1), abs=1e-4)
 
 
-def test_a_constant_stain_has_no_scaling_of_its_own(small_plate, tmp_path):
-    plate = shutil.copytree(small_plate, tmp_path / "plate")
-    key = FieldKey(20, "C02", 1)
-    [files] = [one for one in scan_plate(plate).fields if one.key == key]
-    path = files.targets["A3"]
-    tifffile.imwrite(path, np.full_like(tifffile.imread(path), 300))
-    with pytest.raises(PlateError, match="A3 of field 20x C02 F001 is constant: remove the field"):
-        prepared(plate, tmp_path / "store", normalisation="field")
-    assert prepared(plate, tmp_path / "store").field_scaling(key, "A3").std > 0
+def with_constant(plate: Path, folder: Path, channel: str, wells: tuple[str, ...]) -> Path:
+    """A copy of the plate in which a stain of some wells at 20x is a constant image."""
+    copied = shutil.copytree(plate, folder)
+    for files in scan_plate(copied).fields:
+        if files.key.magnification == 20 and files.key.well in wells:
+            path = files.targets[channel]
+            tifffile.imwrite(path, np.full_like(tifffile.imread(path), 300))
+    return copied
+
+
+def test_a_constant_stain_is_in_the_units_of_the_others(small_plate, tmp_path):
+    plate = with_constant(small_plate, tmp_path / "plate", "A3", ("C02",))
+    store = prepared(plate, tmp_path / "store")
+    blank, other = FieldKey(20, "C02", 1), FieldKey(20, "C03", 1)
+    assert store.field_scaling(blank, "A3") == store.scaling(20, "A3")
+    assert store.scaling(20, "A3") == store.field_scaling(other, "A3")  # the only one learnt from
+    assert store.manifest.fields[blank].flags  # and the field is flagged as before
+
+
+def test_where_nothing_varies_there_is_nothing_to_learn(small_plate, tmp_path):
+    plate = with_constant(small_plate, tmp_path / "plate", "A3", ("C02", "C03"))
+    with pytest.raises(PlateError, match="A3 is constant in every field of the training wells"):
+        prepared(plate, tmp_path / "store")

@@ -119,13 +119,13 @@ def test_augmentation_invents_no_values_and_without_any_only_crops():
 
 
 @pytest.fixture(scope="module")
-def store_by_field(small_plate: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """`small_store`, but each field is normalised by itself."""
-    folder = tmp_path_factory.mktemp("by_field") / "store"
-    return prepared(small_plate, folder, normalisation="field")
+def store_by_plate(small_plate: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """`small_store`, but its fields are normalised by the same constants."""
+    folder = tmp_path_factory.mktemp("by_plate") / "store"
+    return prepared(small_plate, folder, normalisation="plate")
 
 
-@pytest.mark.parametrize("name", ["small_store", "store_by_field"])
+@pytest.mark.parametrize("name", ["small_store", "store_by_plate"])
 def test_a_patch_is_a_part_of_a_training_field_in_network_units(name, request):
     store = request.getfixturevalue(name)
     patches = Patches(store, ("A2",), (store.mask,), PLAIN, patch_px=32, seed=0)
@@ -155,11 +155,8 @@ def test_only_the_planes_of_a_patch_are_those_of_another_microscope(small_store)
         Patches(small_store, ("A2",), (), PLAIN, patch_px=32, seed=0, changes=changes)
         for changes in ((), (brighter,))
     )
-    grounds = {
-        small_store.scaling(magnification, BRIGHTFIELD).mean
-        / small_store.scaling(magnification, BRIGHTFIELD).std
-        for magnification in (20, 40)
-    }
+    lights = [small_store.field_scaling(key, BRIGHTFIELD) for key in small_store.keys("train")]
+    grounds = [light.mean / light.std for light in lights]
     seen = set()
     for i in range(12):
         (planes, target, _), (other, same, _) = plain[i], changed[i]

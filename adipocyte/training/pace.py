@@ -43,8 +43,8 @@ def fitted(
 
     A short training of its own, of which nothing is kept, measures the pace; its time counts. The
     number of epochs is what repeats the training bit for bit. *trained* is the network that the
-    training starts from, if any. Raises ConfigError when several
-    processes train, because each would measure another pace, and all that `train_generator` raises.
+    training starts from, if any. Raises ConfigError when several processes train, because each
+    would measure another pace, and all that `train_generator` raises.
     """
     if not config.minutes or config.resume:
         return config

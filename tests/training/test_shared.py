@@ -128,7 +128,7 @@ def test_each_output_learns_its_own_stain(small_store):
 def test_as_many_epochs_as_fit_into_the_minutes(small_store, monkeypatch):
     clock = iter([0.0, 10.0, 16.0, 20.0])  # begun, the probe's epochs, over
 
-    def train(store, config, segmenter, folder, tracker, features):
+    def train(store, config, segmenter, folder, tracker, features, trained):
         assert (config.epochs, config.epoch_steps, config.patience) == (2, 12, 0)
         for seconds in (8.0, 3.6):  # .3 s a step, and 2.4 s for the validation
             tracker.metrics({1: {"step_mae": 1.0}})

@@ -70,8 +70,8 @@ def true_and_blurred(store: Store) -> list[NDArray[np.float32]]:
     """Each training field as (9, Y, X) in network units: planes, A2, and A2 blurred."""
     fields = []
     for key in store.keys("train"):
-        planes = store.scaling(key.magnification, BRIGHTFIELD).normalise(store.planes(key))
-        real = store.scaling(key.magnification, "A2").normalise(store.target(key, "A2"))
+        planes = store.field_scaling(key, BRIGHTFIELD).normalise(store.planes(key))
+        real = store.field_scaling(key, "A2").normalise(store.target(key, "A2"))
         fields.append(np.concatenate([planes, real[None], gaussian_filter(real, 1.0)[None]]))
     return fields
 

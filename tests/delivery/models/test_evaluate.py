@@ -122,7 +122,7 @@ def test_ranges_are_measured_on_the_same_patches_of_training_fields_every_time(s
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert len({patch.tobytes() for patch in first}) > 1
     fields = [
-        shifted_store.scaling(20, "brightfield").normalise(shifted_store.planes(key))
+        shifted_store.field_scaling(key, "brightfield").normalise(shifted_store.planes(key))
         for key in shifted_store.keys("train")
     ]
     for patch in first:

@@ -1,7 +1,8 @@
 """Constants of normalisation, medians and reference histograms of the training wells' fields."""
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,10 +22,8 @@ from adipocyte.imaging.normalisation import (
 from adipocyte.preparation.progress import read_histograms
 
 Histograms = dict[str, NDArray[np.int64]]
-_NOTHING = np.zeros(N_COUNTS, dtype=np.int64)
 Measured = TypeVar("Measured", Scaling, Level)
-Pair = tuple[float, float]  # mean and standard deviation in counts
-Scalings = dict[str, Pair]  # by channel
+Scalings = dict[str, tuple[float, float]]  # mean and standard deviation in counts, by channel
 
 
 def sum_histograms(folder: Path, keys: Iterable[FieldKey]) -> Histograms:
@@ -39,6 +38,23 @@ def sum_histograms(folder: Path, keys: Iterable[FieldKey]) -> Histograms:
     return dict(histograms)
 
 
+@dataclass
+class _Well:
+    """What the fields of one well at one magnification show.
+
+    `lights` are the scalings of brightfield where it varies, `levels` those of the stains that
+    vary, `stained` the fields that have a stain. `moments` hold mean, standard deviation and number
+    of pixels of the trained fields' stains.
+    """
+
+    lights: dict[FieldKey, Scaling] = field(default_factory=dict)
+    levels: dict[str, Level] = field(default_factory=dict)
+    stained: dict[str, list[FieldKey]] = field(default_factory=lambda: defaultdict(list))
+    moments: dict[str, list[tuple[float, float, int]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+
+
 def own_scalings(
     folder: Path, keys: Iterable[FieldKey], trained: Collection[FieldKey]
 ) -> tuple[dict[FieldKey, Scalings], dict[str, Scalings]]:
@@ -51,73 +67,47 @@ def own_scalings(
     stand in where an image is constant. The fields' records lie in *folder*, the store in the
     making. Raises PlateError where a channel is constant in all trained fields.
     """
-    own: dict[FieldKey, Scalings] = {}
-    plate: dict[str, Scalings] = {}
-    for magnification, fields in _by_magnification(folder, keys).items():
-        channels = {channel for histograms in fields.values() for channel in histograms}
-        found = {
-            channel: _lights(fields, trained)
-            if channel == BRIGHTFIELD
-            else _stains(channel, fields, trained)
-            for channel in sorted(channels)
-        }
-        plate[str(magnification)] = {channel: typical for channel, (_, typical) in found.items()}
-        for key, histograms in fields.items():
-            own[key] = {
-                channel: found[channel][0].get(key, found[channel][1]) for channel in histograms
-            }
-    return own, plate
-
-
-def _lights(
-    fields: Mapping[FieldKey, Histograms], trained: Collection[FieldKey]
-) -> tuple[dict[FieldKey, Pair], Pair]:
-    """Brightfield's scalings of the fields in which it varies, and their mean."""
-    found = {
-        key: scaling
-        for key, histograms in fields.items()
-        if (scaling := _if_it_varies(field_scaling, histograms[BRIGHTFIELD]))
-    }
-    own = {key: (scaling.mean, scaling.std) for key, scaling in found.items()}
-    return own, _typical(BRIGHTFIELD, [own[key] for key in own if key in trained])
-
-
-def _stains(
-    target: str, fields: Mapping[FieldKey, Histograms], trained: Collection[FieldKey]
-) -> tuple[dict[FieldKey, Pair], Pair]:
-    """A stain's scalings of the fields in which it varies, and that of a typical one."""
-    wells = _of_wells(fields, target)
-    levels = {
-        well: level
-        for well, members in wells.items()
-        if (level := _if_it_varies(stain_level, sum(members.values(), _NOTHING)))
-    }
-    known = [levels[well] for well in levels if {*wells[well]} & {*trained}]
-    level = Level(*_typical(target, [(level.dark, level.above) for level in known]))
-    shape = _shape(wells, levels, trained)
-    scalings = {well: levels[well].scaling(shape) for well in levels}
-    own = {key: (scalings[w].mean, scalings[w].std) for w in scalings for key in wells[w]}
-    return own, (level.scaling(shape).mean, level.scaling(shape).std)
-
-
-def _by_magnification(
-    folder: Path, keys: Iterable[FieldKey]
-) -> dict[int, dict[FieldKey, Histograms]]:
-    found: dict[int, dict[FieldKey, Histograms]] = defaultdict(dict)
+    members: dict[tuple[int, str], list[FieldKey]] = defaultdict(list)
     for key in keys:
-        found[key.magnification][key] = read_histograms(folder, key)
-    return found
+        members[key.magnification, key.well].append(key)
+    plates: dict[int, list[_Well]] = defaultdict(list)
+    for (magnification, _), fields in members.items():
+        plates[magnification].append(_measured(folder, fields, trained))
+    own: dict[FieldKey, Scalings] = defaultdict(dict)
+    typical: dict[str, Scalings] = {}
+    for magnification, wells in plates.items():
+        targets = sorted({target for well in wells for target in well.stained})
+        plate = {BRIGHTFIELD: _typical_light(wells, trained)}
+        shapes = {target: _shape(target, wells) for target in targets}
+        for target, shape in shapes.items():
+            plate[target] = _typical_level(target, wells).scaling(shape)
+        for well in wells:
+            for key, light in well.lights.items():
+                own[key][BRIGHTFIELD] = _pair(light)
+            for target, level in well.levels.items():
+                for key in well.stained[target]:
+                    own[key][target] = _pair(level.scaling(shapes[target]))
+        typical[str(magnification)] = {name: _pair(scaling) for name, scaling in plate.items()}
+    return own, typical
 
 
-def _of_wells(
-    fields: Mapping[FieldKey, Histograms], target: str
-) -> dict[str, dict[FieldKey, NDArray[np.int64]]]:
-    """The histograms of a stain in the fields that have it, by well."""
-    wells: dict[str, dict[FieldKey, NDArray[np.int64]]] = defaultdict(dict)
-    for key, histograms in fields.items():
-        if target in histograms:
-            wells[key.well][key] = histograms[target]
-    return wells
+def _measured(folder: Path, fields: Sequence[FieldKey], trained: Collection[FieldKey]) -> _Well:
+    """Measure the fields of one well, one after another: a field's histograms take 2 MB."""
+    well = _Well()
+    of_well: Histograms = defaultdict(lambda: np.zeros(N_COUNTS, dtype=np.int64))
+    for key in fields:
+        histograms = read_histograms(folder, key)
+        if light := _if_it_varies(field_scaling, histograms.pop(BRIGHTFIELD)):
+            well.lights[key] = light
+        for target, histogram in histograms.items():
+            of_well[target] += histogram
+            well.stained[target].append(key)
+            if key in trained:
+                well.moments[target].append((*mean_and_std(histogram), int(histogram.sum())))
+    for target, histogram in of_well.items():
+        if level := _if_it_varies(stain_level, histogram):
+            well.levels[target] = level
+    return well
 
 
 def _if_it_varies(
@@ -129,38 +119,50 @@ def _if_it_varies(
         return None
 
 
-def _typical(channel: str, pairs: Sequence[Pair]) -> Pair:
-    """The mean of *pairs*. Raises PlateError when there is none."""
-    if not pairs:
+def _typical_light(wells: Sequence[_Well], trained: Collection[FieldKey]) -> Scaling:
+    lights = [light for well in wells for key, light in well.lights.items() if key in trained]
+    _require_some(BRIGHTFIELD, lights)
+    means, stds = [light.mean for light in lights], [light.std for light in lights]
+    return Scaling(float(np.mean(means)), float(np.mean(stds)))
+
+
+def _typical_level(target: str, wells: Sequence[_Well]) -> Level:
+    levels = [well.levels[target] for well in _learnt_from(target, wells)]
+    dark, above = [level.dark for level in levels], [level.above for level in levels]
+    return Level(float(np.mean(dark)), float(np.mean(above)))
+
+
+def _learnt_from(target: str, wells: Sequence[_Well]) -> list[_Well]:
+    """The training wells in which a stain varies. Raises PlateError when there is none."""
+    found = [well for well in wells if target in well.levels and well.moments[target]]
+    _require_some(target, found)
+    return found
+
+
+def _require_some(channel: str, found: Sequence[object]) -> None:
+    if not found:
         raise PlateError(
             f"{channel} is constant in every field of the training wells",
             "there is nothing to learn; choose the split with -P validation_wells=… "
             "-P test_wells=…, or give images of cells",
         )
-    first, second = np.mean(pairs, axis=0).tolist()
-    return first, second
 
 
-def _shape(
-    wells: Mapping[str, Mapping[FieldKey, NDArray[np.int64]]],
-    levels: Mapping[str, Level],
-    trained: Collection[FieldKey],
-) -> Scaling:
-    """Mean and deviation of a stain over the *trained* fields, in units of the wells' levels."""
+def _shape(target: str, wells: Sequence[_Well]) -> Scaling:
+    """Mean and deviation of a stain over the trained fields, in units of their wells' levels."""
     means, squares, sizes = [], [], []
-    for well, members in wells.items():
-        for key, histogram in members.items():
-            if key in trained and well in levels:
-                mean, std = mean_and_std(histogram)
-                mean, std = (
-                    (mean - levels[well].dark) / levels[well].above,
-                    std / levels[well].above,
-                )
-                means.append(mean)
-                squares.append(mean**2 + std**2)
-                sizes.append(histogram.sum())
+    for well in _learnt_from(target, wells):
+        level = well.levels[target]
+        for mean, std, n_px in well.moments[target]:
+            means.append((mean - level.dark) / level.above)
+            squares.append(means[-1] ** 2 + (std / level.above) ** 2)
+            sizes.append(n_px)
     mean = float(np.average(means, weights=sizes))
     return Scaling(mean, float(np.sqrt(np.average(squares, weights=sizes) - mean**2)))
+
+
+def _pair(scaling: Scaling) -> tuple[float, float]:
+    return scaling.mean, scaling.std
 
 
 def scalings_of(histograms: Histograms, normalisation: str) -> dict[str, Scalings]:

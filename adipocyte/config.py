@@ -508,8 +508,8 @@ class GeneratorConfig:
     augment_p: float = _augment_p(shared=0.7)
     rotate_deg: float = _rotate_deg(shared=180.0)
     augmentations: Literal["report", "microscope", "any_planes"] = option(
-        "What varies in training: place, angle and size, as published; microscope, also focus, "
-        "planes, light, contrast and noise; or any_planes, also their number, down to one.",
+        "What varies in training: place, angle and size, as published; microscope, also where the "
+        "planes lie, and noise; or any_planes, also their number, down to one.",
         "report",
     )
     precision: Precision = _precision()

@@ -50,31 +50,6 @@ def test_planes_between_two_are_their_mixture_and_none_lies_beyond_the_last(plan
     assert 1.2 < steps.max() <= 1.3001
 
 
-def test_a_missing_plane_is_replaced_by_a_neighbour(planes):
-    for seed in range(20):
-        changed = CHANGES["missing planes"](planes, GROUND, np.random.default_rng(seed))
-        sources = [
-            next(z for z in range(7) if np.array_equal(plane, planes[z])) for plane in changed
-        ]
-        assert max(abs(np.array(sources) - np.arange(7))) == 1
-
-
-def test_uneven_light_is_a_share_of_the_light_and_none_of_the_dark():
-    dark = np.full((3, 64, 64), -GROUND, dtype=np.float32)
-    changed = CHANGES["uneven light"](dark, GROUND, np.random.default_rng(3))
-    np.testing.assert_allclose(changed, dark, atol=1e-6)
-    empty = np.zeros((3, 64, 64), dtype=np.float32)
-    light = CHANGES["uneven light"](empty, GROUND, np.random.default_rng(3)) / GROUND + 1
-    assert 0.05 < light.max() - light.min() < 0.8
-
-
-def test_gamma_leaves_the_light_of_an_empty_place_and_its_slope():
-    near = np.array([[[0.0, 1e-3]]], dtype=np.float32)
-    changed = CHANGES["gamma"](near, GROUND, np.random.default_rng(3))
-    assert changed[0, 0, 0] == pytest.approx(0, abs=1e-6)
-    assert changed[0, 0, 1] == pytest.approx(1e-3, rel=0.01)
-
-
 def test_each_change_happens_to_half_of_the_patches(planes):
     calls = []
     changes = [

@@ -511,6 +511,7 @@ class GeneratorConfig:
         "What varies in training: place, angle and size, as published; microscope, also where the "
         "planes lie, and noise; or any_planes, also their number, down to one.",
         "report",
+        shared="microscope",
     )
     precision: Precision = _precision()
     compile: bool = _compile()

@@ -170,8 +170,8 @@ SHIFTS = {
 }
 
 WAYS: dict[str, dict[str, str]] = {
-    "plate": {"normalisation": "plate"},
-    "field": {"normalisation": "field"},
+    "plate": {"normalisation": "plate", "augmentations": "report"},
+    "field": {"normalisation": "field", "augmentations": "report"},
     "field, microscope": {"normalisation": "field", "augmentations": "microscope"},
     **{
         f"without {change}": {

@@ -40,6 +40,9 @@ RETIRED = {
     "warmup_epochs": 0,
 }
 
+# Settings that earlier versions did not record, each with the value that they trained with.
+UNSAID = {"augmentations": "report"}
+
 Config = TypeVar("Config", bound="DataclassInstance")
 
 
@@ -190,18 +193,22 @@ def plain(config: "DataclassInstance") -> dict[str, Any]:
     }
 
 
-def without_retired(settings: dict[str, Any]) -> dict[str, Any]:
-    """*settings* that an earlier version recorded, without those that are no longer settings.
+def recorded(kind: type["DataclassInstance"], settings: dict[str, Any]) -> dict[str, Any]:
+    """*settings* of a *kind* that a run recorded, an earlier version's as this one would say them.
 
-    Raises ConfigError when one of those had a value that today's code cannot train with.
+    Raises ConfigError when one that is no longer a setting had a value that today's code cannot
+    train with.
     """
+    names = {field.name for field in dataclasses.fields(kind)}
+    gone = RETIRED | {name: value for name, value in UNSAID.items() if name not in names}
     for name, value in settings.items():
-        if name in RETIRED and value != RETIRED[name]:
+        if name in gone and value != gone[name]:
             raise ConfigError(
                 f"{name}={value} is a setting of an earlier version",
                 "train anew; docs/measurements/training.md says why it is gone",
             )
-    return {name: value for name, value in settings.items() if name not in RETIRED}
+    unsaid = {name: value for name, value in UNSAID.items() if name in names}
+    return unsaid | {name: value for name, value in settings.items() if name not in gone}
 
 
 def listed(text: str) -> tuple[str, ...]:

@@ -302,7 +302,7 @@ def test_a_run_that_the_previous_version_recorded_is_resumed(place):
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("augmentations", "more"), ("discriminator_norm", "spectral"), ("label_smoothing", 0.1)],
+    [("discriminator_norm", "spectral"), ("label_smoothing", 0.1)],
 )
 def test_a_run_with_a_setting_that_is_gone_is_refused(place, setting, value):
     given = {**TINY, "store": str(place.store.folder)}

@@ -53,20 +53,22 @@ from benchmarks.shift import (
 NEW = "mixed"
 NUMBERS = (1, 2, 4, 8)
 STARTS = ("anew", "home")
-VALIDATES = "H01"
+VALIDATES, TESTS = "G01", "H01"
 AT_MOST = {"two_to_eight_anew": 1.0}
 
 
 def new_plate(number: int, folder: Path) -> None:
-    """A plate of the new microscope in *folder*, with so many fields to train on."""
+    """A plate of the new microscope in *folder*, with so many fields to train on, one in each well.
+
+    One more validates. Another is there because a store must have one that tests.
+    """
     shift = SHIFTS[NEW]
-    for row in range(number + 1):
-        well = f"{'ABCDEFGH'[row]}02" if row < number else VALIDATES
-        seed = (11, row) if row < number else (11, 99)
+    wells = {f"{row}02": seed for seed, row in enumerate("ABCDEFGH"[:number])}
+    for well, seed in {**wells, VALIDATES: 99, TESTS: 98}.items():
         made = simulate_field(
             MAGNIFICATION,
             (SIDE_PX, SIDE_PX),
-            seed=seed,
+            seed=(11, seed),
             conditions=shift.conditions,
             instrument=shift.instrument,
         )
@@ -84,7 +86,7 @@ def store_of(number: int, out: Path) -> Path:
             "align": "none",
             "normalisation": WAYS[DEFAULT]["normalisation"],
             "validation_wells": VALIDATES,
-            "test_wells": VALIDATES,
+            "test_wells": TESTS,
         }
         prepare(build(PreprocessConfig, settings))
     return store

@@ -389,18 +389,18 @@ def test_a_network_of_another_description_is_refused(original, tmp_path, changed
 
 
 @pytest.fixture(scope="module")
-def by_field(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def by_field(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle that normalises each field by itself."""
-    copied = shutil.copytree(original, tmp_path_factory.mktemp("by_field") / "bundle")
+    copied = shutil.copytree(small_bundle, tmp_path_factory.mktemp("by_field") / "bundle")
     _changed(copied, normalisation="field")
     return copied
 
 
-def test_a_field_is_normalised_by_itself_where_the_bundle_says_so(by_field, original):
+def test_a_field_is_normalised_by_itself_where_the_bundle_says_so(by_field, small_bundle):
     dim, bright = (planes() // 4 * times for times in (1, 4))
     same, other = (
         [Stainer(folder).stain(stack, 20).images["A2"] for stack in (dim, bright)]
-        for folder in (by_field, original)
+        for folder in (by_field, small_bundle)
     )
     assert not Stainer(by_field).stain(planes(0), 20).warnings
     *unlike, last = Stainer(by_field).stain(dim, 20).warnings
@@ -433,8 +433,8 @@ def test_another_normalisation_than_is_known_is_refused(folder):
 
 
 @pytest.fixture(scope="module")
-def any_planes(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Stainer:
-    copied = shutil.copytree(original, tmp_path_factory.mktemp("any") / "bundle")
+def any_planes(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Stainer:
+    copied = shutil.copytree(small_bundle, tmp_path_factory.mktemp("any") / "bundle")
     _changed(copied, any_planes=True)
     return Stainer(copied)
 

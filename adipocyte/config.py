@@ -223,7 +223,7 @@ def targets_named(text: str) -> tuple[str, ...]:
 
 
 MODEL_NAME = "adipocyte"
-_STARTED_RATE = 0.2  # of the learning rate, for a network that starts from a trained one
+_STARTED_RATE = 0.2  # of the learning rate, when a training starts from a trained network
 
 # Settings of several commands. Two dataclasses cannot share a field, so they share its maker.
 _recipe = partial(

@@ -32,7 +32,7 @@ from adipocyte.training.loop import Loop
 from adipocyte.training.mask_sources import PredictedMasks, training_masks
 from adipocyte.training.microscope import changes_of
 from adipocyte.training.patches import Patches, epoch_steps, patch_loader
-from adipocyte.training.state import STATE, Parts, starting_weights
+from adipocyte.training.state import STATE, Parts
 from adipocyte.training.tracker import Tracker
 from adipocyte.training.validation import FeatureMetric, validate_generator
 
@@ -166,10 +166,18 @@ def train_generator(
 def _beginning(
     folder: Path, config: GeneratorConfig, start: Start | None
 ) -> tuple[str, Start | None]:
-    """What a generator is built with: encoder weights, *start*, or neither before a state."""
-    if start is None or (folder / STATE).is_file():
-        return starting_weights(folder, config.encoder_weights), None
-    return "none", start
+    """What a generator is built with: encoder weights, *start*, or neither before a state.
+
+    Raises ConfigError when *config* names a start that is not given, or the other way round.
+    """
+    if (folder / STATE).is_file():
+        return "none", None
+    if bool(config.start) != (start is not None):
+        raise ConfigError(
+            f"a training with start={config.start!r} was given {start.source if start else 'none'}",
+            "give train_gan the address and the network of it, or neither",
+        )
+    return ("none", start) if start else (config.encoder_weights, None)
 
 
 def check_request(

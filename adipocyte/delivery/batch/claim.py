@@ -44,7 +44,7 @@ def claim_for(out: Output, origin: dict[str, Any], begun: dict[str, Any]) -> str
     claims it at this moment.
     """
     settings = {name: value for name, value in begun.items() if name != "claim"}
-    if begun and settings != json.loads(json.dumps(origin)):
+    if begun and settings != _as_written(origin, settings):
         raise PlateError(
             f"{out.address} holds images of another plate, model, intensities, tiles or arithmetic "
             f"(see its {PLATE_ORIGIN})",
@@ -56,6 +56,19 @@ def claim_for(out: Output, origin: dict[str, Any], begun: dict[str, Any]) -> str
         return claim
     write_claimed(out, seen, PLATE_ORIGIN, data)
     return claim
+
+
+def _as_written(origin: dict[str, Any], begun: dict[str, Any]) -> dict[str, Any]:
+    """*origin* as the version that wrote *begun* would say it.
+
+    An older version said less of a bundle, and gave it the number of its own format. The checksums
+    of its files name it all the same, so a plate that was begun before an update goes on.
+    """
+    said, theirs = json.loads(json.dumps(origin)), begun.get("bundle")
+    if isinstance(theirs, dict) and "checksums" in theirs and "format" in theirs:
+        ours = said["bundle"] | {"format": theirs["format"]}
+        said["bundle"] = {name: value for name, value in ours.items() if name in theirs}
+    return said
 
 
 def claim_in(out: Output) -> str | None:

@@ -118,6 +118,11 @@ def search(store: Store, config: TuneConfig, given: dict[str, Any]) -> Best:
             "tune trains each trial for as many epochs",
             "leave -P minutes out, and say how many with -P epochs=",
         )
+    if shared.start:
+        raise ConfigError(
+            "tune trains each trial from nothing",
+            "leave -P start out, and train the best settings with train_gan -P start=…",
+        )
     for target in shared.targets:
         store.require_target(target)
     study = _open_study(config, config.study or f"{config.target}-{store.digest}", shared.epochs)

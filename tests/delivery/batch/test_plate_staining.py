@@ -237,6 +237,23 @@ def test_a_plate_is_finished_in_the_arithmetic_it_was_begun_in(stain, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_plate_that_an_older_version_began_goes_on(stain, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        stain(LeavesEarly(2, KeyboardInterrupt()))
+    path = tmp_path / "out" / "stained.json"
+    begun = json.loads(path.read_text())
+    for name in ("normalisation", "started_from", "any_planes"):  # which format 5 did not say
+        del begun["bundle"][name]
+    path.write_text(json.dumps(begun | {"bundle": begun["bundle"] | {"format": 5}}))
+    assert fovs(stain().painted) == [3, 4, 5]
+
+    begun["bundle"]["checksums"]["bundle/weights"] = "of another model"
+    path.write_text(json.dumps(begun))
+    with pytest.raises(PlateError, match=ANOTHER):
+        stain()
+
+
+@pytest.mark.slow
 def test_a_plate_in_int8_is_compiled_and_finished_so(stain, tmp_path):
     model = str(make_model(tmp_path / "model", make_int8_bundle(tmp_path / "bundle")))
     with pytest.raises(KeyboardInterrupt):

@@ -140,6 +140,18 @@ def test_the_command_starts_from_a_run_and_records_it(small_store, first):
     assert run.data.params["config.start"] == first
 
 
+def test_a_start_that_is_named_and_not_given_is_no_training_from_nothing(
+    small_store, first, tmp_path
+):
+    with pytest.raises(ConfigError, match=f"start='{first}' was given none"):
+        train_generator(small_store, config(start=first), None, tmp_path, Notes())
+    with (
+        start_of(config(start=first)) as (start, _),
+        pytest.raises(ConfigError, match=f"start='' was given run {first}"),
+    ):
+        train_generator(small_store, config(), None, tmp_path, Notes(), start=start)
+
+
 def test_a_state_replaces_the_start(small_store, first, tmp_path):
     settings = config(target="A1,A2,A3", start=first, epochs=2, save_every=1)
     with start_of(settings) as (start, _):
@@ -149,7 +161,7 @@ def test_a_state_replaces_the_start(small_store, first, tmp_path):
         )
     with start_of(replace(settings, resume="any")) as (nothing, tags):
         assert (nothing, tags) == (None, {})
-    # Another schedule, so only that it goes on is the same: the second epoch alone is trained.
+    # It goes on where the state was saved: only the second epoch is trained.
     notes = Notes()
     train_generator(small_store, settings, None, tmp_path / "b", notes)
     assert min(notes.rows) == 3

@@ -390,6 +390,10 @@ def test_a_search_by_features_is_refused_before_it_begins(desk: Desk):
     assert "tune judges its trials by pixels" in desk.refusal(select="mean")
 
 
+def test_a_search_from_a_trained_network_is_refused_before_it_begins(desk: Desk):
+    assert "tune trains each trial from nothing" in desk.refusal(start="models:/adipocyte/1")
+
+
 def test_a_search_of_nothing_is_refused(desk: Desk):
     assert "nothing is left to search" in desk.refusal(**GOOD)
 

@@ -51,13 +51,12 @@ class Assembled:
     """A bundle in *folder* that does not yet keep a way of intensities.
 
     *fields* are the validation fields, painted in every way that they can judge; *calibrations* are
-    fitted to all of them. *origins* are the bundle's `started_from`.
+    fitted to all of them.
     """
 
     folder: Path
     fields: list[FieldPaths]
     calibrations: Tables
-    origins: dict[str, str]
 
     def finish(self, scores: dict[str, Score]) -> str:
         """Let the bundle keep the way of intensities that scored best, and return it.
@@ -91,11 +90,11 @@ def assemble(
     bundle = gather(store, runs, folder / "bundle", storage)
     stainer = Stainer(bundle)
     fields = paint_fields(stainer, store, store.keys("validation"), stainer.manifest.ways, folder)
-    calibrations, origins = fit_calibrations(fields), stainer.manifest.started_from
+    calibrations = fit_calibrations(fields)
     if calibrations.keys() != set(stainer.manifest.paintings):
-        return Assembled(bundle, fields, {}, origins)  # a magnification has no validation field
+        return Assembled(bundle, fields, {})  # a magnification has no validation field
     judged = cross_calibrated(fields, stainer.histograms, folder)
-    return Assembled(bundle, judged, calibrations, origins)
+    return Assembled(bundle, judged, calibrations)
 
 
 def gather(store: Store, runs: dict[str, str], folder: Path, storage: str) -> Path:

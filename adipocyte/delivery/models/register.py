@@ -30,6 +30,7 @@ from adipocyte.evaluation.painting import cross_calibrated, paint_fields
 from adipocyte.evaluation.pictures import judged
 from adipocyte.evaluation.tables import metrics, table
 from adipocyte.plate.tiff import encode_stack
+from adipocyte.staining.bundle import read_manifest
 from adipocyte.store.reader import Store
 from adipocyte.system.files import short_digest
 
@@ -154,6 +155,7 @@ def _make_version(
             seed=config.seed,
         )
         judgement = replace(judgement, kept=assembled.finish(judgement.scores))
+        origins = read_manifest(assembled.folder).started_from
         picture = _draw(judgement, Path(scratch) / PICTURE)
         mlflow.log_artifact(str(picture))
         model = as_model(assembled.folder, _example(store))
@@ -168,7 +170,7 @@ def _make_version(
         DIGEST: digest,
         "store": store.digest,
         **{f"run.{network}": run_id for network, run_id in runs.items()},
-        **{f"started_from.{target}": origin for target, origin in assembled.origins.items()},
+        **{f"started_from.{target}": origin for target, origin in origins.items()},
     }
     client = mlflow.MlflowClient()
     _make_room(client, config.name)
@@ -177,7 +179,7 @@ def _make_version(
         info.model_uri,
         run.info.run_id,
         made_of | _tags(verdict, judgement, held),
-        description=_description(verdict, judgement, held, info.model_id, run, assembled.origins),
+        description=_description(verdict, judgement, held, info.model_id, run, origins),
         model_id=info.model_id,
     )
 

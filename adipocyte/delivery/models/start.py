@@ -57,11 +57,13 @@ def _of_bundle(folder: Path, targets: tuple[str, ...], source: str) -> Start:
 @contextlib.contextmanager
 def _of_run(run_id: str) -> Generator[Start]:
     sees_mask = segmenter_of(run_id) != ""
-    try:
-        with fetched(artifacts_of(mlflow.get_run(run_id)), NETWORK_ARTIFACT) as folder:
-            yield Start(folder, targets_of(run_id), sees_mask, f"run {run_id}")
-    except (MlflowException, OSError) as error:
-        raise RunError(
-            f"run {run_id!r} has no network to start from ({error})",
-            "give the id of a finished run of train_gan, as mlflow ui shows it",
-        ) from error
+    with contextlib.ExitStack() as stack:
+        try:  # not around the block, whose own errors are none of this
+            address = artifacts_of(mlflow.get_run(run_id))
+            folder = stack.enter_context(fetched(address, NETWORK_ARTIFACT))
+        except (MlflowException, OSError) as error:
+            raise RunError(
+                f"run {run_id!r} has no network to start from ({error})",
+                "give the id of a finished run of train_gan, as mlflow ui shows it",
+            ) from error
+        yield Start(folder, targets_of(run_id), sees_mask, f"run {run_id}")

@@ -244,7 +244,7 @@ def test_the_bundle_keeps_the_way_that_loses_little_and_scores_best(
         left_out = {f"f{i}": "" for i in range(n_left_out)}
         part = Part(1, {}, {}, left_out, pixels, combined, combined)
         scores[way] = Score({20: part}, pixels, combined, combined, {})
-    assert Assembled(tmp_path / "bundle", [], tables, {}).finish(scores) == kept
+    assert Assembled(tmp_path / "bundle", [], tables).finish(scores) == kept
     assert Stainer(tmp_path / "bundle").manifest.intensities == kept
 
 

@@ -17,7 +17,7 @@ from adipocyte.delivery.models.register import register
 from adipocyte.delivery.models.start import start_of
 from adipocyte.delivery.runs.runs import STARTED_TAG, step_run
 from adipocyte.delivery.runs.training import training_run
-from adipocyte.errors import AdipocyteError, ConfigError, RunError
+from adipocyte.errors import AdipocyteError, ConfigError, OutputError, RunError
 from adipocyte.networks.files import load_network
 from adipocyte.staining.bundle import read_manifest
 from adipocyte.store.reader import Store
@@ -138,6 +138,13 @@ def test_the_command_starts_from_a_run_and_records_it(small_store, first):
     run = mlflow.get_run(run_id)
     assert run.data.tags[STARTED_TAG] == f"run {first}"
     assert run.data.params["config.start"] == first
+
+
+@pytest.mark.parametrize("error", [OutputError("the disk is full", "free some"), OSError("lost")])
+def test_an_error_of_the_training_is_not_taken_for_one_of_its_start(first, error):
+    with pytest.raises(type(error)) as raised, start_of(config(start=first)):
+        raise error
+    assert raised.value is error
 
 
 def test_a_start_that_is_named_and_not_given_is_no_training_from_nothing(

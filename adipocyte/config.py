@@ -31,7 +31,9 @@ _SWITCH_WORDS = {
 _TYPE_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 # Settings of earlier versions, each with the value under which a training is what it is today.
+# Some are settings still, of another kind of training.
 RETIRED = {
+    "augmentations": "report",
     "discriminator_every": 1,
     "discriminator_norm": "none",
     "label_smoothing": 0.0,
@@ -39,9 +41,6 @@ RETIRED = {
     "r1_weight": 0.0,
     "warmup_epochs": 0,
 }
-
-# Settings that earlier versions did not record, each with the value that they trained with.
-UNSAID = {"augmentations": "report"}
 
 Config = TypeVar("Config", bound="DataclassInstance")
 
@@ -193,22 +192,19 @@ def plain(config: "DataclassInstance") -> dict[str, Any]:
     }
 
 
-def recorded(kind: type["DataclassInstance"], settings: dict[str, Any]) -> dict[str, Any]:
-    """*settings* of a *kind* that a run recorded, an earlier version's as this one would say them.
+def without_retired(kind: type["DataclassInstance"], settings: dict[str, Any]) -> dict[str, Any]:
+    """*settings* that an earlier version recorded, without those that are no longer a *kind*'s.
 
-    Raises ConfigError when one that is no longer a setting had a value that today's code cannot
-    train with.
+    Raises ConfigError when one of those had a value that today's code cannot train with.
     """
-    names = {field.name for field in dataclasses.fields(kind)}
-    gone = RETIRED | {name: value for name, value in UNSAID.items() if name not in names}
+    gone = RETIRED.keys() - {field.name for field in dataclasses.fields(kind)}
     for name, value in settings.items():
-        if name in gone and value != gone[name]:
+        if name in gone and value != RETIRED[name]:
             raise ConfigError(
                 f"{name}={value} is a setting of an earlier version",
                 "train anew; docs/measurements/training.md says why it is gone",
             )
-    unsaid = {name: value for name, value in UNSAID.items() if name in names}
-    return unsaid | {name: value for name, value in settings.items() if name not in gone}
+    return {name: value for name, value in settings.items() if name not in gone}
 
 
 def listed(text: str) -> tuple[str, ...]:
@@ -518,7 +514,6 @@ class GeneratorConfig:
         "What varies in training: place, angle and size, as published; microscope, also where the "
         "planes lie, and noise; or any_planes, also their number, down to one.",
         "report",
-        shared="microscope",
     )
     precision: Precision = _precision()
     compile: bool = _compile()

@@ -39,8 +39,8 @@ from adipocyte.training.loop import NETWORK_FOLDER
 from adipocyte.training.tracker import Silent
 from benchmarks.report import parser, report
 from benchmarks.shift import (
-    DEFAULT,
     MAGNIFICATION,
+    ROBUST,
     SHIFTS,
     SIDE_PX,
     WAYS,
@@ -84,7 +84,7 @@ def store_of(number: int, out: Path) -> Path:
             "plate": plate,
             "store": store,
             "align": "none",
-            "normalisation": WAYS[DEFAULT]["normalisation"],
+            "normalisation": WAYS[ROBUST]["normalisation"],
             "validation_wells": VALIDATES,
             "test_wells": TESTS,
         }
@@ -95,11 +95,11 @@ def store_of(number: int, out: Path) -> Path:
 def run(start: str, number: int, seed: int, *, epochs: int, out: Path) -> None:
     """Train and judge one network."""
     torch.set_num_threads(1)
-    path, home = out / "finetuned" / f"{start}-{number}-{seed}", out / "trained" / f"{DEFAULT}-0"
+    path, home = out / "finetuned" / f"{start}-{number}-{seed}", out / "trained" / f"{ROBUST}-0"
     if path.with_suffix(".json").exists():
         return
     store = Store(store_of(number, out))
-    settings = {name: value for name, value in WAYS[DEFAULT].items() if name != "normalisation"}
+    settings = {name: value for name, value in WAYS[ROBUST].items() if name != "normalisation"}
     given = {"target": "all", "recipe": "shared", "epochs": epochs, "seed": seed, **settings}
     trained = None
     if start == "home":
@@ -133,7 +133,7 @@ def main() -> int:
         task = partial(run, epochs=given.epochs, out=given.out)
         all_of(pool, task, [*product(STARTS, NUMBERS, seeds)], "training")
     results: dict[str, list[dict[str, Any]]] = {
-        "none": [judge(given.out / "trained" / f"{DEFAULT}-0" / "bundle", given.out)]
+        "none": [judge(given.out / "trained" / f"{ROBUST}-0" / "bundle", given.out)]
     }
     for start, number in product(STARTS, NUMBERS):
         paths = [given.out / "finetuned" / f"{start}-{number}-{seed}.json" for seed in seeds]

@@ -182,7 +182,7 @@ WAYS: dict[str, dict[str, str]] = {
         for change in CHANGES
     },
 }
-DEFAULT = "field, microscope"
+ROBUST = "field, microscope"
 
 
 # What is painted.
@@ -490,9 +490,9 @@ def main() -> int:
     }
     print(table(ways, results))
     measured = {name: value for way in ways for name, value in figures(way, results[way]).items()}
-    if "plate" in ways and DEFAULT in ways:
-        measured["loss_to_plate"] = measured[f"{DEFAULT}.loss"] / measured["plate.loss"]
-        measured["worst_loss"] = measured[f"{DEFAULT}.worst"]
+    if "plate" in ways and ROBUST in ways:
+        measured["loss_to_plate"] = measured[f"{ROBUST}.loss"] / measured["plate.loss"]
+        measured["worst_loss"] = measured[f"{ROBUST}.worst"]
     torch.set_num_threads(1)
     measured["microscope_share"] = share_of_step(
         Store(out / f"store-{WAYS[ways[0]]['normalisation']}")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from skimage import transform
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Exposure:
 
 
 SENSOR = 6  # the seed of the one camera that takes every image
+_SATURATED = 0.0035
 HOT_PIXEL_SHARE = 4e-6  # two dozen in a full field
 
 # Set on many fields, none of them chosen, so that mean and standard deviation over many fields are
@@ -87,3 +89,23 @@ def expose(
     noise = rng.standard_normal(light.shape, dtype=np.float32)
     counts += np.sqrt(variance, dtype=np.float32) * noise
     return np.clip(np.rint(counts), 0, 65535).astype(np.uint16)
+
+
+def resized(planes: NDArray[np.uint16], coarseness: float) -> NDArray[np.uint16]:
+    """Planes, (Z, Y, X), as if of pixels *coarseness* times as large, and enlarged again."""
+    coarse_px = [max(round(side / coarseness), 1) for side in planes.shape[1:]]
+    enlarged = np.empty(planes.shape, dtype=np.uint16)
+    for plane, new in zip(planes.astype(np.float32), enlarged, strict=True):
+        coarse = transform.resize(plane, coarse_px, order=1, anti_aliasing=True)
+        new[...] = np.rint(transform.resize(coarse, plane.shape, order=1, mode="edge"))
+    return enlarged
+
+
+def in_eight_bits(planes: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """Planes, (Z, Y, X), as viewers save them: 0 to 255 over all but the outermost counts.
+
+    These saturate, .35 % of all pixels, as by default in ImageJ.
+    """
+    lowest, highest = np.quantile(planes, (_SATURATED / 2, 1 - _SATURATED / 2))
+    share = (planes - lowest) / max(highest - lowest, 1.0)
+    return np.rint(255 * np.clip(share, 0, 1)).astype(np.uint16)

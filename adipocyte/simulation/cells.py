@@ -77,6 +77,7 @@ class Cell:
     holes_um: NDArray[np.float64]
     stain: float  # of the cytoplasm
     density: float = 1.0  # relative to a living cell's cytoplasm
+    squeezed: bool = False  # whether droplets have flat faces where they touch
 
 
 _NO_SPHERES = np.empty((0, 4))
@@ -100,7 +101,7 @@ def grow_cells(
             outline, fill = _unilocular_outline(centre_um, culture, own), _unilocular_cell
         else:
             outline = _fat_outline(centre_um, culture, own)
-            fill = partial(_fat_cell, fat_tree)
+            fill = partial(_fat_cell, fat_tree, squeezed=culture.squeezed)
         if _touches(outline, size_um):
             cells.append(fill(outline, own))
     for centre_um, own in zip(thin_centres_um, rng.spawn(len(thin_centres_um)), strict=True):
@@ -249,14 +250,17 @@ def _condensed_nucleus(outline: Outline, rng: np.random.Generator) -> tuple[Nucl
     )
 
 
-def _fat_cell(fat_tree: KDTree, outline: Outline, rng: np.random.Generator) -> Cell:
+def _fat_cell(
+    fat_tree: KDTree, outline: Outline, rng: np.random.Generator, squeezed: float = 0.0
+) -> Cell:
     nucleus = _draw_nucleus(outline, rng.uniform(0.2, 0.6), rng.uniform(0, np.pi), rng)
     sites_um, room_um = _room(outline, nucleus, fat_tree, rng)
     largest_um = 0.5 * outline.height_um * rng.uniform(0.6, 1.0)
     n = int(1.3 * outline.half_length_um * outline.half_width_um / largest_um)
-    droplets_um = pack(sites_um, room_um, draw_radii(largest_um, n, rng))
+    droplets_um = pack(sites_um, room_um, draw_radii(largest_um, n, rng), squeezed)
     holes_um = draw_holes(droplets_um, rng)
-    return Cell(outline, (nucleus,), droplets_um, holes_um, stain=rng.uniform(0.85, 1.15))
+    stain = rng.uniform(0.85, 1.15)
+    return Cell(outline, (nucleus,), droplets_um, holes_um, stain, squeezed=squeezed > 0)
 
 
 def _unilocular_cell(outline: Outline, rng: np.random.Generator) -> Cell:

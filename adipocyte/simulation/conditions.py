@@ -24,9 +24,11 @@ class Conditions:
         and the nucleus pressed to the side.
     floating: factor on the number of cells above those on the glass; tens make a thick layer.
     ground_um: standard deviation of the optical path of the ground, which is a rough plastic.
+    squeezed: by what share neighbouring droplets are nearer to each other than round ones can be;
+        their faces are flat, as in a foam.
 
-    Raises ConfigError for a factor that is not above 0 (a stain, unilocular, floating or ground may
-    be 0), a share above 1, or an unknown target.
+    Raises ConfigError for a factor that is not above 0 (a stain, unilocular, floating, ground and
+    squeezed may be 0), a share above 1, droplets squeezed by more than half, or an unknown target.
     """
 
     light: float = 1.0
@@ -37,6 +39,7 @@ class Conditions:
     unilocular: float = 0.0
     floating: float = 1.0
     ground_um: float = 0.0
+    squeezed: float = 0.0
 
     def __post_init__(self) -> None:
         if min(self.light, self.density, self.ripeness) <= 0:
@@ -50,6 +53,10 @@ class Conditions:
                 "unilocular must be a share, floating and ground_um 0 or above, "
                 f"got {self.unilocular}, {self.floating} and {self.ground_um}",
                 "0, 1 and 0 are nominal",
+            )
+        if not 0 <= self.squeezed <= 0.5:
+            raise ConfigError(
+                f"squeezed must be 0 to 0.5, got {self.squeezed}", "0 is nominal: round droplets"
             )
         if unknown := set(self.stains) - set(TARGETS):
             raise ConfigError(
@@ -65,7 +72,8 @@ class Conditions:
 
 def draw_any_conditions(seed: int | Sequence[int]) -> Conditions:
     """One of the cultures that laboratories grow: sparse or dense, lean or ripe, any strength of
-    stain; some with unilocular cells, some in thick layers, some on rough ground.
+    stain; some with unilocular cells, some with squeezed droplets, some in thick layers, some on
+    rough ground.
     """
     rng = np.random.default_rng(seed)
     return Conditions(
@@ -75,6 +83,7 @@ def draw_any_conditions(seed: int | Sequence[int]) -> Conditions:
         unilocular=rng.uniform(0.2, 1.0) if rng.random() < 0.3 else 0.0,
         floating=rng.uniform(5, 40) if rng.random() < 0.2 else 1.0,
         ground_um=rng.uniform(0.005, 0.03) if rng.random() < 0.3 else 0.0,
+        squeezed=rng.uniform(0.05, 0.3) if rng.random() < 0.4 else 0.0,
     )
 
 

@@ -24,6 +24,7 @@ class Culture:
     droplet_scale: float  # larger in ripe cells
     ripeness: float
     unilocular: float  # share of the fat cells
+    squeezed: float  # see `conditions.Conditions`
     thin_pitch_um: float
     thin_share: float
     waves_per_um: NDArray[np.float64]  # (N_WAVES, 2) spatial frequencies y, x
@@ -65,6 +66,7 @@ def draw_culture(conditions: Conditions, rng: np.random.Generator) -> Culture:
         droplet_scale=rng.uniform(0.9, 1.1),
         ripeness=conditions.ripeness,
         unilocular=conditions.unilocular,
+        squeezed=conditions.squeezed,
         thin_pitch_um=rng.uniform(40, 50),
         thin_share=conditions.density * 0.92,
         waves_per_um=waves_per_um,

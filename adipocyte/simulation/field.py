@@ -10,7 +10,14 @@ from skimage.segmentation import relabel_sequential
 
 from adipocyte.domain import BRIGHTFIELD, SMALLEST_PX
 from adipocyte.errors import ConfigError
-from adipocyte.simulation.camera import SENSOR, add_hot_pixels, draw_illumination, expose
+from adipocyte.simulation.camera import (
+    SENSOR,
+    add_hot_pixels,
+    draw_illumination,
+    expose,
+    in_eight_bits,
+    resized,
+)
 from adipocyte.simulation.canvas import Canvas
 from adipocyte.simulation.cells import float_cells, grow_cells
 from adipocyte.simulation.conditions import Conditions
@@ -86,10 +93,16 @@ def simulate_field(
         dust = np.random.default_rng(SENSOR)
         illumination = illumination * draw_specks(shape_px, instrument.specks, dust)
     lamp = rng.normal(1, 0.01, len(light))
-    planes = [
-        expose(plane * illumination * np.float32(power), exposures[BRIGHTFIELD], rng)
-        for plane, power in zip(light, lamp, strict=True)
-    ]
+    planes = np.stack(
+        [
+            expose(plane * illumination * np.float32(power), exposures[BRIGHTFIELD], rng)
+            for plane, power in zip(light, lamp, strict=True)
+        ]
+    )
+    if instrument.coarseness > 1:
+        planes = resized(planes, instrument.coarseness)
+    if instrument.is_eight_bit:
+        planes = in_eight_bits(planes)
 
     labels = specimen.labels
     targets = {}
@@ -103,7 +116,7 @@ def simulate_field(
     if misalignment is not None:
         labels = misalignment.apply(labels, order=0)
     labels, _, _ = relabel_sequential(_crop(labels, shape_px))
-    return SimulatedField(np.stack(planes), targets, labels.astype(np.int32))
+    return SimulatedField(planes, targets, labels.astype(np.int32))
 
 
 def _transmitted(

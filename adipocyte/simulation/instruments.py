@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from adipocyte.simulation.camera import EXPOSURES, Exposure
-from adipocyte.simulation.optics import OBJECTIVES, Optics
+from adipocyte.simulation.optics import CELLS_MIDDLE_UM, OBJECTIVES, Optics
 
 _LARGEST_APERTURE = 1.2  # beyond, light would leave the medium at more than a right angle
 _SPECK_RADIUS_PX = (3.0, 14.0)
@@ -25,6 +25,8 @@ class Instrument:
     slope: by what share the light of brightfield differs between the left and the right border.
     specks: of dust near the camera, as many, the same in every plane.
     tilt_um: by how much the focus differs between the left and the right border.
+    coarseness: brightfield was taken with pixels larger by this factor, and its files were resized.
+    is_eight_bit: brightfield's files hold 0 to 255, stretched (see `camera.in_eight_bits`).
     """
 
     optics: Optics
@@ -33,6 +35,8 @@ class Instrument:
     slope: float = 0.0
     specks: int = 0
     tilt_um: float = 0.0
+    coarseness: float = 1.0
+    is_eight_bit: bool = False
 
 
 INSTRUMENTS = {
@@ -46,12 +50,17 @@ def draw_instrument(magnification: int, seed: int | Sequence[int]) -> Instrument
 
     The ranges are plausible, not measured: what objectives, condensers and cameras of that kind
     differ by. In a third of them the focus series is so short that it shows hardly more than one
-    plane.
+    plane; half of them focus on the cells, and a third go the other way through them.
     """
     rng, home = np.random.default_rng(seed), INSTRUMENTS[magnification]
     of_home, step_um = home.optics, home.optics.focus_step_um
     step_um *= rng.uniform(0.05, 0.3) if rng.random() < 1 / 3 else rng.uniform(0.5, 1.4)
-    middle_um = of_home.first_focus_um + 3 * of_home.focus_step_um + rng.uniform(-4, 4)
+    middle_um = of_home.first_focus_um + 3 * of_home.focus_step_um
+    if rng.random() < 1 / 2:
+        middle_um = CELLS_MIDDLE_UM
+    middle_um += rng.uniform(-4, 4)
+    if rng.random() < 1 / 3:
+        step_um = -step_um
     optics = replace(
         of_home,
         um_per_px=of_home.um_per_px * rng.uniform(0.8, 1.25),
@@ -68,6 +77,8 @@ def draw_instrument(magnification: int, seed: int | Sequence[int]) -> Instrument
         slope=rng.uniform(-0.3, 0.3),
         specks=int(rng.integers(0, 12)),
         tilt_um=rng.uniform(0, 2) if rng.random() < 0.3 else 0.0,
+        coarseness=rng.uniform(1.2, 2.0) if rng.random() < 0.2 else 1.0,
+        is_eight_bit=bool(rng.random() < 0.2),
     )
 
 

@@ -1,6 +1,7 @@
 """Cells drawn as maps: optical paths, and what fluoresces in and outside the focal section."""
 
 from dataclasses import dataclass
+from itertools import chain, repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +10,7 @@ from scipy import ndimage
 from adipocyte.simulation.canvas import Canvas, Footprint
 from adipocyte.simulation.cells import Cell, Nucleus
 from adipocyte.simulation.debris import Bit
+from adipocyte.simulation.droplets import faces
 from adipocyte.simulation.optics import LAYER_HEIGHTS_UM
 
 # Differences of refractive index: cytoplasm to the medium, lipid and nucleus to cytoplasm.
@@ -21,6 +23,8 @@ N_LAYERS = 3  # of cells on the glass; floating cells are in the layer above
 # at many heights.
 FLOATING_BLUR_UM = 1.8
 FLECKS_PER_UM2 = 1 / 4000
+_NO_FACES = np.empty((0, 4))
+_LEVEL_UM = 1e-3  # droplets whose heights differ by less have an upright face between them
 _ROUGHNESS_UM = 1.2  # size of the grains of a rough ground
 SECTION_UM = (1.5, 5.5)  # heights between which fluorescence is collected sharply
 
@@ -119,15 +123,16 @@ def _draw_lipid(
     lipid_um = np.zeros((N_LAYERS, *canvas.shape_px), dtype=np.float32)
     lipids = np.zeros(canvas.shape_px, dtype=np.float32)
     for cell in cells:
-        for spheres_um, sign in ((cell.droplets_um, 1), (cell.holes_um, -1)):
-            for z_um, y_um, x_um, radius_um in spheres_um.tolist():
-                window = canvas.window(y_um, x_um, radius_um)
-                if window is None:
-                    continue
-                half_um = _half_chord(window, radius_um)
-                layer = _layer(z_um)
-                lipid_um[layer][window.slices] += (2 * sign) * half_um
-                lipids[window.slices] += sign * _in_section(z_um - half_um, z_um + half_um)
+        pressing = faces(cell.droplets_um) if cell.squeezed else repeat(_NO_FACES)
+        droplets = zip(cell.droplets_um.tolist(), pressing, repeat(1))
+        holes = zip(cell.holes_um.tolist(), repeat(_NO_FACES), repeat(-1))
+        for (z_um, y_um, x_um, radius_um), own, sign in chain(droplets, holes):
+            window = canvas.window(y_um, x_um, radius_um)
+            if window is None:
+                continue
+            below_um, above_um = _chord(window, radius_um, own)
+            lipid_um[_layer(z_um)][window.slices] += sign * (above_um + below_um)
+            lipids[window.slices] += sign * _in_section(z_um - below_um, z_um + above_um)
     # Droplets that press on each other are flattened, not doubled: lipid fills a place only once.
     return np.maximum(lipid_um, 0), np.clip(lipids, 0, 1)
 
@@ -140,6 +145,28 @@ def _layer(z_um: float) -> int:
 def _half_chord(window: Footprint, radius_um: float) -> NDArray[np.float32]:
     """Half the length of a vertical line inside a sphere, in µm."""
     return np.sqrt(np.maximum(np.float32(radius_um**2) - window.dy_um**2 - window.dx_um**2, 0))
+
+
+def _chord(
+    window: Footprint, radius_um: float, pressing: NDArray[np.float64]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """How far a vertical line inside a droplet goes below and above its centre's height, in µm.
+
+    pressing: its flat faces, see `droplets.faces`. Where a line misses it the two add to 0.
+    """
+    half_um = _half_chord(window, radius_um)
+    if not len(pressing):
+        return half_um, half_um
+    lowest_um, highest_um = -half_um, half_um
+    for up, y, x, number in pressing.astype(np.float32):
+        left = number - y * window.dy_um - x * window.dx_um
+        if up > _LEVEL_UM:
+            np.minimum(highest_um, left / up, out=highest_um)
+        elif up < -_LEVEL_UM:
+            np.maximum(lowest_um, left / up, out=lowest_um)
+        else:  # the face stands upright
+            highest_um[left < 0] = lowest_um[left < 0]
+    return -lowest_um, np.maximum(highest_um, lowest_um)
 
 
 def _draw_nuclei(

@@ -56,6 +56,28 @@ def test_a_tilted_stage_is_flat_in_the_middle_and_out_of_focus_at_the_borders():
     np.testing.assert_allclose(one, focus_series(paths_um, HOME.optics)[:3], rtol=1e-5)
 
 
+def test_files_of_eight_bits_are_stretched_and_saturate_a_little():
+    counts, eight = planes(HOME).astype(float), planes(replace(HOME, is_eight_bit=True))
+    assert (eight.min(), eight.max()) == (0, 255)
+    assert 0.0015 < np.mean(eight == 0) < 0.01
+    between = (eight > 0) & (eight < 255)
+    slope, intercept = np.polyfit(counts[between], eight[between], 1)
+    np.testing.assert_allclose(eight[between], slope * counts[between] + intercept, atol=0.51)
+
+
+def test_resized_files_hold_no_more_than_their_coarse_pixels():
+    def finest(images: np.ndarray) -> float:
+        """Power of the finest frequencies over that of coarse ones."""
+        power = np.abs(np.fft.rfft2(images - images.mean(axis=(1, 2), keepdims=True))) ** 2
+        return power[:, 52:76, 52:].mean() / power[:, 2:12, 2:12].mean()
+
+    sharp, coarse = planes(HOME), planes(replace(HOME, coarseness=2.0))
+    assert coarse.dtype == np.uint16
+    assert finest(coarse) < finest(sharp) / 20
+    assert np.corrcoef(sharp.ravel(), coarse.ravel())[0, 1] > 0.9
+    np.testing.assert_allclose(coarse.mean(), sharp.mean(), rtol=0.01)
+
+
 def test_other_microscopes_repeat_with_the_seed_and_can_photograph():
     drawn = [draw_instrument(40, (0, well)) for well in range(60)]
     assert drawn[3] == draw_instrument(40, (0, 3))
@@ -64,7 +86,8 @@ def test_other_microscopes_repeat_with_the_seed_and_can_photograph():
     assert 0.8 <= min(scales) < 0.87
     assert 1.18 < max(scales) <= 1.25
     steps = np.array([one.optics.focus_step_um / home.focus_step_um for one in drawn])
-    assert 0.15 < np.mean(steps < 0.31) < 0.55  # hardly more than one plane
+    assert 0.15 < np.mean(np.abs(steps) < 0.31) < 0.55  # hardly more than one plane
+    assert 0.15 < np.mean(steps < 0) < 0.5  # the other way through the cells
     for well in range(4):
         field = simulate_field(
             40,

@@ -62,9 +62,10 @@ def median(histogram: NDArray[np.int64]) -> float:
 def match_histogram(image: NDArray[np.uint16], reference: NDArray[np.int64]) -> NDArray[np.uint16]:
     """Map each count of *image* by its rank, to give it the distribution of a *reference*.
 
-    image: any shape, in counts. reference: a histogram (65536,). The mapping is that of
-    `skimage.exposure.match_histograms`, except that the result is rounded: one table for an image
-    of any size.
+    image: any shape, in counts. reference: a histogram (65536,). Pixels of one count share the mean
+    of their ranks (mid-ranks: Kendall 1945, "The treatment of ties in ranking problems"), where
+    `skimage.exposure.match_histograms` gives them the highest. So a flat image gets the reference's
+    median and not its brightest count, and ground that is clipped to 0 stays ground.
     """
     own, _, matched = _matched(image, reference)
     table = np.zeros(N_COUNTS, dtype=np.uint16)
@@ -82,9 +83,8 @@ def match_highlights(image: NDArray[np.uint16], reference: NDArray[np.int64]) ->
     as bright as the brightest droplet. CellProfiler's pipelines divide each image by its brightest
     pixel, so that without any speck they take every grain of lipid for a defect.
     """
-    own, ranks, matched = _matched(image, reference)
+    own, below, matched = _matched(image, reference)
     bright = np.searchsorted(np.cumsum(reference), _BRIGHT * reference.sum())
-    below = np.concatenate([[0], ranks[:-1]])
     raised = (below >= 1 - HIGHLIGHTS) & (own > bright)
     table = np.arange(N_COUNTS, dtype=np.uint16)
     table[own[raised]] = np.maximum(own, matched)[raised]
@@ -94,15 +94,27 @@ def match_highlights(image: NDArray[np.uint16], reference: NDArray[np.int64]) ->
 def _matched(
     image: NDArray[np.uint16], reference: NDArray[np.int64]
 ) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.uint16]]:
-    """The counts of *image*, the share of its pixels up to each, and the reference's of that rank.
+    """The counts of *image*, the share of its pixels below each, and the reference's of that rank.
 
     All are (N,), the last rounded.
     """
-    histogram = counts_histogram(image)
-    own, present = np.flatnonzero(histogram), np.flatnonzero(reference)
-    ranks = np.cumsum(histogram[own]) / image.size
-    reference_ranks = np.cumsum(reference[present]) / reference.sum()
-    return own, ranks, np.rint(np.interp(ranks, reference_ranks, present)).astype(np.uint16)
+    own, middles, below = _ranks(counts_histogram(image))
+    present, reference_middles, _ = _ranks(reference)
+    matched = np.interp(middles, reference_middles, present)
+    return own, below, np.rint(matched).astype(np.uint16)
+
+
+def _ranks(
+    histogram: NDArray[np.int64],
+) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]:
+    """The counts that a (65536,) *histogram* has, the mean rank of each, and the lowest.
+
+    All are (N,); ranks are shares of the pixels.
+    """
+    present = np.flatnonzero(histogram)
+    n_pixels, n_all = histogram[present], histogram.sum()
+    below = np.cumsum(n_pixels) - n_pixels
+    return present, (below + n_pixels / 2) / n_all, below / n_all
 
 
 def apply_table(table: NDArray[np.uint16], image: NDArray[np.uint16]) -> NDArray[np.uint16]:

@@ -47,6 +47,7 @@ from benchmarks.shift import (
     all_of,
     bundled,
     judged,
+    manifest_of,
     painter,
 )
 
@@ -109,7 +110,7 @@ def run(start: str, number: int, seed: int, *, epochs: int, out: Path) -> None:
             home / "bundle" / manifest.names(TARGETS)[0], TARGETS, sees_mask=False, source="home"
         )
     train_generator(store, build(GeneratorConfig, given), None, path, Silent(), start=trained)
-    bundle = bundled(store, path / NETWORK_FOLDER, path / "bundle")
+    bundle = bundled(store, path / NETWORK_FOLDER, path / "bundle", manifest_of(store))
     write_json(path.with_suffix(".json"), judge(bundle, out))
 
 

@@ -248,13 +248,15 @@ def train(way: str, seed: int, epochs: int, out: Path) -> Path:
         CHANGES.pop(without, None)
         train_generator(store, config, None, folder, Silent())
     bundle = folder / "bundle"
-    return bundle if bundle.exists() else bundled(store, folder / NETWORK_FOLDER, bundle)
+    if bundle.exists():
+        return bundle
+    return bundled(store, folder / NETWORK_FOLDER, bundle, manifest_of(store))
 
 
-def bundled(store: Store, network: Path, folder: Path) -> Path:
-    """Write a bundle of one network for all stains into *folder*, and return it."""
+def manifest_of(store: Store) -> BundleManifest:
+    """What a bundle of one network for all stains says that was trained on *store*."""
     entry = NetworkEntry(TARGETS, sees_mask=False)
-    manifest = BundleManifest(
+    return BundleManifest(
         targets=TARGETS,
         networks={entry.name: entry},
         n_z_planes=store.manifest.n_z_planes,
@@ -268,11 +270,15 @@ def bundled(store: Store, network: Path, folder: Path) -> Path:
         intensities=Intensities.NONE,
         normalisation=store.manifest.origin.settings["normalisation"],
     )
+
+
+def bundled(store: Store, network: Path, folder: Path, manifest: BundleManifest) -> Path:
+    """Write a bundle of one network for all stains into *folder*, and return it."""
     histograms = {
-        table_key(MAGNIFICATION, target): store.histogram(MAGNIFICATION, target)
-        for target in TARGETS
+        table_key(magnification, target): store.histogram(magnification, target)
+        for magnification, target in product(store.magnifications, TARGETS)
     }
-    write_bundle(folder, manifest, {entry.name: network}, histograms)
+    write_bundle(folder, manifest, dict.fromkeys(manifest.networks, network), histograms)
     return folder
 
 

@@ -7,9 +7,11 @@ import json
 import os
 import secrets
 import stat
+import struct
+import sys
 import warnings
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -26,6 +28,7 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+_FLOCK = struct.Struct("hhqqi")  # Linux's struct flock: type, whence, start, length, process
 _HELD = (errno.EAGAIN, errno.EACCES)  # POSIX has either for a lock that another process holds
 
 
@@ -51,12 +54,22 @@ def replacing(path: Path) -> Generator[Path]:
         with partial.open("r+b") as file:
             os.fsync(file.fileno())
         if partial.stat().st_mode & 0o777 != mode:  # safetensors lets only the owner read its files
-            with suppress(OSError):  # some network and FAT file systems refuse chmod
-                partial.chmod(mode)
+            _permit(partial, mode)
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def _permit(path: Path, mode: int) -> None:
+    try:
+        path.chmod(mode)
+    except OSError as error:  # some network and FAT file systems refuse it
+        warnings.warn(
+            f"{path.parent} keeps its own permissions ({error.strerror}): whoever else is to read "
+            "what is written there needs them from its mount or its owner",
+            stacklevel=4,
+        )
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -178,9 +191,23 @@ def _lock(file: TextIO, path: Path) -> None:
         # Not flock: worker processes would inherit its locks.
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno in _HELD:
+        if error.errno in _HELD and _is_held(file):
             raise HeldError(str(path)) from error
         warnings.warn(
             f"{path.parent} cannot be locked ({error.strerror}): start one command there at a time",
             stacklevel=2,
         )
+
+
+def _is_held(file: TextIO) -> bool:
+    """Whether another process holds the lock of *file*; yes where the system does not tell.
+
+    The codes of a held lock are also those of a file system that refuses locks.
+    """
+    if not sys.platform.startswith("linux"):  # elsewhere the structure lies otherwise in memory
+        return True
+    try:
+        answer = fcntl.fcntl(file, fcntl.F_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+    except OSError:
+        return False
+    return _FLOCK.unpack(answer)[0] != fcntl.F_UNLCK

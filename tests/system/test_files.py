@@ -173,12 +173,17 @@ def test_permissions_follow_the_umask_for_files_of_libraries_too(tmp_path, mask,
     np.testing.assert_array_equal(load_file(tmp_path / "weights")["a"], np.arange(3))
 
 
-def test_a_file_system_that_refuses_chmod_is_written_to_all_the_same(path, monkeypatch):
-    with replacing(path) as partial:
-        partial.write_bytes(NEW)
-        partial.chmod(0o600)
-        monkeypatch.setattr(os, "chmod", failing(PermissionError(errno.EPERM, "no chmod here")))
-    assert contents(path.parent) == {"file": NEW}
+def test_a_file_system_that_refuses_chmod_is_written_to_with_one_warning(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "chmod", failing(PermissionError(errno.EPERM, "no chmod here")))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for name in "abc":
+            with replacing(tmp_path / name) as partial, umask(0o077):
+                partial.unlink()
+                partial.write_bytes(NEW)
+    [warning] = caught
+    assert str(warning.message).startswith(f"{tmp_path} keeps its own permissions (no chmod here)")
+    assert contents(tmp_path) == dict.fromkeys("abc", NEW)
 
 
 # JSON and digests.
@@ -283,9 +288,18 @@ def test_a_file_system_without_locks_is_warned_of_once_and_holds_nobody_up(
 
 
 @pytest.mark.parametrize("code", [errno.EAGAIN, errno.EACCES])
-def test_either_code_of_a_held_lock_is_understood(tmp_path, monkeypatch, code):
+def test_the_codes_of_a_held_lock_are_believed_only_where_somebody_holds_it(
+    tmp_path, monkeypatch, code
+):
+    lock = tmp_path / "lock"
     monkeypatch.setattr(fcntl, "lockf", failing(OSError(code, os.strerror(code))))
-    with pytest.raises(HeldError), locked(tmp_path / "lock"):
+    with python(HOLDING, lock) as process:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(HeldError), locked(lock):
+            pass
+        process.kill()
+        process.wait(60)
+    with pytest.warns(match="cannot be locked"), locked(lock):
         pass
 
 

@@ -204,7 +204,8 @@ def _is_held(file: TextIO) -> bool:
 
     The codes of a held lock are also those of a file system that refuses locks.
     """
-    if not sys.platform.startswith("linux"):  # elsewhere the structure lies otherwise in memory
+    # Elsewhere the structure lies otherwise in memory.
+    if fcntl is None or not sys.platform.startswith("linux"):
         return True
     try:
         answer = fcntl.fcntl(file, fcntl.F_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))

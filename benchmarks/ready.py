@@ -20,6 +20,7 @@ from functools import partial
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -50,12 +51,12 @@ from benchmarks.shift import bundled, correlation, manifest_of
 SIDE_PX = 512
 WELLS = tuple(f"{row}{column:02d}" for row in "ABCDEFGHIJKLMNOP" for column in range(1, 13))
 HELD_OUT = {"validation_wells": "A03,E07,I11,M02", "test_wells": "B05,F09,J12,N04"}
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "target": "all",
     "recipe": "shared",
     "augmentations": "any_planes",
-    "epochs": "20",
-    "epoch_steps": "300",
+    "epochs": 20,
+    "epoch_steps": 300,
 }
 LICENCE = "trained from random weights on simulated cells alone"
 N_JUDGED = 6  # laboratories for each magnification

@@ -6,6 +6,7 @@ them. Networks, losses and the chain take plain arguments and never see a config
 """
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ AutoSwitch = Literal["auto", "true", "false"]
 
 _BUILT_ON = {"stable": "report"}  # where a recipe has no value of its own, it takes this one's
 
+_HOME = "~/"  # how text begins that is a path, where it may be something else
 _SWITCH_WORDS = {
     **dict.fromkeys(("true", "on", "yes", "1"), "true"),
     **dict.fromkeys(("false", "off", "no", "0"), "false"),
@@ -159,9 +161,14 @@ def choices(annotation: Any) -> tuple[Any, ...]:
 
 
 def read(annotation: Any, value: Any) -> Any:
-    """*value* as a setting of this type: text becomes a path or a switch where one is due."""
+    """*value* as a setting of this type: text becomes a path or a switch where one is due.
+
+    In a path `~` is the home folder.
+    """
     if not isinstance(value, str):
         return value
+    if annotation in (Path, Path | None) or value.startswith(_HOME):
+        value = os.path.expanduser(value)  # behind `-P plate=` a shell does not
     if annotation is Path:
         return Path(value)
     if annotation == Path | None:
@@ -232,6 +239,12 @@ _plate = partial(
     option,
     "Folder of the raw plate: 20x_images/, 40x_images/ and/or 60x_images/ with the challenge's "
     "TIFFs.",
+)
+_plate_name = partial(
+    option,
+    "Which plate, where the folder holds several: as the names of its files begin, up to the well; "
+    "empty: there is one.",
+    "",
 )
 _target = partial(
     option,
@@ -326,6 +339,14 @@ class SimulateConfig:
 class PreprocessConfig:
     plate: Path = _plate()
     store: Path = _store()
+    plate_name: str = _plate_name()
+    stain_z: int = option(
+        "Which z-plane of stains that were taken at several, by the number in the names; 0: there "
+        "is one.",
+        0,
+        low=0,
+        high=999,
+    )
     normalisation: Literal["field", "plate", "report"] = option(
         "Mean and standard deviation that counts are measured in: of each field by itself (stains: "
         "of each well), which bears other exposures and microscopes; of the plate's training "
@@ -629,6 +650,7 @@ class EvaluateConfig:
 @dataclass(frozen=True, kw_only=True)
 class StainConfig:
     plate: Path = option("Folder of the raw plate; brightfield planes are enough.")
+    plate_name: str = _plate_name()
     model: str = option("Address of a registered model.", f"models:/{MODEL_NAME}@champion")
     out: str = option(
         "Folder for the stained TIFFs, or an address that fsspec knows: s3://bucket/folder.",

@@ -5,6 +5,7 @@ It imports nothing of ours.
 
 from dataclasses import dataclass
 from enum import StrEnum
+from string import ascii_uppercase
 
 TARGETS = ("A1", "A2", "A3")
 TARGET_NAMES = {"A1": "nuclei", "A2": "lipid droplets", "A3": "cytoplasm"}
@@ -18,6 +19,8 @@ UM_PER_PX = {20: 0.325, 40: 0.163, 60: 0.108}  # not published; these values fit
 N_Z_PLANES = 7
 MOST_Z_PLANES = 9  # that a model takes which was trained for any number of planes
 SMALLEST_PX = 64  # the shortest side of a field that can be prepared, painted or judged
+
+ROWS = (*ascii_uppercase, *(f"A{letter}" for letter in "ABCDEF"))  # of a plate of 1536 wells
 
 Window = tuple[slice, slice]  # a part of an image: rows, columns
 WHOLE: Window = (slice(None), slice(None))
@@ -70,3 +73,9 @@ class FieldKey:
 def table_key(magnification: int, channel: str) -> str:
     """The key of a histogram or calibration table: "20/A1"."""
     return f"{magnification}/{channel}"
+
+
+def row_and_column(well: str) -> tuple[str, int]:
+    """The row and the column of a well: "B03" → ("B", 3), "AA03" → ("AA", 3)."""
+    row = well.rstrip("0123456789")
+    return row, int(well[len(row) :])

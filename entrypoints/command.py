@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -140,5 +141,5 @@ def only(kind: "type[DataclassInstance]", settings: dict[str, Any]) -> dict[str,
 def next_command(entry_point: str, store: Path, **settings: Any) -> str:
     """The command that comes after this one, on the same store."""
     given = settings | ({} if store == Path("prepared") else {"store": store})
-    words = [f"-P {name}={spelled(value)}" for name, value in given.items()]
+    words = [f"-P {shlex.quote(f'{name}={spelled(value)}')}" for name, value in given.items()]
     return " ".join([f"mlflow run . -e {entry_point}", *words])

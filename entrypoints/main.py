@@ -45,8 +45,9 @@ def main(config: MainConfig, extra: dict[str, Any]) -> None:
     from adipocyte.plate.scan import scan_plate
     from adipocyte.store.reader import Store
 
-    scan_plate(config.plate)
     settings = {**plain(config), **extra}
+    wanted = build(PreprocessConfig, only(PreprocessConfig, settings))
+    scan_plate(wanted.plate, plate_name=wanted.plate_name, stain_z=wanted.stain_z)
     digest = short_digest(settings)
     before = interrupted_run("main", digest)
     with step_run("main", config, settings=digest) as run:

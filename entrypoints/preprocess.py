@@ -61,9 +61,10 @@ def preprocess(config: PreprocessConfig) -> None:
             f"Few wells: {', '.join(sorted(shared))} both chooses the best networks and judges "
             "them, so the measurements on it are a little too good."
         )
+    others = f" ({manifest.ignored})" if manifest.ignored else ""
     print(
-        f"{len(manifest.fields)} fields in {store.folder} (store {store.digest}); "
-        f"{manifest.n_ignored} other files were left alone."
+        f"{len(manifest.fields)} fields in {store.folder} (store {store.digest}, "
+        f"{manifest.n_z_planes} z-planes); {manifest.n_ignored} other files were left alone{others}."
     )
     print(f"Next: {next_command('train_segmenter', config.store)}")
 

@@ -5,7 +5,7 @@ import re
 import shlex
 
 from adipocyte.config import SimulateConfig, listed, plain
-from adipocyte.domain import MAGNIFICATIONS
+from adipocyte.domain import MAGNIFICATIONS, ROWS
 from adipocyte.errors import ConfigError
 from adipocyte.system.files import write_whole
 from entrypoints.command import command
@@ -74,9 +74,10 @@ def _magnifications(config: SimulateConfig) -> list[int]:
 
 def _wells(config: SimulateConfig) -> tuple[str, ...]:
     wells = listed(config.wells)
-    if not wells or not all(re.fullmatch("[A-P][0-9]{2}", well) for well in wells):
+    known = re.compile(rf"({'|'.join(ROWS)})[0-9]{{2}}")
+    if not wells or not all(map(known.fullmatch, wells)):
         raise ConfigError(
-            f"wells must be a letter A to P and two digits each, got {config.wells!r}",
+            f"wells must be a row, A to AF, and two digits each, got {config.wells!r}",
             "-P wells=B03,B04,C02",
         )
     return wells

@@ -171,6 +171,19 @@ def test_paths_may_be_text_and_an_optional_one_empty():
     assert build(EvaluateConfig, {"store": Path("c")}).store == Path("c")
 
 
+def test_a_path_may_begin_with_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    config = built(PreprocessConfig, plate="~/plates/one", align="~/alignment.json")
+    assert (config.plate, config.align) == (
+        Path("/home/ada/plates/one"),
+        "/home/ada/alignment.json",
+    )
+    assert built(StainConfig, plate="~nobody-of-that-name/p").plate == Path(
+        "~nobody-of-that-name/p"
+    )
+    assert built(StainConfig, plate="a~/b", out="~").out == "~"
+
+
 def test_an_empty_path_is_the_folder_one_is_in():
     assert build(SegmenterConfig, {"store": ""}).store == Path()
 

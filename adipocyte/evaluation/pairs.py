@@ -10,7 +10,8 @@ from tqdm import tqdm
 from adipocyte.domain import SMALLEST_PX, FieldKey
 from adipocyte.errors import ImageError, PlateError
 from adipocyte.evaluation.fields import FieldPaths
-from adipocyte.plate.names import parse_magnification, parse_name
+from adipocyte.plate.listing import list_folders, list_images, named, same_image
+from adipocyte.plate.names import parse_magnification
 from adipocyte.plate.problems import Problem
 from adipocyte.plate.tiff import Header, read_header, read_image
 
@@ -82,13 +83,12 @@ def _listed(folder: Path, name: str, magnification: int) -> Listed:
     if not folder.is_dir():
         raise PlateError(f"there is no folder {folder}", f"give the {name} with -P {name}=<folder>")
     listed: Listed = defaultdict(lambda: defaultdict(list))
-    for images in [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]:
+    others: list[Path] = []
+    for images in list_folders(folder):
         known = parse_magnification(images.name) or (magnification if images == folder else None)
-        for path in sorted(images.iterdir()):
-            try:
-                image = parse_name(path.name)
-            except PlateError:
-                continue
+        found = list_images(images)
+        others += [*found.similar, *found.others]
+        for path, image in found.images.items():
             if image.target is None:
                 continue
             if not known:
@@ -101,7 +101,8 @@ def _listed(folder: Path, name: str, magnification: int) -> Listed:
     if not listed:
         example = "AssayPlate_Greiner_#655090_B03_T0001F001L01A01Z01C01.tif"
         raise PlateError(
-            f"{folder} holds no stained image of the challenge's form",
+            f"{folder} holds no stained image of the challenge's form"
+            + (f", only {named(others)}" if others else ""),
             f"its files must be named like {example}",
         )
     return listed
@@ -125,8 +126,7 @@ def _problems(key: FieldKey, truth: Files, painted: Files) -> Iterator[Problem]:
             yield Problem(where, error.found, f"{error.remedy}; {_AS_UINT16}")
     for paths in (*truth.values(), *painted.values()):
         if len(paths) > 1:
-            found = f"{paths[0].name} and {paths[1].name} are the same image"
-            yield Problem(where, found, "keep one")
+            yield Problem(where, *same_image(paths))
     if headers:
         yield from _unlike(where, headers)
 

@@ -5,20 +5,27 @@ view, line, action, z-plane and channel. Channel C04 is brightfield (Z1…Z7); C
 the targets A1, A2 and A3. The organisers' evaluation folders give every target the action A01; both
 forms are read, because the channel alone decides. A stack of all z-planes in one file is named
 after any of its planes, or after none (`…A04C04.tif`).
+
+Small letters (`b03`, `.Tif`), numbers with fewer zeros (`Z5`) and `.ome.tif` are read alike,
+because they can be meant only one way. Wells go up to AF48, as on plates of 1536.
 """
 
 import re
 from dataclasses import dataclass
 
-from adipocyte.domain import TARGETS
+from adipocyte.domain import ROWS, TARGETS
 from adipocyte.errors import PlateError
 
-_NAME = re.compile(
-    r"(?P<plate>.+)_(?P<well>[A-P][0-9]{2})"
-    r"_T(?P<time>[0-9]{4})F(?P<fov>[0-9]{3})L(?P<line>[0-9]{2})"
-    r"A(?P<action>[0-9]{2})(Z(?P<z_plane>[0-9]{2}))?C(?P<channel>[0-9]{2})\.(tif|TIF)[fF]?"
+_PLACE = (
+    r"T(?P<time>[0-9]{1,4})F(?P<fov>[0-9]{1,4})L(?P<line>[0-9]{1,2})"
+    r"A(?P<action>[0-9]{1,2})(Z(?P<z_plane>[0-9]{1,3}))?C(?P<channel>[0-9]{1,2})"
 )
-_FOLDER = re.compile(r"(20|40|60)x(_images)?")
+_NAME = re.compile(
+    rf"(?P<plate>.+)_(?P<row>{'|'.join(ROWS)})(?P<column>[0-9]{{1,2}})_{_PLACE}(\.ome)?\.tiff?",
+    re.IGNORECASE | re.ASCII,
+)
+_NEARLY = re.compile(rf"{_PLACE}.*\.tiff?", re.IGNORECASE | re.ASCII)
+_FOLDER = re.compile(r"(20|40|60)x(_images)?", re.IGNORECASE | re.ASCII)
 BRIGHTFIELD_CHANNEL = 4
 DEFAULT_PLATE = "AssayPlate_Greiner_#655090"
 
@@ -42,9 +49,18 @@ class ImageName:
         return f"{place}A{self.action:02d}{z_plane}C{self.channel:02d}.tif"
 
     @property
+    def is_known(self) -> bool:
+        """Whether it is of brightfield or of a target; other channels are nobody's."""
+        return _is_known(self.channel)
+
+    @property
     def target(self) -> str | None:
         """The target of the image's channel: "A1", "A2" or "A3"; None for all other channels."""
         return TARGETS[self.channel - 1] if 1 <= self.channel <= len(TARGETS) else None
+
+
+def _is_known(channel: int) -> bool:
+    return 1 <= channel <= BRIGHTFIELD_CHANNEL
 
 
 def parse_name(text: str) -> ImageName:
@@ -57,7 +73,7 @@ def parse_name(text: str) -> ImageName:
         )
     return ImageName(
         plate=found["plate"],
-        well=found["well"],
+        well=f"{found['row'].upper()}{int(found['column']):02d}",
         fov=int(found["fov"]),
         action=int(found["action"]),
         z_plane=int(found["z_plane"]) if found["z_plane"] else None,
@@ -65,6 +81,12 @@ def parse_name(text: str) -> ImageName:
         time=int(found["time"]),
         line=int(found["line"]),
     )
+
+
+def resembles(text: str) -> bool:
+    """Whether a file's name, which is no image's, looks like one: another well, or " - Copy"."""
+    found = _NEARLY.search(text)
+    return found is not None and _is_known(int(found["channel"]))
 
 
 def brightfield_name(well: str, fov: int, z_plane: int, plate: str = DEFAULT_PLATE) -> ImageName:

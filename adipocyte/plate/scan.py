@@ -3,6 +3,7 @@
 No pixel is read for it.
 """
 
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,12 +16,18 @@ from tqdm import tqdm
 from adipocyte.domain import BRIGHTFIELD, N_Z_PLANES, TARGETS, FieldKey
 from adipocyte.errors import ImageError, PlateError
 from adipocyte.plate.fields import FieldFiles
+from adipocyte.plate.listing import (
+    Listing,
+    list_folders,
+    list_images,
+    named,
+    same_image,
+    similar_problem,
+)
 from adipocyte.plate.names import (
     BRIGHTFIELD_CHANNEL,
-    ImageName,
     brightfield_name,
     parse_magnification,
-    parse_name,
     target_name,
 )
 from adipocyte.plate.problems import Problem, problem_of
@@ -30,6 +37,7 @@ T = TypeVar("T")
 Headers = dict[Path, Header]  # of the images that can be read
 Wrong = list[tuple[str, str]]  # what was found in a field, and the remedy
 
+_MOST_NAMED = 5
 _LAYOUT = (
     "a plate is a folder with 20x_images/, 40x_images/ or 60x_images/ in it, which hold the "
     "challenge's TIFFs"
@@ -41,8 +49,8 @@ class Plate:
     """A scanned plate: its whole `fields` in order, and the `problems` of all others.
 
     `partial` fields have problems too, but lack nothing except some of the stains. `n_z_planes` is
-    what most fields have; a field with another number is not whole. `n_ignored` counts the files
-    that belong to no field.
+    what most fields have; a field with another number is not whole. `ignored` are the files that
+    belong to no field.
     """
 
     fields: tuple[FieldFiles, ...]
@@ -50,7 +58,7 @@ class Plate:
     problems: tuple[Problem, ...]
     n_z_planes: int
     targets: tuple[str, ...]
-    n_ignored: int
+    ignored: tuple[Path, ...]
 
 
 @dataclass
@@ -79,19 +87,30 @@ class _Images:
 class _Usual:
     """What the fields of a plate have in common.
 
-    `dtypes` is by kind: brightfield or a target.
+    `z_planes` are the numbers of their planes in names; those of a stack count from 1. `dtypes` is
+    by kind: brightfield or a target.
     """
 
-    n_z_planes: int
+    z_planes: range
     targets: tuple[str, ...]
     dtypes: dict[str, str]
 
+    @property
+    def n_z_planes(self) -> int:
+        return len(self.z_planes)
 
-def scan_plate(folder: Path, targets: tuple[str, ...] = TARGETS) -> Plate:
+
+def scan_plate(
+    folder: Path, targets: tuple[str, ...] = TARGETS, *, plate_name: str = "", stain_z: int = 0
+) -> Plate:
     """Look through a raw plate. Reads the header of every brightfield image and of *targets*.
 
-    Raises PlateError when there is no such folder or no image of the challenge's form in it. All
-    else that is wrong is listed in `Plate.problems`.
+    Of several plates in the folder *plate_name* tells which is meant, as their files' names begin;
+    of stains at several z *stain_z* tells which, by the number in the names, if it is not 0.
+
+    Raises PlateError when there is no such folder, no image of the challenge's form in it, or
+    images of several plates and none is named. All else that is wrong is listed in
+    `Plate.problems`.
     """
     if not folder.is_dir():
         raise PlateError(
@@ -99,16 +118,19 @@ def scan_plate(folder: Path, targets: tuple[str, ...] = TARGETS) -> Plate:
             f"{_LAYOUT}. Give it with -P plate=<folder>, or make one: mlflow run . -e simulate",
         )
     try:
-        images, problems, n_ignored = _list(folder, targets)
+        listings = {images: list_images(images) for images in list_folders(folder)}
     except OSError as error:
         raise PlateError(
             f"{error.filename} cannot be looked into ({error.strerror})",
             "give this user the right to read the plate",
         ) from error
+    _check_one_plate(listings, plate_name)
+    ignored = tuple(chain(*(one.others for one in listings.values())))
+    images, problems = _by_field(folder, listings, targets, plate_name, stain_z)
     if not images:
         others = "".join(f"; {one.where} {one.found}: {one.remedy}" for one in problems)
         raise PlateError(
-            f"{folder} holds no image of the challenge's form",
+            f"{folder} holds no image of the challenge's form" + _beside(ignored),
             f"{_LAYOUT}, named like {brightfield_name('B03', 1, 1)}{others}",
         )
     headers, errors = _read_headers(list(chain(*(one.paths() for one in images.values()))))
@@ -127,17 +149,17 @@ def scan_plate(folder: Path, targets: tuple[str, ...] = TARGETS) -> Plate:
         tuple(problems),
         usual.n_z_planes,
         usual.targets,
-        n_ignored,
+        ignored,
     )
 
 
 def _usual(fields: list[_Images], headers: Headers, targets: tuple[str, ...]) -> _Usual:
     """What most fields have; a target is the plate's when at least half of the fields have it."""
-    numbers = [n for one in fields if (n := _n_planes(one, headers))]
+    spans = [span for one in fields if (span := _span(one, headers))]
     n_having = Counter(chain(*(one.targets for one in fields)))
     kinds = (BRIGHTFIELD, *targets)
     return _Usual(
-        n_z_planes=_most_frequent(numbers, default=N_Z_PLANES),
+        z_planes=_most_frequent_span(spans),
         targets=tuple(target for target in targets if 2 * n_having[target] >= len(fields)),
         dtypes={kind: _most_frequent(_dtypes(fields, headers, kind), default="") for kind in kinds},
     )
@@ -151,45 +173,55 @@ def _field_files(key: FieldKey, images: _Images, headers: Headers, usual: _Usual
     return FieldFiles(key, images.plate, planes, stains, usual.n_z_planes, shape)
 
 
-def _list(
-    folder: Path, targets: tuple[str, ...]
-) -> tuple[dict[FieldKey, _Images], list[Problem], int]:
-    """The images of each field, folders that do not tell a magnification, and how many other files.
+def _check_one_plate(listings: dict[Path, Listing], plate_name: str) -> None:
+    """Raise PlateError when a folder holds several plates and none is named, or another one is."""
+    for folder, listing in listings.items():
+        counts = Counter(name.plate for name in listing.images.values())
+        if len(counts) > 1 and not plate_name:
+            raise PlateError(f"{folder} holds images of {len(counts)} plates", _take_one(counts))
+    counts = Counter(name.plate for one in listings.values() for name in one.images.values())
+    if counts and plate_name and plate_name not in counts:
+        raise PlateError(f"no image is of a plate named {plate_name!r}", _take_one(counts))
 
-    Raises OSError when a folder cannot be listed.
-    """
+
+def _take_one(counts: Counter[str]) -> str:
+    """The plates that there are, by their numbers of images, and how to take one."""
+    plates = ", ".join(f"{plate} ({n} images)" for plate, n in sorted(counts.items())[:_MOST_NAMED])
+    setting = shlex.quote(f"plate_name={min(counts)}")
+    return f"there are {plates}: take one with -P {setting}, or give each a folder of its own"
+
+
+def _beside(ignored: tuple[Path, ...]) -> str:
+    return f", only {len(ignored)} other files: {named(ignored)}" if ignored else ""
+
+
+def _by_field(
+    plate: Path,
+    listings: dict[Path, Listing],
+    targets: tuple[str, ...],
+    plate_name: str,
+    stain_z: int,
+) -> tuple[dict[FieldKey, _Images], list[Problem]]:
+    """The images of each field, and what is wrong with folders."""
     found: dict[FieldKey, _Images] = {}
     problems: list[Problem] = []
-    n_ignored = 0
-    for images in [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]:
-        visible = [path for path in images.iterdir() if not path.name.startswith(".")]
-        paths = sorted(path for path in visible if not path.is_dir())
-        names = {path: name for path in paths if (name := _parsed(path)) is not None}
-        n_ignored += len(paths) - len(names)
-        magnification = parse_magnification(images.name) if images != folder else None
+    for folder, listing in listings.items():
+        magnification = parse_magnification(folder.name) if folder != plate else None
         if magnification is None:
-            problems += [_untold(images, len(names))] if names else []
+            problems += [_untold(folder, len(listing.images))] if listing.images else []
             continue
-        for path, name in names.items():
+        if listing.similar:
+            problems.append(similar_problem(folder, listing.similar))
+        for path, name in listing.images.items():
+            if plate_name not in ("", name.plate):
+                continue
             key = FieldKey(magnification, name.well, name.fov)
-            one = found.setdefault(key, _Images(images, name.plate))
+            one = found.setdefault(key, _Images(folder, name.plate))
             if name.channel == BRIGHTFIELD_CHANNEL:
                 one.planes[name.z_plane].append(path)
-            elif name.target in targets:
+            elif name.target in targets and (not stain_z or name.z_plane in (stain_z, None)):
                 one.targets[name.target].append(path)
-    return {key: images for key, images in found.items() if images.paths()}, problems, n_ignored
-
-
-def _parsed(path: Path) -> ImageName | None:
-    """The name of an image; None for thumbnails, exports and channels of other kinds.
-
-    Many instruments put those beside the images.
-    """
-    try:
-        name = parse_name(path.name)
-    except PlateError:
-        return None
-    return name if name.target or name.channel == BRIGHTFIELD_CHANNEL else None
+    return {key: images for key, images in found.items() if images.paths()}, problems
 
 
 def _untold(folder: Path, n: int) -> Problem:
@@ -213,9 +245,12 @@ def _read_headers(paths: list[Path]) -> tuple[Headers, dict[Path, ImageError]]:
     return headers, errors
 
 
-def _n_planes(images: _Images, headers: Headers) -> int:
-    """How many z-planes a field seems to have: the pages of its stack, or its highest plane."""
-    return _n_stacked(images, headers) or max((z or 0 for z in images.planes), default=0)
+def _span(images: _Images, headers: Headers) -> range:
+    """The numbers of a field's z-planes, as it seems: those of its stack, or from first to last."""
+    if n_stacked := _n_stacked(images, headers):
+        return range(1, n_stacked + 1)
+    numbers = [z for z in images.planes if z is not None]
+    return range(min(numbers), max(numbers) + 1) if numbers else range(0)
 
 
 def _n_stacked(images: _Images, headers: Headers) -> int | None:
@@ -233,6 +268,13 @@ def _dtypes(fields: Iterable[_Images], headers: Headers, kind: str) -> list[str]
     """The dtypes of all images of one *kind*, brightfield or a target, that can be read."""
     paths = [path for one in fields for path in one.of_kind(kind)]
     return [headers[path].dtype for path in paths if path in headers]
+
+
+def _most_frequent_span(spans: list[range]) -> range:
+    """The most frequent of the fields' spans of z, and the longest of several."""
+    counted = Counter(spans)
+    default = range(1, N_Z_PLANES + 1)
+    return max(counted, key=lambda one: (counted[one], len(one), -one.start), default=default)
 
 
 def _most_frequent(values: list[T], default: T) -> T:
@@ -253,7 +295,7 @@ def _problems(
     Images are compared with each other only when all can be read and no name is missing or doubled.
     """
     unreadable = [problem_of(key, errors[path]) for path in images.paths() if path in errors]
-    wrong = _doubled(images) + _missing_planes(key, images, headers, usual.n_z_planes)
+    wrong = _doubled(images) + _missing_planes(key, images, headers, usual.z_planes)
     if not unreadable and not wrong:
         wrong = _unlike(images, headers, usual)
     return unreadable + [Problem(str(key), found, remedy) for found, remedy in wrong]
@@ -261,33 +303,32 @@ def _problems(
 
 def _doubled(images: _Images) -> Wrong:
     files = chain(images.planes.values(), images.targets.values())
-    return [
-        (
-            f"{paths[0].name} and {paths[1].name} are the same image",
-            "keep one: time points are not told apart",
-        )
-        for paths in files
-        if len(paths) > 1
-    ]
+    return [same_image(paths) for paths in files if len(paths) > 1]
 
 
-def _missing_planes(key: FieldKey, images: _Images, headers: Headers, n_z_planes: int) -> Wrong:
+def _missing_planes(key: FieldKey, images: _Images, headers: Headers, usual: range) -> Wrong:
+    """Planes that a field lacks, or has beyond those that others have.
+
+    Their order counts, so numbers without a gap may begin at another one.
+    """
     paths = images.of_kind(BRIGHTFIELD)
     if len(paths) == 1 and paths[0] not in headers:
         return []  # it may be a stack of them all
     if (n_stacked := _n_stacked(images, headers)) is not None:
-        if n_stacked == n_z_planes:
+        if n_stacked == len(usual):
             return []
-        found = f"{paths[0].name} has {n_stacked} z-planes, others {n_z_planes}"
-        return [(found, f"export it again with {n_z_planes}, or move it elsewhere")]
+        found = f"{paths[0].name} has {n_stacked} z-planes, others {len(usual)}"
+        return [(found, f"export it again with {len(usual)}, or move it elsewhere")]
+    own = _span(images, headers)
+    if images.planes.keys() == {*own} and len(own) == len(usual):
+        return []
     wrong = []
-    wanted = range(1, n_z_planes + 1)
-    if missing := [z for z in wanted if z not in images.planes]:
+    if missing := [z for z in usual if z not in images.planes]:
         found = f"lacks {', '.join(f'Z{z}' for z in missing)}"
         name = brightfield_name(key.well, key.fov, missing[0], images.plate)
         wrong.append((found, _add(str(name), images)))
-    for z in sorted(images.planes.keys() - set(wanted), key=lambda z: z or 0):
-        beyond = f"a plane beyond Z1…Z{n_z_planes}, which others have"
+    for z in sorted(images.planes.keys() - {*usual}, key=lambda z: z or 0):
+        beyond = f"a plane beyond Z{usual[0]}…Z{usual[-1]}, which others have"
         what = "a stack beside single planes" if z is None else beyond
         wrong.append((f"{images.planes[z][0].name} is {what}", "move it elsewhere"))
     return wrong

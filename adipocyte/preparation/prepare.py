@@ -15,6 +15,7 @@ from adipocyte.domain import SMALLEST_PX, FieldKey, Normalisation
 from adipocyte.errors import ConfigError, ImageError, PlateError, StoreError
 from adipocyte.imaging.limits import Limits, flags, learn_limits
 from adipocyte.imaging.quality import Measures
+from adipocyte.plate.listing import named
 from adipocyte.plate.problems import Problem, problem_table
 from adipocyte.plate.scan import Plate, scan_plate
 from adipocyte.preparation import workspace
@@ -46,7 +47,7 @@ from adipocyte.system.processes import each
 Records = dict[FieldKey, FieldRecord]
 
 # Settings that say where and how a store is made, not what is in it.
-_ELSEWHERE = ("plate", "store", "workers")
+_ELSEWHERE = ("plate", "plate_name", "stain_z", "store", "workers")
 # Settings that a store's digest leaves out, because it has their outcome instead.
 _RESOLVED = ("align", "on_error", "seed", "validation_wells", "test_wells")
 
@@ -68,7 +69,8 @@ def prepare(config: PreprocessConfig) -> Store:
             f"{folder} lies inside the raw plate, which is never written to",
             "name another folder with -P store=<folder>",
         )
-    scanned = _without_small(_with_partial(scan_plate(plate)))
+    found = scan_plate(plate, plate_name=config.plate_name, stain_z=config.stain_z)
+    scanned = _without_small(_with_partial(found))
     _refuse(scanned.problems, config)
     _check_usable(scanned)
     keys = [files.key for files in scanned.fields]
@@ -237,7 +239,8 @@ def _sum_up(
         alignments=alignments,
         registrations=registrations,
         problems=problems,
-        n_ignored=scanned.n_ignored,
+        n_ignored=len(scanned.ignored),
+        ignored=named(scanned.ignored),
     )
 
 
@@ -365,7 +368,7 @@ def _origin(scanned: Plate, config: PreprocessConfig) -> Origin:
         for files in scanned.fields
     ]
     given = [file_fingerprint(path) for path in _alignment_file(config)]
-    files = [fields, given, scanned.problems, scanned.n_ignored]
+    files = [fields, given, scanned.problems]
     return Origin(
         plate=str(config.plate.resolve()),
         files=hashlib.sha256(repr(files).encode()).hexdigest()[:16],

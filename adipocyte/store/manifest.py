@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from adipocyte.domain import MAGNIFICATIONS, TARGETS, FieldKey
+from adipocyte.domain import MAGNIFICATIONS, ROWS, TARGETS, FieldKey
 from adipocyte.errors import StoreError
 from adipocyte.imaging.limits import Limits
 from adipocyte.plate.problems import Problem
@@ -20,7 +20,7 @@ from adipocyte.system.forms import NUMBER, require_form
 
 STORE_FORMAT = 2
 STORE_MANIFEST = "manifest.json"
-_WELL = re.compile(r"[A-Z]\d{1,2}", re.ASCII)
+_WELL = re.compile(rf"({'|'.join(ROWS)})[0-9]{{1,2}}")
 _MOST_PX = 1_000_000  # of a side
 _FIELD = {
     "magnification": int,
@@ -88,7 +88,8 @@ class StoreManifest:
     magnification and measure of quality to [low, high]. `split` lists the wells of "train",
     "validation" and "test". `alignments` says how fluorescence lies against brightfield;
     `registrations` says how that was measured, where it was. `problems` are what was left out of
-    the plate; `n_ignored` files belong to no field. `digest` names the pixels and all of this.
+    the plate; `n_ignored` files belong to no field, `ignored` names some of them. `digest` names
+    the pixels and all of this.
     """
 
     digest: str
@@ -104,6 +105,7 @@ class StoreManifest:
     registrations: Registrations
     problems: tuple[Problem, ...]
     n_ignored: int
+    ignored: str = ""
     format: int = STORE_FORMAT
 
 

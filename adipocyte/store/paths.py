@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from adipocyte.domain import FieldKey
+from adipocyte.domain import FieldKey, row_and_column
 
 MASK = "nuclei"
 HISTOGRAMS = "histograms.safetensors"
@@ -16,8 +16,8 @@ def plate_path(folder: Path, magnification: int) -> Path:
 
 def field_path(folder: Path, key: FieldKey) -> Path:
     """The OME-Zarr image of a field."""
-    row, column = key.well[0], str(int(key.well[1:]))
-    return plate_path(folder, key.magnification) / row / column / str(key.fov)
+    row, column = row_and_column(key.well)
+    return plate_path(folder, key.magnification) / row / str(column) / str(key.fov)
 
 
 def mask_path(folder: Path, key: FieldKey) -> Path:

@@ -16,7 +16,7 @@ from ome_zarr.writer import (
 )
 from zarr.codecs import BloscCodec
 
-from adipocyte.domain import TARGET_COLOURS, TARGETS, UM_PER_PX, FieldKey
+from adipocyte.domain import ROWS, TARGET_COLOURS, TARGETS, UM_PER_PX, FieldKey, row_and_column
 from adipocyte.plate.fields import RawField
 from adipocyte.store.paths import MASK, field_path, plate_path
 
@@ -31,9 +31,10 @@ def describe_plates(folder: Path, keys: Iterable[FieldKey]) -> None:
         plates[key.magnification][key.well].append(key.fov)
     for magnification, wells in plates.items():
         group = zarr.open_group(plate_path(folder, magnification), mode="a", zarr_format=3)
-        rows = sorted({well[0] for well in wells})
-        columns = sorted({str(int(well[1:])) for well in wells}, key=int)
-        paths = {well: f"{well[0]}/{int(well[1:])}" for well in wells}
+        places = [row_and_column(well) for well in wells]
+        rows = sorted({row for row, _ in places}, key=ROWS.index)
+        columns = sorted({str(column) for _, column in places}, key=int)
+        paths = {well: "/".join(map(str, row_and_column(well))) for well in wells}
         n_most = max(map(len, wells.values()))
         write_plate_metadata(group, rows, columns, list(paths.values()), field_count=n_most)
         for well, fovs in wells.items():

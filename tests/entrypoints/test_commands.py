@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 from adipocyte.domain import FieldKey
 from adipocyte.plate.fields import RawField, write_field
 from adipocyte.store.reader import Store
+from entrypoints.command import next_command
 from tests.support import ROOT
 from tests.support.tracking import tracked_at
 from tests.test_project import CONFIGS
@@ -253,3 +254,8 @@ def fresh(script: str) -> str:
     return subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
+
+
+def test_a_next_command_can_be_pasted_whatever_the_names_are():
+    command = next_command("train_gan", Path("my stores/#1 (new)"), target="A1")
+    assert shlex.split(command)[5:] == ["-P", "target=A1", "-P", "store=my stores/#1 (new)"]

@@ -52,6 +52,24 @@ def test_the_organisers_names_pair_with_the_challenges(folders):
     assert len(pair(*folders).fields) == 3
 
 
+def test_what_disks_and_desktops_leave_beside_images_stops_nothing(folders):
+    for folder in folders:
+        for path in list(folder.rglob("*.tif")):
+            path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7Mac OS X")
+            (folder / ".Trash-1000").mkdir(exist_ok=True)
+            (folder / ".Trash-1000" / path.name).write_bytes(b"thrown away")
+        path.with_name(path.name.replace("B03", "B09")).symlink_to("gone.tif")
+    pairs = pair(*folders)
+    assert (len(pairs.fields), pairs.problems) == (3, [])
+
+
+def test_a_prediction_at_several_z_is_told(folders):
+    path = path_of(folders[1], KEYS[0])
+    path.with_name(path.name.replace("Z01", "Z02")).write_bytes(path.read_bytes())
+    [(_, found, _)] = problems(pair(*folders))
+    assert found == "A2 has 2 z-planes, one is due"
+
+
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_missing_image_leaves_its_field_out_and_says_which(folders, which):
     path_of(folders[which], KEYS[1]).unlink()

@@ -57,7 +57,7 @@ def test_fields_come_by_magnification_well_and_number_and_other_files_are_left_a
     other = ImageName(well="B03", fov=1, action=5, z_plane=1, channel=5)
     write_image(plate / "20x_images" / str(other), noise(8, 9))
     scanned = scan_plate(plate, targets=())
-    assert (scanned.n_ignored, scanned.problems) == (2, ())
+    assert (len(scanned.ignored), scanned.problems) == (2, ())
     assert [str(files.key) for files in scanned.fields] == [
         "20x B03 F001",
         "20x B03 F002",

@@ -108,13 +108,156 @@ def test_any_prefix_names_a_plate_and_either_spelling_of_tiff(plate):
     assert scanned.fields[0].plate == "My screen (2)"
 
 
-def test_files_of_no_field_are_counted_and_hidden_ones_passed_over(plate):
+def test_files_of_no_field_are_counted_and_named(plate):
     other_channel = file_of(plate, 1, "A01Z01C01").name.replace("C01", "C05")
     for name in ("thumbnail.tif", "notes.txt", ".DS_Store", other_channel):
         (plate / "20x_images" / name).write_bytes(b"nothing")
     (plate / "exports").mkdir()
     scanned = scan_plate(plate)
-    assert (scanned.n_ignored, scanned.problems, len(scanned.fields)) == (3, (), 3)
+    assert sorted(path.name for path in scanned.ignored) == sorted(
+        [".DS_Store", other_channel, "notes.txt", "thumbnail.tif"]
+    )
+    assert (scanned.problems, len(scanned.fields)) == ((), 3)
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        ".Trash-1000",
+        "$RECYCLE.BIN",
+        "@eaDir",
+        "#recycle",
+        "~snapshot",
+        "__MACOSX",
+        "System Volume Information",
+        "lost+found",
+        "Thumbnails",
+    ],
+)
+@pytest.mark.parametrize("inside", [True, False])
+def test_what_disks_and_desktops_leave_stops_nothing(plate, folder, inside):
+    images = plate / "20x_images"
+    rubbish = (images if inside else plate) / folder
+    rubbish.mkdir()
+    for path in list(images.glob("*.tif")):
+        (rubbish / path.name).write_bytes(b"thrown away")
+        (images / f"._{path.name}").write_bytes(b"\0\5\x16\7Mac OS X")
+    (images / f"~${path.name}").write_bytes(b"open in a program")
+    (images / path.name.replace("B03", "B04")).symlink_to("gone.tif")
+    (images / path.name.replace("B03", "B05")).symlink_to(path.name.replace("B03", "B05"))
+    (plate / "loop").symlink_to(plate / "loop")
+    (plate / "itself").symlink_to(plate, target_is_directory=True)
+    scanned = scan_plate(plate)
+    assert (scanned.problems, len(scanned.fields)) == ((), 3)
+    assert len(scanned.ignored) >= 30 + 3
+
+
+@pytest.mark.parametrize(
+    ("change", "well"),
+    [
+        (lambda name: name.replace("_B03_", "_b03_"), "B03"),
+        (lambda name: name.replace("_B03_", "_AA03_"), "AA03"),
+        (lambda name: name.replace("_B03_", "_Q05_"), "Q05"),
+        (lambda name: name.replace("_B03_", "_B3_"), "B03"),
+        (lambda name: name.replace(".tif", ".Tif"), "B03"),
+        (lambda name: name.replace(".tif", ".ome.tiff"), "B03"),
+        (lambda name: name.replace("T0001F00", "t1f"), "B03"),
+        (lambda name: name.replace("A04Z0", "A04Z"), "B03"),
+        (lambda name: name.lower(), "B03"),
+    ],
+)
+def test_names_that_can_be_meant_only_one_way_are_taken(plate, change, well):
+    for path in list((plate / "20x_images").iterdir()):
+        path.rename(path.with_name(change(path.name)))
+    (plate / "20x_images").rename(plate / "20X_Images")
+    scanned = scan_plate(plate)
+    assert (scanned.problems, scanned.n_z_planes) == ((), 7)
+    assert [files.key for files in scanned.fields] == [FieldKey(20, well, fov) for fov in (1, 2, 3)]
+    for files in scanned.fields:
+        planes = read_field(files, TARGETS).planes
+        np.testing.assert_array_equal(planes, noise(7, *SHAPE, seed=files.key.fov))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "AssayPlate_AZ03_T0001F001L01A04Z01C04.tif",
+        "AssayPlate_3B_T0001F001L01A04Z01C04.tif",
+        "AssayPlate_B03_T0001F001L01A04Z01C04 - Copy.tif",
+        "AssayPlate_B03_T0001F001L01A04Z01C04 (1).tif",
+    ],
+)
+def test_names_that_are_nearly_an_images_are_told(plate, name):
+    (plate / "20x_images" / name).write_bytes(b"an image, perhaps")
+    [(where, told, remedy)] = found(plate)
+    assert where == "20x_images/"
+    assert told == f"1 files are named nearly like an image, but not quite: {name}"
+    assert "docs/data.md" in remedy
+    assert len(scan_plate(plate).fields) == 3
+
+
+def test_several_plates_in_a_folder_are_told_apart_by_name(tmp_path):
+    for number, well in enumerate(("B03", "B04"), start=1):
+        add_field(tmp_path, number, well=well)
+        for path in list((tmp_path / "20x_images").glob(f"*_{well}_*")):
+            path.rename(
+                path.with_name(path.name.replace("AssayPlate_Greiner_#655090", f"P {number}"))
+            )
+    with pytest.raises(PlateError) as caught:
+        scan_plate(tmp_path)
+    assert "20x_images holds images of 2 plates" in str(caught.value)
+    assert "P 1 (10 images), P 2 (10 images): take one with -P 'plate_name=P 1'" in str(
+        caught.value
+    )
+    scanned = scan_plate(tmp_path, plate_name="P 2")
+    assert ([files.key.well for files in scanned.fields], scanned.problems) == (["B04"], ())
+    with pytest.raises(PlateError, match=r"no image is of a plate named 'P 3': there are P 1"):
+        scan_plate(tmp_path, plate_name="P 3")
+
+
+@pytest.mark.parametrize("first", [0, 1, 3, 12])
+def test_planes_count_by_their_order_whatever_number_is_the_first(tmp_path, first):
+    for fov in (1, 2, 3):
+        add_field(tmp_path, fov)
+        for path in sorted((tmp_path / "20x_images").glob(f"*F{fov:03d}*C04.tif"), reverse=True):
+            z = int(path.name[-9:-7]) - 1 + first + 10 * (fov == 3)
+            path.rename(path.with_name(f"{path.name[:-10]}z{z:02d}C04.tif"))
+    for path in list((tmp_path / "20x_images").glob("*z*")):
+        path.rename(path.with_name(path.name.replace("z", "Z")))
+    scanned = scan_plate(tmp_path)
+    assert (scanned.problems, scanned.n_z_planes) == ((), 7)
+    for files in scanned.fields:
+        planes = read_field(files, TARGETS).planes
+        np.testing.assert_array_equal(planes, noise(7, *SHAPE, seed=files.key.fov))
+    file_of(tmp_path, 1, f"Z{first + 2:02d}C04").unlink()
+    assert found(tmp_path)[0][:2] == ("20x B03 F001", f"lacks Z{first + 2}")
+
+
+def test_stains_at_several_z_are_told_and_one_is_taken(plate):
+    for path in list((plate / "20x_images").glob("*Z01C0[123].tif")):
+        for z in (2, 3):
+            write_image(
+                path.with_name(path.name.replace("Z01", f"Z{z:02d}")), noise(*SHAPE, seed=z)
+            )
+    problems = found(plate)
+    assert len(problems) == 9
+    assert problems[0][1:] == (
+        "A1 has 3 z-planes, one is due",
+        "take one with -P stain_z=2, or keep one",
+    )
+    scanned = scan_plate(plate, stain_z=3)
+    assert (len(scanned.fields), scanned.problems) == (3, ())
+    stains = read_field(scanned.fields[0], TARGETS).targets
+    np.testing.assert_array_equal(stains["A2"], noise(*SHAPE, seed=3))
+    assert scan_plate(plate, stain_z=4).targets == ()
+
+
+def test_several_time_points_are_told_as_such(plate):
+    path = file_of(plate, 1, "A02Z01C02")
+    write_image(path.with_name(path.name.replace("T0001", "T0002")), noise(*SHAPE))
+    [(_, told, remedy)] = found(plate)
+    assert told.endswith("are the same image")
+    assert remedy == "keep one: time points are not told apart"
 
 
 def test_a_stain_that_is_not_asked_for_is_not_looked_at(plate):
@@ -195,7 +338,7 @@ def test_everything_wrong_is_told_at_once_with_the_field_and_what_to_do(plate):
         "20x B03 F007": ("C01.tif is uint8, others uint16", "export all images alike"),
         "20x B03 F008": (
             "A02Z01C02.tif are the same image",
-            "keep one: time points are not told apart",
+            "keep one",
         ),
         "20x B03 F009": (
             "Z08C04.tif is a plane beyond Z1…Z7, which others have",
@@ -260,6 +403,7 @@ def test_a_stack_of_planes_and_channels_is_told_by_its_axes(plate, options):
 def test_a_plate_of_many_problems_shows_them_all(tmp_path):
     for fov in range(1, 61):
         write_image(tmp_path / "20x_images" / str(brightfield(fov, 2)), noise(*SHAPE))
+        write_image(tmp_path / "20x_images" / str(brightfield(fov, 4)), noise(*SHAPE))
     assert len(problem_table(scan_plate(tmp_path).problems).splitlines()) == 1 + 60
 
 

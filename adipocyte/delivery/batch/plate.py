@@ -108,7 +108,7 @@ def stain_plate(config: StainConfig, crew: Crew) -> StainedPlate:
     model does not know the intensities, or when compiling is asked for and impossible; OutputError
     when *out* cannot be written to, lies in the plate, or another command begins to write there.
     """
-    scanned = scan_plate(config.plate, targets=())
+    scanned = scan_plate(config.plate, targets=(), plate_name=config.plate_name)
     out = Output(config.out, config.plate)
     model = pinned(config.model)
     bundle = load_manifest(model)

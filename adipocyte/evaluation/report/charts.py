@@ -24,7 +24,7 @@ from matplotlib.ticker import (
 )
 from numpy.typing import NDArray
 
-from adipocyte.domain import TARGET_COLOURS
+from adipocyte.domain import ROWS, TARGET_COLOURS, row_and_column
 from adipocyte.evaluation.metric import Interval
 from adipocyte.evaluation.objects import ObjectPairs
 
@@ -264,7 +264,8 @@ def plate_map(name: str, wells: Mapping[str, float], highest: float) -> Markup:
 
     Wells without data are rings.
     """
-    places = {well: (ord(well[0]) - ord("A"), int(well[1:]) - 1) for well in wells}
+    named = {well: row_and_column(well) for well in wells}
+    places = {well: (ROWS.index(row), column - 1) for well, (row, column) in named.items()}
     n_rows, n_columns = (max(axis) + 1 for axis in zip(*places.values(), strict=True))
     pitch = min(44, 300 / n_columns)
 
@@ -291,9 +292,8 @@ def plate_map(name: str, wells: Mapping[str, float], highest: float) -> Markup:
                     column, row, f"{value:.2f}", ha="center", va="center", fontsize=9.5, color=tone
                 )
         numbers = [str(column + 1) for column in range(n_columns)]
-        letters = [chr(ord("A") + row) for row in range(n_rows)]
         axes.set_xticks(range(n_columns), numbers, fontsize=min(11, 0.62 * pitch))
-        axes.set_yticks(range(n_rows), letters, fontsize=min(11, 0.8 * pitch))
+        axes.set_yticks(range(n_rows), ROWS[:n_rows], fontsize=min(11, 0.8 * pitch))
         axes.set(xlim=(-0.55, n_columns - 0.45), ylim=(n_rows - 0.45, -0.55), aspect="equal")
         axes.xaxis.tick_top()
         axes.tick_params(length=0)

@@ -1,0 +1,100 @@
+"""The images in the folders of a plate, and what else lies beside them.
+
+Instruments, desktops, disks and network stores leave files of their own beside images; they are
+passed over and counted.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from adipocyte.errors import PlateError
+from adipocyte.plate.names import ImageName, parse_name, resembles
+from adipocyte.plate.problems import Problem
+
+_HIDDEN = (".", "~$")  # also AppleDouble companions, "._name", and locks of office programs
+# Trash, snapshots, indices and archives' rests: .Trash-1000, $RECYCLE.BIN, @eaDir, #recycle,
+# ~snapshot.
+_ODD = (*_HIDDEN, "$", "@", "#", "~")
+_ODD_FOLDERS = ("lost+found", "system volume information", "__macosx", "thumbnails", "thumbs")
+_MOST_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What one folder holds: its `images` in order; `similar`, whose names are nearly an image's;
+    and `others`, which were passed over. Folders in it are not looked at.
+    """
+
+    images: dict[Path, ImageName]
+    similar: tuple[Path, ...]
+    others: tuple[Path, ...]
+
+
+def list_folders(plate: Path) -> list[Path]:
+    """A plate's own folder and those in it that may hold images. Raises OSError."""
+    inner = (path for path in plate.iterdir() if path.is_dir() and not _is_odd(path.name))
+    return [plate, *sorted(inner)]
+
+
+def list_images(folder: Path) -> Listing:
+    """The images of a folder. Raises OSError when it cannot be listed."""
+    images: dict[Path, ImageName] = {}
+    similar, others = [], []
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            continue
+        name = None if _is_passed_over(path) else _parsed(path)
+        if name is not None:
+            images[path] = name
+        elif not _is_passed_over(path) and resembles(path.name):
+            similar.append(path)
+        else:
+            others.append(path)
+    return Listing(images, tuple(similar), tuple(others))
+
+
+def named(paths: Sequence[Path]) -> str:
+    """The names of some of *paths*: "a.txt, b.txt, c.txt and 4 more"; "" for none."""
+    shown = ", ".join(path.name for path in paths[:_MOST_NAMED])
+    return f"{shown} and {len(paths) - _MOST_NAMED} more" if len(paths) > _MOST_NAMED else shown
+
+
+def similar_problem(folder: Path, similar: Sequence[Path]) -> Problem:
+    """What to say of files whose names are nearly an image's."""
+    return Problem(
+        f"{folder.name}/",
+        f"{len(similar)} files are named nearly like an image, but not quite: {named(similar)}",
+        "rename them (docs/data.md has the form), or move them out of the plate",
+    )
+
+
+def same_image(paths: list[Path]) -> tuple[str, str]:
+    """What to say of several files of one field that are the same channel: found, and a remedy."""
+    names = [parse_name(path.name) for path in paths[:2]]
+    found = f"{paths[0].name} and {paths[1].name} are the same image"
+    z_planes = sorted({parse_name(path.name).z_plane or 0 for path in paths})
+    if len({name.time for name in names}) > 1:
+        return found, "keep one: time points are not told apart"
+    if names[0].target and len(z_planes) > 1:
+        stain = f"{names[0].target} has {len(z_planes)} z-planes, one is due"
+        return stain, f"take one with -P stain_z={z_planes[len(z_planes) // 2]}, or keep one"
+    return found, "keep one"
+
+
+def _is_odd(name: str) -> bool:
+    return name.startswith(_ODD) or name.lower() in _ODD_FOLDERS
+
+
+def _is_passed_over(path: Path) -> bool:
+    """Whether a file is hidden, or a link to nothing or in a circle."""
+    return path.name.startswith(_HIDDEN) or (path.is_symlink() and not path.exists())
+
+
+def _parsed(path: Path) -> ImageName | None:
+    """The name of an image; None for exports and channels of other kinds."""
+    try:
+        name = parse_name(path.name)
+    except PlateError:
+        return None
+    return name if name.is_known else None

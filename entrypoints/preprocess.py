@@ -64,8 +64,9 @@ def preprocess(config: PreprocessConfig) -> None:
     others = f" ({manifest.ignored})" if manifest.ignored else ""
     print(
         f"{len(manifest.fields)} fields in {store.folder} (store {store.digest}, "
-        f"{manifest.n_z_planes} z-planes); {manifest.n_ignored} other files were left alone{others}."
+        f"{manifest.n_z_planes} z-planes)."
     )
+    print(f"{manifest.n_ignored} other files were left alone{others}.")
     print(f"Next: {next_command('train_segmenter', config.store)}")
 
 

@@ -60,6 +60,11 @@ class Plate:
     targets: tuple[str, ...]
     ignored: tuple[Path, ...]
 
+    @property
+    def n_ignored(self) -> int:
+        """How many files belong to no field."""
+        return len(self.ignored)
+
 
 @dataclass
 class _Images:

@@ -239,7 +239,7 @@ def _sum_up(
         alignments=alignments,
         registrations=registrations,
         problems=problems,
-        n_ignored=len(scanned.ignored),
+        n_ignored=scanned.n_ignored,
         ignored=named(scanned.ignored),
     )
 

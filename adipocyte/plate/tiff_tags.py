@@ -64,8 +64,10 @@ class _Tag(NamedTuple):
     field: bytes  # its value or, if that is longer, its offset
 
 
-def check_directories(file: BinaryIO, size: int, name: str, n_pages: int) -> None:
+def check_directories(file: BinaryIO, size: int, name: str, n_pages: int) -> list[int]:
     """Refuse a TIFF of *size* bytes by the tags of its first *n_pages* pages.
+
+    Returns the offsets in the file of these pages' directories, and of all values outside them.
 
     Raises ImageError, on *name*, when a page comes twice, has more than MAX_TAGS tags, a tag
     twice, numbers of its pixels that could be negative, too many values in one tag, or values
@@ -74,8 +76,7 @@ def check_directories(file: BinaryIO, size: int, name: str, n_pages: int) -> Non
     """
     layout, offset = _begin(file)
     seen: set[int] = set()
-    n_bytes = 0
-    # tifffile, too, takes an offset past the end for the end of the pages.
+    places: list[tuple[int, int]] = []
     while 0 < offset < size and len(seen) < n_pages:
         if offset in seen:
             raise ImageError(
@@ -84,13 +85,20 @@ def check_directories(file: BinaryIO, size: int, name: str, n_pages: int) -> Non
         seen.add(offset)
         tags, offset = _directory(file, offset, layout, name)
         _check_codes(tags, name)
-        n_bytes += sum(_value_bytes(tag, layout, size, name) for tag in tags)
+        places += [_place(tag, layout, size, name) for tag in tags]
+        n_bytes = sum(n for _, n in places)
         if n_bytes > min(size, MAX_VALUES_BYTES):
             raise ImageError(
                 f"{name} has {n_bytes} bytes in the tags of its pages",
                 f"they may have {MAX_VALUES_BYTES}, each tag its own; save it again without "
                 "descriptions",
             )
+    if offset >= size and 0 < len(seen) < n_pages:  # tifffile would take it for the last page
+        raise ImageError(
+            f"{name} is cut short",
+            f"its next page lies past its end at {size} bytes; copy it again, whole",
+        )
+    return [*seen, *(at for at, n in places if n)]
 
 
 def _begin(file: BinaryIO) -> tuple[_Layout, int]:
@@ -141,11 +149,14 @@ def _check_codes(tags: list[_Tag], name: str) -> None:
         )
 
 
-def _value_bytes(tag: _Tag, layout: _Layout, size: int, name: str) -> int:
-    """Bytes of a tag's value outside its directory. Raises ImageError for what it may not hold."""
+def _place(tag: _Tag, layout: _Layout, size: int, name: str) -> tuple[int, int]:
+    """Offset and bytes of a tag's value outside its directory, (0, 0) for one in it.
+
+    Raises ImageError for what it may not hold.
+    """
     types, most = _LIMITS.get(tag.code, (_ANY, MAX_VALUES_BYTES))
     if tag.kind not in _SIZES and types is _ANY:
-        return 0  # of an unknown type, so nobody reads it
+        return 0, 0  # of an unknown type, so nobody reads it
     if tag.kind not in types:
         raise ImageError(
             f"{name} has a tag {tag.code} of type {tag.kind}",
@@ -158,11 +169,11 @@ def _value_bytes(tag: _Tag, layout: _Layout, size: int, name: str) -> int:
         )
     n_bytes = tag.n_values * _SIZES[tag.kind]
     if n_bytes <= len(tag.field):
-        return 0
+        return 0, 0
     (offset,) = layout.pointer.unpack(tag.field)
     if offset + n_bytes > size:
         raise ImageError(
             f"{name} is cut short",
             f"its tag {tag.code} points past its end at {size} bytes; copy it again, whole",
         )
-    return n_bytes
+    return offset, n_bytes

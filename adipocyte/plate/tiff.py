@@ -194,16 +194,11 @@ def _planes(
         _check_number(most + 1 if is_more else len(pages), range(most + 1), name, needed)
         _check_pages(pages, name, needed)
         planes = planes_of(pages, len(all_pages), most, name)
-        _check_number(len(planes), allowed, name, needed)
+        _check_number(len(planes), range(most + 1), name, needed)
         header = _checked(planes, size, name)
-        below = (offset for page in all_pages for offset in (*page.dataoffsets, *_below(page)))
-        check_room(planes, (*known, *below), size, name)
+        check_room(planes, all_pages, known, size, name)
+        _check_number(len(planes), allowed, name, needed)
         yield header, planes
-
-
-def _below(page: TiffPage) -> tuple[int, ...]:
-    """The offsets of directories below a page: its reduced copies."""
-    return tuple(page.subifds or ())
 
 
 @contextmanager

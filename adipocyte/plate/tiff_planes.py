@@ -6,8 +6,9 @@ judges pages judges them too.
 """
 
 import copy
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
+from itertools import chain
 
 from tifffile import TiffPage
 
@@ -72,24 +73,39 @@ def planes_of(pages: list[TiffPage], n_pages: int, most: int, name: str) -> list
     return pages
 
 
-def check_room(planes: list[TiffPage], known: Iterable[int], size: int, name: str) -> None:
-    """Refuse a file of *size* bytes with room for one more plane behind one of its *planes*.
+def check_room(
+    planes: list[TiffPage], pages: list[TiffPage], known: list[int], size: int, name: str
+) -> None:
+    """Refuse a file of *size* bytes where a plane may be missing, or is none.
 
-    *known* are the offsets of all that the file speaks of. No page tells of what lies in the room,
-    so it might be planes of a kind of stack that is not known here.
+    There is room for one more plane behind one of the *planes*, and no page tells of what lies
+    there: it might be a kind of stack that is not known here. Or planes without a page of their own
+    lie over what else is in the file. *pages* are all, *known* the offsets of their directories and
+    tags.
     """
-    starts = sorted({*known, *(offset for page in planes for offset in page.dataoffsets), size})
-    for page in planes:
-        if not _is_plain(page):
-            continue
-        end = page.dataoffsets[0] + page.nbytes
-        room = starts[bisect_left(starts, min(end, size))] - end
-        if room >= page.nbytes:
+    below = [offset for page in pages for offset in page.subifds or ()]
+    copies = [page for page in pages if page.is_reduced]
+    others = sorted({*known, *below, *_offsets(copies), size})
+    starts = sorted({*others, *_offsets(planes)})
+    are_behind = all(page is not planes[0] for page in pages)
+    for plane in filter(_is_plain, planes):
+        begin, end = plane.dataoffsets[0], plane.dataoffsets[0] + plane.nbytes
+        if are_behind and others[bisect_right(others, begin)] < end:
             raise ImageError(
-                f"{name} has {room} bytes behind a page of {page.nbytes} that nothing tells of",
+                f"{name} is cut short",
+                f"its {len(planes)} planes lie over its tags; copy it again, whole",
+            )
+        room = starts[bisect_left(starts, min(end, size))] - end
+        if room >= plane.nbytes:
+            raise ImageError(
+                f"{name} has {room} bytes behind a page of {plane.nbytes} that nothing tells of",
                 "they may be planes in a form that is not known; save its z-planes as a plain "
                 "TIFF or OME-TIFF",
             )
+
+
+def _offsets(pages: list[TiffPage]) -> Iterable[int]:
+    return chain.from_iterable(page.dataoffsets for page in pages)
 
 
 def _check_axes(told: Told, name: str) -> None:

@@ -95,7 +95,8 @@ def _refuse_others(page: TiffPage, name: str) -> None:
 def imagej_values(page: TiffPage) -> dict[str, str]:
     """The keys and values of ImageJ's description; {} where there is none."""
     lines = (page.imagej_description or "")[:_MAX_CHARACTERS].splitlines()
-    return dict(line.split("=", 1) for line in lines if "=" in line)
+    pairs = [line.split("=", 1) for line in lines if "=" in line]
+    return {key.strip(): value.strip() for key, value in pairs}
 
 
 def _metamorph(page: TiffPage) -> Told | None:

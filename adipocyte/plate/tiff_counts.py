@@ -39,8 +39,8 @@ def check_counts(page: TiffPage, name: str) -> None:
 def _function(page: TiffPage) -> str:
     """What makes other numbers of a page's values; "" for nothing."""
     values = imagej_values(page)
-    kind = values.get("cf", _NONE).strip()
-    coefficients = (values.get("c0", "0").strip(), values.get("c1", "1").strip())
+    kind = values.get("cf", _NONE)
+    coefficients = (values.get("c0", "0"), values.get("c1", "1"))
     is_identity = kind == _STRAIGHT and _numbers(*coefficients) == [0, 1]
     if kind != _NONE and not is_identity:
         return f"ImageJ: cf={kind[:9]}, c0={coefficients[0][:20]}, c1={coefficients[1][:20]}"

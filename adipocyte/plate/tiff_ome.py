@@ -37,13 +37,21 @@ class _Image:
 
 @dataclass
 class _Data:
-    """Pages of one file that follow each other, and the first plane that they hold."""
+    """Pages of one file that follow each other, and the first plane that they hold.
+
+    The file is told by its UUID, or by its name where it has none; "" is this one.
+    """
 
     image: int
     first: Place
     ifd: int
     n_planes: int | None  # None: as many as there are pages
-    uuid: str = ""  # of the file; "" is this one
+    uuid: str = ""
+    file_name: str = ""
+
+    @property
+    def file(self) -> str:
+        return self.uuid or self.file_name
 
 
 class _End(Exception):
@@ -57,7 +65,7 @@ class _Reader:
         self.uuid = ""
         self.images: list[_Image] = []
         self.data: list[_Data] = []
-        self.is_too_long = False
+        self.is_whole = True
         self._depth = self._n_elements = 0
         self._is_in_uuid = False
 
@@ -68,19 +76,19 @@ class _Reader:
         parser.StartElementHandler, parser.EndElementHandler = self._start, self._end
         parser.CharacterDataHandler = self._text
         parser.StartDoctypeDeclHandler = _refuse_entities
-        self.is_too_long = len(description) > _MAX_CHARACTERS
+        self.is_whole = len(description) <= _MAX_CHARACTERS
         try:
             parser.Parse(description[:_MAX_CHARACTERS].encode(errors="replace"))
         except _End:
             pass
-        except expat.ExpatError:  # as if there were no XML
-            self.images.clear()
+        except expat.ExpatError:
+            self.is_whole = False
 
     def _start(self, tag: str, attributes: dict[str, str]) -> None:
         self._depth += 1
         self._n_elements += 1
         if self._depth > _MAX_DEPTH or self._n_elements > _MAX_ELEMENTS:
-            self.is_too_long = True
+            self.is_whole = False
             raise _End
         match tag.rpartition(":")[2]:
             case "OME":
@@ -93,6 +101,7 @@ class _Reader:
                 self.data.append(_data(attributes, len(self.images) - 1))
             case "UUID" if self.data:
                 self._is_in_uuid = True
+                self.data[-1].file_name = attributes.get("FileName", "")
 
     def _end(self, _: str) -> None:
         self._depth -= 1
@@ -150,12 +159,12 @@ def ome_order(
             f"{name} has a description with {error}", "save it again without it"
         ) from error
     _check_types(xml, name)
-    if xml.is_too_long and xml.images and len(pages) > 1:
+    if not xml.is_whole and xml.images and len(pages) > 1:
         raise ImageError(
-            f"{name} has OME-XML too long to be read",
-            "save the z-planes of each field by themselves",
+            f"{name} has OME-XML that is damaged or too long to be read",
+            "save the z-planes of each field by themselves, as a plain TIFF",
         )
-    if xml.is_too_long or not any(image.is_told for image in xml.images):
+    if not xml.is_whole or not any(image.is_told for image in xml.images):
         return [], []
     places = _own_places(xml, pages, n_pages, name)
     lengths = {key: len({place[key] for place in places}) for key in _AXES}
@@ -179,7 +188,7 @@ def _own_places(xml: _Reader, pages: list[int], n_pages: int, name: str) -> list
     data = xml.data or [_Data(i, dict.fromkeys("TZC", 0), 0, None) for i in range(len(xml.images))]
     files: dict[str, list[_Data]] = defaultdict(list)
     for one in data:
-        files["" if one.uuid == xml.uuid else one.uuid].append(one)
+        files["" if one.uuid and one.uuid == xml.uuid else one.file].append(one)
     own = [files[""]] if "" in files else list(files.values())
     told = [_places(file, xml.images, n_pages) for file in own]
     found = [places for places in told if _are_of(places, pages, n_pages)]
@@ -219,7 +228,7 @@ def _places(data: list[_Data], images: list[_Image], n_pages: int) -> list[tuple
         index = _index(one.first, sizes)
         n_planes = one.n_planes
         if n_planes is None:  # of this file alone, all that there are; of one in a set, its pages
-            n_planes = n_pages - one.ifd if one.uuid else math.prod(sizes.values()) - index
+            n_planes = n_pages - one.ifd if one.file else math.prod(sizes.values()) - index
         for i in range(min(n_planes, n_pages + 1 - len(places))):
             places.append((one.ifd + i, {"image": one.image, **_place(index + i, sizes)}))
     return sorted(places, key=lambda place: place[0])

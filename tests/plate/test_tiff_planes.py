@@ -4,6 +4,7 @@ Every stack here is read from the file, from bytes and by its header alone, or r
 """
 
 import io
+import re
 import struct
 import sys
 import tracemalloc
@@ -271,6 +272,15 @@ def test_the_brightfield_of_a_set_of_files_has_its_own_planes(uuid, tmp_path):
     np.testing.assert_array_equal(read_all_ways(data, tmp_path / "stack.tif"), PLANES)
 
 
+def test_a_set_may_tell_its_files_by_name_alone(tmp_path):
+    names = [re.sub("urn:[a-z0-9]*", "", one) for one in SET]
+    bright, stain = (ome(*names, uuid=uuid, sizes=SET_SIZES) for uuid in ("", "a"))
+    path = tmp_path / "renamed.tif"
+    np.testing.assert_array_equal(read_all_ways(paged([text(bright)]), path), PLANES)
+    data = tiff([grey(0, text(stain))], pixels(planes=PLANES[:1]))
+    np.testing.assert_array_equal(read_all_ways(data, path), PLANES[:1])
+
+
 @pytest.mark.parametrize("own", ["stain0", "stain2", "", "renamed"])
 def test_a_stain_of_a_set_of_files_is_one_plane(own, tmp_path):
     data = tiff([grey(0, text(ome(*SET, uuid=own, sizes=SET_SIZES)))], pixels(planes=PLANES[:1]))
@@ -366,7 +376,8 @@ def test_data_that_names_no_planes_is_all_pages(data, tmp_path):
         ),
         (ome("").replace("uint16", "int16"), "pixels of type int16, by its OME-XML"),
         (ome("").replace("uint16", "float"), "pixels of type float, by its OME-XML"),
-        (ome("<a/>" * 300_000), "OME-XML too long to be read"),
+        (ome("<a b=c/>"), "OME-XML that is damaged"),
+        (ome("<a/>" * 300_000), "OME-XML that is damaged or too long to be read"),
     ],
     ids=[
         "fewer",
@@ -380,6 +391,7 @@ def test_data_that_names_no_planes_is_all_pages(data, tmp_path):
         "two files",
         "signed",
         "float",
+        "damaged",
         "long",
     ],
 )

@@ -528,6 +528,17 @@ def test_what_may_be_a_reduced_copy_or_a_mask_is_refused(pages, message, tmp_pat
     refuse_all_ways(data, tmp_path / "stack.tif", message)
 
 
+@pytest.mark.parametrize("is_big", [False, True])
+@pytest.mark.parametrize("n", [1, 6])
+def test_images_of_full_size_below_a_page_are_refused(n, is_big, tmp_path):
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer, bigtiff=is_big) as writer:
+        writer.write(PLANES[0], photometric="minisblack", subifds=n)
+        for plane in PLANES[1 : n + 1]:
+            writer.write(plane, photometric="minisblack")
+    refuse_all_ways(buffer.getvalue(), tmp_path / "stack.tif", "image of full size below a page")
+
+
 def test_many_reduced_copies_do_not_hide_a_plane(tmp_path):
     buffer = io.BytesIO()
     with tifffile.TiffWriter(buffer) as writer:

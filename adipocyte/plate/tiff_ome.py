@@ -158,7 +158,6 @@ def ome_order(
         raise ImageError(
             f"{name} has a description with {error}", "save it again without it"
         ) from error
-    _check_types(xml, name)
     if not xml.is_whole and xml.images and len(pages) > 1:
         raise ImageError(
             f"{name} has OME-XML that is damaged or too long to be read",
@@ -167,6 +166,7 @@ def ome_order(
     if not xml.is_whole or not any(image.is_told for image in xml.images):
         return [], []
     places = _own_places(xml, pages, n_pages, name)
+    _check_types({xml.images[place["image"]].kind for place in places}, name)
     lengths = {key: len({place[key] for place in places}) for key in _AXES}
     long = [key for key in _AXES if lengths[key] > 1]
     is_named = len(xml.images[places[0]["image"]].channels) > 1
@@ -175,8 +175,8 @@ def ome_order(
     return [(names[key], lengths[key]) for key in long], order
 
 
-def _check_types(xml: _Reader, name: str) -> None:
-    if other := {image.kind for image in xml.images if image.is_told} - {*_TYPES}:
+def _check_types(kinds: set[str], name: str) -> None:
+    if other := kinds - {*_TYPES}:
         raise ImageError(
             f"{name} has pixels of type {min(other)[:20]}, by its OME-XML",
             "it must have raw camera counts, uint8 or uint16; do not rescale them",

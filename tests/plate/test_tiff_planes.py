@@ -328,6 +328,13 @@ def test_planes_of_one_time_and_channel_among_others_are_a_stack(tmp_path):
     np.testing.assert_array_equal(read_all_ways(whole, tmp_path / "stack.tif"), PLANES)
 
 
+def test_images_in_other_files_of_a_set_may_be_of_any_type(tmp_path):
+    other = f"<Image><Pixels Type='float' SizeZ='1'>{data_of(0, 0, 'b')}</Pixels></Image></OME>"
+    description = ome(*(data_of(z, z, "a") for z in range(N))).replace("</OME>", other)
+    data = paged([text(description)])
+    np.testing.assert_array_equal(read_all_ways(data, tmp_path / "stack.tif"), PLANES)
+
+
 @pytest.mark.parametrize("data", ["", "<TiffData/>", "<TiffData IFD='0' PlaneCount='7'/>"])
 def test_data_that_names_no_planes_is_all_pages(data, tmp_path):
     whole = paged([text(ome(data, uuid=""))])

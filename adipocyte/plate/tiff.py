@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from tifffile import TiffPage
 
 from adipocyte.errors import ImageError
-from adipocyte.plate.tiff_axes import long_axes
+from adipocyte.plate.tiff_counts import check_counts
+from adipocyte.plate.tiff_planes import check_room, full_pages, planes_of
 from adipocyte.plate.tiff_tags import MAX_CHUNKS, check_directories
 from adipocyte.system.files import open_regular, write_whole
 
@@ -35,6 +36,7 @@ CODECS = {1, 5, 8, 32946, 32773, 50000}
 _UNCOMPRESSED = 1
 # Compressed bytes for one decoded byte. LZW needs 1.5 for noise, the others hardly more than 1.
 _MAX_GROWTH = 2
+_SPARE_PAGES = 8  # beside a reduced copy of each plane: a pyramid's
 _CHUNK_START_BYTES = 1024  # what a codec may write for a strip without a pixel
 _CHUNK_BYTES = 512  # of the file for each strip or tile beyond MAX_CHUNKS
 _ROWS = 256  # in a strip of our own: as many as a processor's cache holds
@@ -80,18 +82,10 @@ def read_header(path: Path) -> Header:
 
     Raises ImageError, naming the file, for all that can be told from its headers.
     """
-    name = str(path)
     with (
         _opened(path) as (file, size),
-        _tiff(file, size, MAX_PLANES, name, "grey pages") as pages,
+        _planes(file, size, range(1, MAX_PLANES + 1), str(path)) as (header, _),
     ):
-        if len(pages) > MAX_PLANES:
-            raise ImageError(
-                f"{name} has more than {MAX_PLANES} pages",
-                "it must hold one plane, or the z-planes of one field",
-            )
-        header = _checked(pages, size, name, "grey pages")
-        _check_axes(pages, name)
         return header
 
 
@@ -101,7 +95,7 @@ def read_image(path: Path) -> NDArray[np.uint16]:
 
 
 def read_stack(path: Path, n_planes: int | range) -> NDArray[np.uint16]:
-    """Read a TIFF of *n_planes* pages, z in page order. Returns (Z, Y, X) in counts.
+    """Read a TIFF of *n_planes* planes, in z order. Returns (Z, Y, X) in counts.
 
     Raises ImageError, naming the file.
     """
@@ -110,9 +104,9 @@ def read_stack(path: Path, n_planes: int | range) -> NDArray[np.uint16]:
 
 
 def decode_stack(data: bytes, n_planes: int | range) -> NDArray[np.uint16]:
-    """Decode a TIFF or OME-TIFF of *n_planes* pages, z in page order. Returns (Z, Y, X) in counts.
+    """Decode a TIFF or OME-TIFF of *n_planes* planes, in z order. Returns (Z, Y, X) in counts.
 
-    Only these bytes are read: the XML of an OME-TIFF, which may name other files, is not followed.
+    Only these bytes are read: other files, which the XML of an OME-TIFF may name, are not opened.
 
     Raises ImageError as `stack_shape` does, and when a page cannot be decoded.
     """
@@ -130,7 +124,7 @@ def stack_shape(data: bytes, n_planes: int | range) -> tuple[int, int]:
     than MAX_CHUNKS in few bytes, share bytes, or hold far more bytes than their pixels need; or
     when the bytes swell to more than MAX_EXPANSION times as many and to more than HARMLESS_BYTES.
     """
-    with _pages(io.BytesIO(data), len(data), n_planes, _STACK) as (header, _):
+    with _planes(io.BytesIO(data), len(data), n_planes, _STACK) as (header, _):
         return header.shape
 
 
@@ -177,31 +171,41 @@ def _opened(path: Path) -> Generator[tuple[BinaryIO, int]]:
 
 
 def _decode(file: BinaryIO, size: int, n_planes: int | range, name: str) -> NDArray[np.uint16]:
-    with _pages(file, size, n_planes, name) as (header, pages):
+    with _planes(file, size, n_planes, name) as (header, planes):
         stack = np.empty((header.n_planes, *header.shape), dtype=np.uint16)
-        for plane, page in zip(stack, pages, strict=True):
-            plane[...] = page.asarray()
+        for image, plane in zip(stack, planes, strict=True):
+            image[...] = plane.asarray()
         return stack
 
 
 @contextmanager
-def _pages(
+def _planes(
     file: BinaryIO, size: int, n_planes: int | range, name: str
 ) -> Generator[tuple[Header, list[TiffPage]]]:
-    """The header of a stack, and its pages, checked, to decode."""
+    """The header of a stack, and a page for each of its planes, checked, to decode."""
     allowed = range(n_planes, n_planes + 1) if isinstance(n_planes, int) else n_planes
-    numbers = f"{allowed[0]}" if len(allowed) == 1 else f"{allowed[0]} to {allowed[-1]}"
-    needed = f"{numbers} grey page{'s' if allowed[-1] > 1 else ''}"
-    with _tiff(file, size, allowed[-1], name, needed) as pages:
-        _check_number(len(pages), allowed, name, needed)
-        yield _checked(pages, size, name, needed), pages
+    most = allowed[-1]
+    numbers = f"{most} " if len(allowed) == 1 else f"{allowed[0]} to {most} "
+    needed = f"{'' if most == MAX_PLANES else numbers}grey page{'s' if most > 1 else ''}"
+    n_walked = 2 * most + _SPARE_PAGES
+    with _tiff(file, size, n_walked, name, needed) as (all_pages, known):
+        pages = full_pages(all_pages, name)
+        is_more = len(all_pages) == n_walked  # not all are seen
+        _check_number(most + 1 if is_more else len(pages), range(most + 1), name, needed)
+        _check_pages(pages, name, needed)
+        planes = planes_of(pages, len(all_pages), most, name)
+        _check_number(len(planes), range(most + 1), name, needed)
+        header = _checked(planes, size, name)
+        check_room(planes, all_pages, known, size, name)
+        _check_number(len(planes), allowed, name, needed)
+        yield header, planes
 
 
 @contextmanager
 def _tiff(
-    file: BinaryIO, size: int, n_planes: int, name: str, needed: str
-) -> Generator[list[TiffPage]]:
-    """The pages of a TIFF, up to one more than *n_planes*.
+    file: BinaryIO, size: int, most: int, name: str, needed: str
+) -> Generator[tuple[list[TiffPage], list[int]]]:
+    """The pages of a TIFF, up to *most*, and the offsets of what its directories speak of.
 
     What damaged bytes raise in the block becomes an ImageError on *name*.
     """
@@ -212,10 +216,13 @@ def _tiff(
         )
     pages: list[TiffPage] = []
     try:
-        check_directories(file, size, name, n_planes + 1)
-        with tifffile.TiffFile(file, name=name, offset=0, **_VENDORS) as tiff:
-            pages += (page.aspage() for page in itertools.islice(tiff.pages, n_planes + 1))
-            yield pages
+        known = check_directories(file, size, name, most)
+        with (
+            np.errstate(all="ignore"),  # MetaMorph's fractions may be 0 / 0
+            tifffile.TiffFile(file, name=name, offset=0, **_VENDORS) as tiff,
+        ):
+            pages += (page.aspage() for page in itertools.islice(tiff.pages, most))
+            yield pages, known
     except ImageError:
         raise
     except _UNREADABLE as error:
@@ -242,38 +249,42 @@ def _check_number(n_found: int, allowed: range, name: str, needed: str) -> None:
         )
 
 
-def _checked(pages: list[TiffPage], size: int, name: str, needed: str) -> Header:
-    """The header that the *pages* have in common.
-
-    Raises ImageError by what their headers say, before any pixel is decoded or image allocated.
-    """
+def _check_pages(pages: list[TiffPage], name: str, needed: str) -> None:
+    """Refuse pages by what their headers say of their pixels."""
     if not pages:
         raise ImageError(f"{name} has no page", f"it must have {needed}; copy it again, whole")
-    dtype = np.dtype(pages[0].dtype)
-    chunks = []
+    first = pages[0]
     for page in pages:
         _check_pixels(page, name, needed)
-        if (page.shape, page.dtype) != (pages[0].shape, dtype):
-            kinds = f"{pages[0].shape} {dtype} and of {page.shape} {page.dtype}"
+        if (page.shape, page.dtype) != (first.shape, first.dtype):
+            kinds = f"{first.shape} {first.dtype} and of {page.shape} {page.dtype}"
             raise ImageError(
                 f"{name} has pages of {kinds} pixels",
                 f"it must have {needed} of one size and type; save it again",
             )
         _check_costs(page, name)
-        chunks.append(_chunks(page, size, name))
-    _check_n_chunks(pages, size, name)
+        check_counts(page, name)
+
+
+def _checked(planes: list[TiffPage], size: int, name: str) -> Header:
+    """The header that the *planes* have in common.
+
+    Raises ImageError by where their bytes are, before a pixel is decoded or an image allocated.
+    """
+    chunks = [_chunks(plane, size, name) for plane in planes]
+    _check_n_chunks(planes, size, name)
     _check_shared(chunks, name)
-    for page, (_, n_bytes) in zip(pages, chunks, strict=True):
-        _check_work(page, n_bytes, name)
-    n_px = sum(math.prod(page.chunked) * math.prod(page.chunks) for page in pages)
+    for plane, (_, n_bytes) in zip(planes, chunks, strict=True):
+        _check_work(plane, n_bytes, name)
+    n_px = sum(math.prod(plane.chunked) * math.prod(plane.chunks) for plane in planes)
     decoded = n_px * np.dtype(np.uint16).itemsize  # what a stack holds, whatever the file does
     if decoded > max(HARMLESS_BYTES, MAX_EXPANSION * size):
         raise ImageError(
             f"{name} would swell from {size} bytes to {decoded}",
             f"a camera's image has up to {MAX_EXPANSION} for one; save it uncompressed",
         )
-    height, width = pages[0].shape
-    return Header(len(pages), (height, width), dtype.name)
+    height, width = planes[0].shape
+    return Header(len(planes), (height, width), np.dtype(planes[0].dtype).name)
 
 
 def _check_pixels(page: TiffPage, name: str, needed: str) -> None:
@@ -364,21 +375,3 @@ def _check_work(page: TiffPage, n_bytes: NDArray[np.uint64], name: str) -> None:
 def _codec(page: TiffPage) -> str:
     """The name of a page's compression, or its number where it has no name."""
     return getattr(page.compression, "name", str(page.compression))
-
-
-def _check_axes(pages: list[TiffPage], name: str) -> None:
-    """Refuse pages along several axes, because the order of pages only tells z."""
-    if len(pages) == 1:
-        return
-    try:
-        long = long_axes(pages[0])
-    except ValueError as error:
-        raise ImageError(
-            f"{name} has a description with {error}", "save it again without it"
-        ) from error
-    if len(long) > 1:
-        found = " and ".join(f"{n} along {axis}" for axis, n in long)
-        raise ImageError(
-            f"{name} has pages {found}",
-            "it must have the z-planes of one channel; export each channel by itself",
-        )

@@ -66,7 +66,14 @@ def found(plate) -> list[tuple[str, str, str]]:
 @pytest.mark.parametrize("name", [brightfield(2, None), brightfield(2, 1)], ids=str)
 @pytest.mark.parametrize(
     "options",
-    [{}, {"ome": True}, {"bigtiff": True, "compression": "zstd"}, {"compression": "lzw"}],
+    [
+        {},
+        {"ome": True},
+        {"bigtiff": True, "compression": "zstd"},
+        {"compression": "lzw"},
+        {"truncate": True},
+        {"truncate": True, "imagej": True},
+    ],
     ids=str,
 )
 def test_a_field_may_be_one_stack_and_others_single_planes(plate, name, options):
@@ -77,6 +84,38 @@ def test_a_field_may_be_one_stack_and_others_single_planes(plate, name, options)
     for files in scanned.fields:
         np.testing.assert_array_equal(read_field(files, TARGETS).planes, before[files.key].planes)
     assert [len(files.planes) for files in scanned.fields] == [7, 1, 7]
+
+
+def test_a_set_of_ome_tiffs_is_a_field(tmp_path):
+    """A file for each channel, all described by one XML: brightfield holds 7 of its planes."""
+    before = add_field(tmp_path, 1)
+    stacked(tmp_path, 1, brightfield(1, None))
+    place = "<TiffData FirstC='{}' FirstZ='{}' IFD='{}' PlaneCount='1'><UUID>{}</UUID></TiffData>"
+    data = [place.format(3, z, z, "C04") for z in range(7)]
+    data += [place.format(c, 0, 0, f"C{c + 1:02d}") for c in range(3)]
+    xml = (
+        "<OME xmlns='http://www.openmicroscopy.org/Schemas/OME/2016-06' UUID='{}'><Image><Pixels "
+        "DimensionOrder='XYZCT' Type='uint16' SizeX='9' SizeY='8' SizeZ='7' SizeC='4' SizeT='1'>"
+        + "".join(data)
+        + "</Pixels></Image></OME>"
+    )
+    for path in (tmp_path / "20x_images").iterdir():
+        options = {"description": xml.format(path.stem[-3:]), "metadata": None}
+        tifffile.imwrite(path, tifffile.imread(path), photometric="minisblack", **options)
+    scanned = scan_plate(tmp_path)
+    assert (scanned.problems, scanned.n_z_planes) == ((), 7)
+    after = read_field(scanned.fields[0], TARGETS)
+    np.testing.assert_array_equal(after.planes, before.planes)
+    for target in TARGETS:
+        np.testing.assert_array_equal(after.targets[target], before.targets[target])
+
+
+def test_a_stain_with_planes_behind_it_is_told(plate):
+    path = file_of(plate, 2, "A02Z01C02")
+    tifffile.imwrite(path, noise(3, *SHAPE), photometric="minisblack", truncate=True)
+    [(where, told, remedy)] = found(plate)
+    assert (where, remedy) == ("20x B03 F002", "export one plane to a file")
+    assert told.endswith("A02Z01C02.tif has 3 pages")
 
 
 @pytest.mark.parametrize("n_z", [1, 3, 12])

@@ -52,6 +52,22 @@ def test_preparing_again_does_nothing_and_other_settings_start_over(plate, tmp_p
     ]
 
 
+def test_planes_behind_one_page_are_prepared_like_files_of_their_own(plate, tmp_path):
+    expected = prepared(plate, tmp_path / "store")
+    images = plate / "20x_images"
+    for first in sorted(images.glob("*Z01C04.tif")):
+        files = [first.with_name(first.name.replace("Z01C04", f"Z{z:02d}C04")) for z in range(1, 8)]
+        planes = np.stack([tifffile.imread(path) for path in files])
+        for path in files:
+            path.unlink()
+        stack = first.with_name(first.name.replace("Z01C04", "C04"))
+        tifffile.imwrite(stack, planes, photometric="minisblack", truncate=True)
+    store = prepared(plate, tmp_path / "other")
+    assert store.manifest.n_z_planes == 7
+    for key in expected.manifest.fields:
+        np.testing.assert_array_equal(store.planes(key), expected.planes(key))
+
+
 def test_a_changed_image_makes_another_store(plate, tmp_path):
     first = prepared(plate, tmp_path / "store")
     images = sorted((plate / "20x_images").glob("*B03*A02Z01C02.tif"))

@@ -53,7 +53,11 @@ OPTIONS: list[dict[str, Any]] = [
     {"bigtiff": True, "byteorder": ">", "compression": "lzw"},
     {"byteorder": ">", "description": "a note", "metadata": {}},
 ]
+# Planes behind one page.
+OPTIONS += [{"truncate": True}, {"truncate": True, "imagej": True, "byteorder": ">"}]
+METAMORPH = [Tag(33628, 5, bytes(8)), Tag(33629, 5, bytes(24 * N_PLANES), N_PLANES)]
 WHOLE = [tiff_of(GREY, **options) for options in OPTIONS]
+WHOLE += [tiff([page(33, 40, counts=[2640], rows=40) + METAMORPH], GREY.tobytes())]
 WHOLE += [tiff_of(GREY.astype("u1"), compression=codec) for codec in (None, "zlib", "packbits")]
 BORDERS = [0, 1, 2, 8, 16, 64, 9999, 10_000, 40_000, 40_001, 65535, 2**16, 32_000_000, 10**8]
 BORDERS += [2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63, 2**64 - 1]

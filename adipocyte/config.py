@@ -285,6 +285,13 @@ _rotate_deg = partial(
 )
 _clip_norm = partial(option, "Largest norm of a step's gradient; 0: any.", 0.0, low=0)
 _patience = partial(option, "Stop when so many epochs bring no better network; 0: never.", 0, low=0)
+_threads = partial(
+    option,
+    "Threads that a CPU computes on: auto, as many as other processes leave, looked at again from "
+    "time to time; a number; or the course of another training, which repeats it bit for bit "
+    "beside busy processes (2,1@1200: two, from step 1200 on one).",
+    "auto",
+)
 _save_every = partial(
     option,
     "Steps between saved states, from which an interrupted training resumes.",
@@ -411,6 +418,7 @@ class SegmenterConfig:
     precision: Precision = _precision()
     compile: bool = _compile()
     workers: int = _workers()
+    threads: str = _threads()
     save_every: int = _save_every()
     resume: str = _resume()
     seed: int = _seed()
@@ -539,6 +547,7 @@ class GeneratorConfig:
     precision: Precision = _precision()
     compile: bool = _compile()
     workers: int = _workers()
+    threads: str = _threads()
     save_every: int = _save_every()
     start: str = option(
         "Trained network to start from, at a fifth of the learning rate: a registered model "

@@ -11,6 +11,7 @@ addition.
 
 import ctypes
 import itertools
+import os
 import sys
 import tempfile
 import time
@@ -33,7 +34,7 @@ from adipocyte.networks.quantisation import measure_ranges
 from adipocyte.networks.unet import DIVISOR, build_unet
 from adipocyte.staining.bundle import NetworkEntry
 from adipocyte.staining.stainer import Stainer
-from adipocyte.system.machine import DTYPES, fastest_device, pin_threads
+from adipocyte.system.machine import DTYPES, fastest_device, usable_cores
 from adipocyte.training.generator import generator_spec
 from benchmarks.painting import REPORT, noise, resident_mb
 from benchmarks.report import parser, report
@@ -185,7 +186,8 @@ def measure_shared(folder: Path, planes: np.ndarray) -> dict[str, float]:
 
 def measure(folder: Path) -> dict[str, float]:
     """All figures, by "way.figure"."""
-    pin_threads()
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(usable_cores())
     bundle = make_bundle(folder / "bundle", unet_specs("resnet152", REPORT))
     planes = noise(*FIELD_PX)
     loaded = {name: load_network(bundle / name, DEVICE) for name in NETWORKS}

@@ -38,16 +38,6 @@ def fastest_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def pin_threads() -> None:
-    """Let PyTorch compute on a thread for each usable core, because more would wait for each other.
-
-    PyTorch does not know that a container (cgroup 1 or 2) may have only some of the machine's
-    cores. `OMP_NUM_THREADS` is obeyed.
-    """
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(usable_cores())
-
-
 def usable_cores() -> int:
     """How many cores this process may compute on: those it is bound to, or fewer in a container."""
     if hasattr(os, "sched_getaffinity"):

@@ -26,6 +26,11 @@ class Journal:
     def __init__(self, tracker: Tracker, totals: dict[str, list[float]]) -> None:
         self._tracker, self.totals = tracker, totals
         self._pending: list[tuple[int, Iterable[str], Tensor]] = []
+        self._said: dict[int, dict[str, float]] = {}
+
+    def say(self, step: int, values: dict[str, float]) -> None:
+        """Remember numbers of *step*, counted from 1, that are known before it and have no mean."""
+        self._said[step] = values
 
     def note(self, step: int, values: dict[str, Tensor]) -> None:
         """Remember scalars of *step*, counted from 1. Raises as `send` does."""
@@ -48,6 +53,7 @@ class Journal:
             self._tracker.metrics(
                 {
                     step: {f"step_{name}": value for name, value in row.items()}
+                    | self._said.pop(step, {})
                     for step, row in good.items()
                 }
             )

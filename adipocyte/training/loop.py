@@ -20,6 +20,7 @@ from adipocyte.networks.unet import UNetSpec
 from adipocyte.training.interruption import Interruption
 from adipocyte.training.journal import Journal
 from adipocyte.training.state import Parts, load_state, save_state
+from adipocyte.training.threads import Course
 from adipocyte.training.tracker import Tracker
 
 NETWORK_FOLDER = "network"  # the best network's, in the folder of its training
@@ -53,6 +54,9 @@ class Loop:
         self.progress = load_state(folder, self._parts)
         self._journal = Journal(tracker, self.progress.totals)
         self._interruption = Interruption(fabric)
+        self._threads: Course | None = None  # each process of torchrun has what that gave it
+        if fabric.device.type == "cpu" and fabric.world_size == 1:
+            self._threads = Course(config.threads, self.progress.threads)
         self._pace: dict[str, float] = {}
 
     @property
@@ -87,6 +91,8 @@ class Loop:
         for step in bar:
             # A layer that draws random numbers draws the same ones after a resume.
             torch.manual_seed(self._config.seed + step)
+            if self._threads and (number := self._threads.at(step + 1)):
+                self._journal.say(step + 1, {"threads": number})
             yield step
         seconds = time.monotonic() - start
         n_patches = (last - first) * self._config.batch

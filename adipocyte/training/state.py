@@ -25,6 +25,7 @@ _PROGRESS = {
     "best_score": NUMBER,
     "stale_epochs": int,
     "totals": {...: (NUMBER, NUMBER)},
+    "threads": [(int, int)],
 }
 
 
@@ -34,7 +35,8 @@ class Progress:
 
     `step` counts the steps done, `epoch` the epochs validated, `stale_epochs` those since the best
     network. `best` holds the metrics of that network, `best_score` its score. `totals` holds
-    (sum, count) of each metric in the epoch so far.
+    (sum, count) of each metric in the epoch so far. `threads` holds (step, number) of each change
+    of the number of threads.
     """
 
     step: int = 0
@@ -43,6 +45,7 @@ class Progress:
     best_score: float = -math.inf
     stale_epochs: int = 0
     totals: dict[str, list[float]] = field(default_factory=dict)
+    threads: list[list[int]] = field(default_factory=list)
 
 
 def save_state(folder: Path, parts: Parts, progress: Progress) -> Path:
@@ -110,7 +113,7 @@ def state_step(path: Path) -> int:
 
 
 def _progress(header: Mapping[str, str]) -> Progress:
-    content = parse_json(header["progress"].encode())
+    content = {"threads": []} | parse_json(header["progress"].encode())  # older ones tell of none
     require_form(content, _PROGRESS, "the progress")
     return Progress(**content)
 

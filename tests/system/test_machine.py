@@ -104,21 +104,6 @@ def test_without_control_groups_the_machine_is_the_bound(control_groups):
     assert usable_cores() == len(os.sched_getaffinity(0))
 
 
-# Threads.
-
-
-@pytest.mark.parametrize(("wish", "n_threads"), [({}, "1"), ({"OMP_NUM_THREADS": "2"}, "2")])
-def test_threads_are_as_many_as_cores_unless_the_environment_says_otherwise(wish, n_threads):
-    code = """
-import os, torch
-from adipocyte.system.machine import pin_threads
-os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-pin_threads()
-print(torch.get_num_threads())
-"""
-    assert said_by(code, **wish) == n_threads
-
-
 # The arithmetic.
 
 

@@ -29,7 +29,8 @@ from adipocyte.plate.problems import Problem
 from adipocyte.plate.scan import scan_plate
 from adipocyte.staining.bundle import BundleManifest
 from adipocyte.system.files import json_bytes
-from adipocyte.system.machine import fastest_arithmetic, fastest_device, pin_threads
+from adipocyte.system.machine import fastest_arithmetic, fastest_device
+from adipocyte.system.threads import Threads
 
 # Fields of a worker from which compiling pays: full fields pay from the third on, small ones later.
 # Measured: benchmarks/staining.py.
@@ -74,15 +75,19 @@ class Here:
     n_workers = 1
 
     def fastest(self) -> str:
-        pin_threads()
+        Threads().adapt()
         return fastest_arithmetic(fastest_device().type)
 
     def has_compiler(self) -> bool:
         return has_compiler()
 
     def paint(self, assignment: Assignment, fields: Sequence[FieldFiles]) -> Iterator[FieldOutcome]:
-        pin_threads()
-        yield from map(FieldPainter(assignment), fields)
+        threads = Threads()
+        threads.adapt()
+        painter = FieldPainter(assignment)
+        for field in fields:
+            threads.adapt()
+            yield painter(field)
 
 
 def should_compile(wish: str, n_fields: int, *, possible: bool) -> bool:

@@ -19,7 +19,7 @@ from adipocyte.delivery.serving.parameters import NAMES
 from adipocyte.delivery.serving.request import RequestError, Row, parse
 from adipocyte.errors import ConfigError
 from adipocyte.staining.stainer import Stainer
-from adipocyte.system.machine import pin_threads
+from adipocyte.system.threads import Threads
 
 MEMORY = "ADIPOCYTE_MEMORY_MB"
 REQUEST = "ADIPOCYTE_REQUEST_MB"
@@ -38,7 +38,7 @@ class StainerModel(mlflow.pyfunc.PythonModel):
         Raises BundleError when the bundle is incomplete or damaged, ConfigError when the
         environment's ADIPOCYTE_MEMORY_MB or ADIPOCYTE_REQUEST_MB is no number.
         """
-        pin_threads()
+        Threads().adapt()
         stainer = Stainer(Path(context.artifacts["bundle"]), memory_mb=_megabytes(MEMORY))
         self.painter = Painter(stainer)
         if patience_s := os.environ.get(_PATIENCE):

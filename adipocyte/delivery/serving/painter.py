@@ -12,6 +12,7 @@ from adipocyte.domain import SMALLEST_PX
 from adipocyte.errors import ConfigError, ImageError
 from adipocyte.plate.tiff import decode_stack, encode_image, stack_shape
 from adipocyte.staining.stainer import Stainer
+from adipocyte.system.threads import Threads
 
 _MOST_MAGNIFICATION = 1000  # of a light microscope, so that a message never repeats more digits
 _BYTES_PER_PX = 3  # of an image in an answer: two, in base64
@@ -53,7 +54,7 @@ class Painter:
     """
 
     def __init__(self, stainer: Stainer) -> None:
-        self.stainer, self._turn = stainer, threading.Lock()
+        self.stainer, self._turn, self._threads = stainer, threading.Lock(), Threads()
 
     def begin(self, rows: Iterable[Row], params: Mapping[str, Any] | None) -> Work:
         """Read a request's parameters and the headers of all its *rows*.
@@ -106,6 +107,7 @@ class Painter:
 
     def _paint(self, field: Field, asked: Parameters) -> dict[str, Any]:
         with self._turn:
+            self._threads.adapt()
             stained = self.stainer.stain(
                 decode_stack(field.stack, self.stainer.manifest.plane_numbers),
                 field.magnification,

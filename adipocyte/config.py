@@ -479,9 +479,10 @@ class GeneratorConfig:
     adversarial_weight: float = option(
         "Weight of the adversarial loss.", 0.01, low=0, search=(0.001, 1.0), report=1.0
     )
-    select: Literal["pixels", "features", "mean"] = option(
+    select: Literal["pixels", "features", "mean", "units"] = option(
         "Metric that chooses the best epoch on the validation wells: of pixels, of features "
-        "(CellProfiler's), or their mean.",
+        "(CellProfiler's), or their mean; or the mean absolute error in units of each field, where "
+        "wells are stained so differently that counts cannot choose.",
         "pixels",
     )
     select_fields: int = option(
@@ -566,6 +567,11 @@ class GeneratorConfig:
     def largest_rate(self) -> float:
         """The generator's largest learning rate: lower when its weights have learnt already."""
         return self.learning_rate * (_STARTED_RATE if self.start else 1.0)
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether CellProfiler's features choose the network, alone or with others."""
+        return self.select in ("features", "mean")
 
     @property
     def sees_mask(self) -> bool:

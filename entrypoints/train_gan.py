@@ -27,7 +27,7 @@ def train_gan(config: GeneratorConfig) -> None:
     store = Store(config.store)
     wanted = segmenter_of(config.resume) if config.resume else config.segmenter
     features = None
-    if config.select != "pixels":
+    if config.needs_features:
         features = TrainingFeatureMetric(store, config.targets, config.select_fields)
     with (
         segmenter_for(config, store.digest, wanted) as (segmenter, tags),

@@ -77,11 +77,11 @@ def draw_any_conditions(seed: int | Sequence[int]) -> Conditions:
     """
     rng = np.random.default_rng(seed)
     return Conditions(
-        stains={target: np.exp(rng.uniform(np.log(0.3), np.log(3))) for target in TARGETS},
-        density=rng.uniform(0.3, 1.2),
-        ripeness=np.exp(rng.uniform(np.log(0.5), np.log(1.6))),
-        unilocular=rng.uniform(0.2, 1.0) if rng.random() < 0.3 else 0.0,
-        floating=rng.uniform(5, 40) if rng.random() < 0.2 else 1.0,
+        stains={target: np.exp(rng.uniform(np.log(0.5), np.log(2))) for target in TARGETS},
+        density=rng.uniform(0.4, 1.2),
+        ripeness=np.exp(rng.uniform(np.log(0.6), np.log(1.5))),
+        unilocular=rng.uniform(0.2, 1.0) if rng.random() < 0.25 else 0.0,
+        floating=rng.uniform(5, 30) if rng.random() < 0.15 else 1.0,
         ground_um=rng.uniform(0.005, 0.03) if rng.random() < 0.3 else 0.0,
         squeezed=rng.uniform(0.05, 0.3) if rng.random() < 0.4 else 0.0,
     )

@@ -49,23 +49,27 @@ def draw_instrument(magnification: int, seed: int | Sequence[int]) -> Instrument
     """Another microscope with an objective of this *magnification*; the same seed gives the same.
 
     The ranges are plausible, not measured: what objectives, condensers and cameras of that kind
-    differ by. In a third of them the focus series is so short that it shows hardly more than one
-    plane; half of them focus on the cells, and a third go the other way through them.
+    differ by. In a sixth of them the focus series is so short that it shows hardly more than one
+    plane, which lies near the cells; half of the others focus on the cells, too, and a third go the
+    other way through them.
     """
     rng, home = np.random.default_rng(seed), INSTRUMENTS[magnification]
-    of_home, step_um = home.optics, home.optics.focus_step_um
-    step_um *= rng.uniform(0.05, 0.3) if rng.random() < 1 / 3 else rng.uniform(0.5, 1.4)
+    of_home = home.optics
+    is_short = rng.random() < 1 / 6
+    step_um = of_home.focus_step_um * (
+        rng.uniform(0.05, 0.3) if is_short else rng.uniform(0.6, 1.3)
+    )
     middle_um = of_home.first_focus_um + 3 * of_home.focus_step_um
-    if rng.random() < 1 / 2:
+    if is_short or rng.random() < 1 / 2:
         middle_um = CELLS_MIDDLE_UM
-    middle_um += rng.uniform(-4, 4)
+    middle_um += rng.uniform(-2.5, 2.5)
     if rng.random() < 1 / 3:
         step_um = -step_um
     optics = replace(
         of_home,
         um_per_px=of_home.um_per_px * rng.uniform(0.8, 1.25),
-        aperture=min(of_home.aperture * rng.uniform(0.6, 1.2), _LARGEST_APERTURE),
-        condenser_aperture=rng.uniform(0.08, 0.5),
+        aperture=min(of_home.aperture * rng.uniform(0.75, 1.2), _LARGEST_APERTURE),
+        condenser_aperture=rng.uniform(0.15, 0.5),
         first_focus_um=middle_um - 3 * step_um,
         focus_step_um=step_um,
     )
@@ -73,22 +77,22 @@ def draw_instrument(magnification: int, seed: int | Sequence[int]) -> Instrument
     return Instrument(
         optics,
         exposures,
-        bowl=rng.uniform(0, 0.4),
-        slope=rng.uniform(-0.3, 0.3),
+        bowl=rng.uniform(0, 0.3),
+        slope=rng.uniform(-0.25, 0.25),
         specks=int(rng.integers(0, 12)),
         tilt_um=rng.uniform(0, 2) if rng.random() < 0.3 else 0.0,
-        coarseness=rng.uniform(1.2, 2.0) if rng.random() < 0.2 else 1.0,
+        coarseness=rng.uniform(1.2, 1.6) if rng.random() < 0.15 else 1.0,
         is_eight_bit=bool(rng.random() < 0.2),
     )
 
 
 def _another(exposure: Exposure, rng: np.random.Generator) -> Exposure:
     """Another camera behind the same light: its gain, dark level and noise."""
-    times = np.exp(rng.uniform(np.log(0.2), np.log(5)))
+    times = np.exp(rng.uniform(np.log(0.3), np.log(4)))
     return Exposure(
         gain=exposure.gain * times,
         offset=rng.uniform(0, 300),
-        electrons_per_count=exposure.electrons_per_count / times * rng.uniform(0.3, 2),
+        electrons_per_count=exposure.electrons_per_count / times * rng.uniform(0.5, 2),
         read_noise=exposure.read_noise * min(times, 1) * rng.uniform(0.5, 2),
     )
 

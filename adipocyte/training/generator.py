@@ -42,6 +42,7 @@ SELECTED_BY = {
     "pixels": "val_pixel_metric",
     "features": "val_feature_metric",
     "mean": "val_combined_metric",
+    "units": "val_mae_units",
 }
 
 
@@ -92,7 +93,7 @@ def train_generator(
     """Train on *store* and write the best generator by `config.select` into *folder*/network.
 
     *segmenter* is the folder of the network whose masks the generator sees, if it sees any.
-    *features* measures the feature metric, which all choices but select=pixels need. The generator
+    *features* measures the feature metric, which select=features and select=mean need. The generator
     begins with the weights of *start*, if that is given, and at a lower rate; the optimizer is
     fresh. A state in *folder* is resumed. Returns the metrics of the best generator.
 
@@ -195,7 +196,7 @@ def check_request(
             "A1 needs the folder of a segmenter unless mask_source=none, and no other target "
             "takes one",
         )
-    if (config.select != "pixels") != (features is not None):
+    if config.needs_features != (features is not None):
         raise ConfigError(
             f"select={config.select} {'takes no' if features else 'needs a'} feature metric",
             "give one for features and mean",

@@ -86,7 +86,7 @@ def test_other_microscopes_repeat_with_the_seed_and_can_photograph():
     assert 0.8 <= min(scales) < 0.87
     assert 1.18 < max(scales) <= 1.25
     steps = np.array([one.optics.focus_step_um / home.focus_step_um for one in drawn])
-    assert 0.15 < np.mean(np.abs(steps) < 0.31) < 0.55  # hardly more than one plane
+    assert 0.05 < np.mean(np.abs(steps) < 0.31) < 0.35  # hardly more than one plane
     assert 0.15 < np.mean(steps < 0) < 0.5  # the other way through the cells
     for well in range(4):
         field = simulate_field(

@@ -93,7 +93,7 @@ def train_generator(
     """Train on *store* and write the best generator by `config.select` into *folder*/network.
 
     *segmenter* is the folder of the network whose masks the generator sees, if it sees any.
-    *features* measures the feature metric, which select=features and select=mean need. The generator
+    *features* measures the feature metric, which select=features and select=mean need. The network
     begins with the weights of *start*, if that is given, and at a lower rate; the optimizer is
     fresh. A state in *folder* is resumed. Returns the metrics of the best generator.
 

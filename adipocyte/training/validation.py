@@ -51,8 +51,8 @@ def validate_generator(
 
     Returns metrics and a picture. val_mae is in counts, val_pixel_metric is the challenge's: MAE /
     median of the target. Both are over all fields and targets, for each target ("val_mae_A2") and
-    for each magnification ("val_mae_20x", "val_mae_A2_20x"); val_mae_units is in the network units of
-    each field, in which the level of its stain makes no difference. With *features* there are
+    for each magnification ("val_mae_20x", "val_mae_A2_20x"); val_mae_units is in the network units
+    of each field, where the level of its stain makes no difference. With *features* there are
     val_feature_metric and its mean with the pixel metric, val_combined_metric. The picture has a
     row for each target, of the first field that has it: brightfield, truth, prediction, error.
     """

@@ -4,6 +4,7 @@
 """
 
 import base64
+import ipaddress
 import json
 import re
 import socket
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import requests
@@ -20,7 +22,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
 from adipocyte.domain import TARGETS
-from adipocyte.errors import ImageError, ServiceError, UnreachableError
+from adipocyte.errors import ConfigError, ImageError, ServiceError, UnreachableError
 from adipocyte.plate.tiff import decode_stack, encode_stack
 from adipocyte.system.files import parse_json
 
@@ -117,12 +119,16 @@ class StainClient:
     *url* is the server's address, "https://name:password@host" behind a proxy that asks for them;
     *timeout_s* is how long one connection may last, in seconds, from sending the request to the
     last byte of the answer. A connection that cannot be made is tried *attempts* times, with pauses
-    of .5, 1, 2, … seconds; a request that has reached the server is never sent again.
+    of .5, 1, 2, … seconds; a request that has reached the server is never sent again. A server on
+    this machine is asked directly, others through the proxy of the environment, if there is one.
+
+    Raises ConfigError when *url* is no address of a server.
     """
 
     def __init__(self, url: str, timeout_s: float = 600, attempts: int = 5) -> None:
         self._url, self._timeout_s = url.rstrip("/"), timeout_s
-        self._name = re.sub(r"//[^/@]*@", "//", self._url)  # messages must not hold the password
+        self._name = _bare(self._url)  # messages must not hold the password
+        self._proxies = _no_proxy_to(_host_of(self._url))
         self._retry = Retry(
             connect=attempts - 1,
             read=0,
@@ -179,7 +185,11 @@ class StainClient:
             with (
                 _session(connections) as session,
                 session.get(
-                    f"{self._url}/ping", timeout=_CONNECT_S, stream=True, allow_redirects=False
+                    f"{self._url}/ping",
+                    timeout=_CONNECT_S,
+                    stream=True,
+                    allow_redirects=False,
+                    proxies=self._proxies,
                 ) as response,
             ):
                 return response.status_code == 200
@@ -202,16 +212,19 @@ class StainClient:
                     timeout=(_CONNECT_S, self._timeout_s),
                     stream=True,
                     allow_redirects=False,
+                    proxies=self._proxies,
                 ) as response,
             ):
                 refused = response.status_code != 200
                 answer = _read(response, _MOST_REFUSAL_BYTES if refused else most_bytes)
+        except requests.exceptions.ProxyError as error:
+            raise self._behind_proxy() from error
         except requests.RequestException as error:
             raise self._unreachable(str(error), connections.is_late) from error
         if connections.is_late:  # the answer may have been cut where it looks whole
             raise self._unreachable("", connections.is_late)
         if refused:
-            raise ServiceError(_sentence(response.status_code, answer))
+            raise ServiceError(_sentence(response.status_code, answer, self._proxy()))
         if len(answer) > most_bytes:
             raise self._other(f"more than {most_bytes} bytes")
         return answer
@@ -225,11 +238,52 @@ class StainClient:
             f"no answer from {self._name} ({said})", "is mlflow models serve running there?"
         )
 
+    def _behind_proxy(self) -> UnreachableError:
+        # Not the library's own words, which may hold the proxy's password.
+        return UnreachableError(
+            f"no answer from {self._name}, because the proxy {self._proxy()} did not reach it",
+            f"ask it directly, export no_proxy={_host_of(self._url)}, or mend http_proxy and "
+            "https_proxy",
+        )
+
+    def _proxy(self) -> str:
+        """The address of the environment's proxy that requests go through, or ""."""
+        no_proxy = self._proxies.get("no_proxy")
+        proxies = requests.utils.get_environ_proxies(self._url, no_proxy)
+        return _bare(requests.utils.select_proxy(self._url, proxies) or "")
+
     def _other(self, found: str) -> ServiceError:
         return ServiceError(
             f"{self._name} answered something else than painted images ({_plain(found)})",
             "is it an adipocyte model?",
         )
+
+
+def _bare(url: str) -> str:
+    """An address without the name and password in it."""
+    return re.sub(r"//[^/@]*@", "//", url)
+
+
+def _host_of(url: str) -> str:
+    host = None
+    with suppress(ValueError):  # of brackets and ports
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.port != 0:
+            host = parts.hostname
+    if not host:
+        raise ConfigError(
+            f"{_bare(url)!r} is no address of a server", "give one such as http://127.0.0.1:5001"
+        )
+    return host
+
+
+def _no_proxy_to(host: str) -> dict[str, str]:
+    """What `requests` takes for `proxies`: none for this machine, which no proxy can reach."""
+    try:
+        is_here = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_here = host == "localhost" or host.endswith(".localhost")
+    return {"no_proxy": host} if is_here else {}
 
 
 def _session(connections: _Connections) -> requests.Session:
@@ -272,12 +326,13 @@ def _painted(answer: bytearray) -> tuple[dict[str, NDArray[np.uint16]], str]:
     return images, _plain(warnings)
 
 
-def _sentence(status: int, answer: bytearray) -> str:
-    """The server's own words for a refusal."""
+def _sentence(status: int, answer: bytearray, proxy: str) -> str:
+    """The server's own words for a refusal. Other words may be those of the *proxy*, if any."""
     try:
         return _plain(_text(parse_json(answer)["message"]))
     except (ValueError, LookupError, TypeError):
-        return f"the server answered {status}: {_plain(answer[:500].decode(errors='replace'))}"
+        who = f"the server, or the proxy {proxy}," if proxy else "the server"
+        return f"{who} answered {status}: {_plain(answer[:500].decode(errors='replace'))}"
 
 
 def _text(said: object) -> str:

@@ -226,6 +226,12 @@ def targets_named(text: str) -> tuple[str, ...]:
 
 
 MODEL_NAME = "adipocyte"
+# No number may be larger, so that none runs over in a library: seeds of NumPy have 32 bits.
+_LARGEST = 2**31 - 1
+_LARGEST_FLOAT = 1e9
+_MOST_STEPS = 1_000_000_000
+_MOST_EPOCHS = 1_000_000
+_MOST_WORKERS = 1024
 _STARTED_RATE = 0.2  # of the learning rate, when a training starts from a trained network
 
 # Settings of several commands. Two dataclasses cannot share a field, so they share its maker.
@@ -268,6 +274,7 @@ _epoch_steps = partial(
     "Steps in an epoch; 0: as many as cover the training wells' area once.",
     25,
     low=0,
+    high=_MOST_EPOCHS,
     report=0,
     shared=50,
 )
@@ -276,6 +283,7 @@ _patch_px = partial(
     "Side of a training patch, in pixels (Table 3.2: 256); a multiple of 32.",
     128,
     low=32,
+    high=10016,
     multiple=32,
     report=256,
 )
@@ -283,8 +291,16 @@ _augment_p = partial(option, "Probability of each augmentation (Table 3.2).", 0.
 _rotate_deg = partial(
     option, "Limit of the random rotation, in degrees (Table 3.2).", 9.0, low=0, high=180
 )
-_clip_norm = partial(option, "Largest norm of a step's gradient; 0: any.", 0.0, low=0)
-_patience = partial(option, "Stop when so many epochs bring no better network; 0: never.", 0, low=0)
+_clip_norm = partial(
+    option, "Largest norm of a step's gradient; 0: any.", 0.0, low=0, high=_LARGEST_FLOAT
+)
+_patience = partial(
+    option,
+    "Stop when so many epochs bring no better network; 0: never.",
+    0,
+    low=0,
+    high=_MOST_EPOCHS,
+)
 _threads = partial(
     option,
     "Threads that a CPU computes on: auto, as many as other processes leave, looked at again from "
@@ -297,6 +313,7 @@ _save_every = partial(
     "Steps between saved states, from which an interrupted training resumes.",
     100,
     low=1,
+    high=_MOST_STEPS,
     report=1000,
 )
 _compile = partial(
@@ -310,16 +327,30 @@ _resume = partial(
 _precision = partial(
     option, "Arithmetic: 32 bit, bf16, or auto, the faster one on this processor.", "auto"
 )
-_workers = partial(option, "Processes that read patches.", 1, low=0, report=8)
-_seed = partial(option, "Seed of every random number.", 0, low=0)
+_workers = partial(
+    option,
+    "Processes that read patches; 0: only this one.",
+    1,
+    low=0,
+    high=_MOST_WORKERS,
+    report=8,
+)
+_seed = partial(option, "Seed of every random number.", 0, low=0, high=_LARGEST)
+_weight = partial(option, low=0, high=_LARGEST_FLOAT)
+_rate = partial(option, low=0, high=1000)
 _judging_workers = partial(
-    option, "Processes that measure fields side by side; 0: only this one.", 2, low=0
+    option,
+    "Processes that measure fields side by side; 0: only this one.",
+    2,
+    low=0,
+    high=_MOST_WORKERS,
 )
 _feature_fields = partial(
     option,
     "Largest number of fields of each magnification to measure CellProfiler's 99 features on; 0: "
     "measure pixels only.",
     low=0,
+    high=_LARGEST,
 )
 
 
@@ -367,18 +398,20 @@ class PreprocessConfig:
         "Wells held out to judge the model, comma-separated; empty: drawn with the seed.", ""
     )
     mask_threshold: float = option(
-        "Nuclei mask: threshold in means of the image (Table 2.1).", 2.0, low=0
+        "Nuclei mask: threshold in means of the image (Table 2.1).", 2.0, low=0, high=65535
     )
     mask_superpixel_px: int = option(
         "Nuclei mask: side of a superpixel, in pixels at 20x; it grows with the magnification.",
         10,
         low=2,
+        high=10000,
     )
     mask_smallest_px: int = option(
         "Nuclei mask: smaller pieces and holes are removed, in pixels of area at 20x; it grows "
         "with the magnification's square.",
         150,
         low=0,
+        high=100_000_000,
     )
     align: str = option(
         "How fluorescence lies against brightfield: estimate it from the training wells, none, or "
@@ -393,8 +426,10 @@ class PreprocessConfig:
         "skip it; of a field that only lacks stains, skip those.",
         "stop",
     )
-    workers: int = option("Processes that prepare fields; 0: only this one.", 2, low=0)
-    seed: int = option("Seed of the split by well.", 0, low=0)
+    workers: int = option(
+        "Processes that prepare fields; 0: only this one.", 2, low=0, high=_MOST_WORKERS
+    )
+    seed: int = option("Seed of the split by well.", 0, low=0, high=_LARGEST)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -406,10 +441,10 @@ class SegmenterConfig:
     )
     encoder: str = _encoder()
     encoder_weights: str = _encoder_weights()
-    learning_rate: float = option("Adam's initial learning rate (Table 2.1).", 1e-3, low=0)
+    learning_rate: float = _rate("Adam's initial learning rate (Table 2.1).", 1e-3)
     clip_norm: float = _clip_norm()
-    batch: int = option("Patches in a step (Table 2.1: 32).", 8, low=1, report=32)
-    epochs: int = option("Epochs (Table 2.1: 400).", 8, low=1, report=400)
+    batch: int = option("Patches in a step (Table 2.1: 32).", 8, low=1, high=4096, report=32)
+    epochs: int = option("Epochs (Table 2.1: 400).", 8, low=1, high=_MOST_EPOCHS, report=400)
     patience: int = _patience()
     epoch_steps: int = _epoch_steps()
     patch_px: int = _patch_px()
@@ -461,23 +496,20 @@ class GeneratorConfig:
         shared="none",
     )
     discriminator_width: int = option(
-        "Channels of the discriminator's first convolution.", 16, low=1, report=64
+        "Channels of the discriminator's first convolution.", 16, low=1, high=1024, report=64
     )
-    mae_weight: float = option(
-        "Weight of the mean absolute error in the generator's loss.", 1.0, low=0
-    )
-    bright_weight: float = option(
+    mae_weight: float = _weight("Weight of the mean absolute error in the generator's loss.", 1.0)
+    bright_weight: float = _weight(
         "How much more than one, at most, bright pixels weigh in the mean absolute error: one more "
         "for each standard deviation above the mean.",
         0.0,
-        low=0,
         shared=2.0,
     )
-    spectral_weight: float = option(
-        "Weight of the spectral loss.", 0.1, low=0, search=(0.01, 1.0), report=1.0, shared=0.0
+    spectral_weight: float = _weight(
+        "Weight of the spectral loss.", 0.1, search=(0.01, 1.0), report=1.0, shared=0.0
     )
-    adversarial_weight: float = option(
-        "Weight of the adversarial loss.", 0.01, low=0, search=(0.001, 1.0), report=1.0
+    adversarial_weight: float = _weight(
+        "Weight of the adversarial loss.", 0.01, search=(0.001, 1.0), report=1.0
     )
     select: Literal["pixels", "features", "mean", "units"] = option(
         "Metric that chooses the best epoch on the validation wells: of pixels, of features "
@@ -489,6 +521,7 @@ class GeneratorConfig:
         "Validation fields of each magnification that select=features and select=mean measure.",
         2,
         low=1,
+        high=_LARGEST,
     )
     ema: float = option(
         "Validate and keep the generator's moving average, with this decay; 0: the generator as "
@@ -505,27 +538,26 @@ class GeneratorConfig:
         "lambda",
         shared="cosine",
     )
-    learning_rate: float = option(
+    learning_rate: float = _rate(
         "Largest learning rate of the generator (Table 5.1).",
         1e-3,
-        low=0,
         search=(1e-4, 3e-3),
         shared=5e-3,
     )
-    discriminator_learning_rate: float = option(
+    discriminator_learning_rate: float = _rate(
         "Adam's initial learning rate for the discriminator (Table 5.1).",
         1e-5,
-        low=0,
         search=(1e-6, 1e-3),
     )
     clip_norm: float = _clip_norm()
-    batch: int = option("Patches in a step.", 8, low=1, report=16)
-    epochs: int = option("Epochs.", 10, low=1, report=200)
+    batch: int = option("Patches in a step.", 8, low=1, high=4096, report=16)
+    epochs: int = option("Epochs.", 10, low=1, high=_MOST_EPOCHS, report=200)
     minutes: float = option(
         "How long to train, in minutes: as many epochs as fit, by the pace that is measured at the "
         "start; 0: as many as epochs says.",
         0.0,
         low=0,
+        high=100_000,
         unless="epochs",
         shared=5.0,
     )
@@ -534,6 +566,7 @@ class GeneratorConfig:
         "Epochs at the initial rate; it then falls linearly to zero (the Lambda policy).",
         5,
         low=0,
+        high=_MOST_EPOCHS,
         report=100,
     )
     epoch_steps: int = _epoch_steps()
@@ -588,6 +621,7 @@ class TuneConfig:
         "Total number of finished trials, pruned ones included.",
         20,
         low=1,
+        high=_MOST_EPOCHS,
     )
     study: str = option(
         "Name of the study to begin or resume; empty: the target and the store's digest.",

@@ -44,6 +44,10 @@ class OutputError(AdipocyteError, OSError):
     """A place to write to cannot be reached, is full or refuses the write."""
 
 
+class ResourceError(AdipocyteError):
+    """The machine has run out of something or refuses it: memory, disk, a database, a compiler."""
+
+
 class BundleError(AdipocyteError, ValueError):
     """A saved network, training state or bundle is damaged, incomplete or of another kind."""
 

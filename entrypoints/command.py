@@ -1,9 +1,16 @@
 """A command line from a dataclass of settings, and how a command ends when something is wrong."""
 
+import contextlib
 import dataclasses
 import difflib
+import logging
+import os
+import platform
+import re
 import shlex
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FunctionType
@@ -11,23 +18,27 @@ from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 
 import click
 
+from adipocyte import __version__
 from adipocyte.config import build, choices, spelled
 from adipocyte.errors import AdipocyteError, StoppedError
+from adipocyte.system.failures import explained, one_line
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+LOOPBACK = "localhost,127.0.0.1,::1"
 _OF_MAIN = ("target", "segmenter", "resume")  # `main` and `tune` set these for the steps they run
 
 
 def command(
-    kind: "type[DataclassInstance]", *forwarded: "type[DataclassInstance]"
+    kind: "type[DataclassInstance]", *forwarded: "type[DataclassInstance]", records: bool = True
 ) -> Callable[[FunctionType], click.Command]:
     """Decorate a function of a *kind* of config, so that each field becomes an option.
 
     Options are spelt `--epoch_steps` or `--epoch-steps`. The fields of *forwarded* kinds that
     *kind* lacks become options too; those that are given reach the function as a second argument,
-    a dict. A mistake of the user's ends in one paragraph and exit status 2.
+    a dict. Whatever goes wrong ends in one paragraph and exit status 2. A command that *records*
+    runs is refused at once when their database or server takes nothing.
     """
 
     def decorate(run: FunctionType) -> click.Command:
@@ -43,6 +54,13 @@ def command(
             given = {name: value for name, value in values.items() if value is not None}
             config = build(kind, {name: value for name, value in given.items() if name in own})
             extra = {name: value for name, value in given.items() if name not in own}
+            keep_loopback_direct()
+            if records:
+                from adipocyte.delivery.runs.tracking import require_tracking
+
+                # It writes a traceback of each error that it raises, and those are told here.
+                logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+                require_tracking()
             run(config, extra) if forwarded else run(config)
 
         return _Command(
@@ -60,7 +78,9 @@ class _Command(click.Command):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            return super().main(*args, **kwargs, standalone_mode=False)
+            status = super().main(*args, **kwargs, standalone_mode=False)
+            sys.stdout.flush()  # here, because a full disk is told at the end otherwise
+            return status
         except StoppedError as error:
             _end(f"Stopped: {error}", 130)
         except (KeyboardInterrupt, click.Abort):
@@ -70,11 +90,21 @@ class _Command(click.Command):
         except AdipocyteError as error:
             _end(f"Error: {error}", 2)
         except Exception as error:
-            # By its name, because importing MLflow takes seconds and `--help` answers at once.
-            if "MlflowException" not in [kind.__name__ for kind in type(error).__mro__]:
-                raise
+            _end(f"Error: {self._reason(error)}", 2)
+
+    def _reason(self, error: Exception) -> str:
+        """What a library's error says, in this project's words where they are known."""
+        if known := explained(error, [param.name or "" for param in self.params]):
+            return str(known)
+        # By its name, because importing MLflow takes seconds and `--help` answers at once.
+        if "MlflowException" in [kind.__name__ for kind in type(error).__mro__]:
             advice = "see that its server or database can be reached"
-            _end(f"Error: MLflow could not do its part ({error}): {advice}", 2)
+            return f"MLflow could not do its part ({one_line(error)}): {advice}"
+        said = f"{type(error).__name__}: {one_line(error)}"
+        return (
+            f"{self.name} failed in a way that it does not know ({said}): {_logged(error)}, and "
+            "report it to whoever maintains this project for you, with that file"
+        )
 
     def _sentence(self, error: click.UsageError) -> str:
         if not isinstance(error, click.NoSuchOption):
@@ -90,8 +120,40 @@ class _Command(click.Command):
 
 
 def _end(sentence: str, status: int) -> NoReturn:
-    click.echo(sentence, err=True)
+    with contextlib.suppress(OSError):  # nobody may be reading
+        click.echo(sentence, err=True)
     sys.exit(status)
+
+
+def _logged(error: Exception) -> str:
+    """Write the traceback into a new file that only its owner can read. Says where it lies."""
+    lines = [
+        f"adipocyte {__version__}, Python {platform.python_version()}, {platform.platform()}\n",
+        f"{re.sub('//[^/@ ]*@', '//', ' '.join(sys.argv))}\n\n",  # without passwords
+        *traceback.format_exception(error),
+    ]
+    try:
+        descriptor, path = tempfile.mkstemp(prefix="adipocyte-", suffix=".log")
+        with os.fdopen(descriptor, "w", errors="backslashreplace") as file:
+            file.writelines(lines)
+    except OSError as refused:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        return f"see {place.filename}, line {place.lineno}; no log could be written ({refused})"
+    return f"see its traceback in {path}"
+
+
+def keep_loopback_direct() -> None:
+    """Let no request to this machine go through a proxy of the environment, which cannot reach it.
+
+    The libraries that ask (requests, httpx) and the processes that are started obey `no_proxy`.
+    """
+    if any(
+        os.environ.get(f"{scheme}_proxy".upper()) or os.environ.get(f"{scheme}_proxy")
+        for scheme in ("http", "https", "all")
+    ):
+        before = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+        direct = ",".join(filter(None, [before, LOOPBACK]))
+        os.environ.update(no_proxy=direct, NO_PROXY=direct)
 
 
 def _option(kind: "type[DataclassInstance]", field: dataclasses.Field) -> click.Option:

@@ -1,6 +1,7 @@
 """`mlflow run . -P plate=…`: the whole way, a parent run with one child run for each step."""
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from adipocyte.config import (
     plain,
     spelled,
 )
-from adipocyte.errors import RunError
+from adipocyte.errors import ConfigError, RunError
 from adipocyte.system.files import short_digest
 from entrypoints.command import command, only
 
@@ -114,7 +115,7 @@ def run_step(entry_point: str, settings: dict[str, Any]) -> "Run":
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     try:
         submitted = mlflow.projects.run(
-            uri=str(Path(__file__).parent.parent),
+            uri=project_uri(),
             entry_point=entry_point,
             parameters={name: spelled(value) for name, value in settings.items()},
             env_manager="local",
@@ -125,6 +126,22 @@ def run_step(entry_point: str, settings: dict[str, Any]) -> "Run":
             "mend that and run the same command again",
         ) from error
     return mlflow.get_run(submitted.run_id)
+
+
+def project_uri() -> str:
+    """The project's folder as MLflow takes it: from here, because it cuts an address at its "#".
+
+    Raises ConfigError when this command was not started in the project's folder and the way there
+    has a "#".
+    """
+    project = Path(__file__).parent.parent
+    way = os.path.relpath(project)
+    if "#" in way:
+        raise ConfigError(
+            f"MLflow cannot start a step in {project} from here, because its name has a #",
+            f"start the command there: cd {shlex.quote(str(project))}",
+        )
+    return way
 
 
 if __name__ == "__main__":

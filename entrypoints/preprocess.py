@@ -10,13 +10,9 @@ def preprocess(config: PreprocessConfig) -> None:
 
     The plate itself is only read. The same command resumes an interrupted preparation.
     """
-    from adipocyte.preparation.prepare import prepare
-
-    store = prepare(config)
-
     import mlflow
 
-    from adipocyte.delivery.runs.runs import log_table, step_run
+    from adipocyte.delivery.runs.runs import STORE_TAG, log_table, step_run
     from adipocyte.plate.problems import problem_table
     from adipocyte.preparation.alignment import alignment_sentences
     from adipocyte.preparation.pictures import (
@@ -25,11 +21,14 @@ def preprocess(config: PreprocessConfig) -> None:
         quality_rows,
         quality_sheet,
     )
+    from adipocyte.preparation.prepare import prepare
     from adipocyte.store.alignments import sites_json
 
-    manifest = store.manifest
-    flagged = {key: entry.flags for key, entry in manifest.fields.items() if entry.flags}
-    with step_run("preprocess", config, store=store.digest):
+    with step_run("preprocess", config):
+        store = prepare(config)
+        manifest = store.manifest
+        flagged = {key: entry.flags for key, entry in manifest.fields.items() if entry.flags}
+        mlflow.set_tag(STORE_TAG, store.digest)
         mlflow.log_artifact(str(store.folder / "manifest.json"))
         for magnification, channels in manifest.scalings.items():
             for channel, (mean, std) in channels.items():

@@ -70,6 +70,21 @@ def small_store(small_plate: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite database with MLflow's tables, to be copied, because making them takes seconds.
+
+    The artifacts of runs in its copies go to one folder of the session.
+    """
+    import mlflow
+
+    folder = tmp_path_factory.mktemp("tracking")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture(scope="session")
 def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle for 20x whose small networks nobody trained."""
     from tests.support.bundles import make_bundle  # imports PyTorch, which most tests do without

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from adipocyte.client import ServiceError, StainClient
-from adipocyte.errors import UnreachableError
+from adipocyte.errors import ConfigError, UnreachableError
 from adipocyte.plate.tiff import decode_stack, encode_image
 from adipocyte.staining.stainer import Stainer
 from tests.support import ROOT
@@ -362,3 +362,47 @@ def test_its_annotations_reach_type_checkers(lone_python):
         check=True,
     )
     assert Path(package.stdout.strip()).with_name("py.typed").is_file()
+
+
+@pytest.fixture
+def proxy(monkeypatch) -> str:
+    """A proxy in the environment, with a password, that answers nothing."""
+    for name in ("no_proxy", "NO_PROXY", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    address = f"127.0.0.1:{free_port()}"
+    monkeypatch.setenv("http_proxy", f"http://name:secret@{address}")
+    return f"http://{address}"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_this_machine_is_never_asked_through_a_proxy(proxy, host):
+    with answering(reply(400, b'{"message": "I was reached"}')) as (url, _):
+        client = StainClient(url.replace("127.0.0.1", host), attempts=1)
+        with pytest.raises(ServiceError, match="I was reached"):
+            client.stain(GREY, 20)
+
+
+def test_a_proxy_that_does_not_reach_the_server_is_named_without_its_password(proxy):
+    with pytest.raises(UnreachableError) as refusal:
+        StainClient("http://stains.example:5001", attempts=1).stain(GREY, 20)
+    said = str(refusal.value)
+    assert f"the proxy {proxy} did not reach it" in said
+    assert "export no_proxy=stains.example" in said
+    assert "secret" not in said
+
+
+def test_a_page_that_may_be_a_proxys_is_said_to_be_so(monkeypatch):
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with answering(reply(502, b"<html>")) as (url, _):
+        monkeypatch.setenv("http_proxy", url)
+        with pytest.raises(ServiceError, match=f"or the proxy {url}, answered 502: <html>"):
+            StainClient("http://stains.example:5001", attempts=1).stain(GREY, 20)
+
+
+@pytest.mark.parametrize(
+    "url", ["", "localhost:5001", "ftp://x", "http://", "http://[", "http://x:99999"]
+)
+def test_what_is_no_address_of_a_server_is_refused(url):
+    with pytest.raises(ConfigError, match="is no address of a server"):
+        StainClient(url)

@@ -111,10 +111,10 @@ def test_an_unknown_setting_is_refused_with_the_known_ones():
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("batch", 0, "batch must be at least 1, got 0: -P batch=1"),
+        ("batch", 0, "batch must be between 1 and 4096, got 0: -P batch=1"),
         ("augment_p", 1.5, "augment_p must be between 0 and 1, got 1.5: -P augment_p=1"),
         ("rotate_deg", -1.0, "rotate_deg must be between 0 and 180, got -1.0: -P rotate_deg=0"),
-        ("learning_rate", float("nan"), "learning_rate must be at least 0, got nan"),
+        ("learning_rate", float("nan"), "learning_rate must be between 0 and 1000, got nan"),
         (
             "recipe",
             "slow",

@@ -18,6 +18,7 @@ from adipocyte.errors import BundleError, OutputError
 from adipocyte.networks.unet import UNetSpec, build_unet
 from adipocyte.system.files import open_regular, read_json, replacing, write_json
 from adipocyte.system.forms import require_form
+from adipocyte.system.tensors import disk_errors
 
 NETWORK_FILES = _SPEC, _WEIGHTS = "network.json", "weights.safetensors"
 _MOST_CHANNELS = 1000
@@ -71,7 +72,7 @@ def copy_network(source: Path, folder: Path, storage: str) -> None:
         name: tensor.bfloat16() if tensor.ndim > 1 and tensor.is_floating_point() else tensor
         for name, tensor in state.items()
     }
-    with replacing(folder / _WEIGHTS) as partial:
+    with replacing(folder / _WEIGHTS) as partial, disk_errors(partial):
         save_file(halved, partial)
 
 

@@ -37,18 +37,22 @@ def on_shapes(
     in_channels: int,
     dtype: torch.dtype = torch.float32,
     watched_by: AbstractContextManager | None = None,
-) -> None:
-    """Run *network* on a square of PROBE_PX pixels with shapes alone, without computing anything.
+    *,
+    n_images: int = 1,
+    side_px: int = PROBE_PX,
+) -> torch.Size:
+    """Run *network* on squares of *side_px* pixels with shapes alone, without computing anything.
 
-    Hooks and *watched_by* see the shapes. For the moment of the run the network has no weights.
+    Hooks and *watched_by* see the shapes; that of the output is returned. For the moment of the run
+    the network has no weights.
     """
     weights = {
         name: tensor.to("meta", dtype if tensor.is_floating_point() else None)
         for name, tensor in network.state_dict().items()
     }
-    probe = torch.empty((1, in_channels, PROBE_PX, PROBE_PX), device="meta", dtype=dtype)
+    probe = torch.empty((n_images, in_channels, side_px, side_px), device="meta", dtype=dtype)
     with torch.inference_mode(), watched_by or nullcontext():
-        torch.func.functional_call(network, weights, (probe,))
+        return torch.func.functional_call(network, weights, (probe,)).shape
 
 
 class _Tally(TorchFunctionMode):

@@ -12,6 +12,7 @@ from torch import nn
 
 from adipocyte.errors import ConfigError
 from adipocyte.networks.compact import CompactUNet
+from adipocyte.networks.memory import PROBE_PX, on_shapes
 
 DIVISOR = 32  # five halvings: both sides of an input must be multiples of this, in pixels
 
@@ -38,7 +39,8 @@ def build_unet(spec: UNetSpec, encoder_weights: str = "none") -> nn.Module:
 
     Y and X are multiples of DIVISOR. *encoder_weights* is "none" (random), "imagenet" (fetched by
     segmentation-models-pytorch) or a safetensors file of the encoder's state for three input
-    channels. Raises ConfigError when the encoder or its weights cannot be had.
+    channels. Raises ConfigError when the encoder or its weights cannot be had, or the encoder does
+    not fit its decoder.
     """
     if spec.architecture == "compact":
         return _compact(spec, encoder_weights)
@@ -51,8 +53,49 @@ def build_unet(spec: UNetSpec, encoder_weights: str = "none") -> nn.Module:
             "without a network to fetch them from, give -P encoder_weights=none "
             "or -P encoder_weights=<file>.safetensors",
         ) from error
+    except (ValueError, AssertionError, TypeError, LookupError, AttributeError) as error:
+        raise _unfit(spec, str(error)) from error
+    _require_fit(network, spec)
     _widen(network.get_submodule("decoder.blocks"), spec.wide_convolutions)
     return network
+
+
+def _require_fit(network: nn.Module, spec: UNetSpec) -> None:
+    """Run *network* with shapes alone, because some encoders say only there that they do not fit.
+
+    A transformer may take images of one size, an encoder may halve less often than five times.
+    """
+    try:
+        shape = on_shapes(network, spec.in_channels)
+    except Exception as error:
+        raise _unfit(spec, str(error)) from error
+    if shape != (1, spec.out_channels, PROBE_PX, PROBE_PX):
+        raise _unfit(spec, f"a field of {PROBE_PX} pixels gives an image of {shape[-1]}")
+
+
+def require_batch(network: nn.Module, in_channels: int, share: int, patch_px: int) -> None:
+    """Raise ConfigError where *network* cannot learn from *share* patches of *patch_px* at once.
+
+    A normalisation needs more than one value of a channel: two patches, or more than one pixel
+    where the sides have been halved five times.
+    """
+    network.train()
+    try:
+        on_shapes(network, in_channels, n_images=share, side_px=patch_px)
+    except ValueError as error:
+        raise ConfigError(
+            f"the network cannot learn from {share} patch of {patch_px} pixels at once ({error})",
+            "give -P batch=2, or a number of two for each process, or -P patch_px=64",
+        ) from error
+
+
+def _unfit(spec: UNetSpec, said: str) -> ConfigError:
+    said = " ".join(said.split())[:200]
+    return ConfigError(
+        f"encoder {spec.encoder!r} does not fit architecture={spec.architecture} ({said})",
+        "give -P encoder=resnet18, or -P architecture=unet, or another encoder of "
+        "segmentation-models-pytorch",
+    )
 
 
 def _compact(spec: UNetSpec, encoder_weights: str) -> nn.Module:

@@ -43,6 +43,7 @@ from adipocyte.store.reader import Store
 from adipocyte.store.writer import describe_plates
 from adipocyte.system.files import replacing, short_digest
 from adipocyte.system.processes import each
+from adipocyte.system.tensors import disk_errors
 
 Records = dict[FieldKey, FieldRecord]
 
@@ -218,7 +219,7 @@ def _sum_up(
     whole = {key: record for key, record in trained.items() if not lacks[key]}
     alignments, registrations = _alignments(partial, records, whole, scanned.targets, config)
     histograms = sum_histograms(partial, trained)
-    with replacing(partial / HISTOGRAMS) as path:
+    with replacing(partial / HISTOGRAMS) as path, disk_errors(path):
         save_file(histograms, path)
     scalings = scalings_of(histograms, config.normalisation)
     if config.normalisation == Normalisation.FIELD:

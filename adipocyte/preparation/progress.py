@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 from adipocyte.domain import FieldKey
 from adipocyte.store.paths import RECORDS
 from adipocyte.system.files import open_regular, parse_json, replacing
+from adipocyte.system.tensors import disk_errors
 
 # Of records and of everything that is made of a field. A field whose record has another number is
 # prepared again.
@@ -39,7 +40,8 @@ def write_record(
     folder: Path, key: FieldKey, record: FieldRecord, histograms: dict[str, NDArray[np.int64]]
 ) -> None:
     """Write *record* whole or not at all, with a histogram, (65536,), of each channel's counts."""
-    with replacing(_path(folder, key)) as partial:
+    path = _path(folder, key)
+    with replacing(path) as partial, disk_errors(path):
         save_file(histograms, partial, {"record": json.dumps(asdict(record))})
 
 

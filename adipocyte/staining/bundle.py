@@ -37,6 +37,7 @@ from adipocyte.system.files import (
     write_whole,
 )
 from adipocyte.system.forms import NUMBER, require_form
+from adipocyte.system.tensors import disk_errors
 
 BUNDLE_FORMAT = 6
 _PLATE_ALONE = 5  # the format in which a bundle did not say how it normalises
@@ -239,7 +240,7 @@ def write_bundle(
     folder.mkdir(parents=True)
     for name in manifest.names(manifest.targets):
         copy_network(networks[name], folder / name, manifest.storage)
-    with replacing(folder / _HISTOGRAMS) as partial:
+    with replacing(folder / _HISTOGRAMS) as partial, disk_errors(partial):
         save_file(dict(histograms), partial)
     files = sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()

@@ -23,7 +23,7 @@ from adipocyte.networks.losses import (
     spectral_loss,
 )
 from adipocyte.networks.start import Start, start_from
-from adipocyte.networks.unet import UNetSpec, build_unet
+from adipocyte.networks.unet import UNetSpec, build_unet, require_batch
 from adipocyte.store.reader import Store
 from adipocyte.training.augmentations import Augmenter
 from adipocyte.training.collapse import collapse_warning, discriminator_metrics
@@ -252,6 +252,8 @@ def build_networks(
     arXiv 2502.16982, section 2.2).
     """
     network = build_unet(spec, encoder_weights)
+    share = max(1, config.batch // fabric.world_size)
+    require_batch(network, spec.in_channels, share, config.patch_px)
     if start:
         start_from(start, network, spec, config.targets, config.sees_mask)
     generator = placed(fabric, network, compiled=config.compile)

@@ -13,10 +13,10 @@ import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from adipocyte.domain import BRIGHTFIELD, FieldKey, Window
-from adipocyte.errors import ConfigError
+from adipocyte.errors import AdipocyteError, ConfigError
 from adipocyte.store.reader import Store
 from adipocyte.training.augmentations import WINDOW, Augmenter
 from adipocyte.training.microscope import Change, as_other_microscope
@@ -126,7 +126,7 @@ def patch_loader(
 
     *workers* processes read them ahead; 0: this process reads them. Step s has the patches
     s * batch to (s + 1) * batch; each of several training processes reads an equal share of them.
-    Raises ConfigError when a batch cannot be shared equally.
+    Raises ConfigError when a batch cannot be shared equally, and what reading a patch raises.
     """
     if batch % fabric.world_size:
         raise ConfigError(
@@ -137,7 +137,8 @@ def patch_loader(
     starts = (step * batch + fabric.global_rank * share for step in steps)
     order = [range(start, start + share) for start in starts]
     loader = DataLoader(
-        patches,
+        _Told(patches),
+        collate_fn=_collated,
         batch_sampler=cast(list[list[int]], order),  # a range of indices takes less memory
         num_workers=workers,
         worker_init_fn=_leave_process_group,
@@ -145,7 +146,36 @@ def patch_loader(
         pin_memory=fabric.device.type == "cuda",
     )
     placed = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
-    return iter(cast(DataLoader[Batch], placed))  # one loader in, one loader out
+    # One loader in, one loader out. Its processes begin to read here, not at the first batch.
+    return _read(iter(cast(DataLoader[Batch | Exception], placed)))
+
+
+class _Told(Dataset[Batch | Exception]):
+    """*patches* as a process reads them: an error of ours or of the disk takes a patch's place.
+
+    PyTorch would hand an error on as text, with its traceback and without its fields.
+    """
+
+    def __init__(self, patches: Patches) -> None:
+        self._patches = patches
+
+    def __getitem__(self, index: int) -> Batch | Exception:
+        try:
+            return self._patches[index]
+        except (AdipocyteError, OSError, MemoryError) as error:
+            return error
+
+
+def _collated(read: list[Batch | Exception]) -> Batch | Exception:
+    errors = [patch for patch in read if isinstance(patch, Exception)]
+    return errors[0] if errors else default_collate(read)
+
+
+def _read(batches: Iterator[Batch | Exception]) -> Iterator[Batch]:
+    for batch in batches:
+        if isinstance(batch, Exception):
+            raise batch
+        yield batch
 
 
 def _leave_process_group(_: int) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from adipocyte.config import SegmenterConfig
-from adipocyte.networks.unet import UNetSpec, build_unet
+from adipocyte.networks.unet import UNetSpec, build_unet, require_batch
 from adipocyte.store.reader import Store
 from adipocyte.training.augmentations import Augmenter
 from adipocyte.training.device import make_fabric, placed, update
@@ -39,7 +39,11 @@ def train_segmenter(
         architecture=config.architecture,
     )
     weights = starting_weights(folder, config.encoder_weights)
-    network = placed(fabric, build_unet(spec, weights), compiled=config.compile)
+    network = build_unet(spec, weights)
+    require_batch(
+        network, spec.in_channels, max(1, config.batch // fabric.world_size), config.patch_px
+    )
+    network = placed(fabric, network, compiled=config.compile)
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
     loop = Loop(
         fabric,

@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from adipocyte.plate.fields import RawField, write_field
 from adipocyte.store.reader import Store
 from entrypoints.command import next_command
 from tests.support import ROOT
+from tests.support.stores import contents
 from tests.support.tracking import tracked_at
 from tests.test_project import CONFIGS
 
@@ -39,9 +41,12 @@ HEAVY = {
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty folder to work in, with an MLflow store of its own."""
+def elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path
+) -> Iterator[Path]:
+    """A folder to work in, empty but for an MLflow store of its own."""
     monkeypatch.chdir(tmp_path)
+    shutil.copyfile(empty_database, tmp_path / "mlflow.db")
     with tracked_at(f"sqlite:///{tmp_path}/mlflow.db"):
         yield tmp_path
 
@@ -122,6 +127,32 @@ def test_the_command_that_a_simulation_names_next_can_be_pasted(elsewhere: Path)
     assert shlex.split(command) == ["mlflow", "run", ".", "-P", f"plate={folder}"]
 
 
+def test_a_port_that_is_taken_is_named_with_another():
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        port = listening.getsockname()[1]
+        said = refusal("demo_app", "--port", str(port))
+    assert f"port {port} (Address already in use)" in said
+    assert "-P port=" in said
+
+
+def test_what_is_no_address_of_a_server_opens_no_page():
+    assert "'nonsense' is no address" in refusal("demo_app", "--server", "nonsense")
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "demo_app"])
+def test_a_database_that_takes_no_records_is_told_before_any_work(elsewhere: Path, name):
+    (elsewhere / "garbage.db").write_bytes(b"no database" * 1000)
+    before = contents(elsewhere)
+    needed = {"target": "A2", "plate": "plate"}
+    fields = dataclasses.fields(CONFIGS[name])
+    given = [f"--{field.name}={needed[field.name]}" for field in fields if field.name in needed]
+    with tracked_at(f"sqlite:///{elsewhere}/garbage.db"):
+        assert "MLflow can record no run at sqlite:///" in refusal(name, *given)
+    assert contents(elsewhere) == before
+
+
 @pytest.mark.parametrize(
     ("setting", "value"),
     [("magnifications", "20x"), ("magnifications", ""), ("wells", "B3"), ("wells", "")],
@@ -195,6 +226,13 @@ def test_preprocess_skips_on_request_and_shows_what_it_found(elsewhere: Path, sm
     rows = mlflow.load_table("quality.json", run_ids=[preprocessing.info.run_id])
     assert list(rows["well"]) == ["B03", "B04", "C02"]
     assert (rows["brightfield_mean_counts"] > 0).all()
+
+
+def test_a_preparation_that_is_refused_is_a_run_that_failed(small_plate: Path):
+    """The run is opened first, so that a server that takes none is known before the work."""
+    refusal("preprocess", "--plate", str(small_plate), "--test_wells", "P24", "--workers", "0")
+    [run] = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert (run.data.tags["adipocyte.step"], run.info.status) == ("preprocess", "FAILED")
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
-"""Which networks `main` trains, and how its other steps are told of them."""
+"""Which networks `main` trains, how its other steps are told of them, and where they start."""
 
 import pytest
+from mlflow.projects.utils import fetch_and_validate_project
 
 from adipocyte.config import MODEL_NAME
+from adipocyte.errors import ConfigError
 from entrypoints import main
 
 
@@ -34,3 +36,16 @@ def test_one_network_is_trained_for_all_stains_or_one_for_each(
     assert all(given["epochs"] == 3 and given["recipe"] == recipe for given in asked)
     of_a1 = next(given for given in asked if "A1" in given.get("target", ""))
     assert of_a1.get("segmenter") == runs.get("segmenter")
+
+
+def test_steps_start_in_a_project_whose_path_has_a_hash(tmp_path, monkeypatch):
+    """The challenge's own plates have one in their names."""
+    project = tmp_path / "AssayPlate_Greiner_#655090" / "adipocyte"
+    (project / "entrypoints").mkdir(parents=True)
+    (project / "MLproject").write_text("name: adipocyte\nentry_points: {main: {command: 'true'}}")
+    monkeypatch.setattr(main, "__file__", str(project / "entrypoints" / "main.py"))
+    monkeypatch.chdir(project)
+    assert fetch_and_validate_project(main.project_uri(), None, "main", {}) == str(project)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"has a #: start the command there: cd '.*#655090/adip"):
+        main.project_uri()

@@ -21,7 +21,7 @@ from adipocyte.networks.losses import (
     discriminator_loss,
     spectral_loss,
 )
-from adipocyte.networks.unet import UNetSpec, build_unet
+from adipocyte.networks.unet import UNetSpec, build_unet, require_batch
 
 SMALL = UNetSpec(encoder="resnet18", in_channels=7)
 COMPACT = UNetSpec(encoder="none", in_channels=7, architecture="compact")
@@ -366,3 +366,30 @@ def test_an_unknown_encoder_is_refused_by_name(encoder):
         ConfigError, match=f"encoder '{encoder}' with weights 'none' cannot be made"
     ):
         build_unet(UNetSpec(encoder=encoder, in_channels=7))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "encoder"),
+    [
+        ("unetplusplus", "mit_b0"),
+        ("unet", "tu-vit_tiny_patch16_224"),
+        ("unet", "tu-swin_tiny_patch4_window7_224"),
+    ],
+)
+def test_an_encoder_that_does_not_fit_its_decoder_is_refused_as_it_is_built(architecture, encoder):
+    with pytest.raises(
+        ConfigError, match=f"encoder '{encoder}' does not fit architecture={architecture} "
+    ) as refusal:
+        build_unet(UNetSpec(encoder=encoder, in_channels=7, architecture=architecture))
+    assert "-P encoder=resnet18" in refusal.value.remedy
+
+
+def test_a_patch_too_small_to_normalise_is_refused_with_what_would_do():
+    network = build_unet(SMALL)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    with pytest.raises(ConfigError, match=r"1 patch of 32 pixels at once .* -P batch=2"):
+        require_batch(network, 7, 1, 32)
+    for share, patch_px in ((2, 32), (1, 64)):
+        require_batch(network, 7, share, patch_px)
+    require_batch(build_unet(COMPACT), 7, 1, 32)
+    assert all(torch.equal(before[name], now) for name, now in network.state_dict().items())

@@ -213,6 +213,26 @@ def test_workers_give_the_same_batches_in_the_same_order(small_store):
         assert all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    "error",
+    [StoreError("a field is damaged", "prepare it again"), OSError(5, "Input/output error")],
+)
+def test_an_error_in_a_reading_process_arrives_as_it_was_raised(
+    small_store, monkeypatch, workers, error
+):
+    def read(*_: object) -> None:
+        raise error
+
+    patches = Patches(
+        small_store, ("A2",), (small_store.mask,), Augmenter(32, 0.5, 9), patch_px=32, seed=0
+    )
+    monkeypatch.setattr(Patches, "__getitem__", read)
+    with pytest.raises(type(error)) as raised:
+        next(patch_loader(make_fabric("32"), patches, batch=2, workers=workers, steps=range(3)))
+    assert (str(raised.value), raised.value.args) == (str(error), error.args)
+
+
 def test_a_loader_that_starts_late_gives_the_batches_that_are_left(small_store):
     patches = Patches(
         small_store, ("A2",), (small_store.mask,), Augmenter(32, 0.5, 9), patch_px=32, seed=0

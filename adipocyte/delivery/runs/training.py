@@ -29,14 +29,16 @@ from adipocyte.delivery.runs.runs import (
     step_run,
 )
 from adipocyte.delivery.runs.tracker import STATE_STEP_TAG, STATES, MlflowTracker, reaching_server
-from adipocyte.errors import AdipocyteError, ConfigError, DivergedError, RunError
+from adipocyte.errors import ConfigError, DivergedError, RunError
 from adipocyte.store.reader import Store
+from adipocyte.system.failures import explained, one_line
 from adipocyte.system.files import HeldError, locked, replacing
 from adipocyte.system.machine import arithmetic, fastest_device
 from adipocyte.training.loop import NETWORK_FOLDER
 from adipocyte.training.state import STATE, state_step
 from adipocyte.training.tracker import Silent, Tracker
 
+_SAVING = ("batch", "patch_px", "workers")  # settings that save memory
 _RESUMED_BY_HAND = ("train_segmenter", "train_gan")  # `tune` resumes its trials itself
 
 Config = TypeVar("Config", SegmenterConfig, GeneratorConfig)
@@ -77,8 +79,8 @@ def training_run(
     """Open the run of a training *step* on *store*, or the run `config.resume` again.
 
     An error that leaves a state behind says how to resume from it. Raises RunError when the run to
-    resume has no state or another process trains it, and for any error of the disk or the tracking
-    server.
+    resume has no state or another process trains it, and for any error of the tracking server;
+    ResourceError when disk, memory or another resource of the machine runs out.
     """
     if config.resume:
         _fetch_state(store, config.resume)
@@ -272,12 +274,15 @@ def _remove_folder(folder: Path) -> None:
 
 @contextmanager
 def _saying_how_to_resume(step: str, target: str, store: Store, run_id: str) -> Generator[None]:
-    """Turn errors of the disk and the tracking server into RunErrors, and add the way to resume."""
+    """Turn errors of the machine and the tracking server into RunErrors, and say how to resume."""
     try:
         yield
     except DivergedError:
         raise  # resuming would diverge again
-    except (AdipocyteError, OSError, MlflowException) as error:
+    except Exception as error:
+        known = explained(error, _SAVING)
+        if not (known or isinstance(error, (OSError, MlflowException))):
+            raise
         kept = state_step(_folder(store, run_id) / STATE)
         advice = []
         if kept >= 0 and step in _RESUMED_BY_HAND:
@@ -285,9 +290,9 @@ def _saying_how_to_resume(step: str, target: str, store: Store, run_id: str) -> 
             given = [f"-P {name}={value}" for name, value in settings.items() if value]
             command = " ".join([f"mlflow run . -e {step}", *given])
             advice = [f"the state of step {kept} is kept; to resume from it: {command}"]
-        if isinstance(error, AdipocyteError):
-            if not advice:
-                raise
-            remedy = "; ".join(filter(None, [error.remedy, *advice]))
-            raise type(error)(error.found, remedy) from error
-        raise RunError(str(error), *advice) from error
+        if known is error and not advice:
+            raise
+        if known:
+            remedy = "; ".join(filter(None, [known.remedy, *advice]))
+            raise type(known)(known.found, remedy) from error
+        raise RunError(one_line(error), *advice) from error

@@ -49,7 +49,14 @@ from adipocyte.delivery.runs.runs import (
     step_run,
 )
 from adipocyte.delivery.runs.training import is_resumable, settled, training_run
-from adipocyte.errors import AdipocyteError, ConfigError, DivergedError, RunError, StoppedError
+from adipocyte.errors import (
+    AdipocyteError,
+    ConfigError,
+    DivergedError,
+    ResourceError,
+    RunError,
+    StoppedError,
+)
 from adipocyte.store.reader import Store
 from adipocyte.training.generator import train_generator
 from adipocyte.training.tracker import Tracker
@@ -69,6 +76,14 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 # Settings that may differ within a study.
 _INDIFFERENT = ("store", "workers", "compile", "save_every", "resume", "segmenter")
+_RESUMABLE = (
+    StoppedError,
+    RunError,
+    ResourceError,
+    MlflowException,
+    OSError,
+    KeyboardInterrupt,
+)
 
 
 class _PrunedError(StoppedError, TrialPruned):
@@ -181,7 +196,7 @@ class _Objective:
         except (_PrunedError, DivergedError) as error:
             print(f"Trial {trial.number} was cut short: {error.found}.")
             raise TrialPruned(error.found) from error
-        except (StoppedError, RunError, MlflowException, OSError, KeyboardInterrupt) as error:
+        except _RESUMABLE as error:
             RetryHeartbeatStaleTrialCallback()(trial.study, trial.study.trials[trial.number])
             if not isinstance(error, AdipocyteError):
                 raise

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import tempfile
 import threading
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from adipocyte.client import Answer, StainClient
 from adipocyte.domain import MAGNIFICATIONS, TARGET_COLOURS, TARGET_NAMES, TARGETS
-from adipocyte.errors import ImageError, ServiceError, UnreachableError
+from adipocyte.errors import ConfigError, ImageError, ServiceError, UnreachableError
 from adipocyte.plate.tiff import read_header, read_stack, write_image
 
 _SHOWN_PX = 1200  # the longer side of what is shown; downloads have all pixels
@@ -131,7 +132,10 @@ def open_page(server: str, port: int) -> None:
     """Serve the page on this machine alone until it is told to end, and leave no file behind.
 
     Ctrl-C and SIGTERM tell it so, and the end of its parent: `mlflow run` hands no signal on.
+    Raises ConfigError when *server* is no address, or *port* is taken or not to be had.
     """
+    client = StainClient(server, attempts=1)
+    _require_free(port)
     parent = os.getppid()
     # A signal is only noted: raised within Gradio's start, it would leave its server running.
     ended = threading.Event()
@@ -139,8 +143,10 @@ def open_page(server: str, port: int) -> None:
         signal.signal(number, lambda *_: ended.set())
     with tempfile.TemporaryDirectory(prefix="adipocyte-") as scratch:
         os.environ["GRADIO_TEMP_DIR"] = scratch  # uploads, too
-        blocks = page(StainClient(server, attempts=1), Path(scratch))
+        blocks = page(client, Path(scratch))
         launch(blocks, port)
+        print(f"Open http://127.0.0.1:{port} in a browser; Ctrl-C ends the page.")
+        print(f"The model that paints is served at {server}.", flush=True)
         while not ended.wait(_PARENT_S) and os.getppid() == parent:
             pass
         blocks.close(verbose=False)
@@ -164,6 +170,21 @@ def launch(blocks: gr.Blocks, port: int) -> None:
         prevent_thread_lock=True,
         app_kwargs={"middleware": [Middleware(OwnVisitorsOnly)]},
     )
+
+
+def _require_free(port: int) -> None:
+    """Gradio would say that it cannot find an empty port, of a range."""
+    with socket.socket() as probe:
+        if os.name == "posix":  # a port that was in use a moment ago is free
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ConfigError(
+                f"the page cannot be opened at port {port} ({error.strerror})",
+                "end the program that listens there, or name another one, such as "
+                f"-P port={port + 1 if 1024 <= port < 65535 else 7861}",
+            ) from error
 
 
 def _stain(

@@ -59,6 +59,8 @@ def _write_sqlite(uri: str) -> None:
     name = sqlalchemy.make_url(uri).database or ":memory:"
     if name != ":memory:" and not name.startswith("file:"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
+        if not Path(name).exists():  # SQLite would make it 0644 whatever the umask
+            Path(name).touch()
     engine = sqlalchemy.create_engine(
         uri, connect_args={"timeout": PATIENCE_S}, isolation_level="AUTOCOMMIT"
     )

@@ -163,6 +163,7 @@ def launch(blocks: gr.Blocks, port: int) -> None:
         server_name="127.0.0.1",
         server_port=port,
         share=False,
+        quiet=True,  # it would advise to open the page to everybody
         ssr_mode=False,
         max_file_size=_MOST_UPLOADED,
         footer_links=[],

@@ -1,5 +1,6 @@
 """Whether runs can be recorded is known before work begins."""
 
+import os
 import sqlite3
 import time
 from contextlib import closing
@@ -35,6 +36,17 @@ def test_a_database_that_takes_records_is_left_as_it_was(tmp_path: Path):
         assert database.execute("SELECT name FROM sqlite_master").fetchall() == [("kept",)]
         assert database.execute("PRAGMA user_version").fetchone() == (7,)
     assert path.stat().st_size == before
+
+
+@pytest.mark.parametrize("mask", [0o002, 0o027])
+def test_a_new_database_follows_the_umask(tmp_path: Path, mask: int):
+    before = os.umask(mask)
+    try:
+        with tracked_at(f"sqlite:///{tmp_path}/mlflow.db"):
+            require_tracking()
+    finally:
+        os.umask(before)
+    assert (tmp_path / "mlflow.db").stat().st_mode & 0o777 == 0o666 & ~mask
 
 
 def test_a_locked_database_is_told_after_seconds(tmp_path: Path, monkeypatch):

@@ -244,7 +244,8 @@ def test_the_command_opens_a_page_asks_nobody_else_and_leaves_nothing(server, tm
     with log.open("w") as file:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file)
     try:
-        wait_for(lambda: "Running on local URL" in log.read_text(), process=process, log=log)
+        opened = f"Open http://127.0.0.1:{port}"
+        wait_for(lambda: opened in log.read_text(), process=process, log=log)
         shown = requests.get(f"http://127.0.0.1:{port}", timeout=5).text
         assert "Virtual staining" in shown
         require_own_visitors_only(f"http://127.0.0.1:{port}")

@@ -697,6 +697,12 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RelocateConfig:
+    before: Path = option("Folder in which the artifacts were, as MLflow's database has it.")
+    now: Path = option("Folder in which they are now.", Path("."))
+
+
+@dataclass(frozen=True, kw_only=True)
 class StainConfig:
     plate: Path = option("Folder of the raw plate; brightfield planes are enough.")
     plate_name: str = _plate_name()

@@ -40,6 +40,10 @@ class RunError(AdipocyteError, LookupError):
     """No finished run or registered model has what is asked for."""
 
 
+class MissingFilesError(RunError):
+    """The files of a registered model are no longer where they were recorded."""
+
+
 class OutputError(AdipocyteError, OSError):
     """A place to write to cannot be reached, is full or refuses the write."""
 

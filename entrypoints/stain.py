@@ -32,6 +32,7 @@ def stain(config: StainConfig) -> None:
             {
                 "painted": len(result.painted),
                 "skipped": len(result.skipped),
+                "changed": len(result.changed),
                 "problems": len(result.problems),
             }
         )
@@ -39,6 +40,8 @@ def stain(config: StainConfig) -> None:
         for key, sentences in result.warnings.items():
             for sentence in sentences:
                 print(f"warning, field {key}: {sentence}")
+        for key in result.changed:
+            print(f"The files of field {key} have changed since it was painted: painted again.")
         print(
             f"{len(result.painted)} fields painted into {config.out}, "
             f"{len(result.skipped)} were there already."

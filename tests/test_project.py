@@ -23,6 +23,7 @@ CONFIGS = {
     "evaluate": config.EvaluateConfig,
     "register": config.RegisterConfig,
     "stain": config.StainConfig,
+    "relocate": config.RelocateConfig,
     "simulate": config.SimulateConfig,
     "demo": config.DemoConfig,
     "demo_app": config.DemoAppConfig,

@@ -10,6 +10,7 @@ from adipocyte.domain import FieldKey
 from adipocyte.errors import PlateError
 from adipocyte.plate.names import brightfield_name, magnification_folder, target_name
 from adipocyte.plate.tiff import read_image, read_stack, write_image
+from adipocyte.system.files import fingerprint
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,11 @@ class FieldFiles:
     @property
     def paths(self) -> tuple[Path, ...]:
         return (*self.planes, *self.targets.values())
+
+    @property
+    def fingerprints(self) -> list[tuple[str, int, int]]:
+        """What tells that a file was replaced, for each (see `system.files.fingerprint`)."""
+        return [fingerprint(path) for path in self.paths]
 
 
 @dataclass(frozen=True)

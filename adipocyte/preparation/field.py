@@ -60,16 +60,7 @@ class FieldTask:
 
 def made_from(files: FieldFiles, masking: Masking) -> str:
     """Name what a field is made from: its files, by name, size and time, and the settings."""
-    fingerprints = [file_fingerprint(path) for path in files.paths]
-    return short_digest([RECORD_FORMAT, str(files.key), fingerprints, asdict(masking)])
-
-
-def file_fingerprint(path: Path) -> tuple[str, int, int]:
-    """Name, size and time of a file, which change when the file does; it is not opened."""
-    if not path.exists():
-        return str(path), 0, 0
-    stat = path.stat()
-    return path.name, stat.st_size, stat.st_mtime_ns
+    return short_digest([RECORD_FORMAT, str(files.key), files.fingerprints, asdict(masking)])
 
 
 def prepare_field(task: FieldTask) -> Problem | None:

@@ -23,7 +23,6 @@ from adipocyte.preparation.alignment import estimate_alignments, no_alignments, 
 from adipocyte.preparation.field import (
     FieldTask,
     Masking,
-    file_fingerprint,
     keep_only,
     made_from,
     prepare_field,
@@ -41,7 +40,7 @@ from adipocyte.store.manifest import FieldEntry, Origin, StoreManifest, write_ma
 from adipocyte.store.paths import HISTOGRAMS
 from adipocyte.store.reader import Store
 from adipocyte.store.writer import describe_plates
-from adipocyte.system.files import replacing, short_digest
+from adipocyte.system.files import fingerprint, replacing, short_digest
 from adipocyte.system.processes import each
 from adipocyte.system.tensors import disk_errors
 
@@ -364,11 +363,8 @@ def _check_stains(
 
 def _origin(scanned: Plate, config: PreprocessConfig) -> Origin:
     """Where a store comes from: equal for the same files, problems and settings."""
-    fields = [
-        (str(files.key), [file_fingerprint(path) for path in files.paths])
-        for files in scanned.fields
-    ]
-    given = [file_fingerprint(path) for path in _alignment_file(config)]
+    fields = [(str(files.key), files.fingerprints) for files in scanned.fields]
+    given = [fingerprint(path) for path in _alignment_file(config)]
     files = [fields, given, scanned.problems]
     return Origin(
         plate=str(config.plate.resolve()),

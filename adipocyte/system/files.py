@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all and read under limits, their digests, and locks."""
+"""Files that are written whole or not at all and read under limits, what names them, and locks."""
 
 import errno
 import hashlib
@@ -163,6 +163,14 @@ def digest_of(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal. Raises OSError as `open_regular` does."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(path: Path) -> tuple[str, int, int]:
+    """Name, size and time of a file, which change when the file does; it is not opened."""
+    if not path.exists():
+        return str(path), 0, 0
+    status = path.stat()
+    return path.name, status.st_size, status.st_mtime_ns
 
 
 def short_digest(content: Any) -> str:

@@ -29,6 +29,7 @@ NEEDED = {
     "target": "A2",
     "store": "no_store",
     "server": "nowhere",
+    "before": "nowhere",
     "model": "models:/nobody/1",
 }
 # At their upper ends these take more time or memory than a test has.

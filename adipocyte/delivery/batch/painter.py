@@ -41,7 +41,8 @@ class Assignment:
 class FieldOutcome:
     """What became of one field: PAINTED, or FAILED because of a `problem`.
 
-    `seconds` is the time from reading the field to having written its images.
+    `seconds` is the time from reading the field to having written its images. `made_from` names the
+    files of the field; the process that keeps the plate's manifest fills it in.
     """
 
     key: FieldKey
@@ -49,6 +50,7 @@ class FieldOutcome:
     seconds: float
     warnings: tuple[str, ...] = ()
     problem: Problem | None = None
+    made_from: str = ""
 
 
 class FieldPainter:

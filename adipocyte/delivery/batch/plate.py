@@ -2,9 +2,9 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol, TypeGuard
 
 from tqdm import tqdm
 
@@ -28,7 +28,7 @@ from adipocyte.plate.fields import FieldFiles, stained_name
 from adipocyte.plate.problems import Problem
 from adipocyte.plate.scan import scan_plate
 from adipocyte.staining.bundle import BundleManifest
-from adipocyte.system.files import json_bytes
+from adipocyte.system.files import json_bytes, short_digest
 from adipocyte.system.machine import fastest_arithmetic, fastest_device
 from adipocyte.system.threads import Threads
 
@@ -61,10 +61,14 @@ class Crew(Protocol):
 
 @dataclass(frozen=True)
 class StainedPlate:
-    """What became of a plate: fields painted now, fields painted before, problems and warnings."""
+    """What became of a plate: fields painted now, fields painted before, problems and warnings.
+
+    `changed` are those painted before whose files are others now, so that they were not skipped.
+    """
 
     painted: list[FieldKey]
     skipped: list[FieldKey]
+    changed: list[FieldKey]
     problems: list[Problem]
     warnings: dict[FieldKey, tuple[str, ...]]
 
@@ -104,9 +108,9 @@ def stain_plate(config: StainConfig, crew: Crew) -> StainedPlate:
     """Let a *crew* paint every field of a raw plate: uint16 TIFFs under the challenge's names.
 
     Beside them, `stained.json` says what painted which plate, and how, and `manifest.json` says
-    what became of each field. A field is skipped if the manifest calls it painted and its images
-    are there, so the same command continues an interrupted one. A field that is incomplete or
-    cannot be read is recorded and does not stop the plate.
+    what became of each field. A field is skipped if the manifest calls it painted, from the files
+    that it has now, and its images are there; so the same command continues an interrupted one. A
+    field that is incomplete or cannot be read is recorded and does not stop the plate.
 
     Raises PlateError when there is no plate, or when *out* holds images of another plate, model or
     setting, or of nobody knows what; RunError when there is no such model; ConfigError when the
@@ -134,18 +138,20 @@ def stain_plate(config: StainConfig, crew: Crew) -> StainedPlate:
         compiled=origin["compiled"],
         memory_mb=config.memory_mb or None,
     )
-    before = painted_before(out, scanned.fields, bundle.targets)
+    made_from = {field.key: _made_from(field) for field in scanned.fields}
+    before, changed = painted_before(out, scanned.fields, bundle.targets, made_from)
     manifest = PlateManifest(out, assignment.claim, before, scanned.problems)
     skipped = [field.key for field in scanned.fields if str(field.key) in manifest.entries]
     left = [field for field in scanned.fields if str(field.key) not in manifest.entries]
     outcomes: Iterable[FieldOutcome] = ()  # a finished plate needs no networks
     if left:
-        painting = crew.paint(assignment, left)
+        painting = _checked(crew.paint(assignment, left), left, made_from)
         outcomes = tqdm(painting, total=len(left), desc="stain", unit="field")
     kept = list(manifest.kept(outcomes))
     return StainedPlate(
         painted=[outcome.key for outcome in kept if outcome.status == PAINTED],
         skipped=skipped,
+        changed=changed,
         problems=[*scanned.problems, *(outcome.problem for outcome in kept if outcome.problem)],
         warnings={outcome.key: outcome.warnings for outcome in kept if outcome.warnings},
     )
@@ -203,24 +209,56 @@ def _is_compiled(config: StainConfig, crew: Crew, begun: dict[str, Any], n_field
 
 
 def painted_before(
-    out: Output, fields: Sequence[FieldFiles], targets: Sequence[str]
-) -> dict[str, Any]:
+    out: Output,
+    fields: Sequence[FieldFiles],
+    targets: Sequence[str],
+    made_from: Mapping[FieldKey, str],
+) -> tuple[dict[str, Any], list[FieldKey]]:
     """The entries of those *fields* that the manifest in *out* calls painted, and that are there.
 
-    An entry that is not as `PlateManifest` writes it counts for nothing.
+    And the fields that were painted, but not *made_from* the files that they have now. An entry of
+    an older version, which did not say from which, is taken to be of these. An entry that is not as
+    `PlateManifest` writes it counts for nothing.
     """
     entries = read_own(out, PLATE_MANIFEST).get("fields")
-    if not isinstance(entries, dict):
-        return {}
-    return {
-        str(field.key): entries[str(field.key)]
-        for field in fields
-        if _tells_painted(entries.get(str(field.key)))
-        and all(out.holds_image(stained_name(field, target), field.shape) for target in targets)
-    }
+    told = entries if isinstance(entries, dict) else {}
+    kept, changed = {}, []
+    for field in fields:
+        entry, now = told.get(str(field.key)), made_from[field.key]
+        if not _tells_painted(entry):
+            continue
+        if entry.get("made_from", now) != now:
+            changed.append(field.key)
+        elif all(out.holds_image(stained_name(field, target), field.shape) for target in targets):
+            kept[str(field.key)] = entry | {"made_from": now}
+    return kept, changed
 
 
-def _tells_painted(entry: Any) -> bool:
+def _made_from(field: FieldFiles) -> str:
+    """Name the files that a field is painted from: another export of it has another name."""
+    return short_digest(field.fingerprints)
+
+
+def _checked(
+    outcomes: Iterable[FieldOutcome],
+    fields: Sequence[FieldFiles],
+    made_from: Mapping[FieldKey, str],
+) -> Iterator[FieldOutcome]:
+    """The *outcomes*, FAILED for *fields* that are no longer *made_from* the files of the scan.
+
+    This process looks at them for every crew, because two nodes may see two times of one file.
+    """
+    files = {field.key: field for field in fields}
+    for outcome in outcomes:
+        named = replace(outcome, made_from=made_from[outcome.key])
+        if outcome.status == PAINTED and _made_from(files[outcome.key]) != named.made_from:
+            remedy = "run the same command again, when no other program writes to the plate"
+            problem = Problem(str(outcome.key), "changed while the plate was painted", remedy)
+            named = replace(named, status=FAILED, problem=problem)
+        yield named
+
+
+def _tells_painted(entry: Any) -> TypeGuard[dict[str, Any]]:
     match entry:
         case {"status": status, "seconds": int() | float() as seconds, "warnings": [*warnings]}:
             is_text = all(isinstance(warning, str) for warning in warnings)
@@ -254,9 +292,10 @@ class PlateManifest:
         self._write()
         try:
             for outcome in outcomes:
-                self.entries[str(outcome.key)] = _entry(
-                    outcome.status, outcome.seconds, outcome.warnings, outcome.problem
-                )
+                entry = _entry(outcome.status, outcome.seconds, outcome.warnings, outcome.problem)
+                if outcome.status == PAINTED:
+                    entry["made_from"] = outcome.made_from
+                self.entries[str(outcome.key)] = entry
                 if time.monotonic() - self._written_at > WRITE_EVERY_S:
                     self._write()
                 yield outcome

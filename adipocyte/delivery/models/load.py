@@ -12,9 +12,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.models.model import MLMODEL_FILE_NAME
 
-from adipocyte.delivery.runs.runs import fetched
-from adipocyte.errors import RunError
-from adipocyte.staining.bundle import BUNDLE_MANIFEST, BundleManifest, read_manifest
+from adipocyte.delivery.runs.runs import IF_MOVED, fetched, lacks, repository_of
+from adipocyte.errors import BundleError, MissingFilesError, RunError
+from adipocyte.staining.bundle import BUNDLE_MANIFEST, BundleManifest, check_files, read_manifest
 from adipocyte.staining.stainer import Stainer
 
 _BUNDLE = "artifacts/bundle"  # in the folder of a logged model
@@ -25,7 +25,8 @@ def load_stainer(
 ) -> Stainer:
     """The stainer inside a registered model ("models:/adipocyte@champion").
 
-    The other arguments are those of `Stainer`. Raises RunError when there is no such model.
+    The other arguments are those of `Stainer`. Raises RunError when there is no such model,
+    MissingFilesError when its files are gone.
     """
     with bundle_of(uri) as bundle:
         return Stainer(bundle, memory_mb, precision=precision, compiled=compiled)
@@ -34,7 +35,7 @@ def load_stainer(
 def load_manifest(uri: str) -> BundleManifest:
     """The manifest of a registered model's bundle, without its networks.
 
-    Raises RunError when there is no such model.
+    Raises RunError when there is no such model, MissingFilesError when its files are gone.
     """
     with _bundle_file(uri, BUNDLE_MANIFEST) as path:
         return read_manifest(path.parent)
@@ -44,7 +45,7 @@ def load_manifest(uri: str) -> BundleManifest:
 def bundle_of(uri: str) -> Generator[Path]:
     """The folder of a registered model's bundle, while the block lasts.
 
-    Raises RunError when there is no such model.
+    Raises RunError when there is no such model, MissingFilesError when its files are gone.
     """
     with _bundle_file(uri, "") as folder:
         yield folder
@@ -56,11 +57,48 @@ def _bundle_file(uri: str, name: str) -> Generator[Path]:
         try:
             path = stack.enter_context(fetched(uri, f"{_BUNDLE}/{name}".rstrip("/")))
         except (MlflowException, OSError) as error:
-            raise RunError(
-                f"there is no registered model at {uri} ({error})",
-                "make one with mlflow run . -e register, or name another",
-            ) from error
+            raise _refusal(uri, error) from error
         yield path
+
+
+def _refusal(uri: str, error: Exception) -> RunError:
+    """What to say of a model of which nothing can be fetched, because of an *error*."""
+    try:
+        place = repository_of(uri)
+    except MlflowException:
+        place = None
+    if place is None or not uri.startswith("models:/"):
+        return RunError(
+            f"there is no registered model at {uri} ({error})",
+            "make one with mlflow run . -e register, or name another",
+        )
+    try:
+        is_gone = lacks(place, _BUNDLE, BUNDLE_MANIFEST)
+    except (MlflowException, OSError):
+        is_gone = False
+    if is_gone:
+        return MissingFilesError(
+            f"{uri} is registered, but its files are gone from where they were recorded, "
+            f"{place.artifact_uri}",
+            f"{IF_MOVED}; else name another version, or make one with mlflow run . -e register",
+        )
+    return RunError(
+        f"{uri} is registered, but its files cannot be fetched from {place.artifact_uri} ({error})",
+        "see that this place can be reached and read, and run the same command again",
+    )
+
+
+def is_whole(uri: str) -> bool:
+    """Whether every file of a registered model is as it was registered.
+
+    Raises RunError when there is no such model, or its files cannot be fetched just now.
+    """
+    try:
+        with bundle_of(uri) as bundle:
+            check_files(bundle, read_manifest(bundle))
+    except (MissingFilesError, BundleError):
+        return False
+    return True
 
 
 def pinned(uri: str) -> str:

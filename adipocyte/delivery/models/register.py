@@ -16,12 +16,19 @@ from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 import adipocyte
 from adipocyte.config import RegisterConfig, plain
 from adipocyte.delivery.models.assemble import assemble
-from adipocyte.delivery.models.load import load_stainer
+from adipocyte.delivery.models.load import is_whole, load_stainer
 from adipocyte.delivery.models.package import as_model, code_digest, requirements
 from adipocyte.delivery.runs.datasets import store_dataset
 from adipocyte.delivery.runs.runs import commit, log_table
 from adipocyte.domain import Intensities
-from adipocyte.errors import AdipocyteError, BundleError, NewerBundleError, RunError, StoreError
+from adipocyte.errors import (
+    AdipocyteError,
+    BundleError,
+    MissingFilesError,
+    NewerBundleError,
+    RunError,
+    StoreError,
+)
 from adipocyte.evaluation.comparison import Verdict, compare
 from adipocyte.evaluation.fields import FieldPaths
 from adipocyte.evaluation.judge import Judgement, judge
@@ -82,7 +89,8 @@ def register(store: Store, runs: dict[str, str], config: RegisterConfig) -> Regi
     champion, if there is one, paints the same fields, and the better of both becomes champion (see
     `evaluation.comparison.compare`).
 
-    The call is idempotent: the same runs, store, settings and code give the same version. Killed at
+    The call is idempotent: the same runs, store, settings and code give the same version, as long
+    as its files are there; else they give a new one. Killed at
     any moment it leaves a registry that can be used, and the same call completes it, because of the
     order of its steps. It first does everything slow or fallible, on an unregistered model. Then it
     makes the version, with its description and tags in one transaction, then sets its alias. Last
@@ -104,7 +112,7 @@ def register(store: Store, runs: dict[str, str], config: RegisterConfig) -> Regi
         version.tags[REASON],
         version.tags["intensities"],
         is_new=known is None,
-        left_over=_left_over(digest, version, run),
+        left_over=_left_over(digest, run),
     )
 
 
@@ -128,13 +136,17 @@ def _digest(store: Store, runs: dict[str, str], config: RegisterConfig) -> str:
 
 
 def _version_of(digest: str, name: str) -> ModelVersion | None:
-    """The version of the model *name* that was registered with this *digest*."""
-    client = mlflow.MlflowClient()
-    found = client.search_model_versions(f"tags.`{DIGEST}` = '{digest}'")
-    numbers = [int(version.version) for version in found if version.name == name]
-    if not numbers:
+    """The version of the model *name* that was registered with this *digest*, if it is whole."""
+    numbers = [int(one.version) for one in _versions_of(digest) if one.name == name]
+    if not numbers or not is_whole(f"models:/{name}/{max(numbers)}"):
         return None
-    return client.get_model_version(name, str(max(numbers)))  # a search does not give aliases
+    # A search does not give aliases.
+    return mlflow.MlflowClient().get_model_version(name, str(max(numbers)))
+
+
+def _versions_of(digest: str) -> list[ModelVersion]:
+    """All versions that were registered with this *digest*: several where files were lost."""
+    return mlflow.MlflowClient().search_model_versions(f"tags.`{DIGEST}` = '{digest}'")
 
 
 def _make_version(
@@ -233,15 +245,16 @@ def _source(version: ModelVersion) -> str:
     return version.source or ""
 
 
-def _left_over(digest: str, version: ModelVersion, run: Run) -> tuple[str, ...]:
-    """The ids of logged models in the experiment of *run* that did not become a version.
+def _left_over(digest: str, run: Run) -> tuple[str, ...]:
+    """The ids of logged models of this *digest* that did not become a version.
 
-    They were made from the same as *version*.
+    They lie in the experiment of *run*.
     """
+    kept = {_source(version).rpartition("/")[2] for version in _versions_of(digest)}
     found = mlflow.MlflowClient().search_logged_models(
         [run.info.experiment_id], f"tags.`{DIGEST}` = '{digest}'"
     )
-    return tuple(model.model_id for model in found if not _source(version).endswith(model.model_id))
+    return tuple(model.model_id for model in found if model.model_id not in kept)
 
 
 def _draw(judgement: Judgement, path: Path) -> Path:
@@ -306,16 +319,18 @@ def _verdict(
 ) -> Verdict:
     """Whether the new version becomes champion after the version *held*, if there is one.
 
-    A champion that this code can no longer read gives way, because it could be neither served nor
-    judged. A champion of newer code stays.
+    A champion that can no longer be loaded, because its files are gone or this code cannot read
+    them, gives way: it could be neither served nor judged. A champion of newer code stays, and one
+    whose files cannot be fetched just now.
     """
     own = compare(scores[kept], scores[kept], tolerance).table
     alone = [(name, new, None) for name, new, _ in own]
     if held is None:
         return Verdict(True, f"the first version ({alone[0][0]} {alone[0][1]:.4f})", alone)
     of_held = f"version {held.version}"
-    if isinstance(obstacle, BundleError) and not isinstance(obstacle, NewerBundleError):
-        reason = f"{of_held} cannot be read by this code any more: {str(obstacle)[:300]}"
+    is_newer = isinstance(obstacle, NewerBundleError)
+    if isinstance(obstacle, (BundleError, MissingFilesError)) and not is_newer:
+        reason = f"{of_held}, the champion before, can no longer be loaded: {obstacle.found[:300]}"
         return Verdict(True, reason, alone)
     if CHAMPION not in scores:
         reason = (

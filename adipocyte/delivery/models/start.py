@@ -5,18 +5,10 @@ from collections.abc import Generator
 from pathlib import Path
 
 import mlflow
-from mlflow.exceptions import MlflowException
 
 from adipocyte.config import GeneratorConfig
 from adipocyte.delivery.models.load import bundle_of, pinned
-from adipocyte.delivery.runs.runs import (
-    NETWORK_ARTIFACT,
-    artifacts_of,
-    fetched,
-    segmenter_of,
-    targets_of,
-)
-from adipocyte.errors import RunError
+from adipocyte.delivery.runs.runs import fetched_network, segmenter_of, targets_of
 from adipocyte.networks.start import Start
 from adipocyte.staining.bundle import BUNDLE_MANIFEST, check_files, read_manifest
 
@@ -57,13 +49,5 @@ def _of_bundle(folder: Path, targets: tuple[str, ...], source: str) -> Start:
 @contextlib.contextmanager
 def _of_run(run_id: str) -> Generator[Start]:
     sees_mask = segmenter_of(run_id) != ""
-    with contextlib.ExitStack() as stack:
-        try:  # not around the block, whose own errors are none of this
-            address = artifacts_of(mlflow.get_run(run_id))
-            folder = stack.enter_context(fetched(address, NETWORK_ARTIFACT))
-        except (MlflowException, OSError) as error:
-            raise RunError(
-                f"run {run_id!r} has no network to start from ({error})",
-                "give the id of a finished run of train_gan, as mlflow ui shows it",
-            ) from error
+    with fetched_network(mlflow.get_run(run_id)) as folder:
         yield Start(folder, targets_of(run_id), sees_mask, f"run {run_id}")

@@ -4,6 +4,7 @@ Staining a plate imports this module, so it imports nothing of the store, traini
 """
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Any, cast
 import mlflow
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.store.artifact.models_artifact_repo import ModelsArtifactRepository
@@ -26,6 +28,7 @@ STARTED_TAG = "adipocyte.started_from"
 SETTINGS_TAG, PARENT_TAG = "adipocyte.settings", "mlflow.parentRunId"
 SETTINGS_FILE = "config.json"
 NETWORK_ARTIFACT = "network"
+IF_MOVED = "if the project was moved, mlflow run . -e relocate -P before=<its old folder>"
 
 
 @contextmanager
@@ -130,13 +133,55 @@ def fetched(uri: str, path: str) -> Generator[Path]:
     there; others are copied, and the copy is removed. Raises MlflowException or OSError when there
     is no such artifact.
     """
-    repository = get_artifact_repository(uri)
-    if isinstance(repository, ModelsArtifactRepository):
-        # The place it stands for: by the model's name, MLflow writes a file of its own beside it.
-        repository = repository.repo
+    repository = repository_of(uri)
     is_here = isinstance(repository, LocalArtifactRepository)
     with tempfile.TemporaryDirectory() as scratch:
         yield Path(repository.download_artifacts(path, None if is_here else scratch))
+
+
+def repository_of(uri: str) -> ArtifactRepository:
+    """Where the artifacts at *uri* lie; nothing is looked for there.
+
+    Raises MlflowException when *uri* is "models:/…" and there is no such model.
+    """
+    repository = get_artifact_repository(uri)
+    if isinstance(repository, ModelsArtifactRepository):
+        # The place it stands for: by the model's name, MLflow writes a file of its own beside it.
+        return repository.repo
+    return repository
+
+
+def lacks(repository: ArtifactRepository, folder: str, name: str) -> bool:
+    """Whether a place that can be looked into has no file *name* in *folder*.
+
+    Raises MlflowException or OSError when it cannot be looked into.
+    """
+    path = f"{folder}/{name}"
+    if not isinstance(repository, LocalArtifactRepository):
+        return path not in [file.path for file in repository.list_artifacts(folder)]
+    try:
+        os.stat(Path(repository.artifact_dir) / path)  # MLflow takes what is forbidden for missing
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    return False
+
+
+@contextmanager
+def fetched_network(run: Run) -> Generator[Path]:
+    """The folder of the network that a *run* kept, while the block lasts.
+
+    Raises RunError when it kept none, or it is no longer there.
+    """
+    place = artifacts_of(run)
+    with contextlib.ExitStack() as stack:
+        try:  # not around the block, whose own errors are none of this
+            folder = stack.enter_context(fetched(place, NETWORK_ARTIFACT))
+        except (MlflowException, OSError) as error:
+            raise RunError(
+                f"run {run.info.run_id} has no network in {place} ({error})",
+                f"give the id of a finished training run, as mlflow ui shows it, or {IF_MOVED}",
+            ) from error
+        yield folder
 
 
 @contextmanager
@@ -146,24 +191,22 @@ def network_of(run_id: str, step: str, store_digest: str, *targets: str) -> Gene
     Raises RunError when there is no such run, it kept no network, or it is not a run of *step* on
     that store that paints all *targets*.
     """
-    with contextlib.ExitStack() as stack:
-        try:
-            run = mlflow.get_run(run_id)
-            tags = run.data.tags
-            found = [tags.get(tag, "") for tag in (STEP_TAG, TARGET_TAG, STORE_TAG)]
-            is_right = [found[0], found[2]] == [step, store_digest]
-            if not is_right or not {*targets} <= {*found[1].split(",")}:
-                wanted = _named(step, ",".join(targets), store_digest)
-                raise RunError(
-                    f"run {run_id} is one of {_named(*found)}",
-                    f"give the id of one of {wanted}; see mlflow ui",
-                )
-            folder = stack.enter_context(fetched(artifacts_of(run), NETWORK_ARTIFACT))
-        except (MlflowException, OSError) as error:
-            raise RunError(
-                f"run {run_id!r} has no network to load ({error})",
-                "give the id of a finished training run, as mlflow ui shows it",
-            ) from error
+    try:
+        run = mlflow.get_run(run_id)
+    except MlflowException as error:
+        raise RunError(
+            f"there is no run {run_id!r} ({error})",
+            "give the id of a finished training run, as mlflow ui shows it",
+        ) from error
+    found = [run.data.tags.get(tag, "") for tag in (STEP_TAG, TARGET_TAG, STORE_TAG)]
+    is_right = [found[0], found[2]] == [step, store_digest]
+    if not is_right or not {*targets} <= {*found[1].split(",")}:
+        wanted = _named(step, ",".join(targets), store_digest)
+        raise RunError(
+            f"run {run_id} is one of {_named(*found)}",
+            f"give the id of one of {wanted}; see mlflow ui",
+        )
+    with fetched_network(run) as folder:
         yield folder
 
 

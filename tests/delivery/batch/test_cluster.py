@@ -188,6 +188,13 @@ def test_the_command_paints_on_a_cluster_and_resumes_after_a_kill(
     )
     assert images(tmp_path / "out") == expected
 
+    plane(plate, 7, 3).write_bytes(plane(plate, 8, 3).read_bytes())  # as if imaged again
+    result = CliRunner().invoke(stain, arguments, env=environment)
+    assert "The files of field 20x B03 F007 have changed since it was painted" in result.stdout
+    assert f"1 fields painted into {tmp_path}/out" in result.stdout
+    differs = {name for name, data in images(tmp_path / "out").items() if data != expected[name]}
+    assert {name.partition("F007")[1] for name in differs} == {"F007"}
+
 
 def test_a_field_that_kills_its_worker_is_tried_thrice_and_recorded(nodes, small_model, tmp_path):
     """Each that takes it is killed, as the kernel kills for memory."""

@@ -14,6 +14,7 @@ import fsspec
 import numpy as np
 import pytest
 import tifffile
+from click.testing import CliRunner
 
 from adipocyte.config import StainConfig
 from adipocyte.delivery.batch import painter
@@ -25,9 +26,10 @@ from adipocyte.errors import ConfigError, OutputError, PlateError
 from adipocyte.plate.fields import FieldFiles, stained_name
 from adipocyte.plate.scan import scan_plate
 from adipocyte.staining.stainer import Stainer
+from entrypoints.stain import stain as command
 from tests.support import ROOT
 from tests.support.bundles import make_int8_bundle
-from tests.support.plates import images, plane, write_plate
+from tests.support.plates import SHAPE_PX, images, plane, planes, write_plate
 from tests.support.processes import wait_for
 from tests.support.served import make_model
 
@@ -136,6 +138,84 @@ def test_a_bad_field_is_recorded_and_mended_by_the_same_command(stain, plate, tm
     again = stain(plate=broken)
     assert (fovs(again.painted), fovs(again.skipped), again.problems) == ([2, 4], [1, 3, 5], [])
     assert {entry["status"] for entry in entries(tmp_path / "out").values()} == {"painted"}
+
+
+def image_again(plate: Path, fov: int, shape_px: tuple[int, int] = SHAPE_PX) -> None:
+    """Write other pixels under the same names."""
+    for z, pixels in enumerate(planes(99, shape_px), start=1):
+        tifffile.imwrite(plane(plate, fov, z), pixels)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape_px", [SHAPE_PX, (80, 96)], ids=["the same size", "another size"])
+def test_a_field_that_was_imaged_again_is_painted_again(stain, plate, tmp_path, shape_px):
+    ours = shutil.copytree(plate, tmp_path / "ours")
+    stain(plate=ours)
+    image_again(ours, 3, shape_px)
+    again = stain(plate=ours)
+    assert (fovs(again.painted), fovs(again.changed)) == ([3], [3])
+    assert fovs(again.skipped) == [1, 2, 4, 5]
+    stain(plate=ours, out=str(tmp_path / "at once"))
+    assert images(tmp_path / "out") == images(tmp_path / "at once")
+    third = stain(plate=ours)
+    assert (third.painted, third.changed, fovs(third.skipped)) == ([], [], [1, 2, 3, 4, 5])
+
+
+def test_one_plane_of_another_time_is_another_field_and_stains_are_none_of_it(
+    stain, plate, tmp_path
+):
+    ours = shutil.copytree(plate, tmp_path / "ours")
+    stain(LeavesEarlyQuietly(2), plate=ours)
+    os.utime(plane(ours, 1, 7), ns=(0, 0))
+    stain_of_2 = plane(ours, 2, 1).name.replace("A04Z01C04", "A02Z01C02")
+    (ours / "20x_images" / stain_of_2).write_bytes(plane(ours, 2, 1).read_bytes())
+    again = stain(LeavesEarlyQuietly(0), plate=ours)
+    assert (fovs(again.changed), fovs(again.skipped)) == ([1], [2])
+    assert list(entries(tmp_path / "out")) == ["20x B03 F002"]
+
+
+def test_a_field_that_changes_while_it_is_painted_is_told_and_painted_again(stain, plate, tmp_path):
+    ours = shutil.copytree(plate, tmp_path / "ours")
+
+    class Disturbed(LeavesEarlyQuietly):
+        def paint(
+            self, assignment: Assignment, fields: Sequence[FieldFiles]
+        ) -> Iterator[FieldOutcome]:
+            for outcome in super().paint(assignment, fields):
+                image_again(ours, outcome.key.fov)
+                yield outcome
+
+    [problem] = stain(Disturbed(1), plate=ours).problems
+    assert (problem.where, problem.found) == ("20x B03 F001", "changed while the plate was painted")
+    assert entries(tmp_path / "out")["20x B03 F001"]["status"] == "failed"
+    assert fovs(stain(LeavesEarlyQuietly(1), plate=ours).painted) == [1]
+
+
+def test_what_an_older_version_painted_is_kept_and_its_files_are_remembered(stain, plate, tmp_path):
+    """Its manifest does not say which files they were."""
+    ours = shutil.copytree(plate, tmp_path / "ours")
+    stain(LeavesEarlyQuietly(1), plate=ours)
+    path = tmp_path / "out" / "manifest.json"
+    told = entries(tmp_path / "out")
+    del told["20x B03 F001"]["made_from"]
+    path.write_text(json.dumps({"fields": told}))
+    kept = stain(LeavesEarlyQuietly(0), plate=ours)
+    assert (fovs(kept.skipped), kept.changed) == ([1], [])
+    image_again(ours, 1)
+    assert fovs(stain(LeavesEarlyQuietly(0), plate=ours).changed) == [1]
+
+
+def test_the_command_says_which_fields_it_paints_again(plate, small_model, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    ours = tmp_path / "ours"
+    write_plate(ours, range(1, 3))
+    settings = {"plate": ours, "model": small_model, "out": tmp_path / "out"}
+    arguments = [f"--{name}={value}" for name, value in settings.items()]
+    assert "2 fields painted" in CliRunner().invoke(command, arguments).stdout
+    image_again(ours, 2)
+    said = CliRunner().invoke(command, arguments).stdout
+    assert "The files of field 20x B03 F002 have changed since it was painted" in said
+    assert "1 fields painted" in said
 
 
 @pytest.mark.slow

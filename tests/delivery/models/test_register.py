@@ -294,7 +294,7 @@ def test_registering_again_does_not_undo_what_was_decided_by_hand(shelf):
 @pytest.mark.parametrize(
     ("found", "alias", "reason"),
     [
-        (3, "champion", "version 1 cannot be read by this code any more"),
+        (3, "champion", "version 1, the champion before, can no longer be loaded"),
         (99, "candidate", "version 1 stays champion, because it cannot be"),
     ],
     ids=["older", "newer"],

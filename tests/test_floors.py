@@ -16,10 +16,11 @@ FLOORS = {
     **dict.fromkeys(("client", "store", "networks"), 3),
     **dict.fromkeys(("preparation", "training", "staining"), 4),
     "evaluation": 5,
-    "delivery": 6,
-    "entrypoints": 7,
+    "measuring": 6,
+    "delivery": 7,
+    "entrypoints": 8,
 }
-WITHOUT_MLFLOW = ("networks", "training", "evaluation")
+WITHOUT_MLFLOW = ("networks", "training", "evaluation", "measuring")
 UNSAFE = ("pickle", "cPickle", "dill", "cloudpickle", "joblib", "torch.load")
 
 

@@ -23,6 +23,7 @@ CONFIGS = {
     "evaluate": config.EvaluateConfig,
     "register": config.RegisterConfig,
     "stain": config.StainConfig,
+    "measure": config.MeasureConfig,
     "relocate": config.RelocateConfig,
     "simulate": config.SimulateConfig,
     "demo": config.DemoConfig,

@@ -7,19 +7,16 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from adipocyte.domain import SMALLEST_PX, FieldKey
-from adipocyte.errors import ImageError, PlateError
+from adipocyte.domain import FieldKey
+from adipocyte.errors import ImageError
 from adipocyte.evaluation.fields import FieldPaths
-from adipocyte.plate.listing import list_folders, list_images, named, same_image
-from adipocyte.plate.names import parse_magnification
+from adipocyte.plate.listing import same_image
 from adipocyte.plate.problems import Problem
-from adipocyte.plate.tiff import Header, read_header, read_image
+from adipocyte.plate.stains import Files, list_stains, unlike
+from adipocyte.plate.tiff import read_header, read_image
 
 PREDICTION = "prediction"  # the way of images that somebody else painted
 _AS_UINT16 = "predictions: clip to 0…65535, round and save as uint16"
-
-Files = dict[str, list[Path]]  # of a field, by target
-Listed = dict[FieldKey, Files]
 
 
 @dataclass(frozen=True)
@@ -42,8 +39,8 @@ def pair(truth: Path, prediction: Path, magnification: int = 0) -> Pairs:
     Raises PlateError when a folder does not exist or has no stained image of the challenge's form.
     """
     true, painted = (
-        _listed(truth, "truth", magnification),
-        _listed(prediction, "prediction", magnification),
+        list_stains(truth, "truth", magnification),
+        list_stains(prediction, "prediction", magnification),
     )
     pairs = Pairs([])
     for key in tqdm(sorted(true.keys() | painted.keys()), desc="pair", unit="field"):
@@ -78,36 +75,6 @@ def _alike(pairs: Pairs) -> Pairs:
     return found
 
 
-def _listed(folder: Path, name: str, magnification: int) -> Listed:
-    """The stained images of a folder by field and target."""
-    if not folder.is_dir():
-        raise PlateError(f"there is no folder {folder}", f"give the {name} with -P {name}=<folder>")
-    listed: Listed = defaultdict(lambda: defaultdict(list))
-    others: list[Path] = []
-    for images in list_folders(folder):
-        known = parse_magnification(images.name) or (magnification if images == folder else None)
-        found = list_images(images)
-        others += [*found.similar, *found.others]
-        for path, image in found.images.items():
-            if image.target is None:
-                continue
-            if not known:
-                raise PlateError(
-                    f"the magnification of {path} cannot be told",
-                    "put it into a folder named 20x_images, 40x_images or 60x_images, "
-                    "or give -P magnification=20, 40 or 60",
-                )
-            listed[FieldKey(known, image.well, image.fov)][image.target].append(path)
-    if not listed:
-        example = "AssayPlate_Greiner_#655090_B03_T0001F001L01A01Z01C01.tif"
-        raise PlateError(
-            f"{folder} holds no stained image of the challenge's form"
-            + (f", only {named(others)}" if others else ""),
-            f"its files must be named like {example}",
-        )
-    return listed
-
-
 def _problems(key: FieldKey, truth: Files, painted: Files) -> Iterator[Problem]:
     """Everything that keeps a field from being scored."""
     where = str(key)
@@ -128,25 +95,4 @@ def _problems(key: FieldKey, truth: Files, painted: Files) -> Iterator[Problem]:
         if len(paths) > 1:
             yield Problem(where, *same_image(paths))
     if headers:
-        yield from _unlike(where, headers)
-
-
-def _unlike(where: str, headers: dict[Path, Header]) -> Iterator[Problem]:
-    """Images that are not one uint16 plane, are too small, or differ in size from the first."""
-    first, of_first = next(iter(headers.items()))
-    for path, header in headers.items():
-        if header.n_planes > 1:
-            yield Problem(where, f"{path} has {header.n_planes} pages", "save one plane to a file")
-        if header.dtype != "uint16":
-            remedy = "save raw counts as uint16, because the features' thresholds are in counts"
-            yield Problem(where, f"{path} is {header.dtype}", remedy)
-        if header.shape != of_first.shape:
-            sizes = f"{path} is {_size(header)} pixels, {first} {_size(of_first)}"
-            yield Problem(where, sizes, "all images of a field must have one size, in both folders")
-    if min(of_first.shape) < SMALLEST_PX:
-        found = f"{first} is {of_first.shape} pixels"
-        yield Problem(where, found, f"a side must be at least {SMALLEST_PX}")
-
-
-def _size(header: Header) -> str:
-    return f"{header.shape[0]} x {header.shape[1]}"
+        yield from unlike(where, headers, "in both folders")

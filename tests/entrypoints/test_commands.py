@@ -228,6 +228,25 @@ def test_preprocess_skips_on_request_and_shows_what_it_found(elsewhere: Path, sm
     assert (rows["brightfield_mean_counts"] > 0).all()
 
 
+def test_measure_says_what_it_found_and_records_wells_and_a_picture(elsewhere: Path):
+    for well in ("B03", "C04"):
+        stains = RawField(np.empty((0, 0, 0), np.uint16), drawn_field(NUCLEI))
+        write_field(elsewhere / "stained", FieldKey(20, well, 1), stains)
+    [red] = (elsewhere / "stained" / "20x_images").glob("*_C04_*C03.tif")
+    red.unlink()
+    out = succeeds("measure", "--images", "stained", "--workers", "0").stdout
+    assert "Without A3 (cytoplasm), so without what needs it: 20x C04 F001." in out
+    assert f"{len(INSIDE)} Cells" in out
+    assert "in 2 fields, 2 measured now." in out
+    assert (elsewhere / "measured" / "Cells.parquet").is_file()
+    [run] = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert run.data.metrics["Cells"] == len(INSIDE)
+    files = {file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id)}
+    assert files >= {"wells.json", "Wells.parquet", "outlines.png"}
+    wells = mlflow.load_table("wells.json", run_ids=[run.info.run_id])
+    assert list(wells["Metadata_Well"]) == ["B03", "C04"]
+
+
 def test_a_preparation_that_is_refused_is_a_run_that_failed(small_plate: Path):
     """The run is opened first, so that a server that takes none is known before the work."""
     refusal("preprocess", "--plate", str(small_plate), "--test_wells", "P24", "--workers", "0")

@@ -26,6 +26,7 @@ NONSENSE = ("", "#", "a b", "-1", "nan", "1e999", "ü/…", "../..", "x" * 5000)
 # is there to work on.
 NEEDED = {
     "plate": "no_plate",
+    "images": "no_images",
     "target": "A2",
     "store": "no_store",
     "server": "nowhere",

@@ -39,6 +39,7 @@ from adipocyte.evaluation.cellprofiler.propagation import REGULARISATION, propag
 from adipocyte.evaluation.cellprofiler.reconstruction import CROSS, TILE_PX, reconstruct
 from adipocyte.evaluation.cellprofiler.thresholds import li_threshold
 from tests.support import golden
+from tests.support.drawn import HEALTHY, INSIDE, NUCLEI, ON_FRAME, drawn_field
 from tests.support.golden import (
     SHIPPED,
     SHIPPED_FIELDS,
@@ -84,32 +85,10 @@ def test_a_field_that_cellprofiler_refuses_is_refused():
         measure(golden.read_edge_case("e7_crop_364px"), 20)
 
 
-def drawn_field(nuclei: dict[tuple[int, int], int], side_px: int = 384) -> dict[str, np.ndarray]:
-    """A 20x field. Its nuclei are disks of radius 14, given by their centres and brightness.
-
-    Each lies in a cell of radius 40 with six droplets of radius 4.
-    """
-    random = np.random.default_rng(0)
-    images = {target: random.normal(300, 10, (side_px, side_px)) for target in TARGETS}
-    shape = (side_px, side_px)
-    for (y, x), counts in nuclei.items():
-        images["A3"][disk_pixels((y, x), 40, shape=shape)] += 3000
-        images["A1"][disk_pixels((y, x), 14, shape=shape)] += counts
-        for turn in np.linspace(0, 2 * np.pi, 6, endpoint=False):
-            centre = (y + 26 * np.sin(turn), x + 26 * np.cos(turn))
-            images["A2"][disk_pixels(centre, 4, shape=shape)] += 3000
-    return {target: image.astype(np.uint16) for target, image in images.items()}
-
-
-HEALTHY, APOPTOTIC = 2000, 4000
-INSIDE, ON_FRAME = ((100, 100), (100, 250), (250, 160)), (250, 24)
-
-
 @functools.cache
 def drawn() -> Measured:
     """Three healthy nuclei, a bright one, and one whose cell touches the frame."""
-    nuclei = dict.fromkeys((*INSIDE, ON_FRAME), HEALTHY) | {(300, 300): APOPTOTIC}
-    return measure(drawn_field(nuclei), 20)
+    return measure(drawn_field(NUCLEI), 20)
 
 
 def test_nuclei_and_the_cells_around_them_are_counted():
@@ -164,6 +143,36 @@ def test_without_nuclei_their_features_and_those_of_cells_are_nan():
     assert found["Count_nuclei"] == found["Count_cells_no_edge"] == 0
 
 
+@pytest.mark.parametrize(
+    ("given", "counted"),
+    [
+        (("A2",), {"Count_Lipids_no_edge"}),
+        (("A1", "A3"), {"Count_nuclei", "Count_nuclei_no_edge"}),
+        (("A3",), set()),
+    ],
+)
+def test_without_a_stain_the_rest_is_measured_alike(given, counted):
+    images = drawn_field(NUCLEI)
+    found = measure({target: images[target] for target in given}, 20).features
+    assert tuple(found) == COLUMNS
+    assert {column for column in found if column.startswith("Count_") and found[column] > 0} == (
+        counted
+    )
+    measured = {column for column in COLUMNS if not np.isnan(found[column])}
+    same = {column for column in measured if found[column] == drawn().features[column]}
+    # Nuclei are those of all cells but for one that touches the frame with its cell alone.
+    assert all("nuclei_no_edge" in column for column in measured - same)
+
+
+def test_means_are_of_the_objects_values():
+    measured = drawn()
+    for name, columns in measured.objects.items():
+        for column, values in columns.items():
+            assert len(values) == measured.labels[name].max()
+            finite = values[np.isfinite(values)]
+            assert measured.features[f"Mean_{name}_{column}"] == finite.mean()
+
+
 def narrow(images):
     return {target: image[:, :369] for target, image in images.items()}
 
@@ -175,7 +184,7 @@ def narrow(images):
         (lambda one: one | {"A1": one["A1"].astype(np.int32) - 400}, 20, r"A1 is int32.*uint16"),
         (lambda one: one | {"A3": one["A3"][:-1]}, 20, r"A3 of \(370, 371\).*one size"),
         (narrow, 20, r"371 x 369 pixels.*at least 370"),
-        (lambda one: {"A1": one["A1"]}, 20, "lacks A2 and A3"),
+        (lambda one: {}, 20, "has no stain: give some of A1, A2, A3"),
         (lambda one: one, 10, r"magnification 10: give one of 20, 40, 60"),
     ],
 )

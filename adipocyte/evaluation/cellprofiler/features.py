@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,11 +50,13 @@ COLUMNS = _columns()
 class Measured:
     """The `features` of one field by COLUMNS, and the `labels` (Y, X) of every step.
 
-    A feature is nan where there is no object to measure.
+    A feature is nan where there is no object to measure, or a stain is missing. `objects` are the
+    values behind the means: by kind of object and CellProfiler's name, one for each label, (N,).
     """
 
     features: dict[str, float]
     labels: dict[str, Labels]
+    objects: dict[str, dict[str, NDArray[np.float64]]]
 
 
 def measure(images: Mapping[str, NDArray[np.uint16]], magnification: int) -> Measured:
@@ -62,14 +65,16 @@ def measure(images: Mapping[str, NDArray[np.uint16]], magnification: int) -> Mea
     The result is that of the challenge's CellProfiler 4.0 pipelines.
 
     images: by target, "A1" nuclei, "A2" lipid droplets and "A3" cytoplasm, each (Y, X) uint16 in
-    counts, of one shape, with sides of at least SMALLEST_PX. Two calls give the same bits on every
+    counts, of one shape, with sides of at least SMALLEST_PX. Without one of them what can be found
+    without it is measured: droplets need A2, nuclei A1, cells all three; nuclei alone are those
+    that do not touch the frame themselves. Two calls give the same bits on every
     processor and with any number of threads; `filters.ranks` has the rule for ties, which
     CellProfiler leaves to the processor.
 
     Features are nan where there is no object to measure: 54 of them without nuclei, 78 in a field
     that is black.
 
-    Raises ImageError for other dtypes, shapes that differ, a smaller side, a missing target or an
+    Raises ImageError for other dtypes, shapes that differ, a smaller side, no target at all or an
     unknown magnification.
     """
     _check(images, magnification)
@@ -77,21 +82,27 @@ def measure(images: Mapping[str, NDArray[np.uint16]], magnification: int) -> Mea
     # In float32, as CellProfiler reads 16 bits. In float64 a quarter of the features would change,
     # some by more than their own size.
     stains = {
-        name: images[target].astype(np.float32) / np.float32(65535)
-        for target, name in STAINS.items()
+        STAINS[target]: images[target].astype(np.float32) / np.float32(65535)
+        for target in TARGETS
+        if target in images
     }
-    labels = _find(stains, parameters)
-    defect_image = defects.defect_image(stains["Bodipy"], parameters.defect_floor)
-    objects = _measure_objects(labels, {**stains, DEFECTS: defect_image})
-    defect = objects[f"Lipids_no_edge_Intensity_IntegratedIntensity_{DEFECTS}"]
-    keep = np.concatenate([[False], defect >= parameters.defective_from])
-    labels["Defective_lipid_droplets"] = kept(labels["Lipids_no_edge"], keep)
-    features = {f"Count_{name}": float(labels[name].max()) for name in COUNTED}
-    for size, lost in enumerate(granularity(stains["Bodipy"]), start=1):
-        features[f"Granularity_{size}_Bodipy"] = lost
-    for kind in AGGREGATES:
-        features |= {f"{kind}_{name}": aggregate(objects[name], kind) for name in objects}
-    return Measured({column: features[column] for column in COLUMNS}, labels)
+    labels, measured_in = _find(stains, parameters), dict(stains)
+    if "Bodipy" in stains:
+        measured_in[DEFECTS] = defects.defect_image(stains["Bodipy"], parameters.defect_floor)
+    objects = _measure_objects(labels, measured_in)
+    if "Bodipy" in stains:
+        defect = objects["Lipids_no_edge"][f"Intensity_IntegratedIntensity_{DEFECTS}"]
+        keep = np.concatenate([[False], defect >= parameters.defective_from])
+        labels["Defective_lipid_droplets"] = kept(labels["Lipids_no_edge"], keep)
+    features = dict.fromkeys(COLUMNS, float("nan"))
+    features |= {f"Count_{name}": float(labels[name].max()) for name in COUNTED if name in labels}
+    if "Bodipy" in stains:
+        for size, lost in enumerate(granularity(stains["Bodipy"]), start=1):
+            features[f"Granularity_{size}_Bodipy"] = lost
+    for kind, (name, columns) in product(AGGREGATES, objects.items()):
+        for column, values in columns.items():
+            features[f"{kind}_{name}_{column}"] = aggregate(values, kind)
+    return Measured(features, labels, objects)
 
 
 def aggregate(values: NDArray[np.float64], kind: str) -> float:
@@ -109,13 +120,11 @@ def _check(images: Mapping[str, NDArray[np.uint16]], magnification: int) -> None
             f"there is no CellProfiler pipeline for magnification {magnification!r}",
             f"give one of {', '.join(map(str, PARAMETERS))}",
         )
-    if missing := [target for target in TARGETS if target not in images]:
-        raise ImageError(
-            f"the field lacks {' and '.join(missing)}",
-            f"its features need all of {', '.join(TARGETS)}",
-        )
-    first_shape = images[TARGETS[0]].shape
-    for target in TARGETS:
+    given = [target for target in TARGETS if target in images]
+    if not given:
+        raise ImageError("the field has no stain", f"give some of {', '.join(TARGETS)}")
+    first_shape = images[given[0]].shape
+    for target in given:
         image = images[target]
         if image.dtype != np.uint16 or image.ndim != 2:
             raise ImageError(
@@ -124,7 +133,7 @@ def _check(images: Mapping[str, NDArray[np.uint16]], magnification: int) -> None
             )
         if image.shape != first_shape:
             raise ImageError(
-                f"{TARGETS[0]} is of shape {first_shape} and {target} of {image.shape}",
+                f"{given[0]} is of shape {first_shape} and {target} of {image.shape}",
                 "all must be of one field and of one size",
             )
         if min(image.shape) < SMALLEST_PX:
@@ -136,37 +145,56 @@ def _check(images: Mapping[str, NDArray[np.uint16]], magnification: int) -> None
 
 
 def _find(stains: Mapping[str, NDArray[np.float32]], parameters: Parameters) -> dict[str, Labels]:
-    """The labels of every step but the defective droplets, by CellProfiler's names."""
-    hoechst, bodipy, red = (stains[name] for name in STAINS.values())
+    """The labels of every step but the defective droplets, by CellProfiler's names.
+
+    Steps that need a stain which is missing are left out.
+    """
+    labels: dict[str, Labels] = {}
+    if "Hoechst" in stains:
+        labels |= _find_nuclei(stains, parameters)
+    if "Bodipy" in stains:
+        small, big = droplets.find_droplets(stains["Bodipy"], parameters)
+        joined = droplets.merge(big, small)
+        labels |= {
+            "lipid_droplets": small,
+            "big_droplets": big,
+            "Lipid_droplets_final_segmentation": joined,
+            "Lipids_no_edge": kept(joined, ~on_frame(joined)),
+        }
+    return labels
+
+
+def _find_nuclei(
+    stains: Mapping[str, NDArray[np.float32]], parameters: Parameters
+) -> dict[str, Labels]:
+    """The labels of nuclei, and of the cells around them where all stains are there."""
+    hoechst = stains["Hoechst"]
     nuclei, unedited = cells.find_nuclei(hoechst, parameters)
     living = cells.living(nuclei, hoechst)
-    bodies = cells.find_cells(bodipy, red, living, unedited, parameters)
+    found = {"nuclei": nuclei, "nuclei__unedited": unedited, "Nuclei_filtered": living}
+    if len(stains) < len(STAINS):
+        return found | {"nuclei_no_edge": kept(living, ~on_frame(living))}
+    bodies = cells.find_cells(
+        stains["Bodipy"], stains["CellTrackerRed"], living, unedited, parameters
+    )
     whole_cells, their_nuclei = cells.inside(bodies, living)
-    small, big = droplets.find_droplets(bodipy, parameters)
-    joined = droplets.merge(big, small)
-    return {
-        "nuclei": nuclei,
-        "nuclei__unedited": unedited,
-        "Nuclei_filtered": living,
+    return found | {
         "cell_bodies": bodies,
         "cells_no_edge": whole_cells,
         "nuclei_no_edge": their_nuclei,
-        "lipid_droplets": small,
-        "big_droplets": big,
-        "Lipid_droplets_final_segmentation": joined,
-        "Lipids_no_edge": kept(joined, ~on_frame(joined)),
     }
 
 
 def _measure_objects(
     labels: Mapping[str, Labels], images: Mapping[str, NDArray[np.floating]]
-) -> dict[str, NDArray[np.float64]]:
-    """One value for each object, by the columns' names without "Mean_" or "StDev_"."""
+) -> dict[str, dict[str, NDArray[np.float64]]]:
+    """The values of each kind of object, by the columns' names without "Mean_nuclei_no_edge_"."""
     found = {}
-    for name, measured_in in MEASURED_IN.items():
-        for shape, values in shapes(labels[name]).items():
-            found[f"{name}_AreaShape_{shape}"] = values
-        for image in measured_in:
-            for measure, values in brightness(labels[name], images[image]).items():
-                found[f"{name}_Intensity_{measure}_{image}"] = values
+    for name in MEASURED_IN.keys() & labels.keys():
+        columns = {f"AreaShape_{shape}": one for shape, one in shapes(labels[name]).items()}
+        for image in MEASURED_IN[name]:
+            if image in images:
+                of_image = brightness(labels[name], images[image])
+                columns |= {f"Intensity_{kind}_{image}": one for kind, one in of_image.items()}
+        found[name] = columns
     return found

@@ -1,0 +1,1 @@
+"""Tables of what stained images show: nuclei, cells, lipid droplets, fields and wells."""

@@ -1,0 +1,44 @@
+"""Tables on disk, written a field at a time, so that a plate of any size takes little memory."""
+
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import csv, parquet
+
+from adipocyte.measuring.objects import Table
+from adipocyte.system.files import replacing
+
+
+class TableFile:
+    """A table that grows. All that is added to it has the same columns."""
+
+    def __init__(self, path: Path, is_csv: bool) -> None:
+        self._path, self._is_csv = path, is_csv
+        self._writer: parquet.ParquetWriter | csv.CSVWriter | None = None
+
+    def append(self, same: Mapping[str, str | float], table: Table | None = None) -> None:
+        """Add the rows of *table*, each with the values *same*; without it one row of these."""
+        n = len(next(iter(table.values()))) if table else 1
+        columns = {name: np.full(n, value) for name, value in same.items()} | (table or {})
+        rows = pa.table({name: pa.array(values) for name, values in columns.items()})
+        if self._writer is None:
+            make = csv.CSVWriter if self._is_csv else parquet.ParquetWriter
+            self._writer = make(self._path, rows.schema)
+        self._writer.write_table(rows)
+
+    def close(self) -> None:
+        """Write what is held back."""
+        if self._writer:
+            self._writer.close()
+
+
+@contextmanager
+def table_file(path: Path) -> Generator[TableFile]:
+    """A table in one file, Parquet or CSV by its suffix, written whole or not at all."""
+    with replacing(path) as partial:
+        file = TableFile(partial, path.suffix == ".csv")
+        yield file
+        file.close()

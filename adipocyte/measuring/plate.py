@@ -1,0 +1,205 @@
+"""A folder of stained images to tables, field by field."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from tqdm import tqdm
+
+from adipocyte.domain import TARGETS, FieldKey, row_and_column
+from adipocyte.errors import ImageError, PlateError
+from adipocyte.evaluation.cellprofiler.features import STAINS, Measured, measure
+from adipocyte.evaluation.cellprofiler.labelling import Labels
+from adipocyte.measuring.files import table_file
+from adipocyte.measuring.objects import IMAGE, KINDS, tables_of
+from adipocyte.measuring.parts import PART_FORMAT, has_part, read_part, write_part
+from adipocyte.measuring.wells import well_row
+from adipocyte.plate.listing import same_image
+from adipocyte.plate.names import magnification_folder, parse_name
+from adipocyte.plate.problems import Problem, problem_table
+from adipocyte.plate.stains import Files, list_stains, unlike
+from adipocyte.plate.tiff import read_header, read_image
+from adipocyte.system.files import fingerprint, replacing, short_digest
+from adipocyte.system.processes import each
+
+WELLS = "Wells"
+LABELS = "labels"
+
+
+@dataclass(frozen=True)
+class StainedField:
+    """The stained images of one field, a file for each target that it has."""
+
+    key: FieldKey
+    plate: str
+    files: dict[str, Path]
+
+    def read(self) -> dict[str, np.ndarray]:
+        """The images, (Y, X) in counts, by target. Raises ImageError."""
+        headers = {path: read_header(path) for path in self.files.values()}
+        if problem := next(unlike(str(self.key), headers, "because they are one field"), None):
+            raise ImageError(problem.found, problem.remedy)
+        return {target: read_image(path) for target, path in self.files.items()}
+
+
+@dataclass(frozen=True)
+class MeasuredPlate:
+    """What was measured: `wells`, the rows of that table; the `fields`; `n_new` of them now.
+
+    `problems` are of fields that could not be measured, `lacking` are fields without a stain, by
+    target. `tables` are the files, by name.
+    """
+
+    fields: tuple[StainedField, ...]
+    n_new: int
+    wells: list[dict[str, str | float]]
+    problems: tuple[Problem, ...]
+    lacking: dict[str, tuple[FieldKey, ...]]
+    tables: dict[str, Path]
+
+
+@dataclass(frozen=True)
+class _Task:
+    field: StainedField
+    out: Path
+    labels: bool
+
+    @property
+    def made_of(self) -> str:
+        files = [fingerprint(path) for path in self.field.files.values()]
+        return short_digest([PART_FORMAT, str(self.field.key), files, self.labels])
+
+
+def measure_plate(
+    images: Path, out: Path, *, magnification: int, labels: bool, csv: bool, workers: int
+) -> MeasuredPlate:
+    """Measure every field of a folder of stains, true or painted, and write tables into *out*.
+
+    *workers* processes measure fields side by side (0: this one). A field whose files are as they
+    were is not measured again, so the same command continues. The tables are Parquet, or with *csv*
+    CSV; *labels* also writes the labels of nuclei, cells and droplets as TIFFs. *magnification* is
+    that of a folder whose name does not state it.
+
+    A field that cannot be measured is a problem of the result, and stops nothing. Raises PlateError
+    when no field can be measured.
+    """
+    fields, problems = _fields(images, magnification)
+    tasks = [_Task(field, out, labels) for field in fields]
+    due = [task for task in tasks if not has_part(out, task.field.key, task.made_of)]
+    done = tqdm(each(_measure, due, workers), total=len(due), desc="measure", unit="field")
+    problems += [problem for problem in done if problem]
+    bad = {problem.where for problem in problems}
+    whole = tuple(field for field in fields if str(field.key) not in bad)
+    if not whole:
+        raise PlateError(
+            f"no field of {images} can be measured", f"mend one:\n{problem_table(problems)}"
+        )
+    wells, tables = _write_tables(whole, out, csv)
+    lacking = {
+        target: tuple(field.key for field in whole if target not in field.files)
+        for target in TARGETS
+    }
+    return MeasuredPlate(
+        whole,
+        len(due) - len(bad & {str(task.field.key) for task in due}),
+        wells,
+        tuple(problems),
+        {target: keys for target, keys in lacking.items() if keys},
+        tables,
+    )
+
+
+def outlined(field: StainedField) -> tuple[dict[str, np.ndarray], Measured]:
+    """The images of a field and what is found in them, to draw."""
+    images = field.read()
+    return images, measure(images, field.key.magnification)
+
+
+def _fields(images: Path, magnification: int) -> tuple[list[StainedField], list[Problem]]:
+    fields, problems = [], []
+    for key, files in sorted(list_stains(images, "images", magnification).items()):
+        found = list(_doubled(key, files))
+        problems += found
+        if not found:
+            first = {target: files[target][0] for target in TARGETS if target in files}
+            plate = parse_name(next(iter(first.values())).name).plate
+            fields.append(StainedField(key, plate, first))
+    return fields, problems
+
+
+def _doubled(key: FieldKey, files: Files) -> Iterator[Problem]:
+    for paths in files.values():
+        if len(paths) > 1:
+            yield Problem(str(key), *same_image(paths))
+
+
+def _measure(task: _Task) -> Problem | None:
+    """Measure a field and write its part; what keeps it from being measured."""
+    key = task.field.key
+    try:
+        images = task.field.read()
+        measured = measure(images, key.magnification)
+    except ImageError as error:
+        return Problem(str(key), error.found, error.remedy)
+    if task.labels:
+        _write_labels(task, measured.labels)
+    write_part(task.out, key, task.made_of, tables_of(measured, key.magnification))
+    return None
+
+
+def _write_labels(task: _Task, labels: Mapping[str, Labels]) -> None:
+    folder = task.out / LABELS / magnification_folder(task.field.key.magnification)
+    for table, kind in KINDS.items():
+        if kind in labels:
+            name = f"{task.field.plate}_{task.field.key.well}_F{task.field.key.fov:03d}_{table}.tif"
+            image = labels[kind]
+            dtype = np.uint16 if image.max() <= np.iinfo(np.uint16).max else np.uint32
+            with replacing(folder / name) as partial:
+                tifffile.imwrite(partial, image.astype(dtype), compression="zlib")
+
+
+def _write_tables(
+    fields: Sequence[StainedField], out: Path, csv: bool
+) -> tuple[list[dict[str, str | float]], dict[str, Path]]:
+    """Write all tables from the parts, one field at a time; the rows of wells, and the files."""
+    names = (IMAGE, *KINDS, WELLS)
+    paths = {name: out / f"{name}.{'csv' if csv else 'parquet'}" for name in names}
+    rows: list[dict[str, str | float]] = []
+    numbered = enumerate(sorted(fields, key=_well_and_key), start=1)
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(table_file(path)) for name, path in paths.items()}
+        bar = tqdm(numbered, total=len(fields), desc="tables", unit="field")
+        for _, group in groupby(bar, key=lambda item: _well_and_key(item[1])[0]):
+            found = []
+            for number, field in group:
+                found.append(read_part(out, field.key))
+                for name in (IMAGE, *KINDS):
+                    files[name].append(_metadata(field, number), found[-1][name])
+            rows.append(_of_well(field) | well_row(found))
+            files[WELLS].append(rows[-1])
+    return rows, paths
+
+
+def _well_and_key(field: StainedField) -> tuple[tuple[str, int, str], FieldKey]:
+    return (field.plate, field.key.magnification, field.key.well), field.key
+
+
+def _of_well(field: StainedField) -> dict[str, str | float]:
+    row, column = row_and_column(field.key.well)
+    return {
+        "Metadata_Plate": field.plate,
+        "Metadata_Magnification": field.key.magnification,
+        "Metadata_Well": field.key.well,
+        "Metadata_Row": row,
+        "Metadata_Column": column,
+    }
+
+
+def _metadata(field: StainedField, number: int) -> dict[str, str | float]:
+    names = {f"FileName_{STAINS[target]}": path.name for target, path in field.files.items()}
+    named = {f"FileName_{stain}": names.get(f"FileName_{stain}", "") for stain in STAINS.values()}
+    return {"ImageNumber": number, **_of_well(field), "Metadata_Site": field.key.fov, **named}

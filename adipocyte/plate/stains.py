@@ -1,0 +1,77 @@
+"""The stained images of a folder, true or painted, field by field."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from adipocyte.domain import SMALLEST_PX, FieldKey
+from adipocyte.errors import PlateError
+from adipocyte.plate.listing import list_folders, list_images, named
+from adipocyte.plate.names import parse_magnification
+from adipocyte.plate.problems import Problem
+from adipocyte.plate.tiff import Header
+
+Files = dict[str, list[Path]]  # of a field, by target
+Listed = dict[FieldKey, Files]
+
+
+def list_stains(folder: Path, name: str, magnification: int) -> Listed:
+    """The stained images of a folder by field and target. Brightfield is ignored.
+
+    A folder holds `20x_images/`, `40x_images/` and/or `60x_images/`, or is one of them; or it holds
+    images of one *magnification*, which its name does not state. *name* is that of the setting
+    which gives the folder.
+
+    Raises PlateError when the folder does not exist, has no stained image of the challenge's form
+    or does not tell the magnification.
+    """
+    if not folder.is_dir():
+        raise PlateError(f"there is no folder {folder}", f"give the {name} with -P {name}=<folder>")
+    listed: Listed = defaultdict(lambda: defaultdict(list))
+    others: list[Path] = []
+    for images in list_folders(folder):
+        known = parse_magnification(images.name) or (magnification if images == folder else None)
+        found = list_images(images)
+        others += [*found.similar, *found.others]
+        for path, image in found.images.items():
+            if image.target is None:
+                continue
+            if not known:
+                raise PlateError(
+                    f"the magnification of {path} cannot be told",
+                    "put it into a folder named 20x_images, 40x_images or 60x_images, "
+                    "or give -P magnification=20, 40 or 60",
+                )
+            listed[FieldKey(known, image.well, image.fov)][image.target].append(path)
+    if not listed:
+        example = "AssayPlate_Greiner_#655090_B03_T0001F001L01A01Z01C01.tif"
+        raise PlateError(
+            f"{folder} holds no stained image of the challenge's form"
+            + (f", only {named(others)}" if others else ""),
+            f"its files must be named like {example}",
+        )
+    return listed
+
+
+def unlike(where: str, headers: Mapping[Path, Header], among: str) -> Iterator[Problem]:
+    """Images that are not one uint16 plane, are too small, or differ in size from the first.
+
+    *among* says which images must be of one size: "in both folders".
+    """
+    first, of_first = next(iter(headers.items()))
+    for path, header in headers.items():
+        if header.n_planes > 1:
+            yield Problem(where, f"{path} has {header.n_planes} pages", "save one plane to a file")
+        if header.dtype != "uint16":
+            remedy = "save raw counts as uint16, because the features' thresholds are in counts"
+            yield Problem(where, f"{path} is {header.dtype}", remedy)
+        if header.shape != of_first.shape:
+            sizes = f"{path} is {_size(header)} pixels, {first} {_size(of_first)}"
+            yield Problem(where, sizes, f"all images of a field must have one size, {among}")
+    if min(of_first.shape) < SMALLEST_PX:
+        found = f"{first} is {of_first.shape} pixels"
+        yield Problem(where, found, f"a side must be at least {SMALLEST_PX}")
+
+
+def _size(header: Header) -> str:
+    return f"{header.shape[0]} x {header.shape[1]}"

@@ -185,7 +185,7 @@ def fetched_network(run: Run) -> Generator[Path]:
         except (MlflowException, OSError) as error:
             raise RunError(
                 f"run {run.info.run_id} has no network in {place} ({error})",
-                f"{if_moved(place)}; else give the id of a finished training, as mlflow ui shows it",
+                f"{if_moved(place)}; else give the id of a finished one, as mlflow ui shows it",
             ) from error
         yield folder
 

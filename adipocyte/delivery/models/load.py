@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.models.model import MLMODEL_FILE_NAME
 
-from adipocyte.delivery.runs.runs import IF_MOVED, fetched, lacks, repository_of
+from adipocyte.delivery.runs.runs import fetched, if_moved, lacks, repository_of
 from adipocyte.errors import BundleError, MissingFilesError, RunError
 from adipocyte.staining.bundle import BUNDLE_MANIFEST, BundleManifest, check_files, read_manifest
 from adipocyte.staining.stainer import Stainer
@@ -80,7 +80,8 @@ def _refusal(uri: str, error: Exception) -> RunError:
         return MissingFilesError(
             f"{uri} is registered, but its files are gone from where they were recorded, "
             f"{place.artifact_uri}",
-            f"{IF_MOVED}; else name another version, or make one with mlflow run . -e register",
+            f"{if_moved(place.artifact_uri)}; else name another version, or make one with "
+            "mlflow run . -e register",
         )
     return RunError(
         f"{uri} is registered, but its files cannot be fetched from {place.artifact_uri} ({error})",

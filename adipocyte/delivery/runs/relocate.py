@@ -5,6 +5,7 @@ and has no command that changes them (github.com/mlflow/mlflow/issues/3144, 3719
 the addresses of a server that serves artifacts, `mlflow-artifacts:/…`, hold wherever it runs.
 """
 
+import os
 from pathlib import Path
 
 import mlflow
@@ -33,7 +34,8 @@ def relocate(before: Path, now: Path) -> int:
     """
     if not now.is_dir():
         raise ConfigError(f"there is no folder {now}", "give the project's with -P now=<folder>")
-    before, now = before.absolute(), now.resolve()
+    # Not `resolve`, because other links may lie on the way to the old folder today.
+    before, now = Path(os.path.abspath(before)), now.resolve()
     # A folder is recorded by its path or as an address: /data/a b, file:///data/a%20b.
     pairs = [(str(before), str(now)), (before.as_uri(), now.as_uri())]
     databases = {mlflow.get_tracking_uri(), mlflow.get_registry_uri()}

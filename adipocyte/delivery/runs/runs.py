@@ -28,7 +28,6 @@ STARTED_TAG = "adipocyte.started_from"
 SETTINGS_TAG, PARENT_TAG = "adipocyte.settings", "mlflow.parentRunId"
 SETTINGS_FILE = "config.json"
 NETWORK_ARTIFACT = "network"
-IF_MOVED = "if the project was moved, mlflow run . -e relocate -P before=<its old folder>"
 
 
 @contextmanager
@@ -151,6 +150,13 @@ def repository_of(uri: str) -> ArtifactRepository:
     return repository
 
 
+def if_moved(place: str) -> str:
+    """What to do where the artifacts of *place* were only moved."""
+    if place.startswith(("http://", "https://", "mlflow-artifacts:")):
+        return "if they were moved, start the server with their folder as --artifacts-destination"
+    return "if the project was moved, mlflow run . -e relocate -P before=<its old folder>"
+
+
 def lacks(repository: ArtifactRepository, folder: str, name: str) -> bool:
     """Whether a place that can be looked into has no file *name* in *folder*.
 
@@ -179,7 +185,7 @@ def fetched_network(run: Run) -> Generator[Path]:
         except (MlflowException, OSError) as error:
             raise RunError(
                 f"run {run.info.run_id} has no network in {place} ({error})",
-                f"give the id of a finished training run, as mlflow ui shows it, or {IF_MOVED}",
+                f"{if_moved(place)}; else give the id of a finished one, as mlflow ui shows it",
             ) from error
         yield folder
 

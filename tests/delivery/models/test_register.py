@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ import mlflow
 import numpy as np
 import pytest
 import requests
+import sqlalchemy
 import torch
 import yaml
 from mlflow import MlflowClient
@@ -30,12 +32,13 @@ from mlflow.exceptions import MlflowException
 from adipocyte.config import GeneratorConfig, RegisterConfig, SegmenterConfig
 from adipocyte.delivery.models import register as registry
 from adipocyte.delivery.models.assemble import gather
-from adipocyte.delivery.models.load import load_stainer, model_id_of
+from adipocyte.delivery.models.load import load_manifest, load_stainer, model_id_of
 from adipocyte.delivery.models.package import requirements
 from adipocyte.delivery.models.register import Registered
+from adipocyte.delivery.models.start import start_of
 from adipocyte.delivery.runs.runs import network_of, step_run
 from adipocyte.domain import FieldKey
-from adipocyte.errors import RunError
+from adipocyte.errors import MissingFilesError, RunError
 from adipocyte.networks.files import save_network
 from adipocyte.networks.unet import UNetSpec, build_unet
 from adipocyte.plate.fields import RawField, write_field
@@ -304,13 +307,93 @@ def test_a_champion_of_an_older_format_gives_way_and_one_of_newer_code_stays(
 ):
     name = f"format{found}"
     register(shelf.store, shelf.poor, name)
-    location = mlflow.get_logged_model(model_id_of(f"models:/{name}/1")).artifact_location
-    manifest = Path(location.removeprefix("file://")) / "artifacts" / "bundle" / "bundle.json"
+    manifest = files_of(name) / "artifacts" / "bundle" / "bundle.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": found}))
     later = register(shelf.store, shelf.good, name)
     assert later.alias == alias
     assert later.reason.startswith(reason)
     assert aliases(name)[alias] == "2"
+
+
+def files_of(name: str, number: int = 1) -> Path:
+    """The folder of a version's files, on this disk."""
+    location = mlflow.get_logged_model(model_id_of(f"models:/{name}/{number}")).artifact_location
+    return Path(location.removeprefix("file://"))
+
+
+def all_of_them(files: Path) -> None:
+    shutil.rmtree(files)
+
+
+def a_large_one(files: Path) -> None:
+    (files / "artifacts" / "bundle" / "A1" / "weights.safetensors").unlink()
+
+
+@pytest.mark.parametrize("remove", [all_of_them, a_large_one])
+def test_a_champion_whose_files_are_gone_gives_way_to_any_version(shelf, remove):
+    name = f"gone_{remove.__name__}"
+    register(shelf.store, shelf.good, name)
+    remove(files_of(name))
+    later = register(shelf.store, shelf.poor, name)
+    assert (later.version, later.alias) == ("2", "champion")
+    assert later.reason.startswith("version 1, the champion before, can no longer be loaded: ")
+    page = versions(name)[1]
+    assert (page.tags["reason"], page.tags["against"]) == (later.reason, "1")
+    assert page.description.startswith("Version 1, the champion before, can no longer be loaded")
+    assert load_stainer(f"models:/{name}@champion").manifest.runs == shelf.poor
+
+
+@pytest.mark.parametrize("remove", [all_of_them, a_large_one])
+def test_a_version_whose_files_are_gone_is_registered_again(shelf, remove):
+    name = f"again_{remove.__name__}"
+    register(shelf.store, shelf.good, name)
+    remove(files_of(name))
+    again = register(shelf.store, shelf.good, name)
+    assert (again.version, again.alias, again.is_new) == ("2", "champion", True)
+    assert again.left_over == ()  # the files of version 1 are no interrupted registration's
+    third = register(shelf.store, shelf.good, name)
+    assert (third.version, third.is_new) == ("2", False)
+
+
+def test_whatever_loads_a_version_whose_files_are_gone_says_where_they_were(shelf):
+    register(shelf.store, shelf.good, "told")
+    files = files_of("told")
+    shutil.rmtree(files)
+    said = rf"models:/told/1 is registered, but its files are gone from .*{files}: .*relocate"
+    start = GeneratorConfig(target="A1", start="models:/told@champion")
+    with pytest.raises(MissingFilesError, match=said):
+        load_manifest("models:/told/1")  # as `stain` begins
+    with pytest.raises(MissingFilesError, match=said):
+        load_stainer("models:/told/1")
+    with pytest.raises(MissingFilesError, match=said), start_of(start):
+        pass
+
+
+def test_a_champion_whose_files_cannot_be_fetched_just_now_stays(shelf, monkeypatch):
+    """The server that keeps them does not answer."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    register(shelf.store, shelf.poor, "unreachable")
+    place = "http://127.0.0.1:1/api/2.0/mlflow-artifacts/artifacts/model"
+    with sqlalchemy.create_engine(mlflow.get_tracking_uri()).begin() as database:
+        change = "UPDATE model_versions SET storage_location = ? WHERE name = 'unreachable'"
+        database.exec_driver_sql(change, (place,))
+    with pytest.raises(RunError, match="is registered, but its files cannot be fetched") as refused:
+        load_stainer("models:/unreachable/1")
+    assert not isinstance(refused.value, MissingFilesError)
+    later = register(shelf.store, shelf.good, "unreachable")
+    assert later.alias == "candidate"
+    assert later.reason.startswith("version 1 stays champion")
+
+
+def test_a_run_whose_files_are_gone_is_told_with_their_place(shelf, tmp_path):
+    run = keep_networks(shelf.store, tmp_path)[GOOD]["A1"]
+    place = mlflow.get_run(run).info.artifact_uri
+    shutil.rmtree(place.removeprefix("file://"))
+    with (
+        pytest.raises(RunError, match=f"run {run} has no network in {place} .*relocate"),
+        network_of(run, "train_gan", shelf.store.digest, "A1"),
+    ):
+        pass
 
 
 def test_a_champion_that_does_not_paint_all_of_the_store_stays_and_the_reason_is_told(
@@ -450,7 +533,7 @@ def test_what_is_not_there_is_said_in_words(shelf):
     with step_run("train_gan", config, store=shelf.store.digest, target="A1") as run:
         pass
     with (
-        pytest.raises(RunError, match="has no network to load"),
+        pytest.raises(RunError, match="has no network in "),
         network_of(run.info.run_id, "train_gan", shelf.store.digest, "A1"),
     ):
         pass
@@ -627,23 +710,66 @@ def database() -> Iterator[str]:
             assert process.wait(60) == 0, log.read_text()
 
 
-@pytest.fixture
-def remote(
-    database: str, shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[str]:
-    """`mlflow server` on PostgreSQL; clients send and fetch artifacts through it."""
-    kept = ["--artifacts-destination", str(tmp_path / "artifacts"), "--serve-artifacts"]
+@contextmanager
+def served(database: str, folder: Path, shelf: Shelf) -> Iterator[str]:
+    """`mlflow server` on a *database*, with artifacts in *folder*; clients send them through it."""
+    kept = ["--artifacts-destination", str(folder / "artifacts"), "--serve-artifacts"]
     command = ["server", "--backend-store-uri", database, *kept, "--workers", "1"]
     environment = {
         name: value for name, value in shelf.environment.items() if not name.startswith("MLFLOW_")
     }
     environment |= UNSCHEDULED
     with (
-        mlflow_server(command, tmp_path / "log", environment, health="/health") as server,
+        mlflow_server(command, folder / "log", environment, health="/health") as server,
         tracked_at(server.url),
     ):
-        monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", mlflow.create_experiment("remote"))
         yield server.url
+
+
+@pytest.fixture
+def remote(
+    database: str, shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    """`mlflow server` on PostgreSQL."""
+    with served(database, tmp_path, shelf) as url:
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", mlflow.create_experiment("remote"))
+        yield url
+
+
+@pytest.mark.server
+def test_files_that_are_gone_on_the_server_are_told_and_their_champion_gives_way(
+    shelf, tmp_path, monkeypatch, temporary
+):
+    folder, said = tmp_path / "served", "is registered, but its files are gone from .*http://127"
+    folder.mkdir()
+    with served(f"sqlite:///{folder}/mlflow.db", folder, shelf):
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", mlflow.create_experiment("lost"))
+        runs = keep_networks(shelf.store, tmp_path / "networks")
+        register(shelf.store, runs[GOOD], "lost")
+        [files] = folder.glob("artifacts/*/models/m-*")
+        files.rename(tmp_path / "files")
+        with pytest.raises(MissingFilesError, match=f"{said}.*--artifacts-destination"):
+            load_stainer("models:/lost@champion")
+        later = register(shelf.store, runs[POOR], "lost")
+        assert (later.version, later.alias) == ("2", "champion")
+        again = register(shelf.store, runs[GOOD], "lost")
+        assert (again.version, again.alias, again.is_new) == ("3", "champion", True)
+    assert list(temporary.rglob("*")) == []
+
+
+@pytest.mark.server
+def test_what_a_server_keeps_is_found_after_its_folder_was_moved(shelf, tmp_path, monkeypatch):
+    before, now = tmp_path / "before", tmp_path / "now"
+    before.mkdir()
+    with served(f"sqlite:///{before}/mlflow.db", before, shelf):
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", mlflow.create_experiment("moved"))
+        runs = keep_networks(shelf.store, tmp_path / "networks")[GOOD]
+        register(shelf.store, runs, "moved")
+    before.rename(now)
+    with served(f"sqlite:///{now}/mlflow.db", now, shelf):
+        assert load_stainer("models:/moved@champion").manifest.runs == runs
+        assert register(shelf.store, runs, "moved").is_new is False
+    assert not before.exists()
 
 
 @pytest.mark.database

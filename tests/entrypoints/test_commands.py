@@ -21,6 +21,7 @@ from adipocyte.plate.fields import RawField, write_field
 from adipocyte.store.reader import Store
 from entrypoints.command import next_command
 from tests.support import ROOT
+from tests.support.drawn import INSIDE, NUCLEI, drawn_field
 from tests.support.stores import contents
 from tests.support.tracking import tracked_at
 from tests.test_project import CONFIGS
@@ -145,7 +146,7 @@ def test_what_is_no_address_of_a_server_opens_no_page():
 def test_a_database_that_takes_no_records_is_told_before_any_work(elsewhere: Path, name):
     (elsewhere / "garbage.db").write_bytes(b"no database" * 1000)
     before = contents(elsewhere)
-    needed = {"target": "A2", "plate": "plate"}
+    needed = {"target": "A2", "plate": "plate", "images": "images", "before": "gone"}
     fields = dataclasses.fields(CONFIGS[name])
     given = [f"--{field.name}={needed[field.name]}" for field in fields if field.name in needed]
     with tracked_at(f"sqlite:///{elsewhere}/garbage.db"):
@@ -234,16 +235,18 @@ def test_measure_says_what_it_found_and_records_wells_and_a_picture(elsewhere: P
         write_field(elsewhere / "stained", FieldKey(20, well, 1), stains)
     [red] = (elsewhere / "stained" / "20x_images").glob("*_C04_*C03.tif")
     red.unlink()
-    out = succeeds("measure", "--images", "stained", "--workers", "0").stdout
+    result = run("measure", "--images", "stained", "--workers", "0")
+    assert result.exit_code == 0, result.output
+    out = result.stdout
     assert "Without A3 (cytoplasm), so without what needs it: 20x C04 F001." in out
     assert f"{len(INSIDE)} Cells" in out
     assert "in 2 fields, 2 measured now." in out
     assert (elsewhere / "measured" / "Cells.parquet").is_file()
-    [run] = mlflow.search_runs(search_all_experiments=True, output_format="list")
-    assert run.data.metrics["Cells"] == len(INSIDE)
-    files = {file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id)}
+    [recorded] = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert recorded.data.metrics["Cells"] == len(INSIDE)
+    files = {file.path for file in mlflow.MlflowClient().list_artifacts(recorded.info.run_id)}
     assert files >= {"wells.json", "Wells.parquet", "outlines.png"}
-    wells = mlflow.load_table("wells.json", run_ids=[run.info.run_id])
+    wells = mlflow.load_table("wells.json", run_ids=[recorded.info.run_id])
     assert list(wells["Metadata_Well"]) == ["B03", "C04"]
 
 

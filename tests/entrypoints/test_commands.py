@@ -145,7 +145,7 @@ def test_what_is_no_address_of_a_server_opens_no_page():
 def test_a_database_that_takes_no_records_is_told_before_any_work(elsewhere: Path, name):
     (elsewhere / "garbage.db").write_bytes(b"no database" * 1000)
     before = contents(elsewhere)
-    needed = {"target": "A2", "plate": "plate"}
+    needed = {"target": "A2", "plate": "plate", "before": "before"}
     fields = dataclasses.fields(CONFIGS[name])
     given = [f"--{field.name}={needed[field.name]}" for field in fields if field.name in needed]
     with tracked_at(f"sqlite:///{elsewhere}/garbage.db"):

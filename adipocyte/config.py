@@ -363,6 +363,11 @@ class MeasureConfig:
     magnification: Literal[0, 20, 40, 60] = option(
         "Magnification of the folder, where its name does not tell it.", 0
     )
+    plate_map: Path | None = option(
+        "CSV of what each well was given: well, role (negative, positive or treated), compound, "
+        "concentration with its unit.",
+        None,
+    )
     csv: bool = option("Write the tables as CSV instead of Parquet.", False)
     labels: bool = option(
         "Also write which pixels belong to which nucleus, cell and droplet, as TIFFs.", False

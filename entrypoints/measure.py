@@ -1,5 +1,8 @@
 """`mlflow run . -e measure`: stained images to tables of nuclei, cells, droplets and wells."""
 
+import math
+from collections.abc import Mapping
+
 from adipocyte.config import MeasureConfig
 from entrypoints.command import command
 
@@ -17,8 +20,8 @@ def measure(config: MeasureConfig) -> None:
 
     from adipocyte.delivery.runs.runs import log_table, step_run
     from adipocyte.domain import TARGET_NAMES
-    from adipocyte.measuring.pictures import outlines
-    from adipocyte.measuring.plate import WELLS, measure_plate, outlined
+    from adipocyte.measuring.pictures import heat_maps, outlines
+    from adipocyte.measuring.plate import DOSES, WELLS, measure_plate, outlined
     from adipocyte.plate.problems import problem_table
 
     with step_run("measure", config):
@@ -28,10 +31,15 @@ def measure(config: MeasureConfig) -> None:
             magnification=config.magnification,
             labels=config.labels,
             csv=config.csv,
+            plate_map=config.plate_map,
             workers=config.workers,
         )
         log_table(measured.wells, "wells")
-        mlflow.log_artifact(str(measured.tables[WELLS]))
+        for name in (WELLS, DOSES):
+            if name in measured.tables:
+                mlflow.log_artifact(str(measured.tables[name]))
+        if measured.controls:
+            log_table(measured.controls, "controls")
         counts = {
             name.removeprefix("Image_Count_"): sum(int(row[name]) for row in measured.wells)
             for name in measured.wells[0]
@@ -40,6 +48,7 @@ def measure(config: MeasureConfig) -> None:
         mlflow.log_metrics(
             {"fields": len(measured.fields), "left_out": len(measured.problems), **counts}
         )
+        mlflow.log_figure(heat_maps(measured.wells), "plate.png")
         shown = measured.fields[len(measured.fields) // 2]
         mlflow.log_figure(outlines(*outlined(shown), shown.key), "outlines.png")
     if measured.problems:
@@ -53,7 +62,14 @@ def measure(config: MeasureConfig) -> None:
         )
     found = ", ".join(f"{count} {name}" for name, count in counts.items())
     print(f"{found} in {len(measured.fields)} fields, {measured.n_new} measured now.")
+    for row in sorted(measured.controls, key=_apart, reverse=True)[:_MOST_NAMED]:
+        print(f"Controls, {row['Feature']}: Z' {row['Z_prime']:.2f}, SSMD {row['SSMD']:.1f}.")
     print(f"Tables: {', '.join(str(path) for path in measured.tables.values())}")
+
+
+def _apart(row: Mapping[str, str | float]) -> float:
+    """How well a feature tells the controls apart; least where it does not say."""
+    return -math.inf if math.isnan(float(row["Z_prime"])) else float(row["Z_prime"])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Tables on disk, written a field at a time, so that a plate of any size takes little memory."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,11 +19,17 @@ class TableFile:
         self._path, self._is_csv = path, is_csv
         self._writer: parquet.ParquetWriter | csv.CSVWriter | None = None
 
-    def append(self, same: Mapping[str, str | float], table: Table | None = None) -> None:
-        """Add the rows of *table*, each with the values *same*; without it one row of these."""
-        n = len(next(iter(table.values()))) if table else 1
-        columns = {name: np.full(n, value) for name, value in same.items()} | (table or {})
-        rows = pa.table({name: pa.array(values) for name, values in columns.items()})
+    def append(self, same: Mapping[str, str | float], table: Table) -> None:
+        """Add the rows of *table*, each with the values *same*."""
+        n = len(next(iter(table.values())))
+        columns = {name: np.full(n, value) for name, value in same.items()} | table
+        self._write(pa.table({name: pa.array(values) for name, values in columns.items()}))
+
+    def append_rows(self, rows: Sequence[Mapping[str, str | float]]) -> None:
+        """Add *rows*, of which there is at least one."""
+        self._write(pa.table({name: [row[name] for row in rows] for name in rows[0]}))
+
+    def _write(self, rows: pa.Table) -> None:
         if self._writer is None:
             make = csv.CSVWriter if self._is_csv else parquet.ParquetWriter
             self._writer = make(self._path, rows.schema)

@@ -1,6 +1,6 @@
 """What was found in a field, drawn over it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.colors import ListedColormap
@@ -8,11 +8,20 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from skimage.segmentation import find_boundaries
 
-from adipocyte.domain import TARGET_COLOURS, TARGET_NAMES, FieldKey
+from adipocyte.domain import ROWS, TARGET_COLOURS, TARGET_NAMES, FieldKey
 from adipocyte.evaluation.cellprofiler.features import Measured
 from adipocyte.imaging.grey import display_range
-from adipocyte.measuring.objects import KINDS
+from adipocyte.measuring.objects import AREA, DIAMETER, KINDS, LIPID_AREA, N_DROPLETS
 
+# What a plate is looked at for first: columns of the table of wells, and what they are called.
+_SHOWN = {
+    "Image_Count_Cells": "cells",
+    f"Cells_Mean_{N_DROPLETS}": "droplets in a cell, mean",
+    f"Cells_Mean_{LIPID_AREA}": "lipid in a cell, mean, µm²",
+    f"LipidDroplets_Median_{DIAMETER}": "diameter of droplets, median, µm",
+    f"Cells_Median_{AREA}": "area of cells, median, µm²",
+    f"Nuclei_Median_{AREA}": "area of nuclei, median, µm²",
+}
 _FOUND_IN = {"A1": "Nuclei", "A2": "LipidDroplets", "A3": "Cells"}
 
 
@@ -40,3 +49,39 @@ def outlines(images: Mapping[str, NDArray[np.uint16]], measured: Measured, key: 
                 shown, cmap=ListedColormap([TARGET_COLOURS[target]]), interpolation="none"
             )
     return picture
+
+
+def heat_maps(wells: Sequence[Mapping[str, str | float]]) -> Figure:
+    """A plate from above for each of _SHOWN, a row of them for each plate and magnification.
+
+    *wells* are the rows of the table of wells. Wells without images are empty.
+    """
+    plates: dict[tuple[object, object], list[Mapping[str, str | float]]] = {}
+    for well in wells:
+        plates.setdefault((well["Metadata_Plate"], well["Metadata_Magnification"]), []).append(well)
+    picture = Figure(figsize=(5 * len(_SHOWN), 4 * len(plates)), layout="constrained")
+    rows = picture.subplots(len(plates), len(_SHOWN), squeeze=False)
+    for panels, ((plate, magnification), of_plate) in zip(rows, plates.items(), strict=True):
+        for panel, (feature, title) in zip(panels, _SHOWN.items(), strict=True):
+            shown, letters, columns = _from_above(of_plate, feature)
+            drawn = panel.imshow(shown, cmap="viridis")
+            panel.set_xticks(range(len(columns)), columns, fontsize=7)
+            panel.set_yticks(range(len(letters)), letters, fontsize=7)
+            panel.set_title(f"{title}\n{plate}, {magnification}x", fontsize=9)
+            picture.colorbar(drawn, ax=panel, shrink=0.8)
+    return picture
+
+
+def _from_above(
+    wells: Sequence[Mapping[str, str | float]], feature: str
+) -> tuple[NDArray[np.float64], list[str], list[int]]:
+    """The *feature* of each well, (rows, columns), nan where there is none, and their names."""
+    used = [ROWS.index(str(well["Metadata_Row"])) for well in wells]
+    numbers = [int(well["Metadata_Column"]) for well in wells]
+    first_row, first_column = min(used), min(numbers)
+    letters = list(ROWS[first_row : max(used) + 1])
+    columns = list(range(first_column, max(numbers) + 1))
+    shown = np.full((len(letters), len(columns)), np.nan)
+    for row, column, well in zip(used, numbers, wells, strict=True):
+        shown[row - first_row, column - first_column] = well[feature]
+    return shown, letters, columns

@@ -1,5 +1,6 @@
 """A folder of stained images to tables, field by field."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from adipocyte.evaluation.cellprofiler.labelling import Labels
 from adipocyte.measuring.files import table_file
 from adipocyte.measuring.objects import IMAGE, KINDS, tables_of
 from adipocyte.measuring.parts import PART_FORMAT, has_part, read_part, write_part
+from adipocyte.measuring.plate_map import Treatment, read_plate_map
+from adipocyte.measuring.screen import control_rows, dose_rows
 from adipocyte.measuring.wells import well_row
 from adipocyte.plate.listing import same_image
 from adipocyte.plate.names import magnification_folder, parse_name
@@ -26,7 +29,7 @@ from adipocyte.plate.tiff import read_header, read_image
 from adipocyte.system.files import fingerprint, replacing, short_digest
 from adipocyte.system.processes import each
 
-WELLS = "Wells"
+WELLS, CONTROLS, DOSES = "Wells", "Controls", "DoseResponse"
 LABELS = "labels"
 
 
@@ -51,7 +54,8 @@ class MeasuredPlate:
     """What was measured: `wells`, the rows of that table; the `fields`; `n_new` of them now.
 
     `problems` are of fields that could not be measured, `lacking` are fields without a stain, by
-    target. `tables` are the files, by name.
+    target. `controls` are the rows of the table CONTROLS, none without a plate map. `tables` are
+    the files, by name.
     """
 
     fields: tuple[StainedField, ...]
@@ -59,6 +63,7 @@ class MeasuredPlate:
     wells: list[dict[str, str | float]]
     problems: tuple[Problem, ...]
     lacking: dict[str, tuple[FieldKey, ...]]
+    controls: list[dict[str, str | float]]
     tables: dict[str, Path]
 
 
@@ -75,19 +80,29 @@ class _Task:
 
 
 def measure_plate(
-    images: Path, out: Path, *, magnification: int, labels: bool, csv: bool, workers: int
+    images: Path,
+    out: Path,
+    *,
+    magnification: int,
+    labels: bool,
+    csv: bool,
+    plate_map: Path | None,
+    workers: int,
 ) -> MeasuredPlate:
     """Measure every field of a folder of stains, true or painted, and write tables into *out*.
 
     *workers* processes measure fields side by side (0: this one). A field whose files are as they
     were is not measured again, so the same command continues. The tables are Parquet, or with *csv*
     CSV; *labels* also writes the labels of nuclei, cells and droplets as TIFFs. *magnification* is
-    that of a folder whose name does not state it.
+    that of a folder whose name does not state it. *plate_map* says what each well was given: it
+    adds columns to the table of wells, and the tables CONTROLS and DOSES (see `measuring.screen`).
 
     A field that cannot be measured is a problem of the result, and stops nothing. Raises PlateError
-    when no field can be measured.
+    when no field can be measured, and before anything is done when the plate map is wrong.
     """
     fields, problems = _fields(images, magnification)
+    wells = {field.key.well for field in fields}
+    treatments = read_plate_map(plate_map, wells) if plate_map else {}
     tasks = [_Task(field, out, labels) for field in fields]
     due = [task for task in tasks if not has_part(out, task.field.key, task.made_of)]
     done = tqdm(each(_measure, due, workers), total=len(due), desc="measure", unit="field")
@@ -98,7 +113,10 @@ def measure_plate(
         raise PlateError(
             f"no field of {images} can be measured", f"mend one:\n{problem_table(problems)}"
         )
-    wells, tables = _write_tables(whole, out, csv)
+    rows, tables = _write_tables(whole, out, csv, treatments)
+    controls = control_rows(rows, treatments) if treatments else []
+    doses = dose_rows(rows, treatments)
+    tables |= _write_rows({CONTROLS: controls, DOSES: doses}, out, csv)
     lacking = {
         target: tuple(field.key for field in whole if target not in field.files)
         for target in TARGETS
@@ -106,9 +124,10 @@ def measure_plate(
     return MeasuredPlate(
         whole,
         len(due) - len(bad & {str(task.field.key) for task in due}),
-        wells,
+        rows,
         tuple(problems),
         {target: keys for target, keys in lacking.items() if keys},
+        controls,
         tables,
     )
 
@@ -163,11 +182,10 @@ def _write_labels(task: _Task, labels: Mapping[str, Labels]) -> None:
 
 
 def _write_tables(
-    fields: Sequence[StainedField], out: Path, csv: bool
+    fields: Sequence[StainedField], out: Path, csv: bool, treatments: Mapping[str, Treatment]
 ) -> tuple[list[dict[str, str | float]], dict[str, Path]]:
     """Write all tables from the parts, one field at a time; the rows of wells, and the files."""
-    names = (IMAGE, *KINDS, WELLS)
-    paths = {name: out / f"{name}.{'csv' if csv else 'parquet'}" for name in names}
+    paths = {name: _path(out, name, csv) for name in (IMAGE, *KINDS)}
     rows: list[dict[str, str | float]] = []
     numbered = enumerate(sorted(fields, key=_well_and_key), start=1)
     with ExitStack() as stack:
@@ -179,9 +197,36 @@ def _write_tables(
                 found.append(read_part(out, field.key))
                 for name in (IMAGE, *KINDS):
                     files[name].append(_metadata(field, number), found[-1][name])
-            rows.append(_of_well(field) | well_row(found))
-            files[WELLS].append(rows[-1])
-    return rows, paths
+            rows.append(_of_well(field) | _given(field, treatments) | well_row(found))
+    return rows, paths | _write_rows({WELLS: rows}, out, csv)
+
+
+def _write_rows(
+    tables: Mapping[str, Sequence[Mapping[str, str | float]]], out: Path, csv: bool
+) -> dict[str, Path]:
+    """Write each table that has rows; the files."""
+    paths = {name: _path(out, name, csv) for name, rows in tables.items() if rows}
+    for name, path in paths.items():
+        with table_file(path) as file:
+            file.append_rows(tables[name])
+    return paths
+
+
+def _path(out: Path, table: str, csv: bool) -> Path:
+    return out / f"{table}.{'csv' if csv else 'parquet'}"
+
+
+def _given(field: StainedField, treatments: Mapping[str, Treatment]) -> dict[str, str | float]:
+    """What the field's well was given; nothing without a plate map."""
+    if not treatments:
+        return {}
+    one = treatments.get(field.key.well)
+    return {
+        "Metadata_Role": one.role.value if one else "",
+        "Metadata_Compound": one.compound if one else "",
+        "Metadata_Concentration": one.concentration if one else math.nan,
+        "Metadata_Unit": one.unit if one else "",
+    }
 
 
 def _well_and_key(field: StainedField) -> tuple[tuple[str, int, str], FieldKey]:

@@ -13,7 +13,7 @@ from adipocyte.domain import FieldKey
 from adipocyte.errors import PlateError
 from adipocyte.measuring import plate
 from adipocyte.measuring.objects import IMAGE, KINDS
-from adipocyte.measuring.plate import WELLS, MeasuredPlate, measure_plate
+from adipocyte.measuring.plate import CONTROLS, DOSES, WELLS, MeasuredPlate, measure_plate
 from adipocyte.measuring.wells import EDGES_UM
 from adipocyte.plate.fields import RawField, write_field
 from tests.support import drawn
@@ -46,7 +46,7 @@ def whole(drawn_plate: Path, tmp_path_factory: pytest.TempPathFactory) -> Measur
 
 
 def measured(images: Path, out: Path, **given) -> MeasuredPlate:
-    settings = {"magnification": 0, "labels": False, "csv": False, "workers": 0}
+    settings = {"magnification": 0, "labels": False, "csv": False, "plate_map": None, "workers": 0}
     return measure_plate(images, out, **settings | given)
 
 
@@ -191,6 +191,29 @@ def test_csv_holds_what_parquet_holds(stained, tmp_path, whole):
         assert len(rows) == len(table)
         numbers = [float(row["Metadata_Column"]) for row in rows]
         np.testing.assert_array_equal(numbers, table["Metadata_Column"])
+
+
+def test_a_plate_map_stands_beside_the_wells_and_its_figures_in_tables(stained, tmp_path):
+    path = tmp_path / "map.csv"
+    path.write_text("well,role,compound,concentration\nC04,treated,insulin,10 nM\n")
+    found = measured(stained, tmp_path / "out", plate_map=path)
+    wells = frames(found)[WELLS].set_index("Metadata_Well")
+    assert list(wells["Metadata_Role"]) == ["", "treated"]
+    assert wells["Metadata_Compound"]["C04"] == "insulin"
+    assert wells["Metadata_Concentration"]["C04"] == pytest.approx(1e-8)
+    controls = frames(found)[CONTROLS]
+    assert list(controls["Feature"]) == [n for n in wells if not n.startswith("Metadata_")]
+    assert DOSES not in found.tables  # one dose is no curve
+    normal = measured(stained, tmp_path / "out")
+    assert "Metadata_Role" not in frames(normal)[WELLS]
+
+
+def test_a_wrong_plate_map_is_told_before_anything_is_written(stained, tmp_path):
+    path = tmp_path / "map.csv"
+    path.write_text("well,role,compound,concentration\nD11,treated,insulin,10 nM\n")
+    with pytest.raises(PlateError, match="well D11 has no image"):
+        measured(stained, tmp_path / "out", plate_map=path)
+    assert not (tmp_path / "out").exists()
 
 
 def test_labels_are_written_on_request(stained, tmp_path, whole):

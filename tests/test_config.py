@@ -34,7 +34,13 @@ KINDS = [
     if name.endswith("Config") and dataclasses.is_dataclass(kind)
 ]
 REPORT = {"recipe": "report"}
-REQUIRED = {"plate": "raw", "target": "A2"}  # of the kinds that have them
+# Of the kinds that have them.
+REQUIRED = {"plate": "raw", "target": "A2", "images": "stained", "before": "/old"}
+    "plate": "raw",
+    "target": "A2",
+    "images": "stained",
+    "before": "/old",
+}  # of the kinds that have them
 
 
 def built(kind: type, **given: object):

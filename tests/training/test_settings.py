@@ -85,6 +85,7 @@ ELSEWHERE = {
     "minutes": "the entry point turns them into epochs: test_pace.py",
     "patience": "needs epochs that bring nothing better: test_loop.py",
     "workers": "must not change the result: test_training.py",
+    "threads": "the arithmetic of sums alone: test_threads.py",
     "compile": "must not change the result: test_training.py",
     "start": "the entry point turns it into the network that is handed over: "
     "tests/delivery/models/test_start.py",

@@ -36,11 +36,6 @@ KINDS = [
 REPORT = {"recipe": "report"}
 # Of the kinds that have them.
 REQUIRED = {"plate": "raw", "target": "A2", "images": "stained", "before": "/old"}
-    "plate": "raw",
-    "target": "A2",
-    "images": "stained",
-    "before": "/old",
-}  # of the kinds that have them
 
 
 def built(kind: type, **given: object):

@@ -20,13 +20,11 @@ from adipocyte.measuring.objects import (
 PERCENTILES = (5, 25, 50, 75, 95)
 # Edges of the classes of droplets' diameters, in µm.
 EDGES_UM = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, np.inf)
-# The columns of the shares of droplets, one for each class, with its edges.
+_CLASSES = ["0to1", "1to2", "2to4", "4to8", "8to16", "16to32", "from32"]
+# The edges of each class, by the column that has the share of droplets in it.
 SHARES = {
-    f"LipidDroplets_Share_{f'{low:g}to{high:g}' if np.isfinite(high) else f'from{low:g}'}um": (
-        low,
-        high,
-    )
-    for low, high in pairwise(EDGES_UM)
+    f"LipidDroplets_Share_{name}um": edges
+    for name, edges in zip(_CLASSES, pairwise(EDGES_UM), strict=True)
 }
 _NO_FEATURES = (NUMBER, PARENT, DEFECTIVE, "Location_Center_X", "Location_Center_Y")
 

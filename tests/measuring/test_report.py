@@ -236,7 +236,7 @@ def test_droplets_are_shown_by_treatment_and_controls_come_first(with_map, text)
     shown = section(text, "droplets")
     names = [html.unescape(one) for one in re.findall(r"<tr><td>(.*?)</td>", shown)]
     assert names[:2] == ["negative, DMSO", "positive, rosiglitazone 1 µM"]
-    assert names[-1] == "treated, insulin 10 µM"
+    assert names[-1] == "insulin 10 µM"
     assert len(names) == 2 + 2 * len(DOSES_M)
     shares = [float(one) for one in re.findall(r"--share: ([\d.e-]+)%", shown)][: len(SHARES)]
     negative = with_map.wells[:4]
@@ -384,7 +384,7 @@ def test_a_well_says_its_value_to_the_mouse_and_to_the_keyboard(opened):
     opened.keyboard.press("ArrowRight")
     opened.keyboard.press("ArrowDown")
     opened.keyboard.press("ArrowDown")
-    assert told.inner_text() == f"D03 · 33 · treated, {HOSTILE} 1 µM"
+    assert told.inner_text() == f"D03 · 33 · {HOSTILE} 1 µM"
     opened.keyboard.press("Shift+Tab")
     opened.keyboard.press("Tab")
     assert told.inner_text().startswith("D03")
@@ -422,6 +422,8 @@ def test_outlines_are_switched_by_their_button(opened):
     button.click()
     seen.append(viewer.locator(".marked").screenshot())
     assert seen[0] == seen[2] != seen[1]
+    picture, frame = viewer.locator(".marked"), viewer.locator(".frame")
+    assert picture.bounding_box()["width"] == frame.bounding_box()["width"] < 384
     viewer.locator(".zoom").click()
     assert viewer.locator(".marked").evaluate("picture => picture.clientWidth") == 384
 

@@ -102,7 +102,7 @@ def given(row: Row) -> str:
     dose, unit = float(row["Metadata_Concentration"]), str(row["Metadata_Unit"])
     amount = written(dose, unit) if unit else ""
     what = " ".join(filter(None, (str(row["Metadata_Compound"]), amount)))
-    return ", ".join(filter(None, (role, what)))
+    return what if role == Role.TREATED else ", ".join(filter(None, (role, what)))
 
 
 def droplets(plate: Mapping[str, str | float], wells: Sequence[Row]) -> Droplets:

@@ -197,7 +197,7 @@ def test_controls_are_sorted_by_how_well_they_are_told_apart(with_map, text):
 
 def test_how_many_small_ps_chance_gives_is_said(with_map, field):
     controls = [
-        row | {"Row_p": 0.01 if at == 0 else 0.5, "Column_p": float("nan")}
+        row | {"Row_p": 0.01 if at == 0 else 0.06, "Column_p": float("nan")}
         for at, row in enumerate(with_map.controls)
     ]
     shown = section(page(dataclasses.replace(with_map, controls=controls), **field), "controls")
@@ -426,6 +426,27 @@ def test_outlines_are_switched_by_their_button(opened):
     assert picture.bounding_box()["width"] == frame.bounding_box()["width"] < 384
     viewer.locator(".zoom").click()
     assert viewer.locator(".marked").evaluate("picture => picture.clientWidth") == 384
+
+
+@pytest.mark.browser
+@needs_chromium
+def test_plates_of_one_magnification_share_a_scale(browser, plain, field, tmp_path):
+    """Once as the page has it, once as its script draws it."""
+    others = [
+        row
+        | {"Metadata_Plate": plate, "Metadata_Magnification": magnification}
+        | {"Image_Count_Cells": n_cells}
+        for plate, magnification, n_cells in (("Second", 20, 90), ("Third", 40, 7))
+        for row in plain.wells
+    ]
+    text = page(dataclasses.replace(plain, wells=[*plain.wells, *others]), **field)
+    expected = [("20", "90"), ("20", "90"), ("7", "7")]
+    assert re.findall(r'class="low">(\d+)<.*?class="high">(\d+)<', text) == expected
+    with opened_page(browser, text, tmp_path) as tab:
+        ends = [tab.locator(end).all_inner_texts() for end in (".low", ".high")]
+        assert list(zip(*ends, strict=True)) == expected
+        colours = set(fills(tab.locator(".map").nth(1)).values())
+        assert colours == {"rgb(253, 231, 37)"}
 
 
 @pytest.mark.browser

@@ -226,6 +226,15 @@ def test_the_best_curves_of_each_compound_have_their_ec50_in_words(with_map, tex
     assert of_insulin.count("<svg") == 6
 
 
+def test_of_features_with_the_same_curve_one_is_drawn(with_map, field):
+    rows = [row for row in with_map.doses if row["Metadata_Compound"] == "insulin"]
+    best = max(rows, key=lambda row: np.nan_to_num(row["R2"], nan=-1))
+    alike = [best | {"Feature": "Cells_Mean_Children_LipidDroplets_Count"}, *rows]
+    doses = section(page(dataclasses.replace(with_map, doses=alike), **field), "doses")
+    assert best["Feature"] not in doses
+    assert doses.count("<svg") == 6
+
+
 def test_an_interval_that_says_nothing_is_no_number(with_map, field):
     doses = [row | {"EC50_low": 0.0, "EC50_high": float("inf")} for row in with_map.doses]
     shown = section(page(dataclasses.replace(with_map, doses=doses), **field), "doses")

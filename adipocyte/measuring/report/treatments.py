@@ -148,7 +148,7 @@ def doses(rows: Sequence[Row], wells: Sequence[Row]) -> list[Compound]:
     return [
         Compound(
             *name,
-            [_curve(row, name, of_plates[name[0]]) for row in curves[name][:MOST_CURVES]],
+            [_curve(row, name, of_plates[name[0]]) for row in _unlike(curves[name])[:MOST_CURVES]],
             len(curves[name]),
         )
         for name in best[:MOST_COMPOUNDS]
@@ -162,6 +162,14 @@ def _curves(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
     for row in sorted(fitted, key=lambda row: -float(row["R2"])):
         found.setdefault((title(row), str(row["Metadata_Compound"])), []).append(row)
     return found
+
+
+def _unlike(rows: Sequence[Row]) -> list[Row]:
+    """The *rows* without those whose curve an earlier one has: areas in pixels and in µm², say."""
+    found: dict[tuple[str, ...], Row] = {}
+    for row in rows:
+        found.setdefault(tuple(f"{row[one]:.4g}" for one in ("R2", "EC50", "Hill")), row)
+    return list(found.values())
 
 
 def _condition(row: Row, has_map: bool) -> tuple[int, str, float, str]:

@@ -1,12 +1,10 @@
 """`mlflow run . -e measure`: stained images to tables of nuclei, cells, droplets and wells."""
 
-import math
-from collections.abc import Mapping
-
 from adipocyte.config import MeasureConfig
 from entrypoints.command import command
 
-_MOST_NAMED = 5
+REPORT = "report.html"
+_MOST_SHOWN = 5
 
 
 @command(MeasureConfig)
@@ -19,10 +17,12 @@ def measure(config: MeasureConfig) -> None:
     import mlflow
 
     from adipocyte.delivery.runs.runs import log_table, step_run
-    from adipocyte.domain import TARGET_NAMES
     from adipocyte.measuring.pictures import heat_maps, outlines
-    from adipocyte.measuring.plate import DOSES, WELLS, measure_plate, outlined
+    from adipocyte.measuring.plate import DOSES, WELLS, measure_plate, outlined, without
+    from adipocyte.measuring.report import page
+    from adipocyte.measuring.screen import best_first
     from adipocyte.plate.problems import problem_table
+    from adipocyte.system.files import replacing
 
     with step_run("measure", config):
         measured = measure_plate(
@@ -50,26 +50,23 @@ def measure(config: MeasureConfig) -> None:
         )
         mlflow.log_figure(heat_maps(measured.wells), "plate.png")
         shown = measured.fields[len(measured.fields) // 2]
-        mlflow.log_figure(outlines(*outlined(shown), shown.key), "outlines.png")
+        images, found = outlined(shown)
+        mlflow.log_figure(outlines(images, found, shown.key), "outlines.png")
+        report = page(measured, images, found, shown.key)
+        with replacing(config.out / REPORT) as partial:
+            partial.write_text(report, "utf-8")
+        mlflow.log_text(report, "measured.html")
     if measured.problems:
         print("Left out:")
         print(problem_table(measured.problems))
-    for target, keys in measured.lacking.items():
-        named = ", ".join(map(str, keys[:_MOST_NAMED]))
-        more = f" and {len(keys) - _MOST_NAMED} more" if len(keys) > _MOST_NAMED else ""
-        print(
-            f"Without {target} ({TARGET_NAMES[target]}), so without what needs it: {named}{more}."
-        )
-    found = ", ".join(f"{count} {name}" for name, count in counts.items())
-    print(f"{found} in {len(measured.fields)} fields, {measured.n_new} measured now.")
-    for row in sorted(measured.controls, key=_apart, reverse=True)[:_MOST_NAMED]:
+    for sentence in without(measured.lacking):
+        print(sentence)
+    listed = ", ".join(f"{count} {name}" for name, count in counts.items())
+    print(f"{listed} in {len(measured.fields)} fields, {measured.n_new} measured now.")
+    for row in best_first(measured.controls)[:_MOST_SHOWN]:
         print(f"Controls, {row['Feature']}: Z' {row['Z_prime']:.2f}, SSMD {row['SSMD']:.1f}.")
     print(f"Tables: {', '.join(str(path) for path in measured.tables.values())}")
-
-
-def _apart(row: Mapping[str, str | float]) -> float:
-    """How well a feature tells the controls apart; least where it does not say."""
-    return -math.inf if math.isnan(float(row["Z_prime"])) else float(row["Z_prime"])
+    print(f"To look at: {config.out / REPORT}")
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ from adipocyte.domain import ROWS, TARGET_COLOURS, TARGET_NAMES, FieldKey
 from adipocyte.evaluation.cellprofiler.features import Measured
 from adipocyte.imaging.grey import display_range
 from adipocyte.measuring.objects import AREA, DIAMETER, KINDS, LIPID_AREA, N_DROPLETS
+from adipocyte.measuring.screen import Row, by_plate
 
 # What a plate is looked at for first: columns of the table of wells, and what they are called.
-_SHOWN = {
+SHOWN = {
     "Image_Count_Cells": "cells",
     f"Cells_Mean_{N_DROPLETS}": "droplets in a cell, mean",
     f"Cells_Mean_{LIPID_AREA}": "lipid in a cell, mean, µm²",
@@ -22,7 +23,7 @@ _SHOWN = {
     f"Cells_Median_{AREA}": "area of cells, median, µm²",
     f"Nuclei_Median_{AREA}": "area of nuclei, median, µm²",
 }
-_FOUND_IN = {"A1": "Nuclei", "A2": "LipidDroplets", "A3": "Cells"}
+FOUND_IN = {"A1": "Nuclei", "A2": "LipidDroplets", "A3": "Cells"}
 
 
 def outlines(images: Mapping[str, NDArray[np.uint16]], measured: Measured, key: FieldKey) -> Figure:
@@ -35,10 +36,10 @@ def outlines(images: Mapping[str, NDArray[np.uint16]], measured: Measured, key: 
     panels = picture.subplots(2, len(images), squeeze=False)
     for (plain, marked), (target, image) in zip(panels.T, images.items(), strict=True):
         low, high = display_range(image)
-        labels = measured.labels.get(KINDS[_FOUND_IN[target]])
+        labels = measured.labels.get(KINDS[FOUND_IN[target]])
         n = 0 if labels is None else int(labels.max())
         plain.set_title(f"{target} {TARGET_NAMES[target]}")
-        marked.set_title(f"{n} {_FOUND_IN[target]}")
+        marked.set_title(f"{n} {FOUND_IN[target]}")
         for panel in (plain, marked):
             panel.imshow(image, cmap="gray", vmin=low, vmax=high)
             panel.axis("off")
@@ -51,20 +52,20 @@ def outlines(images: Mapping[str, NDArray[np.uint16]], measured: Measured, key: 
     return picture
 
 
-def heat_maps(wells: Sequence[Mapping[str, str | float]]) -> Figure:
-    """A plate from above for each of _SHOWN, a row of them for each plate and magnification.
+def heat_maps(wells: Sequence[Row]) -> Figure:
+    """A plate from above for each of SHOWN, a row of them for each plate and magnification.
 
     *wells* are the rows of the table of wells. Wells without images are empty.
     """
-    plates: dict[tuple[object, object], list[Mapping[str, str | float]]] = {}
-    for well in wells:
-        plates.setdefault((well["Metadata_Plate"], well["Metadata_Magnification"]), []).append(well)
-    picture = Figure(figsize=(5 * len(_SHOWN), 4 * len(plates)), layout="constrained")
-    rows = picture.subplots(len(plates), len(_SHOWN), squeeze=False)
-    for panels, ((plate, magnification), of_plate) in zip(rows, plates.items(), strict=True):
-        for panel, (feature, title) in zip(panels, _SHOWN.items(), strict=True):
-            shown, letters, columns = _from_above(of_plate, feature)
-            drawn = panel.imshow(shown, cmap="viridis")
+    plates = by_plate(wells)
+    picture = Figure(figsize=(5 * len(SHOWN), 4 * len(plates)), layout="constrained")
+    rows = picture.subplots(len(plates), len(SHOWN), squeeze=False)
+    for panels, (named, of_plate) in zip(rows, plates, strict=True):
+        plate, magnification = named.values()
+        grid, letters, columns = from_above(of_plate)
+        for panel, (feature, title) in zip(panels, SHOWN.items(), strict=True):
+            shown = [[row[feature] if row else np.nan for row in line] for line in grid]
+            drawn = panel.imshow(np.array(shown, dtype=np.float64), cmap="viridis")
             panel.set_xticks(range(len(columns)), columns, fontsize=7)
             panel.set_yticks(range(len(letters)), letters, fontsize=7)
             panel.set_title(f"{title}\n{plate}, {magnification}x", fontsize=9)
@@ -72,16 +73,17 @@ def heat_maps(wells: Sequence[Mapping[str, str | float]]) -> Figure:
     return picture
 
 
-def _from_above(
-    wells: Sequence[Mapping[str, str | float]], feature: str
-) -> tuple[NDArray[np.float64], list[str], list[int]]:
-    """The *feature* of each well, (rows, columns), nan where there is none, and their names."""
+def from_above(wells: Sequence[Row]) -> tuple[list[list[Row | None]], list[str], list[int]]:
+    """The rows of a plate's *wells* as they lie, None where there is none, and the lines' names.
+
+    The frame is that of the wells that are used. There is at least one.
+    """
     used = [ROWS.index(str(well["Metadata_Row"])) for well in wells]
     numbers = [int(well["Metadata_Column"]) for well in wells]
     first_row, first_column = min(used), min(numbers)
     letters = list(ROWS[first_row : max(used) + 1])
     columns = list(range(first_column, max(numbers) + 1))
-    shown = np.full((len(letters), len(columns)), np.nan)
+    grid: list[list[Row | None]] = [[None] * len(columns) for _ in letters]
     for row, column, well in zip(used, numbers, wells, strict=True):
-        shown[row - first_row, column - first_column] = well[feature]
-    return shown, letters, columns
+        grid[row - first_row][column - first_column] = well
+    return grid, letters, columns

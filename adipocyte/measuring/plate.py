@@ -11,7 +11,7 @@ import numpy as np
 import tifffile
 from tqdm import tqdm
 
-from adipocyte.domain import TARGETS, FieldKey, row_and_column
+from adipocyte.domain import TARGET_NAMES, TARGETS, FieldKey, row_and_column
 from adipocyte.errors import ImageError, PlateError
 from adipocyte.evaluation.cellprofiler.features import STAINS, Measured, measure
 from adipocyte.evaluation.cellprofiler.labelling import Labels
@@ -31,6 +31,7 @@ from adipocyte.system.processes import each
 
 WELLS, CONTROLS, DOSES = "Wells", "Controls", "DoseResponse"
 LABELS = "labels"
+_MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class MeasuredPlate:
     """What was measured: `wells`, the rows of that table; the `fields`; `n_new` of them now.
 
     `problems` are of fields that could not be measured, `lacking` are fields without a stain, by
-    target. `controls` are the rows of the table CONTROLS, none without a plate map. `tables` are
-    the files, by name.
+    target. `controls` and `doses` are the rows of the tables CONTROLS and DOSES, none without a
+    plate map. `tables` are the files, by name.
     """
 
     fields: tuple[StainedField, ...]
@@ -64,6 +65,7 @@ class MeasuredPlate:
     problems: tuple[Problem, ...]
     lacking: dict[str, tuple[FieldKey, ...]]
     controls: list[dict[str, str | float]]
+    doses: list[dict[str, str | float]]
     tables: dict[str, Path]
 
 
@@ -128,8 +130,23 @@ def measure_plate(
         tuple(problems),
         {target: keys for target, keys in lacking.items() if keys},
         controls,
+        doses,
         tables,
     )
+
+
+def without(lacking: Mapping[str, Sequence[FieldKey]]) -> list[str]:
+    """A sentence for each stain that fields lack."""
+    return [
+        f"Without {target} ({TARGET_NAMES[target]}), so without what needs it: {few(keys)}."
+        for target, keys in lacking.items()
+    ]
+
+
+def few(names: Sequence[object]) -> str:
+    """The first of many names, and how many there are more."""
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(map(str, names[:_MOST_NAMED])) + more
 
 
 def outlined(field: StainedField) -> tuple[dict[str, np.ndarray], Measured]:

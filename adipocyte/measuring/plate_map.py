@@ -31,6 +31,12 @@ _UNITS = {
 }
 
 
+_WRITTEN = {
+    "M": (("M", 1.0), ("mM", 1e-3), ("µM", 1e-6), ("nM", 1e-9), ("pM", 1e-12)),
+    "g/l": (("mg/ml", 1.0), ("µg/ml", 1e-3), ("ng/ml", 1e-6)),
+}
+
+
 class Role(StrEnum):
     """What a well is for: controls without and with the full effect, or a treatment to judge."""
 
@@ -81,6 +87,17 @@ def read_plate_map(path: Path, wells: Collection[str]) -> dict[str, Treatment]:
             f"mend these lines; nothing was measured:\n{problem_table(problems)}",
         )
     return found
+
+
+def written(amount: float, unit: str) -> str:
+    """A concentration, in the *unit* M or g/l, as people write it; a dash for no finite number."""
+    if not math.isfinite(amount):
+        return "–"
+    if amount == 0:
+        return f"0 {_WRITTEN[unit][0][0]}"
+    largest = (one for one in _WRITTEN[unit] if amount >= one[1] * (1 - 1e-9))
+    name, factor = next(largest, _WRITTEN[unit][-1])
+    return f"{amount / factor:.3g} {name}"
 
 
 def _rows(path: Path) -> list[tuple[int, Mapping[str, str]]]:

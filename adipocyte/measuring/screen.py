@@ -41,6 +41,16 @@ def features_of(wells: Sequence[Row]) -> list[str]:
     return [name for name in wells[0] if not name.startswith("Metadata_")]
 
 
+def best_first(controls: Sequence[Row]) -> list[Row]:
+    """Features that tell the controls apart best first; last where Z' does not say."""
+
+    def apart(row: Row) -> float:
+        z_prime = float(row["Z_prime"])
+        return -math.inf if math.isnan(z_prime) else z_prime
+
+    return sorted(controls, key=apart, reverse=True)
+
+
 def control_rows(
     wells: Sequence[Row], treatments: Mapping[str, Treatment]
 ) -> list[dict[str, str | float]]:
@@ -52,7 +62,7 @@ def control_rows(
     correlation of pairs of wells with the same treatment.
     """
     rows = []
-    for of_plate, group in _by_plate(wells):
+    for of_plate, group in by_plate(wells):
         names = [str(row["Metadata_Well"]) for row in group]
         given = [treatments.get(name) for name in names]
         for feature in features_of(group):
@@ -88,7 +98,7 @@ def dose_rows(
 ) -> list[dict[str, str | float]]:
     """The curve of each compound of FEWEST_DOSES or more, by plate, magnification and feature."""
     rows = []
-    for of_plate, group in _by_plate(wells):
+    for of_plate, group in by_plate(wells):
         doses: dict[str, list[tuple[float, Row]]] = {}
         for row in group:
             one = treatments.get(str(row["Metadata_Well"]))
@@ -219,11 +229,11 @@ def fit_curve(dose: NDArray[np.float64], values: NDArray[np.float64]) -> Curve:
     start = (0.0, 1.0, middle, 1.0) if rises else (1.0, 0.0, middle, 1.0)
     bounds = ((-1, -1, dose.min() - 1, 0.1), (2, 2, dose.max() + 1, 10))
     try:
-        found, covariance = curve_fit(_logistic, dose, units, start, bounds=bounds, maxfev=5000)
+        found, covariance = curve_fit(logistic, dose, units, start, bounds=bounds, maxfev=5000)
     except RuntimeError:
         return none
     bottom, top, log_ec50, hill = map(float, found)
-    left = float(((units - _logistic(dose, *found)) ** 2).sum())
+    left = float(((units - logistic(dose, *found)) ** 2).sum())
     freedom = len(units) - len(found)
     reach = math.inf
     if freedom > 0 and math.isfinite(covariance[2, 2]):
@@ -239,9 +249,10 @@ def fit_curve(dose: NDArray[np.float64], values: NDArray[np.float64]) -> Curve:
     )
 
 
-def _logistic(
+def logistic(
     log_dose: NDArray[np.float64], bottom: float, top: float, log_ec50: float, hill: float
 ) -> NDArray[np.float64]:
+    """The curve at doses, (N,), given as logarithms of 10. Returns (N,)."""
     return bottom + (top - bottom) / (1 + 10 ** (hill * (log_ec50 - log_dose)))
 
 
@@ -261,10 +272,10 @@ def _between(values: NDArray[np.float64], groups: Sequence[str | int]) -> float:
     return float(kruskal(*samples).pvalue) if len(samples) > 1 else math.nan
 
 
-def _by_plate(wells: Sequence[Row]) -> list[tuple[dict[str, str | float], list[Row]]]:
-    """The wells of each plate and magnification, with what names them."""
+def by_plate(rows: Sequence[Row]) -> list[tuple[dict[str, str | float], list[Row]]]:
+    """The rows of each plate and magnification, of any table, with what names them."""
     groups: dict[tuple[str | float, str | float], list[Row]] = {}
-    for row in wells:
+    for row in rows:
         groups.setdefault((row["Metadata_Plate"], row["Metadata_Magnification"]), []).append(row)
     return [
         ({"Metadata_Plate": plate, "Metadata_Magnification": magnification}, group)

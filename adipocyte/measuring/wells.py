@@ -1,6 +1,7 @@
 """One row for each well: what its nuclei, cells and lipid droplets are like."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,12 @@ from adipocyte.measuring.objects import (
 PERCENTILES = (5, 25, 50, 75, 95)
 # Edges of the classes of droplets' diameters, in µm.
 EDGES_UM = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, np.inf)
+_CLASSES = ["0to1", "1to2", "2to4", "4to8", "8to16", "16to32", "from32"]
+# The edges of each class, by the column that has the share of droplets in it.
+SHARES = {
+    f"LipidDroplets_Share_{name}um": edges
+    for name, edges in zip(_CLASSES, pairwise(EDGES_UM), strict=True)
+}
 _NO_FEATURES = (NUMBER, PARENT, DEFECTIVE, "Location_Center_X", "Location_Center_Y")
 
 
@@ -66,7 +73,6 @@ def _sizes(diameters_um: NDArray[np.integer | np.floating]) -> dict[str, float]:
         for percent in PERCENTILES
     }
     counts, _ = np.histogram(diameters_um, EDGES_UM)
-    for low, high, count in zip(EDGES_UM, EDGES_UM[1:], counts, strict=False):
-        name = f"{low:g}to{high:g}um" if np.isfinite(high) else f"from{low:g}um"
-        row[f"LipidDroplets_Share_{name}"] = float(count / n) if n else float("nan")
+    for name, count in zip(SHARES, counts, strict=True):
+        row[name] = float(count / n) if n else float("nan")
     return row

@@ -245,7 +245,15 @@ def test_measure_says_what_it_found_and_records_wells_and_a_picture(elsewhere: P
     [recorded] = mlflow.search_runs(search_all_experiments=True, output_format="list")
     assert recorded.data.metrics["Cells"] == len(INSIDE)
     files = {file.path for file in mlflow.MlflowClient().list_artifacts(recorded.info.run_id)}
-    assert files >= {"wells.json", "Wells.parquet", "outlines.png", "plate.png"}
+    assert files >= {
+        "measured.html",
+        "wells.json",
+        "Wells.parquet",
+        "outlines.png",
+        "plate.png",
+    }
+    report = (elsewhere / "measured" / "report.html").read_text("utf-8")
+    assert "Without A3 (cytoplasm), so without what needs it: 20x C04 F001." in report
     wells = mlflow.load_table("wells.json", run_ids=[recorded.info.run_id])
     assert list(wells["Metadata_Well"]) == ["B03", "C04"]
 

@@ -3,7 +3,6 @@
 import base64
 import dataclasses
 import re
-import shutil
 from pathlib import Path
 
 import cv2
@@ -20,6 +19,7 @@ from adipocyte.evaluation.report import charts, images, page
 from adipocyte.imaging.grey import display_range, to_grey
 from adipocyte.plate.tiff import write_image
 from adipocyte.simulation import simulate_field
+from tests.support.pages import chromium, needs_chromium, opened_page, sandboxed
 
 GAINS = {"none": 0.8, "matching": 0.95, "calibration": 1.02}
 FEATURES = (
@@ -29,8 +29,6 @@ FEATURES = (
     "StDev_Lipids_no_edge_AreaShape_Area",
 )
 ORIGIN = {"model": "models:/adipocyte@champion", "commit": "0123abc"}
-CHROMIUM = shutil.which("chromium")
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path")
 
 
 def painting(truth: np.ndarray, gain: float, seed: int) -> np.ndarray:
@@ -344,28 +342,14 @@ def test_numbers_that_are_missing_are_dashes(tmp_path):
 
 @pytest.fixture(scope="module")
 def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
 def opened(browser, text, tmp_path):
-    """The page, opened from disk: it may neither ask for anything nor complain."""
-    (tmp_path / "report.html").write_text(text)
-    tab = browser.new_page(viewport={"width": 1200, "height": 900})
-    complaints, requests = [], []
-    tab.on("console", lambda message: complaints.append(message.text))
-    tab.on("pageerror", lambda error: complaints.append(str(error)))
-    tab.on("request", lambda request: requests.append(request.url))
-    tab.goto(f"file://{tmp_path}/report.html")
-    yield tab
-    tab.close()
-    assert complaints == []
-    assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
+    with opened_page(browser, text, tmp_path) as tab:
+        yield tab
 
 
 def grey_at(tab, viewer, x: int, y: int) -> tuple[int, int]:
@@ -444,32 +428,17 @@ def test_the_error_is_the_difference_of_the_two_pictures_in_magma(opened):
 @pytest.mark.browser
 @needs_chromium
 def test_the_page_lives_in_a_sandbox_without_an_origin(browser, text):
-    """As MLflow shows it: an iframe of a blob that may run scripts and nothing else."""
-    tab = browser.new_page(viewport={"width": 1200, "height": 900})
-    complaints = []
-    tab.on("console", lambda message: complaints.append(message.text))
-    tab.on("pageerror", lambda error: complaints.append(str(error)))
-    frame = '<iframe sandbox="allow-scripts" width="1100" height="800"></iframe>'
-    outer = f'<link rel="icon" href="data:,">{frame}'
-    tab.route("**/*", lambda route: route.fulfill(body=outer, content_type="text/html"))
-    tab.goto("http://mlflow.test/")
-    show = """html => {
-        const blob = new Blob([html], { type: 'text/html' });
-        document.querySelector('iframe').src = URL.createObjectURL(blob);
-    }"""
-    tab.evaluate(show, text)
-    viewer = tab.frame_locator("iframe").locator(".viewer").first
-    viewer.locator(".show-error").click()
-    viewer.locator("canvas[data-ready]").wait_for()
-    assert viewer.locator("canvas").evaluate("() => self.origin") == "null"
-    levels = viewer.locator("canvas").evaluate(
-        "c => new Set(c.getContext('2d').getImageData(0, 0, c.width, c.height).data).size"
-    )
-    assert levels > 10
-    tab.frame_locator("iframe").locator('a[href="#plate"]').click()
-    assert tab.frame_locator("iframe").locator("#plate h2").bounding_box()["y"] < 200
-    tab.close()
-    assert complaints == []
+    with sandboxed(browser, text) as frame:
+        viewer = frame.locator(".viewer").first
+        viewer.locator(".show-error").click()
+        viewer.locator("canvas[data-ready]").wait_for()
+        assert viewer.locator("canvas").evaluate("() => self.origin") == "null"
+        levels = viewer.locator("canvas").evaluate(
+            "c => new Set(c.getContext('2d').getImageData(0, 0, c.width, c.height).data).size"
+        )
+        assert levels > 10
+        frame.locator('a[href="#plate"]').click()
+        assert frame.locator("#plate h2").bounding_box()["y"] < 200
 
 
 @pytest.mark.browser

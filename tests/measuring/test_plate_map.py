@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from adipocyte.errors import PlateError
+from adipocyte.measuring import plate_map
 from adipocyte.measuring.plate_map import Role, Treatment, read_plate_map
 
 WELLS = ("B03", "B04", "C03", "C04", "C05", "AA10")
@@ -103,3 +104,20 @@ def test_what_is_no_plate_map_is_refused_with_an_example(tmp_path, content, said
 def test_a_map_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(PlateError, match=r"cannot be read .*No such file"):
         read_plate_map(tmp_path / "map.csv", WELLS)
+
+
+@pytest.mark.parametrize(
+    ("amount", "unit", "words"),
+    [
+        (1000 * 1e-9, "M", "1 µM"),
+        (3.3333e-8, "M", "33.3 nM"),
+        (2.0, "M", "2 M"),
+        (5e-15, "M", "0.005 pM"),
+        (2.5e-3, "g/l", "2.5 µg/ml"),
+        (0.0, "g/l", "0 mg/ml"),
+        (math.nan, "M", "–"),
+        (math.inf, "M", "–"),
+    ],
+)
+def test_a_concentration_is_written_with_the_unit_that_suits_it(amount, unit, words):
+    assert plate_map.written(amount, unit) == words

@@ -38,32 +38,32 @@ WAY_COLOURS = ("#8c78c2", "#d98a1f", "#1f9bab", "#c2558f", "#7d9a2e")
 MANY_OBJECTS = 1500  # above, a scatter shows how many lie in a place instead of each
 
 # These stand for colours that the page's style sheet knows.
-_INK, _LINE, _FAINT = "#010203", "#040506", "#070809"
-_IN_PAGE = {_INK: "currentColor", _LINE: "var(--line)", _FAINT: "var(--faint)"}
+INK, LINE, FAINT = "#010203", "#040506", "#070809"
+_IN_PAGE = {INK: "currentColor", LINE: "var(--line)", FAINT: "var(--faint)"}
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 11,
     "text.parse_math": False,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _LINE,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": LINE,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlesize": 11,
     "axes.facecolor": "none",
-    "xtick.color": _LINE,
-    "ytick.color": _LINE,
-    "xtick.labelcolor": _INK,
-    "ytick.labelcolor": _INK,
-    "grid.color": _LINE,
+    "xtick.color": LINE,
+    "ytick.color": LINE,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "grid.color": LINE,
     "grid.linewidth": 0.6,
     "lines.solid_capstyle": "round",
 }
 _LOG_TICKS = FuncFormatter(lambda value, _: f"{value:,.0f}")
 
 
-def _chart(name: str, width_px: int, height_px: int, draw: Callable[[Axes], None]) -> Markup:
+def svg(name: str, width_px: int, height_px: int, draw: Callable[[Axes], None]) -> Markup:
     """The axes that *draw* fills, as SVG with the same bytes every time.
 
     *name* keeps the chart's ids apart from those of other charts.
@@ -79,14 +79,15 @@ def _chart(name: str, width_px: int, height_px: int, draw: Callable[[Axes], None
             transparent=True,
             metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")),
         )
-    svg = file.getvalue()
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg[svg.index("<svg") :])
+    drawn = file.getvalue()
+    drawn = re.sub(r'<g id="[^"]*"', "<g", drawn[drawn.index("<svg") :])
     view, label = f'viewBox="0 0 {width_px} {height_px}"', f'role="img" aria-label="{escape(name)}"'
-    svg = re.sub(r"<svg[^>]*>", f'<svg {view} width="{width_px}" {label}>', svg)
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    tag = f'<svg {view} width="{width_px}" {label}>'
+    drawn = re.sub(r"<svg[^>]*>", lambda _: tag, drawn)  # no template: a name may hold a backslash
+    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
     for colour, in_page in _IN_PAGE.items():
-        svg = svg.replace(colour, in_page)
-    return Markup(svg)  # safe, because matplotlib escapes what it writes
+        drawn = drawn.replace(colour, in_page)
+    return Markup(drawn)  # safe, because matplotlib escapes what it writes
 
 
 def intervals(
@@ -115,7 +116,7 @@ def intervals(
         axes.spines[["left", "bottom"]].set_visible(False)
         axes.tick_params(length=0)
 
-    return _chart(name, 330, 42 + 24 * len(values), draw)
+    return svg(name, 330, 42 + 24 * len(values), draw)
 
 
 def feature_bars(name: str, errors: Mapping[str, float], groups: Mapping[str, str]) -> Markup:
@@ -151,7 +152,7 @@ def feature_bars(name: str, errors: Mapping[str, float], groups: Mapping[str, st
         axes.spines[["left", "bottom"]].set_visible(False)
         axes.tick_params(length=0)
 
-    return _chart(name, 720, 40 + 16 * len(ordered), draw)
+    return svg(name, 720, 40 + 16 * len(ordered), draw)
 
 
 def _short(feature: str) -> str:
@@ -194,7 +195,7 @@ def object_sizes(name: str, pairs: ObjectPairs, colour: str, *, log: bool) -> Ma
         if log:
             axes.set_xscale("log")
             axes.set_yscale("log")
-        axes.plot((low, high), (low, high), color=_INK, linewidth=1, dashes=(4, 3))
+        axes.plot((low, high), (low, high), color=INK, linewidth=1, dashes=(4, 3))
         axes.set(
             xlim=(low, high),
             ylim=(low, high),
@@ -209,7 +210,7 @@ def object_sizes(name: str, pairs: ObjectPairs, colour: str, *, log: bool) -> Ma
         axes.grid()
         axes.set_axisbelow(True)
 
-    return _chart(name, 340, 320, draw)
+    return svg(name, 340, 320, draw)
 
 
 def distributions(
@@ -233,7 +234,7 @@ def distributions(
         lines = {way: share(counts) for way, counts in painted.items()}
         present = np.flatnonzero(np.sum([of_truth, *lines.values()], axis=0))
         first, last = (present[0], present[-1]) if len(present) else (0, len(octaves) - 1)
-        axes.stairs(of_truth, at, fill=True, baseline=1e-7, color=_FAINT)
+        axes.stairs(of_truth, at, fill=True, baseline=1e-7, color=FAINT)
         for way, line in lines.items():
             axes.stairs(line, at, baseline=1e-7, color=colours[way], linewidth=1.6)
         axes.set(
@@ -256,7 +257,7 @@ def distributions(
         axes.grid()
         axes.set_axisbelow(True)
 
-    return _chart(name, 350, 220, draw)
+    return svg(name, 350, 220, draw)
 
 
 def plate_map(name: str, wells: Mapping[str, float], highest: float) -> Markup:
@@ -272,7 +273,7 @@ def plate_map(name: str, wells: Mapping[str, float], highest: float) -> Markup:
     def draw(axes: Axes) -> None:
         rows, columns = np.divmod(np.arange(n_rows * n_columns), n_columns)
         size = (0.8 * pitch) ** 2
-        axes.scatter(columns, rows, s=size, facecolors="none", edgecolors=_LINE, linewidths=1)
+        axes.scatter(columns, rows, s=size, facecolors="none", edgecolors=LINE, linewidths=1)
         at = np.array(list(places.values()))
         values, scale = np.array(list(wells.values())), Normalize(0, highest)
         discs = axes.scatter(
@@ -282,7 +283,7 @@ def plate_map(name: str, wells: Mapping[str, float], highest: float) -> Markup:
             c=values,
             cmap="YlOrRd",
             norm=scale,
-            edgecolors=_LINE,
+            edgecolors=LINE,
             linewidths=1,
         )
         for (row, column), value in zip(at, values, strict=True):
@@ -304,7 +305,7 @@ def plate_map(name: str, wells: Mapping[str, float], highest: float) -> Markup:
         colours.outline.set_visible(False)
 
     width_px = 340 if n_columns > 5 else 120 + round(44 * n_columns)
-    return _chart(name, width_px, round(40 + pitch * n_rows), draw)
+    return svg(name, width_px, round(40 + pitch * n_rows), draw)
 
 
 def way_colours(ways: Sequence[str]) -> dict[str, str]:

@@ -94,18 +94,32 @@ def gallery(chosen_fields: Sequence[Shown], paths: dict[FieldKey, FieldPaths], w
         painted = read_image(paths[shown.key].painted[way][shown.target])
         ranges.append(display_range(truth))
         greys += [to_grey(truth, *ranges[-1]), to_grey(painted, *ranges[-1])]
-    method, files = _fitted(greys)
-    kind = method.split()[0].lower()
-    texts = [base64.b64encode(file.tobytes()).decode() for file in files]
-    sources = [f"data:image/{kind};base64,{text}" for text in texts]
-    losses = [_loss(grey, file) for grey, file in zip(greys, files, strict=True)]
+    method, sources, loss = embedded(greys, BUDGET_BYTES)
     pairs = [
         Pair(shown, low, high, truth.shape[1], truth.shape[0], *of_pair)
         for shown, (low, high), truth, *of_pair in zip(
             chosen_fields, ranges, greys[::2], sources[::2], sources[1::2], strict=True
         )
     ]
-    return Gallery(pairs, method, float(np.mean(losses)) if losses else 0.0)
+    return Gallery(pairs, method, loss)
+
+
+def embedded(greys: list[NDArray[np.uint8]], budget_bytes: float) -> tuple[str, list[str], float]:
+    """The images, (Y, X) each, compressed alike, as well as fits into the budget.
+
+    Returns the method's name, the images as data: URIs, and the mean difference that compression
+    made, in grey levels of 255.
+    """
+    method, files = _fitted(greys, budget_bytes)
+    kind = method.split()[0].lower()
+    losses = [_loss(grey, file) for grey, file in zip(greys, files, strict=True)]
+    sources = [data_uri(file, kind) for file in files]
+    return method, sources, float(np.mean(losses)) if losses else 0.0
+
+
+def data_uri(file: NDArray[np.uint8], kind: str) -> str:
+    """A *file* of an image, (N,) bytes, of the *kind* "png" or "webp", as an address."""
+    return f"data:image/{kind};base64,{base64.b64encode(file.tobytes()).decode()}"
 
 
 def _loss(grey: NDArray[np.uint8], file: NDArray[np.uint8]) -> float:
@@ -114,7 +128,9 @@ def _loss(grey: NDArray[np.uint8], file: NDArray[np.uint8]) -> float:
     return float(cv2.absdiff(grey, np.asarray(found)).mean())
 
 
-def _fitted(greys: list[NDArray[np.uint8]]) -> tuple[str, list[NDArray[np.uint8]]]:
+def _fitted(
+    greys: list[NDArray[np.uint8]], budget_bytes: float
+) -> tuple[str, list[NDArray[np.uint8]]]:
     """Compress every image by the best method that fits the budget.
 
     The last method is taken even if it does not fit. Returns the method's name and the files.
@@ -126,7 +142,7 @@ def _fitted(greys: list[NDArray[np.uint8]]) -> tuple[str, list[NDArray[np.uint8]
     if all(grey.size < _SMALL_PX for grey in greys):
         methods.insert(0, ("PNG", ".png", [cv2.IMWRITE_PNG_COMPRESSION, 9]))
     for method, suffix, settings in methods[:-1]:
-        files = _compressed(greys, suffix, settings, BUDGET_BYTES)
+        files = _compressed(greys, suffix, settings, budget_bytes)
         if len(files) == len(greys):
             return method, files
     method, suffix, settings = methods[-1]

@@ -1,21 +1,6 @@
-"use strict";
-
 // The truth lies on the painting; the slider says how much of it is seen, and the error is computed
 // from both.
 for (const viewer of document.querySelectorAll(".viewer")) start(viewer);
-addEventListener("beforeprint", () => {
-  for (const details of document.querySelectorAll("details")) details.open = true;
-  for (const image of document.images) image.loading = "eager";
-});
-
-// MLflow's sandbox refuses links within the page, because it takes them for other documents, so the
-// page scrolls by itself.
-for (const link of document.querySelectorAll('a[href^="#"]')) {
-  link.addEventListener("click", (event) => {
-    event.preventDefault();
-    document.querySelector(link.getAttribute("href")).scrollIntoView();
-  });
-}
 
 function start(viewer) {
   const part = (name) => viewer.querySelector(name);
@@ -50,12 +35,6 @@ function start(viewer) {
     toggle(zoom, viewer, "full");
     place();
   });
-}
-
-function toggle(button, viewer, name) {
-  const on = viewer.classList.toggle(name);
-  button.setAttribute("aria-pressed", on);
-  return on;
 }
 
 // |truth - painting| through magma: full colour at half of the displayed range.

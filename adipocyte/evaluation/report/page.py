@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 from matplotlib import colormaps
 
@@ -15,6 +14,7 @@ from adipocyte.evaluation.metric import Interval, Part, Score, well_errors
 from adipocyte.evaluation.objects import Agreement, ObjectPairs, agreement, f1, joined
 from adipocyte.evaluation.report import charts
 from adipocyte.evaluation.report.images import Gallery, chosen, gallery
+from adipocyte.evaluation.report.template import template
 
 WAY_NAMES = {
     "none": "as painted",
@@ -109,7 +109,7 @@ def page(
         for one in chosen(measurements, target, magnification, shown)
     ]
     magma = (colormaps["magma"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
-    return _template().render(
+    return template("adipocyte.evaluation.report").render(
         n_fields=len(measurements),
         n_wells=len({field.key.well for field in measurements}),
         scores=scores,
@@ -129,26 +129,6 @@ def page(
         group_colours=charts.GROUP_COLOURS,
         magma=magma.tobytes().hex(),
     )
-
-
-def _template() -> Template:
-    """The page's template. It escapes all that is put into it, except our charts."""
-    environment = Environment(
-        loader=PackageLoader("adipocyte.evaluation.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = _number
-    return environment.get_template("page.html")
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    """A number for people; a dash if there is none."""
-    if value is None or not np.isfinite(value):
-        return "–"
-    return f"{value:,.{digits}f}".replace("-", "−")
 
 
 def _headline(metric: str, scores: Mapping[str, Score], shown: str) -> Headline:

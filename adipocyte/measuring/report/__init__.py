@@ -1,0 +1,5 @@
+"""What was measured as one page to look at."""
+
+from adipocyte.measuring.report.page import page
+
+__all__ = ["page"]

@@ -1,0 +1,196 @@
+"""The page, section by section: what the template shows."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from matplotlib.colors import to_rgb
+from numpy.typing import NDArray
+from skimage.segmentation import find_boundaries
+
+from adipocyte.domain import TARGET_COLOURS, TARGET_NAMES, FieldKey
+from adipocyte.evaluation.cellprofiler.features import Measured
+from adipocyte.evaluation.cellprofiler.labelling import Labels
+from adipocyte.evaluation.report.images import data_uri, embedded
+from adipocyte.evaluation.report.template import template
+from adipocyte.imaging.grey import display_range, to_grey
+from adipocyte.measuring.objects import KINDS, LIPID_AREA, N_DROPLETS
+from adipocyte.measuring.pictures import FOUND_IN
+from adipocyte.measuring.plate import MeasuredPlate, few, without
+from adipocyte.measuring.report.plates import VIRIDIS, figure, groups_of, heat_maps, plate_data
+from adipocyte.measuring.report.treatments import (
+    controls,
+    doses,
+    droplets,
+    given,
+    n_compounds,
+    title,
+)
+from adipocyte.measuring.screen import Row, by_plate
+
+# Of the pictures of the field; the wells' values are in the page, too.
+BUDGET_BYTES = 16_000_000
+_SHOWN_PX = 1000  # fields wider than this are mostly looked at smaller than they are
+_MOST_EXTREME = 3
+KIND_NAMES = {"Nuclei": "nuclei", "Cells": "cells", "LipidDroplets": "lipid droplets"}
+_EXTREMES = {
+    f"Cells_Mean_{LIPID_AREA}": "Lipid in a cell, mean, µm²",
+    f"Cells_Mean_{N_DROPLETS}": "Droplets in a cell, mean",
+}
+
+
+@dataclass(frozen=True)
+class Extremes:
+    """The wells of a plate with the lowest and the highest values of a feature: name and value."""
+
+    title: str
+    feature: str
+    lowest: list[tuple[str, float]]
+    highest: list[tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class Stain:
+    """A stain of the field as data: URIs: grey from `low` to `high` counts, and the outlines.
+
+    `outlines` is None where the objects in it, `n` of `kind`, could not be sought.
+    """
+
+    target: str
+    kind: str
+    n: int
+    low: float
+    high: float
+    width_px: int
+    height_px: int
+    grey: str
+    outlines: str | None
+
+
+def page(
+    measured: MeasuredPlate,
+    images: Mapping[str, NDArray[np.uint16]],
+    found: Measured,
+    key: FieldKey,
+) -> str:
+    """What was measured as one HTML page that needs no network and no other file.
+
+    The field *key* is shown: *images* are its stains, (Y, X) in counts, by target, *found* is what
+    lies in them. The same arguments give the same text.
+    """
+    plates = by_plate(measured.wells)
+    has_map = any("Metadata_Role" in row for row in measured.wells)
+    method, stains = _stains(images, found)
+    return template("adipocyte.measuring.report", "adipocyte.evaluation.report").render(
+        n_fields=len(measured.fields),
+        counts={name: _total(measured.wells, name) for name in KINDS},
+        n_wells=len({(str(row["Metadata_Plate"]), row["Metadata_Well"]) for row in measured.wells}),
+        problems=measured.problems,
+        warnings=[*without(measured.lacking), *_warnings(measured)],
+        has_map=has_map,
+        groups=groups_of(measured.wells),
+        maps=heat_maps(plates),
+        data=plate_data(plates),
+        viridis=VIRIDIS,
+        droplets=[droplets(*plate) for plate in plates],
+        controls=controls(measured.controls),
+        doses=doses(measured.doses, measured.wells),
+        n_compounds=n_compounds(measured.doses),
+        extremes={title(named): _extremes(rows) for named, rows in plates},
+        stains=stains,
+        method=method,
+        key=key,
+        figure=figure,
+        kind_names=KIND_NAMES,
+        target_names=TARGET_NAMES,
+        target_colours=TARGET_COLOURS,
+    )
+
+
+def _total(wells: Sequence[Row], kind: str) -> int:
+    return sum(int(row[f"Image_Count_{kind}"]) for row in wells)
+
+
+def _warnings(measured: MeasuredPlate) -> Iterator[str]:
+    """What a reader should know before believing the numbers."""
+    for named, rows in by_plate(measured.wells):
+        for kind in KINDS:
+            empty = [str(row["Metadata_Well"]) for row in rows if not row[f"Image_Count_{kind}"]]
+            if empty:
+                yield f"{title(named)}: no {KIND_NAMES[kind]} in {few(empty)}."
+        defective = [
+            str(row["Metadata_Well"])
+            for row in rows
+            if 2 * int(row["Image_Count_DefectiveLipidDroplets"])
+            > int(row["Image_Count_LipidDroplets"])
+        ]
+        if defective:
+            yield (
+                f"{title(named)}: more than half of the droplets are defective in {few(defective)}."
+            )
+    for of_plate in controls(measured.controls):
+        apart = [float(row["Z_prime"]) for row in of_plate.rows]
+        if not any(one > 0.5 for one in apart) and not all(map(math.isnan, apart)):
+            yield f"{of_plate.title}: Z' of no feature is above 0.5."
+        for place in of_plate.places:
+            if place.n_small > 2 * place.expected:
+                yield (
+                    f"{of_plate.title}: {place.n_small} of {place.n} features differ between "
+                    f"{place.name} (p below 0.05); by chance it would be {place.expected:.0f}."
+                )
+
+
+def _extremes(wells: Sequence[Row]) -> list[Extremes]:
+    """No well is among the lowest and the highest."""
+    found = []
+    for feature, name in _EXTREMES.items():
+        finite = [row for row in wells if math.isfinite(float(row[feature]))]
+        ordered = sorted(finite, key=lambda row: float(row[feature]))
+        values = [(_named(row), float(row[feature])) for row in ordered]
+        middle = (len(values) + 1) // 2
+        lowest, highest = values[:middle][:_MOST_EXTREME], values[middle:][-_MOST_EXTREME:][::-1]
+        found.append(Extremes(name, feature, lowest, highest))
+    return found
+
+
+def _named(row: Row) -> str:
+    treatment = given(row)
+    return f"{row['Metadata_Well']} ({treatment})" if treatment else str(row["Metadata_Well"])
+
+
+def _stains(images: Mapping[str, NDArray[np.uint16]], found: Measured) -> tuple[str, list[Stain]]:
+    """The pictures of a field, and how they were compressed."""
+    ranges = [display_range(image) for image in images.values()]
+    greys = [to_grey(image, *limits) for image, limits in zip(images.values(), ranges, strict=True)]
+    method, sources, _ = embedded(greys, BUDGET_BYTES)
+    stains = []
+    for target, grey, limits, source in zip(images, greys, ranges, sources, strict=True):
+        kind = FOUND_IN[target]
+        labels = found.labels.get(KINDS[kind])
+        stains.append(
+            Stain(
+                target=target,
+                kind=kind,
+                n=0 if labels is None else int(labels.max()),
+                low=limits[0],
+                high=limits[1],
+                width_px=grey.shape[1],
+                height_px=grey.shape[0],
+                grey=source,
+                outlines=None if labels is None else _outlines(labels, TARGET_COLOURS[target]),
+            )
+        )
+    return method, stains
+
+
+def _outlines(labels: Labels, colour: str) -> str:
+    """The outlines of *labels*, (Y, X), in a *colour* upon nothing, as a data: URI."""
+    red, green, blue = (round(255 * part) for part in to_rgb(colour))
+    drawn = np.zeros((*labels.shape, 4), dtype=np.uint8)
+    lines = find_boundaries(labels, mode="inner").astype(np.uint8)
+    width_px = max(1, round(labels.shape[1] / _SHOWN_PX))  # or a large field's would not be seen
+    thick = cv2.dilate(lines, np.ones((width_px, width_px), np.uint8)).astype(bool)
+    drawn[thick] = (blue, green, red, 255)
+    return data_uri(cv2.imencode(".png", drawn, [cv2.IMWRITE_PNG_COMPRESSION, 9])[1], "png")

@@ -1,12 +1,13 @@
 """What a plate with controls and doses says: how well each feature tells them apart."""
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import curve_fit
+from scipy.optimize import OptimizeWarning, curve_fit
 from scipy.stats import kruskal, mannwhitneyu, t
 
 from adipocyte.domain import row_and_column
@@ -137,13 +138,15 @@ def mad(values: NDArray[np.float64]) -> float:
 
 
 def z_prime(negative: NDArray[np.float64], positive: NDArray[np.float64]) -> float:
-    """1 - 3 (sd+ + sd-) / |m+ - m-|, with medians and MADs; nan where both medians are one.
+    """1 - 3 (sd+ + sd-) / |m+ - m-|, with medians and MADs; nan where both medians are one, or
+    neither group varies, as counts of a few wells may not.
 
     Zhang, Chung & Oldenburg 1999, "A simple statistical parameter for use in evaluation and
     validation of high throughput screening assays", with robust estimates (Birmingham et al. 2009).
     """
     apart = abs(_median(positive) - _median(negative))
-    return 1 - 3 * (mad(positive) + mad(negative)) / apart if apart > 0 else math.nan
+    spread = mad(positive) + mad(negative)
+    return 1 - 3 * spread / apart if apart > 0 and spread > 0 else math.nan
 
 
 def ssmd(negative: NDArray[np.float64], positive: NDArray[np.float64]) -> float:
@@ -229,7 +232,10 @@ def fit_curve(dose: NDArray[np.float64], values: NDArray[np.float64]) -> Curve:
     start = (0.0, 1.0, middle, 1.0) if rises else (1.0, 0.0, middle, 1.0)
     bounds = ((-1, -1, dose.min() - 1, 0.1), (2, 2, dose.max() + 1, 10))
     try:
-        found, covariance = curve_fit(logistic, dose, units, start, bounds=bounds, maxfev=5000)
+        with warnings.catch_warnings():
+            # Values that leave the interval open: it is infinite then.
+            warnings.simplefilter("ignore", OptimizeWarning)
+            found, covariance = curve_fit(logistic, dose, units, start, bounds=bounds, maxfev=5000)
     except RuntimeError:
         return none
     bottom, top, log_ec50, hill = map(float, found)

@@ -55,6 +55,13 @@ def test_without_controls_or_spread_there_is_no_figure():
     assert math.isnan(z_prime(none, same))
     assert math.isnan(ssmd(same, same))
     assert math.isnan(z_prime(np.array([np.nan, np.nan]), same))
+    assert math.isnan(z_prime(same, same + 1))
+
+
+def test_values_that_leave_the_interval_open_are_fitted_without_a_warning(recwarn):
+    curve = fit_curve(DOSES[::3], (DOSES[::3] > 1e-6).astype(float))
+    assert curve.low <= curve.ec50 <= curve.high
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import tifffile
 from tqdm import tqdm
 
 from adipocyte.domain import TARGET_NAMES, TARGETS, FieldKey, row_and_column
-from adipocyte.errors import ImageError, PlateError
+from adipocyte.errors import ConfigError, ImageError, PlateError
 from adipocyte.evaluation.cellprofiler.features import STAINS, Measured, measure
 from adipocyte.evaluation.cellprofiler.labelling import Labels
 from adipocyte.measuring.files import table_file
@@ -100,8 +100,14 @@ def measure_plate(
     adds columns to the table of wells, and the tables CONTROLS and DOSES (see `measuring.screen`).
 
     A field that cannot be measured is a problem of the result, and stops nothing. Raises PlateError
-    when no field can be measured, and before anything is done when the plate map is wrong.
+    when no field can be measured, and before anything is done when the plate map is wrong;
+    ConfigError when *out* lies in *images*, which may be a raw plate.
     """
+    if out.resolve().is_relative_to(images.resolve()):
+        raise ConfigError(
+            f"the tables would be written to {out}, among the images of {images}",
+            "give another folder with -P out=<folder>",
+        )
     fields, problems = _fields(images, magnification)
     wells = {field.key.well for field in fields}
     treatments = read_plate_map(plate_map, wells) if plate_map else {}

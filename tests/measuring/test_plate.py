@@ -10,13 +10,14 @@ import pytest
 import tifffile
 
 from adipocyte.domain import FieldKey
-from adipocyte.errors import PlateError
+from adipocyte.errors import ConfigError, PlateError
 from adipocyte.measuring import plate
 from adipocyte.measuring.objects import IMAGE, KINDS
 from adipocyte.measuring.plate import CONTROLS, DOSES, WELLS, MeasuredPlate, measure_plate
 from adipocyte.measuring.wells import EDGES_UM
 from adipocyte.plate.fields import RawField, write_field
 from tests.support import drawn
+from tests.support.stores import contents
 
 FIELDS = [("B03", 1), ("B03", 2), ("C04", 1)]
 N_CELLS = len(drawn.INSIDE)
@@ -214,6 +215,14 @@ def test_a_wrong_plate_map_is_told_before_anything_is_written(stained, tmp_path)
     with pytest.raises(PlateError, match="well D11 has no image"):
         measured(stained, tmp_path / "out", plate_map=path)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("inside", [".", "20x_images", "tables"])
+def test_nothing_is_written_among_the_images(stained, inside):
+    before = contents(stained)
+    with pytest.raises(ConfigError, match=r"among the images .*: give another folder"):
+        measured(stained, stained / inside)
+    assert contents(stained) == before
 
 
 def test_labels_are_written_on_request(stained, tmp_path, whole):

@@ -6,7 +6,6 @@
 import base64
 import ipaddress
 import json
-import re
 import socket
 import threading
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ from urllib3.util import Retry
 from adipocyte.domain import TARGETS
 from adipocyte.errors import ConfigError, ImageError, ServiceError, UnreachableError
 from adipocyte.plate.tiff import decode_stack, encode_stack
+from adipocyte.system.failures import without_passwords
 from adipocyte.system.files import parse_json
 
 _CHUNK_BYTES = 1 << 20
@@ -127,7 +127,7 @@ class StainClient:
 
     def __init__(self, url: str, timeout_s: float = 600, attempts: int = 5) -> None:
         self._url, self._timeout_s = url.rstrip("/"), timeout_s
-        self._name = _bare(self._url)  # messages must not hold the password
+        self._name = without_passwords(self._url)  # messages must not hold the password
         self._proxies = _no_proxy_to(_host_of(self._url))
         self._retry = Retry(
             connect=attempts - 1,
@@ -250,18 +250,13 @@ class StainClient:
         """The address of the environment's proxy that requests go through, or ""."""
         no_proxy = self._proxies.get("no_proxy")
         proxies = requests.utils.get_environ_proxies(self._url, no_proxy)
-        return _bare(requests.utils.select_proxy(self._url, proxies) or "")
+        return without_passwords(requests.utils.select_proxy(self._url, proxies) or "")
 
     def _other(self, found: str) -> ServiceError:
         return ServiceError(
             f"{self._name} answered something else than painted images ({_plain(found)})",
             "is it an adipocyte model?",
         )
-
-
-def _bare(url: str) -> str:
-    """An address without the name and password in it."""
-    return re.sub(r"//[^/@]*@", "//", url)
 
 
 def _host_of(url: str) -> str:
@@ -272,7 +267,8 @@ def _host_of(url: str) -> str:
             host = parts.hostname
     if not host:
         raise ConfigError(
-            f"{_bare(url)!r} is no address of a server", "give one such as http://127.0.0.1:5001"
+            f"{without_passwords(url)!r} is no address of a server",
+            "give one such as http://127.0.0.1:5001",
         )
     return host
 

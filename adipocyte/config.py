@@ -355,27 +355,6 @@ _feature_fields = partial(
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeasureConfig:
-    images: Path = option(
-        "Folder of stained TIFFs under the challenge's names, painted or true; or 20x_images in it."
-    )
-    out: Path = option("Folder for the tables.", Path("measured"))
-    magnification: Literal[0, 20, 40, 60] = option(
-        "Magnification of the folder, where its name does not tell it.", 0
-    )
-    plate_map: Path | None = option(
-        "CSV of what each well was given: well, role (negative, positive or treated), compound, "
-        "concentration with its unit.",
-        None,
-    )
-    csv: bool = option("Write the tables as CSV instead of Parquet.", False)
-    labels: bool = option(
-        "Also write which pixels belong to which nucleus, cell and droplet, as TIFFs.", False
-    )
-    workers: int = _judging_workers()
-
-
-@dataclass(frozen=True, kw_only=True)
 class SimulateConfig:
     out: Path = option("Folder to write the raw plate into.", Path("simulated"))
     magnifications: str = option("Magnifications, comma-separated.", "20,40,60")
@@ -773,6 +752,27 @@ class StainConfig:
         "16 fields and more.",
         "auto",
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureConfig:
+    images: Path = option(
+        "Folder of stained TIFFs under the challenge's names, painted or true; or 20x_images in it."
+    )
+    out: Path = option("Folder for the tables.", Path("measured"))
+    magnification: Literal[0, 20, 40, 60] = option(
+        "Magnification of the folder, where its name does not tell it.", 0
+    )
+    plate_map: Path | None = option(
+        "CSV of what each well was given: well, role (negative, positive or treated), compound, "
+        "concentration with its unit.",
+        None,
+    )
+    csv: bool = option("Write the tables as CSV instead of Parquet.", False)
+    labels: bool = option(
+        "Also write which pixels belong to which nucleus, cell and droplet, as TIFFs.", False
+    )
+    workers: int = _judging_workers()
 
 
 @dataclass(frozen=True, kw_only=True)

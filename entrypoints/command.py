@@ -6,7 +6,6 @@ import difflib
 import logging
 import os
 import platform
-import re
 import shlex
 import sys
 import tempfile
@@ -21,7 +20,7 @@ import click
 from adipocyte import __version__
 from adipocyte.config import build, choices, spelled
 from adipocyte.errors import AdipocyteError, StoppedError
-from adipocyte.system.failures import explained, one_line
+from adipocyte.system.failures import explained, one_line, without_passwords
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -103,7 +102,7 @@ class _Command(click.Command):
         said = f"{type(error).__name__}: {one_line(error)}"
         return (
             f"{self.name} failed in a way that it does not know ({said}): {_logged(error)}, and "
-            "report it to whoever maintains this project for you, with that file"
+            "send that file to those who maintain this project for you"
         )
 
     def _sentence(self, error: click.UsageError) -> str:
@@ -129,7 +128,7 @@ def _logged(error: Exception) -> str:
     """Write the traceback into a new file that only its owner can read. Says where it lies."""
     lines = [
         f"adipocyte {__version__}, Python {platform.python_version()}, {platform.platform()}\n",
-        f"{re.sub('//[^/@ ]*@', '//', ' '.join(sys.argv))}\n\n",  # without passwords
+        f"{without_passwords(' '.join(sys.argv))}\n\n",
         *traceback.format_exception(error),
     ]
     try:

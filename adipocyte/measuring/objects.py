@@ -101,8 +101,8 @@ def _related(table: str, labels: Mapping[str, Labels], own: Labels) -> Table:
         cells = labels.get(KINDS["Cells"])
         found[PARENT] = np.zeros(own.max(), np.int64) if cells is None else parents(own, cells)
     if DEFECTIVE in _OWN[table]:
-        defective = own[labels["Defective_lipid_droplets"] > 0] if own.any() else own[own > 0]
-        found[DEFECTIVE] = (np.bincount(defective, minlength=own.max() + 1)[1:] > 0).astype(
+        defective = labels.get("Defective_lipid_droplets", np.zeros_like(own)) > 0
+        found[DEFECTIVE] = (np.bincount(own[defective], minlength=own.max() + 1)[1:] > 0).astype(
             np.int64
         )
     return found

@@ -1,4 +1,4 @@
-"""Tables of measured fields, kept one file for each, from which a stopped measurement goes on."""
+"""Tables of measured fields, a file for each, so that a stopped measurement can be continued."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -114,8 +114,9 @@ def measure_plate(
     tasks = [_Task(field, out, labels) for field in fields]
     due = [task for task in tasks if not has_part(out, task.field.key, task.made_of)]
     done = tqdm(each(_measure, due, workers), total=len(due), desc="measure", unit="field")
-    problems += [problem for problem in done if problem]
-    bad = {problem.where for problem in problems}
+    failed = [problem for problem in done if problem]
+    problems += failed
+    bad = {problem.where for problem in failed}
     whole = tuple(field for field in fields if str(field.key) not in bad)
     if not whole:
         raise PlateError(
@@ -131,7 +132,7 @@ def measure_plate(
     }
     return MeasuredPlate(
         whole,
-        len(due) - len(bad & {str(task.field.key) for task in due}),
+        len(due) - len(failed),
         rows,
         tuple(problems),
         {target: keys for target, keys in lacking.items() if keys},

@@ -60,10 +60,10 @@ def read_plate_map(path: Path, wells: Collection[str]) -> dict[str, Treatment]:
 
     A well is named B3 or B03, a concentration is a number and its unit: "0.5 uM", "3 ng/ml".
 
-    Raises PlateError, with a table of all that is wrong, for a file that is no such CSV, wells that
-    were not imaged or stand there twice, unknown roles, a treatment without a concentration that
-    can be read, units of two kinds for one compound, or fewer than FEWEST_CONTROLS wells of a
-    control that is used.
+    Raises PlateError for a file that is not such a CSV; and, with a table of every wrong line, for
+    wells that were not imaged or stand there twice, unknown roles, a treatment without a
+    concentration that can be read, units of two kinds for one compound, or fewer than
+    FEWEST_CONTROLS wells of a control that is used.
     """
     rows = _rows(path)
     problems: list[Problem] = []

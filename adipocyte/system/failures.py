@@ -87,9 +87,14 @@ def explained(error: BaseException, settings: Collection[str] = ()) -> Adipocyte
     return None
 
 
+def without_passwords(text: str) -> str:
+    """*text* without the name and password of the addresses in it: "//name:password@host"."""
+    return re.sub(r"//[^/\s]*@", "//", text)  # a password may hold an @ itself
+
+
 def one_line(error: BaseException) -> str:
     """The words of a library's error on one line, without passwords, cut after _MOST_SAID."""
-    said = re.sub(r"//[^/@ ]*@", "//", " ".join(str(error).split()))
+    said = without_passwords(" ".join(str(error).split()))
     return said if len(said) <= _MOST_SAID else f"{said[:_MOST_SAID]} …"
 
 
@@ -170,7 +175,7 @@ def _compiler(cause: BaseException, settings: Collection[str]) -> tuple[str, str
         return None
     return (
         f"the network could not be compiled here ({one_line(cause)})",
-        "go on without it, -P compile=false, or install a C++ compiler (g++)",
+        "paint or train without it, -P compile=false, or install a C++ compiler (g++)",
     )
 
 

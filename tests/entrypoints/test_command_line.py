@@ -122,7 +122,7 @@ def test_an_unforeseen_error_names_the_command_a_log_and_where_to_report(tmp_pat
     assert said.startswith("Error: probe failed")
     assert "(ZeroDivisionError: first line second line)" in said
     assert str(log) in said
-    assert "report it to whoever maintains this project" in said
+    assert "send that file to those who maintain this project" in said
     assert len(said.splitlines()) == 1
     written = log.read_text()
     assert "Traceback (most recent call last)" in written

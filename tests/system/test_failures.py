@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch._inductor.exc import InductorError, InvalidCxxCompiler
 
 from adipocyte.errors import PlateError, ResourceError
-from adipocyte.system.failures import explained, one_line
+from adipocyte.system.failures import explained, one_line, without_passwords
 from adipocyte.system.tensors import disk_errors
 
 
@@ -176,3 +176,11 @@ def test_what_says_nothing_of_the_machine_is_left_alone():
 def test_a_librarys_words_become_one_short_line():
     assert one_line(ValueError("a\n  b")) == "a b"
     assert len(one_line(ValueError("x" * 1000))) < 310
+
+
+@pytest.mark.parametrize(
+    "address", ["http://name:secret@host:5000/x", "postgresql+psycopg2://name:sec@ret@host/x"]
+)
+def test_passwords_are_left_out_even_with_an_at_in_them(address):
+    said = without_passwords(f"asked {address} as me@lab")
+    assert said == f"asked {address.partition('//')[0]}//{address.rpartition('@')[2]} as me@lab"

@@ -13,7 +13,7 @@ from mlflow.utils.uri import is_local_uri
 from sqlalchemy.exc import SQLAlchemyError
 
 from adipocyte.errors import RunError
-from adipocyte.system.failures import explained, one_line
+from adipocyte.system.failures import explained, one_line, without_passwords
 
 PATIENCE_S = 5  # for a lock to be released, or a server to answer
 _RETRIES = 1
@@ -41,7 +41,7 @@ def require_tracking() -> None:
     except (OSError, ImportError, SQLAlchemyError, MlflowException) as error:
         known = explained(error)
         raise RunError(
-            f"MLflow can record no run at {_without_password(uri)} "
+            f"MLflow can record no run at {without_passwords(uri)} "
             f"({known.found if known else one_line(error)})",
             f"{_remedy(scheme)}, {_SET_IT}",
         ) from error
@@ -100,10 +100,3 @@ def _write_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(b"\0" * 4096)
-
-
-def _without_password(uri: str) -> str:
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc:
-        return uri
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

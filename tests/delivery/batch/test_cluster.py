@@ -23,12 +23,14 @@ from adipocyte.delivery.batch.cluster import absolute_uri, joined
 from adipocyte.delivery.batch.output import Output
 from adipocyte.delivery.batch.painter import FAILED, PAINTED, Assignment
 from adipocyte.delivery.batch.plate import Here, PlateManifest, stain_plate
+from adipocyte.delivery.models.load import load_manifest
 from adipocyte.errors import ConfigError, RunError
 from adipocyte.plate.scan import scan_plate
 from entrypoints.stain import stain
 from tests.support import ROOT
 from tests.support.plates import images, plane, write_plate
 from tests.support.processes import wait_for
+from tests.support.tracking import tracked_at
 
 N_FIELDS = 12
 AT_WORK = "ray::_Worker.paint"  # Ray's name of the process of a worker that has a field in hand
@@ -221,7 +223,11 @@ def test_what_keeps_all_fields_from_being_painted_ends_the_command_at_once(
 ):
     fields = scan_plate(plate, ()).fields
     claimed = assignment(plate, small_model, tmp_path / "out")
-    with joined(nodes.address, 0) as crew:
+    with tracked_at(f"sqlite:///{tmp_path}/mlflow.db"), joined(nodes.address, 0) as crew:
+        # The command reads its model's manifest before any worker does. Two workers that are first
+        # would both make MLflow's tables.
+        with pytest.raises(RunError):
+            load_manifest("models:/nobody/1")
         with pytest.raises(
             RunError, match=r"a worker on .* gives up: .*no registered model at models:/nobody/1"
         ):

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from adipocyte.domain import FieldKey
 from adipocyte.evaluation.cellprofiler import measure
-from adipocyte.measuring.objects import AREA, DIAMETER, N_DROPLETS, tables_of
+from adipocyte.evaluation.cellprofiler.objects import AREA, DIAMETER, N_DROPLETS, tables_of
 from adipocyte.measuring.plate import CONTROLS, DOSES, WELLS, measure_plate
 from adipocyte.plate.fields import RawField, write_field
 from adipocyte.simulation import Conditions, simulate_field

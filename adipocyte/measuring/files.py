@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv, parquet
 
-from adipocyte.measuring.objects import Table
+from adipocyte.evaluation.cellprofiler.objects import Table
 from adipocyte.system.files import replacing
 
 

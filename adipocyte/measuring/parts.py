@@ -7,7 +7,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from adipocyte.domain import FieldKey
-from adipocyte.measuring.objects import IMAGE, KINDS, Table, columns_of
+from adipocyte.evaluation.cellprofiler.objects import IMAGE, KINDS, Table, columns_of
 from adipocyte.system.files import replacing
 from adipocyte.system.tensors import disk_errors
 

@@ -10,8 +10,8 @@ from skimage.segmentation import find_boundaries
 
 from adipocyte.domain import ROWS, TARGET_COLOURS, TARGET_NAMES, FieldKey
 from adipocyte.evaluation.cellprofiler.features import Measured
+from adipocyte.evaluation.cellprofiler.objects import AREA, DIAMETER, KINDS, LIPID_AREA, N_DROPLETS
 from adipocyte.imaging.grey import display_range
-from adipocyte.measuring.objects import AREA, DIAMETER, KINDS, LIPID_AREA, N_DROPLETS
 from adipocyte.measuring.screen import Row, by_plate
 
 # What a plate is looked at for first: columns of the table of wells, and what they are called.

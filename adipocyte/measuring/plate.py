@@ -15,12 +15,12 @@ from adipocyte.domain import TARGET_NAMES, TARGETS, FieldKey, row_and_column
 from adipocyte.errors import ConfigError, ImageError, PlateError
 from adipocyte.evaluation.cellprofiler.features import STAINS, Measured, measure
 from adipocyte.evaluation.cellprofiler.labelling import Labels
+from adipocyte.evaluation.cellprofiler.objects import IMAGE, KINDS, tables_of
+from adipocyte.evaluation.cellprofiler.wells import well_row
 from adipocyte.measuring.files import table_file
-from adipocyte.measuring.objects import IMAGE, KINDS, tables_of
 from adipocyte.measuring.parts import PART_FORMAT, has_part, read_part, write_part
 from adipocyte.measuring.plate_map import Treatment, read_plate_map
 from adipocyte.measuring.screen import control_rows, dose_rows
-from adipocyte.measuring.wells import well_row
 from adipocyte.plate.listing import same_image
 from adipocyte.plate.names import magnification_folder, parse_name
 from adipocyte.plate.problems import Problem, problem_table

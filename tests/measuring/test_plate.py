@@ -11,10 +11,10 @@ import tifffile
 
 from adipocyte.domain import FieldKey
 from adipocyte.errors import ConfigError, PlateError
+from adipocyte.evaluation.cellprofiler.objects import IMAGE, KINDS
+from adipocyte.evaluation.cellprofiler.wells import EDGES_UM
 from adipocyte.measuring import plate
-from adipocyte.measuring.objects import IMAGE, KINDS
 from adipocyte.measuring.plate import CONTROLS, DOSES, WELLS, MeasuredPlate, measure_plate
-from adipocyte.measuring.wells import EDGES_UM
 from adipocyte.plate.fields import RawField, write_field
 from tests.support import drawn
 from tests.support.stores import contents

@@ -10,14 +10,20 @@ import pytest
 
 from adipocyte.domain import FieldKey, row_and_column
 from adipocyte.evaluation.cellprofiler.features import Measured, measure
-from adipocyte.measuring.objects import AREA, DIAMETER, LIPID_AREA, N_DROPLETS, columns_of
+from adipocyte.evaluation.cellprofiler.objects import (
+    AREA,
+    DIAMETER,
+    LIPID_AREA,
+    N_DROPLETS,
+    columns_of,
+)
+from adipocyte.evaluation.cellprofiler.wells import SHARES, well_row
 from adipocyte.measuring.pictures import SHOWN
 from adipocyte.measuring.plate import MeasuredPlate, StainedField
 from adipocyte.measuring.plate_map import Role, Treatment, written
 from adipocyte.measuring.report import page
 from adipocyte.measuring.report.treatments import MOST_CONDITIONS
 from adipocyte.measuring.screen import control_rows, dose_rows
-from adipocyte.measuring.wells import SHARES, well_row
 from adipocyte.plate.problems import Problem
 from tests.support import drawn
 from tests.support.pages import chromium, needs_chromium, opened_page, sandboxed

@@ -1,4 +1,4 @@
-"""The features that CellProfiler measures in a field, without CellProfiler."""
+"""What CellProfiler finds and measures in a field, without CellProfiler."""
 
 from adipocyte.evaluation.cellprofiler.features import COLUMNS, SMALLEST_PX, Measured, measure
 

@@ -13,10 +13,10 @@ from skimage.segmentation import find_boundaries
 from adipocyte.domain import TARGET_COLOURS, TARGET_NAMES, FieldKey
 from adipocyte.evaluation.cellprofiler.features import Measured
 from adipocyte.evaluation.cellprofiler.labelling import Labels
+from adipocyte.evaluation.cellprofiler.objects import KINDS, LIPID_AREA, N_DROPLETS
 from adipocyte.evaluation.report.images import data_uri, embedded
 from adipocyte.evaluation.report.template import template
 from adipocyte.imaging.grey import display_range, to_grey
-from adipocyte.measuring.objects import KINDS, LIPID_AREA, N_DROPLETS
 from adipocyte.measuring.pictures import FOUND_IN
 from adipocyte.measuring.plate import MeasuredPlate, few, without
 from adipocyte.measuring.report.plates import VIRIDIS, figure, groups_of, heat_maps, plate_data

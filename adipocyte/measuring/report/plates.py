@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib import colormaps
 
-from adipocyte.measuring.objects import IMAGE, KINDS
+from adipocyte.evaluation.cellprofiler.objects import IMAGE, KINDS
 from adipocyte.measuring.pictures import SHOWN, from_above
 from adipocyte.measuring.plate_map import Role
 from adipocyte.measuring.report.treatments import Plate, given, title

@@ -10,11 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from adipocyte.domain import TARGET_COLOURS
+from adipocyte.evaluation.cellprofiler.objects import DIAMETER
+from adipocyte.evaluation.cellprofiler.wells import SHARES
 from adipocyte.evaluation.report.charts import INK, svg
-from adipocyte.measuring.objects import DIAMETER
 from adipocyte.measuring.plate_map import Role, written
 from adipocyte.measuring.screen import Row, best_first, by_plate, logistic
-from adipocyte.measuring.wells import SHARES
 
 Plate = tuple[Mapping[str, str | float], Sequence[Row]]  # what names it, and its wells
 MOST_CONDITIONS = 12

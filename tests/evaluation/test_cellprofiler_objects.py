@@ -6,7 +6,7 @@ import pytest
 from adipocyte.domain import UM_PER_PX
 from adipocyte.evaluation.cellprofiler import measure
 from adipocyte.evaluation.cellprofiler.features import AGGREGATES
-from adipocyte.measuring.objects import (
+from adipocyte.evaluation.cellprofiler.objects import (
     AREA,
     DEFECTIVE,
     DIAMETER,

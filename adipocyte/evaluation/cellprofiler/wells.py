@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adipocyte.evaluation.cellprofiler.features import aggregate
-from adipocyte.measuring.objects import (
+from adipocyte.evaluation.cellprofiler.objects import (
     DEFECTIVE,
     DIAMETER,
     KINDS,

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from adipocyte.errors import StoreError
 from adipocyte.evaluation.fields import FieldPaths
+from adipocyte.evaluation.grades import Grade, grades_of
 from adipocyte.evaluation.measure import FieldMeasurement, measure_fields
 from adipocyte.evaluation.metric import Score, score
 
@@ -13,13 +15,19 @@ from adipocyte.evaluation.metric import Score, score
 class Judgement:
     """The `measurements` of `fields`, `scores` by way, and the way that is `kept`.
 
-    The metrics of the way that is kept bear plain names.
+    The metrics of the way that is kept bear plain names. Intervals are drawn by `seed`.
     """
 
     fields: Sequence[FieldPaths]
     measurements: list[FieldMeasurement]
     scores: dict[str, Score]
     kept: str
+    seed: int = 0
+
+    @cached_property
+    def grades(self) -> list[Grade]:
+        """What measurements of images of the way that is kept are worth."""
+        return grades_of(self.measurements, self.kept, seed=self.seed)
 
     @property
     def targets(self) -> list[str]:
@@ -42,4 +50,4 @@ def judge(
         )
     measurements = measure_fields(fields, n_measured=feature_fields, workers=workers)
     scores = {way: score(measurements, way, seed=seed) for way in measurements[0].pixels}
-    return Judgement(fields, measurements, scores, kept)
+    return Judgement(fields, measurements, scores, kept, seed)

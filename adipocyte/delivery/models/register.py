@@ -32,7 +32,7 @@ from adipocyte.errors import (
 from adipocyte.evaluation.comparison import Verdict, compare
 from adipocyte.evaluation.fields import FieldPaths
 from adipocyte.evaluation.grades import grade_metrics, to_json, to_rows
-from adipocyte.evaluation.judge import Judgement, judge
+from adipocyte.evaluation.judge import Judgement, grade, judge
 from adipocyte.evaluation.metric import Score
 from adipocyte.evaluation.painting import cross_calibrated, paint_fields
 from adipocyte.evaluation.pictures import judged
@@ -168,16 +168,17 @@ def _make_version(
             seed=config.seed,
         )
         judgement = replace(judgement, kept=assembled.finish(judgement.scores))
-        if judgement.grades:
-            add_grades(assembled.folder, to_json(judgement.grades, judgement.kept))
-            log_table(to_rows(judgement.grades), "grades")
+        grades = grade(judgement, config.grade_fields, config.workers)
+        if grades:
+            add_grades(assembled.folder, to_json(grades, judgement.kept))
+            log_table(to_rows(grades), "grades")
         origins = read_manifest(assembled.folder).started_from
         picture = _draw(judgement, Path(scratch) / PICTURE)
         mlflow.log_artifact(str(picture))
         model = as_model(assembled.folder, _example(store))
         model["artifacts"]["picture"] = str(picture)
         info = mlflow.pyfunc.log_model(name="model", tags={DIGEST: digest}, **model)
-    measured = metrics(judgement) | grade_metrics(judgement.grades)
+    measured = metrics(judgement) | grade_metrics(grades)
     found = {f"validation_{name}": value for name, value in measured.items()}
     mlflow.log_metrics(found, dataset=store_dataset(store), model_id=info.model_id)
     verdict = _verdict(judgement.scores, judgement.kept, held, obstacle, config.tolerance)

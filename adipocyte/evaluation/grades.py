@@ -6,18 +6,20 @@ compared, field by field, with what the true stains give.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from adipocyte.domain import TARGETS, UM_PER_PX
+from adipocyte.evaluation import reality
 from adipocyte.evaluation.cellprofiler.objects import DIAMETER, IMAGE
 from adipocyte.evaluation.measure import FieldMeasurement
 from adipocyte.evaluation.objects import ObjectPairs
+from adipocyte.evaluation.reality import Candidates, Reality, Reliability
 from adipocyte.evaluation.resampling import (
     FEWEST_PAIRS,
     Figures,
@@ -90,6 +92,14 @@ class Grade:
     error_high: float = np.nan
 
 
+class Earned(NamedTuple):
+    """What a model earned on its validation wells, painted with `intensities`."""
+
+    intensities: str
+    grades: list[Grade]
+    realities: list[Reality]
+
+
 _FORM = {
     field.name: {float: NUMBER | None, Worth: str}.get(field.type, field.type)
     for field in dataclasses.fields(Grade)
@@ -117,6 +127,11 @@ def grades_of(measurements: Sequence[FieldMeasurement], way: str, *, seed: int =
     return grades
 
 
+def earned_by(measurements: Sequence[FieldMeasurement], way: str, seed: int) -> Earned:
+    """What images painted in a *way* earned on the fields that were measured."""
+    return Earned(way, grades_of(measurements, way, seed=seed), _realities_of(measurements, way))
+
+
 def to_rows(grades: Sequence[Grade]) -> list[dict[str, Any]]:
     """A row for each grade; None where there is no number."""
     return [
@@ -125,20 +140,36 @@ def to_rows(grades: Sequence[Grade]) -> list[dict[str, Any]]:
     ]
 
 
-def to_json(grades: Sequence[Grade], way: str) -> dict[str, Any]:
-    """The *grades* of images painted in a *way* of intensities as `from_json` reads them."""
-    return {"intensities": way, "grades": to_rows(grades)}
+def to_json(earned: Earned) -> dict[str, Any]:
+    """For a file, as `from_json` reads it."""
+    return {
+        "intensities": earned.intensities,
+        "grades": to_rows(earned.grades),
+        "objects": reality.to_json(earned.realities),
+    }
 
 
-def from_json(content: Any) -> tuple[list[Grade], str]:
-    """The grades in the *content* of a file, and the way of intensities of the images.
-
-    Raises ValueError when it is not as `to_json` makes it.
-    """
-    require_form(content, {"intensities": str, "grades": [_FORM]}, "the content")
-    return [
+def from_json(content: Any) -> Earned:
+    """Raises ValueError when *content* is not as `to_json` makes it."""
+    require_form(content, {"intensities": str, "grades": [_FORM], "objects": list}, "the content")
+    grades = [
         Grade(**{name: _read(name, row[name]) for name in _FORM}) for row in content["grades"]
-    ], content["intensities"]
+    ]
+    return Earned(content["intensities"], grades, reality.from_json(content["objects"]))
+
+
+def _realities_of(measurements: Sequence[FieldMeasurement], way: str) -> list[Reality]:
+    """What can be learnt of objects from fields painted in one *way*."""
+    found: dict[tuple[int, str], list[tuple[str, Candidates]]] = {}
+    for field in measurements:
+        for table, of_field in field.candidates.get(way, {}).items():
+            place = (field.key.magnification, table)
+            found.setdefault(place, []).append((field.key.well, of_field))
+    learnt = [
+        reality.learn(*place, [one for _, one in fields], [well for well, _ in fields])
+        for place, fields in sorted(found.items())
+    ]
+    return [one for one in learnt if one]
 
 
 def _read(name: str, value: Any) -> Any:
@@ -175,6 +206,37 @@ def grade_metrics(grades: Sequence[Grade]) -> dict[str, float]:
         if r:
             found[f"feature_r_{magnification}x"] = float(np.mean(r))
     return found
+
+
+def reliabilities(
+    measurements: Sequence[FieldMeasurement], way: str, realities: Sequence[Reality]
+) -> dict[tuple[int, str], Reliability]:
+    """By magnification and table, how far the probabilities of *realities* can be believed.
+
+    The fields are others than those that they were learnt from, painted in the same *way*.
+    """
+    found = {}
+    for one in realities:
+        seen = [
+            field.candidates[way][one.table]
+            for field in measurements
+            if field.key.magnification == one.magnification and way in field.candidates
+        ]
+        if seen:
+            given = np.concatenate([one.probabilities_of(objects.predictors) for objects in seen])
+            is_real = np.concatenate([objects.is_real for objects in seen])
+            found[one.magnification, one.table] = reality.reliability(given, is_real)
+    return found
+
+
+def reliability_metrics(found: Mapping[tuple[int, str], Reliability]) -> dict[str, float]:
+    """Numbers of `reliabilities` by name: "real_auc_Nuclei_20x", "real_ece_Nuclei_20x", …"""
+    return {
+        f"real_{name}_{table}_{magnification}x": value
+        for (magnification, table), of in found.items()
+        for name, value in (("auc", of.auc), ("ece", of.ece))
+        if np.isfinite(value)
+    }
 
 
 def _of_features(

@@ -35,11 +35,11 @@ class Judgement:
         return sorted({target for field in self.measurements for target in field.pixels[self.kept]})
 
 
-def grade(judgement: Judgement, n_fields: int, workers: int) -> list[Grade]:
-    """The grades of the way that is kept, over *n_fields* of each magnification or more.
+def measure_more(judgement: Judgement, n_fields: int, workers: int) -> list[FieldMeasurement]:
+    """Fields measured by features, *n_fields* of each magnification or more.
 
-    Fields that judging did not measure are measured now, in that way alone: to judge needs few
-    fields and every way, a correlation many fields. There are no grades where judging measured no
+    Fields that judging did not measure are measured now, in the way that is kept alone: to judge
+    needs few fields and every way, to grade many fields. There are none where judging measured no
     features. Raises as `judge` does.
     """
     measured = [field for field in judgement.measurements if field.truth_features]
@@ -52,7 +52,7 @@ def grade(judgement: Judgement, n_fields: int, workers: int) -> list[Grade]:
         for key in sorted(spread(list(whole), n_fields) - known)
     ]
     more = measure_fields(left, n_measured=len(left), workers=workers) if left else []
-    return grades_of([*measured, *more], judgement.kept, seed=judgement.seed)
+    return [*measured, *more]
 
 
 def judge(

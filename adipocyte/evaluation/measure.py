@@ -16,6 +16,7 @@ from adipocyte.evaluation.cellprofiler.wells import field_row
 from adipocyte.evaluation.fields import FieldPaths, spread
 from adipocyte.evaluation.objects import ObjectPairs, match_objects
 from adipocyte.evaluation.pixels import measure_pixels
+from adipocyte.evaluation.reality import Candidates, candidates
 from adipocyte.imaging.histograms import N_COUNTS, counts_histogram
 from adipocyte.plate.tiff import read_image
 from adipocyte.system.processes import each
@@ -36,7 +37,8 @@ class FieldMeasurement:
     `truth_features` and, by way, `painted_features`: CellProfiler's 99, nan where it gives no
     number; empty when not measured. `truth_row` and, by way, `painted_rows`: the field as a row of
     the table of wells (see `cellprofiler.wells`), empty likewise. `objects` by way and kind
-    ("nuclei", "droplets"): which objects of the truth were found.
+    ("nuclei", "droplets"): which objects of the truth were found; `candidates` by way and table:
+    which painted ones are real.
     """
 
     key: FieldKey
@@ -48,6 +50,7 @@ class FieldMeasurement:
     objects: dict[str, dict[str, ObjectPairs]]
     truth_row: dict[str, float] = dataclass_field(default_factory=dict)
     painted_rows: dict[str, dict[str, float]] = dataclass_field(default_factory=dict)
+    candidates: dict[str, dict[str, Candidates]] = dataclass_field(default_factory=dict)
 
 
 def measure_fields(
@@ -76,11 +79,9 @@ def measure_field(field: FieldPaths, *, with_features: bool) -> FieldMeasurement
     truth = _read(field.truth)
     painted = {way: _read(paths) for way, paths in field.painted.items()}
     has_stains = set(truth) == set(TARGETS)
-    true, found = None, {}
+    measured = _Features()
     if with_features and has_stains and min(truth["A1"].shape) >= SMALLEST_PX:
-        m = field.key.magnification
-        true = measure(truth, m)
-        found = {way: measure(truth | images, m) for way, images in painted.items()}
+        measured = _measure_features(truth, painted, field.key.magnification)
     pixels = {
         way: {target: measure_pixels(truth[target], image) for target, image in images.items()}
         for way, images in painted.items()
@@ -90,12 +91,33 @@ def measure_field(field: FieldPaths, *, with_features: bool) -> FieldMeasurement
         pixels=pixels,
         truth_counts=_histograms(truth),
         painted_counts={way: _histograms(images) for way, images in painted.items()},
-        truth_features=true.features if true else {},
-        painted_features={way: one.features for way, one in found.items()},
-        objects={way: _objects(true, one) for way, one in found.items()} if true else {},
-        truth_row=_row(true, field.key.magnification) if true else {},
-        painted_rows={way: _row(one, field.key.magnification) for way, one in found.items()},
+        **vars(measured),
     )
+
+
+@dataclass
+class _Features:
+    """The parts of a FieldMeasurement that CellProfiler's pipelines give."""
+
+    truth_features: dict[str, float] = dataclass_field(default_factory=dict)
+    painted_features: dict[str, dict[str, float]] = dataclass_field(default_factory=dict)
+    objects: dict[str, dict[str, ObjectPairs]] = dataclass_field(default_factory=dict)
+    truth_row: dict[str, float] = dataclass_field(default_factory=dict)
+    painted_rows: dict[str, dict[str, float]] = dataclass_field(default_factory=dict)
+    candidates: dict[str, dict[str, Candidates]] = dataclass_field(default_factory=dict)
+
+
+def _measure_features(truth: Images, painted: dict[str, Images], magnification: int) -> _Features:
+    true = measure(truth, magnification)
+    found = _Features(true.features, truth_row=field_row(tables_of(true, magnification)))
+    for way, images in painted.items():
+        one = measure(truth | images, magnification)
+        tables = tables_of(one, magnification)
+        found.painted_features[way] = one.features
+        found.objects[way] = _objects(true, one)
+        found.painted_rows[way] = field_row(tables)
+        found.candidates[way] = candidates(true, one, tables)
+    return found
 
 
 def total(histograms: Iterable[Histogram]) -> NDArray[np.int64]:
@@ -134,10 +156,6 @@ def _histograms(images: Images) -> dict[str, Histogram]:
         histogram = counts_histogram(image)[: int(image.max()) + 1]
         found[target] = histogram.astype(np.min_scalar_type(histogram.max()))
     return found
-
-
-def _row(measured: Measured, magnification: int) -> dict[str, float]:
-    return field_row(tables_of(measured, magnification))
 
 
 def _objects(truth: Measured, painted: Measured) -> dict[str, ObjectPairs]:

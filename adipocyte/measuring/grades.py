@@ -9,10 +9,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from adipocyte.domain import FieldKey
 from adipocyte.errors import PlateError
-from adipocyte.evaluation.cellprofiler.objects import KINDS, columns_of
+from adipocyte.evaluation.cellprofiler.objects import KINDS, NUMBER, Table, columns_of
 from adipocyte.evaluation.grades import WELLS, Grade, Worth, from_json, summary
+from adipocyte.evaluation.reality import PROBABILITY, Reality
 from adipocyte.plate.stained import GRADES, told_by
 
 MOST_UNLIKE = 0.5  # share of a magnification's fields that may be unlike the training wells
@@ -23,12 +26,14 @@ _AGAIN = "stain the plate again into another folder, or remove the file and meas
 class Trust:
     """The `grades` of what is measured, and `doubts`: sentences for people about all of them.
 
-    `unlike` are the fields that the painter found unlike its training wells.
+    `unlike` are the fields that the painter found unlike its training wells. `realities` give
+    painted objects their probability of being real.
     """
 
     grades: tuple[Grade, ...] = ()
     doubts: tuple[str, ...] = ()
     unlike: frozenset[FieldKey] = frozenset()
+    realities: tuple[Reality, ...] = ()
 
     @cached_property
     def _of_wells(self) -> dict[tuple[int, str], Grade]:
@@ -41,6 +46,19 @@ class Trust:
     def of_wells(self, magnification: int, feature: str) -> Grade | None:
         """The grade of a column of the table of wells, None where it has none."""
         return self._of_wells.get((magnification, feature))
+
+    def with_probability(self, name: str, magnification: int, table: Table) -> Table:
+        """A *table* of objects of that *name* with the column PROBABILITY.
+
+        Tables of kinds that the model knows nothing of are as they were; nan stands for a
+        magnification that it does not know.
+        """
+        known = {one.magnification: one for one in self.realities if one.table == name}
+        if not known:
+            return table
+        of_this = known.get(magnification)
+        n = len(table[NUMBER])
+        return table | {PROBABILITY: of_this(table) if of_this else np.full(n, np.nan)}
 
     def forbids(self, row: Mapping[str, str | float]) -> bool:
         """Whether the feature of a *row* of controls or doses is not to be trusted."""
@@ -71,13 +89,13 @@ def trust(images: Path, keys: Sequence[FieldKey]) -> Trust | None:
         )
         return Trust((), (doubt,), unlike)
     try:
-        grades, way = from_json(told.grades)
+        earned = from_json(told.grades)
     except ValueError as error:
         raise PlateError(f"{GRADES} in {images} is damaged ({error})", _AGAIN) from error
-    doubts = dict(_doubts(keys, unlike, way, told.intensities))
+    doubts = dict(_doubts(keys, unlike, earned.intensities, told.intensities))
     found = [
         _lowered(grade, doubts.get(grade.magnification, ""))
-        for grade in grades
+        for grade in earned.grades
         if grade.magnification in {key.magnification for key in keys}
     ]
     of_objects = list(_of_objects(found))
@@ -85,7 +103,7 @@ def trust(images: Path, keys: Sequence[FieldKey]) -> Trust | None:
         f"At {magnification}x each grade is one lower: {doubt}."
         for magnification, doubt in doubts.items()
     )
-    return Trust((*found, *of_objects), sentences, unlike)
+    return Trust((*found, *of_objects), sentences, unlike, tuple(earned.realities))
 
 
 def grade_rows(grades: Iterable[Grade]) -> list[dict[str, str | float]]:

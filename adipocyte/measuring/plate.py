@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from itertools import groupby
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from adipocyte.evaluation.cellprofiler.features import STAINS, Measured, measure
 from adipocyte.evaluation.cellprofiler.labelling import Labels
 from adipocyte.evaluation.cellprofiler.objects import IMAGE, KINDS, tables_of
 from adipocyte.evaluation.cellprofiler.wells import well_row
+from adipocyte.evaluation.reality import PROBABILITY
 from adipocyte.measuring.files import table_file
 from adipocyte.measuring.grades import Trust, grade_rows, trust
 from adipocyte.measuring.parts import PART_FORMAT, has_part, read_part, write_part
@@ -77,13 +79,15 @@ class MeasuredPlate:
 class Shown:
     """A field to look at: its `stains`, (Y, X) in counts, by target, and what is `found` in them.
 
-    `brightfield` is its middle focal plane, (Y, X) in counts, None where there is none.
+    `brightfield` is its middle focal plane, (Y, X) in counts, None where there is none;
+    `probabilities` of being real, (N,), are of painted objects, by table.
     """
 
     key: FieldKey
     brightfield: np.ndarray | None
     stains: dict[str, np.ndarray]
     found: Measured
+    probabilities: dict[str, np.ndarray] = dataclass_field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,7 @@ def measure_plate(
         raise PlateError(
             f"no field of {images} can be measured", f"mend one:\n{problem_table(problems)}"
         )
-    rows, tables = _write_tables(whole, out, csv, treatments)
+    rows, tables = _write_tables(whole, out, csv, treatments, trusted or Trust())
     controls = control_rows(rows, treatments) if treatments else []
     doses = dose_rows(rows, treatments)
     grades = grade_rows(trusted.grades) if trusted else []
@@ -183,15 +187,16 @@ def outlined(images: Path, field: StainedField) -> Shown:
 
     Brightfield lies beside true stains, or in the raw plate of painted ones.
     """
-    told = told_by(images)
+    told, key, stains = told_by(images), field.key, field.read()
     folders = [images, *([told.plate] if told else [])]
-    stains = field.read()
-    return Shown(
-        field.key,
-        middle_plane(folders, field.key),
-        stains,
-        measure(stains, field.key.magnification),
-    )
+    found = measure(stains, key.magnification)
+    trusted = trust(images, [key]) or Trust()
+    tables = {
+        name: trusted.with_probability(name, key.magnification, table)
+        for name, table in tables_of(found, key.magnification).items()
+    }
+    known = {name: table[PROBABILITY] for name, table in tables.items() if PROBABILITY in table}
+    return Shown(key, middle_plane(folders, key), stains, found, known)
 
 
 def _fields(images: Path, magnification: int) -> tuple[list[StainedField], list[Problem]]:
@@ -238,7 +243,11 @@ def _write_labels(task: _Task, labels: Mapping[str, Labels]) -> None:
 
 
 def _write_tables(
-    fields: Sequence[StainedField], out: Path, csv: bool, treatments: Mapping[str, Treatment]
+    fields: Sequence[StainedField],
+    out: Path,
+    csv: bool,
+    treatments: Mapping[str, Treatment],
+    trusted: Trust,
 ) -> tuple[list[dict[str, str | float]], dict[str, Path]]:
     """Write all tables from the parts, one field at a time; the rows of wells, and the files."""
     paths = {name: _path(out, name, csv) for name in (IMAGE, *KINDS)}
@@ -252,7 +261,9 @@ def _write_tables(
             for number, field in group:
                 found.append(read_part(out, field.key))
                 for name in (IMAGE, *KINDS):
-                    files[name].append(_metadata(field, number), found[-1][name])
+                    m, table = field.key.magnification, found[-1][name]
+                    table = trusted.with_probability(name, m, table)
+                    files[name].append(_metadata(field, number), table)
             rows.append(_of_well(field) | _given(field, treatments) | well_row(found))
     return rows, paths | _write_rows({WELLS: rows}, out, csv)
 

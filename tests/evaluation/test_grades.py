@@ -11,6 +11,7 @@ from adipocyte.evaluation.cellprofiler.objects import DIAMETER, IMAGE
 from adipocyte.evaluation.grades import (
     DETECTION,
     WELLS,
+    Earned,
     Grade,
     Worth,
     from_json,
@@ -165,14 +166,15 @@ def test_models_are_compared_by_their_grades():
 
 def test_grades_go_through_json():
     grades = [graded(TRUTH, TRUTH + NOISE), graded(TRUTH[:1], TRUTH[:1])]
-    read, way = from_json(json.loads(json.dumps(to_json(grades, "none"), allow_nan=False)))
-    assert way == "none"
-    np.testing.assert_equal([vars(one) for one in read], [vars(one) for one in grades])
+    text = json.dumps(to_json(Earned("none", grades, [])), allow_nan=False)
+    read = from_json(json.loads(text))
+    assert (read.intensities, read.realities) == ("none", [])
+    np.testing.assert_equal([vars(one) for one in read.grades], [vars(one) for one in grades])
 
 
 @pytest.mark.parametrize("value", ["perfect", None, 3])
 def test_other_json_is_no_grade(value):
-    content = to_json([graded(TRUTH, TRUTH)], "none")
+    content = to_json(Earned("none", [graded(TRUTH, TRUTH)], []))
     content["grades"][0]["grade"] = value
     with pytest.raises(ValueError, match=r"grade|not a valid Worth"):
         from_json(content)

@@ -8,7 +8,7 @@ import pytest
 from adipocyte.domain import FieldKey
 from adipocyte.errors import PlateError
 from adipocyte.evaluation.cellprofiler.objects import DIAMETER
-from adipocyte.evaluation.grades import WELLS, Grade, Worth, to_json
+from adipocyte.evaluation.grades import WELLS, Earned, Grade, Worth, to_json
 from adipocyte.measuring.grades import grade_rows, trust
 
 KEYS = [FieldKey(m, "B03", fov) for m in (20, 40) for fov in range(1, 5)]
@@ -34,7 +34,7 @@ def painted(folder: Path, *, way: str = "none", unlike: tuple[FieldKey, ...] = (
     for name, content in {
         "stained.json": {"plate": "raw", "intensities": way},
         "manifest.json": {"fields": fields},
-        "grades.json": to_json(GRADES, "none"),
+        "grades.json": to_json(Earned("none", GRADES, [])),
     }.items():
         (folder / name).write_text(json.dumps(content))
     return folder
@@ -104,7 +104,9 @@ def test_a_model_without_grades_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["stained.json", "manifest.json", "grades.json"])
-@pytest.mark.parametrize("content", ["{", "[]", '{"fields": {"a": 1}, "grades": [{}]}'])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"fields": {"a": 1}, "grades": [{}], "objects": []}']
+)
 def test_what_is_damaged_is_named(tmp_path, name, content):
     folder = painted(tmp_path / "stained")
     (folder / name).write_text(content)

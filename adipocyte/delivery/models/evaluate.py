@@ -14,22 +14,30 @@ from mlflow.entities import Run
 import adipocyte
 from adipocyte.config import EvaluateConfig, RegisterConfig, listed
 from adipocyte.delivery.models.assemble import assemble, runs_by_network
-from adipocyte.delivery.models.load import load_stainer, model_id_of, pinned
+from adipocyte.delivery.models.load import load_grades, load_stainer, model_id_of, pinned
 from adipocyte.delivery.runs.datasets import folder_dataset, store_dataset
 from adipocyte.delivery.runs.runs import commit, log_table, step_run
 from adipocyte.domain import Intensities
 from adipocyte.errors import ConfigError, PlateError
 from adipocyte.evaluation.fields import FieldPaths
-from adipocyte.evaluation.grades import grade_metrics, to_rows
+from adipocyte.evaluation.grades import (
+    from_json,
+    grade_metrics,
+    reliabilities,
+    reliability_metrics,
+    to_rows,
+)
 from adipocyte.evaluation.judge import Judgement, judge
 from adipocyte.evaluation.measure import total
 from adipocyte.evaluation.painting import check_fits, paint_fields
 from adipocyte.evaluation.pairs import PREDICTION, pair
+from adipocyte.evaluation.reality import Reality
 from adipocyte.evaluation.report import page
 from adipocyte.evaluation.tables import feature_rows, feature_tables, metrics, rows, table
 from adipocyte.plate.problems import problem_table
 from adipocyte.staining.stainer import Stainer
 from adipocyte.store.reader import Store
+from adipocyte.system.files import parse_json
 
 REPORT, TABLE = "report.html", "table.txt"
 
@@ -60,7 +68,13 @@ def evaluate_model(config: EvaluateConfig) -> Judgement:
         if is_calibrated and manifest.store_digest == store.digest:
             origin |= _flattered(store, config)
         origin |= _of_store(store, config) | _of_run(config, run)
-        log_judgement(judgement, origin, store_dataset(store), model_id=model_id_of(model))
+        log_judgement(
+            judgement,
+            origin,
+            store_dataset(store),
+            model_id=model_id_of(model),
+            realities=_realities(model, judgement.kept),
+        )
     return judgement
 
 
@@ -133,16 +147,22 @@ def evaluate_folders(config: EvaluateConfig) -> Judgement:
 
 
 def log_judgement(
-    judgement: Judgement, origin: dict[str, str], dataset: Dataset, *, model_id: str | None = None
+    judgement: Judgement,
+    origin: dict[str, str],
+    dataset: Dataset,
+    *,
+    model_id: str | None = None,
+    realities: Sequence[Reality] = (),
 ) -> None:
     """Log all of a *judgement* in the active run.
 
     The metrics are logged with the model *model_id* and the *dataset* too. *origin* says in words
-    what was judged and by which settings. Artifacts: report.html; table.txt; fields.json,
-    features.json and grades.json, which MLflow shows as tables; score.json;
-    features/20x/…_Image.csv, as CellProfiler writes them.
+    what was judged and by which settings; *realities* are the model's, which are judged, too.
+    Artifacts: report.html; table.txt; fields.json, features.json and grades.json, which MLflow
+    shows as tables; score.json; features/20x/…_Image.csv, as CellProfiler writes them.
     """
-    measured = metrics(judgement) | grade_metrics(judgement.grades)
+    reliable = reliabilities(judgement.measurements, judgement.kept, realities)
+    measured = metrics(judgement) | grade_metrics(judgement.grades) | reliability_metrics(reliable)
     mlflow.log_metrics(measured, dataset=dataset, model_id=model_id)
     log_table(rows(judgement), "fields")
     if judgement.grades:
@@ -160,6 +180,7 @@ def log_judgement(
         judgement.kept,
         origin,
         judgement.grades,
+        reliable,
     )
     mlflow.log_text(report, REPORT)
 
@@ -168,6 +189,13 @@ def _judge(config: EvaluateConfig, fields: Sequence[FieldPaths], kept: str) -> J
     return judge(
         fields, kept, feature_fields=config.feature_fields, workers=config.workers, seed=config.seed
     )
+
+
+def _realities(model: str, kept: str) -> list[Reality]:
+    """What a model gives its objects their probabilities by, in the way that it keeps."""
+    content = load_grades(model)
+    earned = from_json(parse_json(content)) if content else None
+    return earned.realities if earned and earned.intensities == kept else []
 
 
 def _flattered(store: Store, config: EvaluateConfig) -> dict[str, str]:

@@ -31,8 +31,8 @@ from adipocyte.errors import (
 )
 from adipocyte.evaluation.comparison import Verdict, compare
 from adipocyte.evaluation.fields import FieldPaths
-from adipocyte.evaluation.grades import grade_metrics, to_json, to_rows
-from adipocyte.evaluation.judge import Judgement, grade, judge
+from adipocyte.evaluation.grades import earned_by, grade_metrics, to_json, to_rows
+from adipocyte.evaluation.judge import Judgement, judge, measure_more
 from adipocyte.evaluation.metric import Score
 from adipocyte.evaluation.painting import cross_calibrated, paint_fields
 from adipocyte.evaluation.pictures import judged
@@ -168,18 +168,19 @@ def _make_version(
             seed=config.seed,
         )
         judgement = replace(judgement, kept=assembled.finish(judgement.scores))
-        grades = grade(judgement, config.grade_fields, config.workers)
-        if grades:
-            add_grades(assembled.folder, to_json(grades, judgement.kept))
-            log_table(to_rows(grades), "grades")
+        measured = measure_more(judgement, config.grade_fields, config.workers)
+        earned = earned_by(measured, judgement.kept, config.seed)
+        if earned.grades:
+            add_grades(assembled.folder, to_json(earned))
+            log_table(to_rows(earned.grades), "grades")
         origins = read_manifest(assembled.folder).started_from
         picture = _draw(judgement, Path(scratch) / PICTURE)
         mlflow.log_artifact(str(picture))
         model = as_model(assembled.folder, _example(store))
         model["artifacts"]["picture"] = str(picture)
         info = mlflow.pyfunc.log_model(name="model", tags={DIGEST: digest}, **model)
-    measured = metrics(judgement) | grade_metrics(grades)
-    found = {f"validation_{name}": value for name, value in measured.items()}
+    numbers = metrics(judgement) | grade_metrics(earned.grades)
+    found = {f"validation_{name}": value for name, value in numbers.items()}
     mlflow.log_metrics(found, dataset=store_dataset(store), model_id=info.model_id)
     verdict = _verdict(judgement.scores, judgement.kept, held, obstacle, config.tolerance)
     rows = [{"figure": name, "new": new, "champion": old} for name, new, old in verdict.table]

@@ -213,6 +213,28 @@ def object_sizes(name: str, pairs: ObjectPairs, colour: str, *, log: bool) -> Ma
     return svg(name, 340, 320, draw)
 
 
+def reliability(name: str, bins: Sequence[tuple[float, float, int]]) -> Markup:
+    """The share that is real against the probability that was given, with the line of equality.
+
+    *bins* are (mean probability, share, number of objects); many objects are a large point.
+    """
+
+    def draw(axes: Axes) -> None:
+        given, real, counts = np.array(bins).T
+        axes.plot((0, 1), (0, 1), color=INK, linewidth=1, dashes=(4, 3))
+        axes.plot(given, real, color=WAY_COLOURS[0], linewidth=1)
+        axes.scatter(given, real, s=20 + 180 * counts / counts.max(), color=WAY_COLOURS[0])
+        axes.set(
+            xlim=(0, 1.03),
+            ylim=(0, 1.03),
+            aspect="equal",
+            xlabel="probability",
+            ylabel="share real",
+        )
+
+    return svg(name, 300, 300, draw)
+
+
 def distributions(
     name: str,
     truth: NDArray[np.int64],

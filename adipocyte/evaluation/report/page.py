@@ -14,6 +14,7 @@ from adipocyte.evaluation.grades import Grade, Worth, summary
 from adipocyte.evaluation.measure import FieldMeasurement, having, total
 from adipocyte.evaluation.metric import Interval, Part, Score, well_errors
 from adipocyte.evaluation.objects import Agreement, ObjectPairs, agreement, f1, joined
+from adipocyte.evaluation.reality import Reliability
 from adipocyte.evaluation.report import charts
 from adipocyte.evaluation.report.images import Gallery, chosen, gallery
 from adipocyte.evaluation.report.template import template
@@ -30,6 +31,7 @@ METRIC_NAMES = {
     "pixel_metric": "Pixel metric",
     "feature_metric": "Feature metric",
 }
+EMPTY: Mapping[tuple[int, str], Reliability] = {}
 KIND_COLOURS = {"nuclei": TARGET_COLOURS["A1"], "droplets": TARGET_COLOURS["A2"]}
 
 
@@ -74,6 +76,16 @@ class Objects:
 
 
 @dataclass(frozen=True)
+class Reliable:
+    """How far the probabilities of painted objects of a table can be believed."""
+
+    magnification: int
+    table: str
+    figures: Reliability
+    chart: Markup
+
+
+@dataclass(frozen=True)
 class Chart:
     """A chart of one target and magnification."""
 
@@ -89,12 +101,14 @@ def page(
     shown: str,
     origin: Mapping[str, str],
     grades: Sequence[Grade] = (),
+    reliable: Mapping[tuple[int, str], Reliability] = EMPTY,
 ) -> str:
     """An evaluation as one HTML page that needs no network and no other file.
 
     *scores* by way ("none", "matching", …; "prediction"); *shown* is the way whose
     pictures, features and objects are shown; *origin* says by name what was judged and how,
-    *grades* what measurements of the painted images are worth. The
+    *grades* what measurements of the painted images are worth, *reliable*, by magnification and
+    table, how far the probabilities of painted objects can be believed. The
     same arguments give the same text, which stays under 50 MB.
 
     Raises ImageError, naming the file, when an image of *paths* cannot be read.
@@ -125,6 +139,7 @@ def page(
         objects=_objects(measurements, shown),
         worths=summary(grades),
         graded=_graded(grades),
+        reliable=[_reliable(*place, one) for place, one in reliable.items()],
         distributions=[_distribution(measurements, *pair, list(scores)) for pair in pairs],
         plates=_plates(measurements, pairs, shown),
         way_names=WAY_NAMES,
@@ -205,6 +220,11 @@ def _graded(grades: Sequence[Grade]) -> dict[int, list[Grade]]:
         if grade.table != IMAGE:  # the 99 features, which the columns of wells are made of
             found.setdefault(grade.magnification, []).append(grade)
     return found
+
+
+def _reliable(magnification: int, table: str, one: Reliability) -> Reliable:
+    name = f"Painted {table} at {magnification}x: share that is real"
+    return Reliable(magnification, table, one, charts.reliability(name, one.bins))
 
 
 def _objects(measurements: Sequence[FieldMeasurement], shown: str) -> list[Objects]:

@@ -14,6 +14,13 @@ for (const viewer of document.querySelectorAll(".viewer")) {
   }
 }
 
+// Objects of less probability than the chosen one are not outlined.
+const least = document.querySelector("#least");
+if (least) least.addEventListener("change", () => {
+  for (const outlines of document.querySelectorAll(".outlines"))
+    outlines.hidden = Number(outlines.dataset.least) < Number(least.value);
+});
+
 function written(value) {
   if (value === null) return "–";
   return String(Number.isInteger(value) ? value : Number(value.toPrecision(4))).replace("-", "−");

@@ -3,10 +3,12 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
 from matplotlib.colors import to_rgb
+from numpy.typing import NDArray
 from skimage.segmentation import find_boundaries
 
 from adipocyte.domain import BRIGHTFIELD, TARGET_COLOURS, TARGET_NAMES
@@ -32,6 +34,7 @@ from adipocyte.measuring.screen import Row, by_plate
 
 # Of the pictures of the field; the wells' values are in the page, too.
 BUDGET_BYTES = 16_000_000
+CLASSES = (0.0, 0.5, 0.8, 0.95)  # of probabilities, by which outlines can be hidden
 _SHOWN_PX = 1000  # fields wider than this are mostly looked at smaller than they are
 _MOST_EXTREME = 3
 KIND_NAMES = {"Nuclei": "nuclei", "Cells": "cells", "LipidDroplets": "lipid droplets"}
@@ -55,7 +58,8 @@ class Extremes:
 class Picture:
     """An image of the field as data: URIs: grey from `low` to `high` counts, and the outlines.
 
-    `found` says what lies in it, `outlines` is None where nothing could be sought.
+    `found` says what lies in it; `outlines` are none where nothing could be sought, else a picture
+    for each class of probability, with the least of it.
     """
 
     name: str
@@ -67,7 +71,7 @@ class Picture:
     width_px: int
     height_px: int
     grey: str
-    outlines: str | None
+    outlines: list[tuple[float, str]]
 
 
 def page(measured: MeasuredPlate, shown: Shown) -> str:
@@ -101,6 +105,7 @@ def page(measured: MeasuredPlate, shown: Shown) -> str:
         pictures=pictures,
         method=method,
         key=shown.key,
+        classes=CLASSES if shown.probabilities else (),
         figure=figure,
         kind_names=KIND_NAMES,
     )
@@ -182,7 +187,7 @@ def _pictures(shown: Shown) -> tuple[str, list[Picture]]:
                 width_px=grey.shape[1],
                 height_px=grey.shape[0],
                 grey=source,
-                outlines=_outlines(labels) if labels else None,
+                outlines=_by_probability(labels, shown.probabilities) if labels else [],
             )
         )
     return method, pictures
@@ -204,6 +209,28 @@ def _said(name: str, labels: Mapping[str, Labels]) -> str:
         return "middle focal plane"
     kind = KIND_NAMES[FOUND_IN[name]]
     return f"{labels[name].max():,} {kind}" if labels else f"without a stain that {kind} need"
+
+
+def _by_probability(
+    labels: Mapping[str, Labels], probabilities: Mapping[str, NDArray[np.float64]]
+) -> list[tuple[float, str]]:
+    """A picture of the outlines of objects in each class of CLASSES, and the least of the class.
+
+    Objects without a probability are in the highest.
+    """
+    if not any(FOUND_IN[target] in probabilities for target in labels):
+        return [(0.0, _outlines(labels))]
+    pictures = []
+    for least, most in pairwise((*CLASSES, np.inf)):
+        of_class = {}
+        for target, of_target in labels.items():
+            likely = np.ones(of_target.max())
+            known = probabilities.get(FOUND_IN[target], likely)
+            likely = np.where(np.isfinite(known), known, 1.0)
+            keep = np.concatenate([[False], (likely >= least) & (likely < most)])
+            of_class[target] = np.where(keep[of_target], of_target, 0)
+        pictures.append((least, _outlines(of_class)))
+    return pictures
 
 
 def _outlines(labels: Mapping[str, Labels]) -> str:

@@ -105,7 +105,7 @@ def test_what_the_models_measurements_are_worth_lies_beside_the_images(
     stain, small_model, tmp_path
 ):
     model = Path(shutil.copytree(small_model, tmp_path / "model"))
-    grades = {"intensities": "none", "grades": []}
+    grades = {"intensities": "none", "grades": [], "objects": []}
     add_grades(model / "artifacts" / "bundle", grades)
     out = tmp_path / "out"
     result = stain(model=str(model))

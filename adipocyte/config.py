@@ -663,6 +663,13 @@ class RegisterConfig:
         "float32",
     )
     feature_fields: int = _feature_fields(4)
+    grade_fields: int = option(
+        "Validation fields of each magnification that grade what measurements of painted images "
+        "are worth; never fewer than feature_fields, none where that is 0.",
+        16,
+        low=0,
+        high=999,
+    )
     workers: int = _judging_workers()
     seed: int = _seed()
 

@@ -18,7 +18,7 @@ def measure(config: MeasureConfig) -> None:
 
     from adipocyte.delivery.runs.runs import log_table, step_run
     from adipocyte.measuring.pictures import heat_maps, outlines
-    from adipocyte.measuring.plate import DOSES, WELLS, measure_plate, outlined, without
+    from adipocyte.measuring.plate import DOSES, GRADES, WELLS, measure_plate, outlined, without
     from adipocyte.measuring.report import page
     from adipocyte.measuring.screen import best_first
     from adipocyte.plate.problems import problem_table
@@ -35,7 +35,7 @@ def measure(config: MeasureConfig) -> None:
             workers=config.workers,
         )
         log_table(measured.wells, "wells")
-        for name in (WELLS, DOSES):
+        for name in (WELLS, DOSES, GRADES):
             if name in measured.tables:
                 mlflow.log_artifact(str(measured.tables[name]))
         if measured.controls:
@@ -63,6 +63,8 @@ def measure(config: MeasureConfig) -> None:
         print(sentence)
     listed = ", ".join(f"{count} {name}" for name, count in counts.items())
     print(f"{listed} in {len(measured.fields)} fields, {measured.n_new} measured now.")
+    if measured.trust:
+        print("\n".join(measured.trust.sentences()))
     for row in best_first(measured.controls)[:_MOST_SHOWN]:
         print(f"Controls, {row['Feature']}: Z' {row['Z_prime']:.2f}, SSMD {row['SSMD']:.1f}.")
     print(f"Tables: {', '.join(str(path) for path in measured.tables.values())}")

@@ -15,11 +15,12 @@ def stain(config: StainConfig) -> None:
 
     import mlflow
 
-    from adipocyte.delivery.batch.claim import PLATE_MANIFEST, read_own
+    from adipocyte.delivery.batch.claim import read_own
     from adipocyte.delivery.batch.output import Output
     from adipocyte.delivery.batch.plate import Here, stain_plate
     from adipocyte.delivery.runs.runs import step_run
     from adipocyte.plate.problems import problem_table
+    from adipocyte.plate.stained import PLATE_MANIFEST
 
     with step_run("stain", config), contextlib.ExitStack() as stack:
         crew = Here()

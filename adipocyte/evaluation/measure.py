@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from tqdm import tqdm
 
 from adipocyte.domain import TARGETS, FieldKey
 from adipocyte.evaluation.cellprofiler.features import SMALLEST_PX, Measured, measure
+from adipocyte.evaluation.cellprofiler.objects import tables_of
+from adipocyte.evaluation.cellprofiler.wells import field_row
 from adipocyte.evaluation.fields import FieldPaths, spread
 from adipocyte.evaluation.objects import ObjectPairs, match_objects
 from adipocyte.evaluation.pixels import measure_pixels
@@ -31,8 +34,9 @@ class FieldMeasurement:
     `pixels` by way and target: mae (counts), psnr, ssim, pearson. `truth_counts` by target and
     `painted_counts` by way and target: how many pixels have each count, (up to 65536,).
     `truth_features` and, by way, `painted_features`: CellProfiler's 99, nan where it gives no
-    number; empty when not measured. `objects` by way and kind ("nuclei", "droplets"): which objects
-    of the truth were found.
+    number; empty when not measured. `truth_row` and, by way, `painted_rows`: the field as a row of
+    the table of wells (see `cellprofiler.wells`), empty likewise. `objects` by way and kind
+    ("nuclei", "droplets"): which objects of the truth were found.
     """
 
     key: FieldKey
@@ -42,6 +46,8 @@ class FieldMeasurement:
     truth_features: dict[str, float]
     painted_features: dict[str, dict[str, float]]
     objects: dict[str, dict[str, ObjectPairs]]
+    truth_row: dict[str, float] = dataclass_field(default_factory=dict)
+    painted_rows: dict[str, dict[str, float]] = dataclass_field(default_factory=dict)
 
 
 def measure_fields(
@@ -87,6 +93,8 @@ def measure_field(field: FieldPaths, *, with_features: bool) -> FieldMeasurement
         truth_features=true.features if true else {},
         painted_features={way: one.features for way, one in found.items()},
         objects={way: _objects(true, one) for way, one in found.items()} if true else {},
+        truth_row=_row(true, field.key.magnification) if true else {},
+        painted_rows={way: _row(one, field.key.magnification) for way, one in found.items()},
     )
 
 
@@ -126,6 +134,10 @@ def _histograms(images: Images) -> dict[str, Histogram]:
         histogram = counts_histogram(image)[: int(image.max()) + 1]
         found[target] = histogram.astype(np.min_scalar_type(histogram.max()))
     return found
+
+
+def _row(measured: Measured, magnification: int) -> dict[str, float]:
+    return field_row(tables_of(measured, magnification))
 
 
 def _objects(truth: Measured, painted: Measured) -> dict[str, ObjectPairs]:

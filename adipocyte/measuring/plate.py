@@ -18,6 +18,7 @@ from adipocyte.evaluation.cellprofiler.labelling import Labels
 from adipocyte.evaluation.cellprofiler.objects import IMAGE, KINDS, tables_of
 from adipocyte.evaluation.cellprofiler.wells import well_row
 from adipocyte.measuring.files import table_file
+from adipocyte.measuring.grades import Trust, grade_rows, trust
 from adipocyte.measuring.parts import PART_FORMAT, has_part, read_part, write_part
 from adipocyte.measuring.plate_map import Treatment, read_plate_map
 from adipocyte.measuring.screen import control_rows, dose_rows
@@ -29,7 +30,7 @@ from adipocyte.plate.tiff import read_header, read_image
 from adipocyte.system.files import fingerprint, replacing, short_digest
 from adipocyte.system.processes import each
 
-WELLS, CONTROLS, DOSES = "Wells", "Controls", "DoseResponse"
+WELLS, CONTROLS, DOSES, GRADES = "Wells", "Controls", "DoseResponse", "Grades"
 LABELS = "labels"
 _MOST_NAMED = 5
 
@@ -56,7 +57,8 @@ class MeasuredPlate:
 
     `problems` are of fields that could not be measured, `lacking` are fields without a stain, by
     target. `controls` and `doses` are the rows of the tables CONTROLS and DOSES, none without a
-    plate map. `tables` are the files, by name.
+    plate map. `trust` says what measurements of painted images are worth, None for other images.
+    `tables` are the files, by name.
     """
 
     fields: tuple[StainedField, ...]
@@ -66,6 +68,7 @@ class MeasuredPlate:
     lacking: dict[str, tuple[FieldKey, ...]]
     controls: list[dict[str, str | float]]
     doses: list[dict[str, str | float]]
+    trust: Trust | None
     tables: dict[str, Path]
 
 
@@ -98,9 +101,11 @@ def measure_plate(
     CSV; *labels* also writes the labels of nuclei, cells and droplets as TIFFs. *magnification* is
     that of a folder whose name does not state it. *plate_map* says what each well was given: it
     adds columns to the table of wells, and the tables CONTROLS and DOSES (see `measuring.screen`).
+    Images that a model with grades painted get the table GRADES (see `measuring.grades`).
 
     A field that cannot be measured is a problem of the result, and stops nothing. Raises PlateError
-    when no field can be measured, and before anything is done when the plate map is wrong;
+    when no field can be measured, and before anything is done when the plate map is wrong or what
+    the images tell of themselves is damaged;
     ConfigError when *out* lies in *images*, which may be a raw plate.
     """
     if out.resolve().is_relative_to(images.resolve()):
@@ -111,6 +116,7 @@ def measure_plate(
     fields, problems = _fields(images, magnification)
     wells = {field.key.well for field in fields}
     treatments = read_plate_map(plate_map, wells) if plate_map else {}
+    trusted = trust(images, [field.key for field in fields])
     tasks = [_Task(field, out, labels) for field in fields]
     due = [task for task in tasks if not has_part(out, task.field.key, task.made_of)]
     done = tqdm(each(_measure, due, workers), total=len(due), desc="measure", unit="field")
@@ -125,7 +131,8 @@ def measure_plate(
     rows, tables = _write_tables(whole, out, csv, treatments)
     controls = control_rows(rows, treatments) if treatments else []
     doses = dose_rows(rows, treatments)
-    tables |= _write_rows({CONTROLS: controls, DOSES: doses}, out, csv)
+    grades = grade_rows(trusted.grades) if trusted else []
+    tables |= _write_rows({CONTROLS: controls, DOSES: doses, GRADES: grades}, out, csv)
     lacking = {
         target: tuple(field.key for field in whole if target not in field.files)
         for target in TARGETS
@@ -138,6 +145,7 @@ def measure_plate(
         {target: keys for target, keys in lacking.items() if keys},
         controls,
         doses,
+        trusted,
         tables,
     )
 

@@ -28,6 +28,7 @@ from adipocyte.imaging.limits import Limits
 from adipocyte.imaging.normalisation import Scaling, field_scaling
 from adipocyte.networks.files import NETWORK_FILES, copy_network
 from adipocyte.networks.quantisation import Ranges
+from adipocyte.plate.stained import GRADES
 from adipocyte.system.files import (
     digest_of,
     open_regular,
@@ -272,6 +273,19 @@ def calibrate_bundle(
     write_json(folder / BUNDLE_MANIFEST, asdict(changed))
     if manifest.calibrations and manifest.calibrations != changed.calibrations:
         (folder / manifest.calibrations).unlink()  # last, because until now the manifest named it
+
+
+def add_grades(folder: Path, grades: Any) -> None:
+    """Put *grades* into the bundle in *folder*: JSON, of the form of `evaluation.grades`.
+
+    They say what measurements of painted images are worth. Older bundles have none.
+
+    Raises BundleError when there is no bundle.
+    """
+    manifest = read_manifest(folder)
+    write_json(folder / GRADES, grades)
+    checksums = manifest.checksums | {GRADES: digest_of(folder / GRADES)}
+    write_json(folder / BUNDLE_MANIFEST, asdict(replace(manifest, checksums=checksums)))
 
 
 def read_manifest(folder: Path) -> BundleManifest:

@@ -18,12 +18,14 @@ from adipocyte.evaluation.cellprofiler.objects import (
     columns_of,
 )
 from adipocyte.evaluation.cellprofiler.wells import SHARES, well_row
+from adipocyte.evaluation.grades import WELLS, Grade, Worth
+from adipocyte.measuring.grades import Trust
 from adipocyte.measuring.pictures import SHOWN
 from adipocyte.measuring.plate import MeasuredPlate, StainedField
 from adipocyte.measuring.plate_map import Role, Treatment, written
 from adipocyte.measuring.report import page
 from adipocyte.measuring.report.treatments import MOST_CONDITIONS
-from adipocyte.measuring.screen import control_rows, dose_rows
+from adipocyte.measuring.screen import control_rows, dose_rows, features_of
 from adipocyte.plate.problems import Problem
 from tests.support import drawn
 from tests.support.pages import chromium, needs_chromium, opened_page, sandboxed
@@ -105,6 +107,7 @@ def measured_plate(
         lacking={},
         controls=control_rows(rows, given) if given else [],
         doses=dose_rows(rows, given),
+        trust=None,
         tables={},
     )
 
@@ -301,7 +304,7 @@ def test_a_plate_with_next_to_nothing_in_it_is_shown_without_nan(field, n_cells)
 
 
 def test_no_rows_are_no_error():
-    nothing = MeasuredPlate((), 0, [], (), {}, [], [], {})
+    nothing = MeasuredPlate((), 0, [], (), {}, [], [], None, {})
     text = page(nothing, {}, Measured({}, {}, {}), FieldKey(20, "B03", 1))
     assert "No well was measured" in section(text, "plate")
     assert values_of(text) == []
@@ -372,6 +375,37 @@ def test_another_feature_is_another_map(opened, with_map):
     assert after[ordered[-1]] == "rgb(253, 231, 37)"
     low, high = (float(opened.locator(end).inner_text()) for end in (".low", ".high"))
     np.testing.assert_allclose([low, high], [min(values.values()), max(values.values())], rtol=1e-3)
+
+
+@pytest.mark.browser
+@needs_chromium
+def test_what_is_not_to_be_trusted_is_grey_and_says_why(browser, with_map, field, tmp_path):
+    worths = {LIPID: (Worth.NOT, "r 0.1"), "Image_Count_Nuclei": (Worth.CARE, "r 0.7")}
+    grades = [
+        Grade(20, WELLS, name, *worths.get(name, (Worth.USE, "")), n_fields=9, n_wells=3)
+        for name in features_of(with_map.wells)
+    ]
+    trust = Trust(tuple(grades), ("A doubt.",), frozenset({FieldKey(20, "B03", 1)}))
+    text = page(dataclasses.replace(with_map, trust=trust), **field)
+    told = section(text, "overview")
+    assert f"{len(grades) - 2} use, 1 with care, 1 not" in told
+    assert "A doubt." in told
+    assert "unlike the training wells: B03." in told
+    assert section(text, "controls").count('<tr class="worthless"') == 1
+    assert LIPID in section(page(with_map, **field), "doses")
+    assert LIPID not in section(text, "doses")
+    with opened_page(browser, text, tmp_path) as tab:
+        seen = {}
+        for name in (LIPID, "Image_Count_Nuclei", "Image_Count_Cells"):
+            tab.locator("#feature").select_option(name)
+            heat = tab.locator(".heat").first
+            filtered = heat.evaluate("one => getComputedStyle(one).filter")
+            seen[name] = (filtered, tab.locator(".worth").first.inner_text())
+    assert seen == {
+        LIPID: ("grayscale(1)", "not to be trusted: r 0.1"),
+        "Image_Count_Nuclei": ("none", "with care: r 0.7"),
+        "Image_Count_Cells": ("none", "use"),
+    }
 
 
 @pytest.mark.browser
@@ -484,7 +518,7 @@ def test_the_page_lives_in_a_sandbox_without_an_origin(browser, text):
 @pytest.mark.browser
 @needs_chromium
 def test_a_plate_without_wells_opens_without_complaint(browser, tmp_path):
-    nothing = MeasuredPlate((), 0, [], (), {}, [], [], {})
+    nothing = MeasuredPlate((), 0, [], (), {}, [], [], None, {})
     text = page(nothing, {}, Measured({}, {}, {}), FieldKey(20, "B03", 1))
     with opened_page(browser, text, tmp_path) as tab:
         assert tab.locator("h2").count() == 4

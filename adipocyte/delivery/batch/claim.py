@@ -7,10 +7,10 @@ from typing import Any
 from adipocyte.delivery.batch.output import Output
 from adipocyte.errors import OutputError, PlateError
 from adipocyte.plate.names import is_image
+from adipocyte.plate.stained import PLATE_ORIGIN
 from adipocyte.system.files import json_bytes
 from adipocyte.system.machine import PRECISIONS
 
-PLATE_ORIGIN, PLATE_MANIFEST = "stained.json", "manifest.json"
 ANOTHER_FOLDER = "name another folder with -P out=<folder>"
 
 

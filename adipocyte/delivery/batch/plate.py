@@ -11,8 +11,6 @@ from tqdm import tqdm
 from adipocyte.config import StainConfig
 from adipocyte.delivery.batch.claim import (
     ANOTHER_FOLDER,
-    PLATE_MANIFEST,
-    PLATE_ORIGIN,
     begun_in,
     claim_for,
     read_own,
@@ -20,13 +18,14 @@ from adipocyte.delivery.batch.claim import (
 )
 from adipocyte.delivery.batch.output import Output
 from adipocyte.delivery.batch.painter import FAILED, PAINTED, Assignment, FieldOutcome, FieldPainter
-from adipocyte.delivery.models.load import load_manifest, pinned
+from adipocyte.delivery.models.load import load_grades, load_manifest, pinned
 from adipocyte.domain import FieldKey
 from adipocyte.errors import ConfigError
 from adipocyte.networks.predictor import INSTALL_COMPILER, NO_COMPILER, has_compiler
 from adipocyte.plate.fields import FieldFiles, stained_name
 from adipocyte.plate.problems import Problem
 from adipocyte.plate.scan import scan_plate
+from adipocyte.plate.stained import GRADES, PLATE_MANIFEST, PLATE_ORIGIN
 from adipocyte.staining.bundle import BundleManifest
 from adipocyte.system.files import json_bytes, short_digest
 from adipocyte.system.machine import fastest_arithmetic, fastest_device
@@ -107,10 +106,11 @@ def should_compile(wish: str, n_fields: int, *, possible: bool) -> bool:
 def stain_plate(config: StainConfig, crew: Crew) -> StainedPlate:
     """Let a *crew* paint every field of a raw plate: uint16 TIFFs under the challenge's names.
 
-    Beside them, `stained.json` says what painted which plate, and how, and `manifest.json` says
-    what became of each field. A field is skipped if the manifest calls it painted, from the files
-    that it has now, and its images are there; so the same command continues an interrupted one. A
-    field that is incomplete or cannot be read is recorded and does not stop the plate.
+    Beside them, `stained.json` says what painted which plate, and how, `manifest.json` what became
+    of each field, and `grades.json` what measurements of the images are worth, if the model knows.
+    A field is skipped if the manifest calls it painted, from the files that it has now, and its
+    images are there; so the same command continues an interrupted one. A field that is incomplete
+    or cannot be read is recorded and does not stop the plate.
 
     Raises PlateError when there is no plate, or when *out* holds images of another plate, model or
     setting, or of nobody knows what; RunError when there is no such model; ConfigError when the
@@ -122,7 +122,7 @@ def stain_plate(config: StainConfig, crew: Crew) -> StainedPlate:
     model = pinned(config.model)
     bundle = load_manifest(model)
     images = [stained_name(field, target) for field in scanned.fields for target in bundle.targets]
-    for name in [PLATE_ORIGIN, PLATE_MANIFEST, *images]:
+    for name in [PLATE_ORIGIN, PLATE_MANIFEST, GRADES, *images]:
         out.require_own(name)
     begun = begun_in(out)
     origin = _origin(config, bundle, crew, begun, len(scanned.fields))
@@ -138,6 +138,8 @@ def stain_plate(config: StainConfig, crew: Crew) -> StainedPlate:
         compiled=origin["compiled"],
         memory_mb=config.memory_mb or None,
     )
+    if grades := load_grades(model):
+        write_claimed(out, assignment.claim, GRADES, grades)
     made_from = {field.key: _made_from(field) for field in scanned.fields}
     before, changed = painted_before(out, scanned.fields, bundle.targets, made_from)
     manifest = PlateManifest(out, assignment.claim, before, scanned.problems)

@@ -20,6 +20,7 @@ from adipocyte.delivery.runs.runs import commit, log_table, step_run
 from adipocyte.domain import Intensities
 from adipocyte.errors import ConfigError, PlateError
 from adipocyte.evaluation.fields import FieldPaths
+from adipocyte.evaluation.grades import grade_metrics, to_rows
 from adipocyte.evaluation.judge import Judgement, judge
 from adipocyte.evaluation.measure import total
 from adipocyte.evaluation.painting import check_fits, paint_fields
@@ -137,12 +138,15 @@ def log_judgement(
     """Log all of a *judgement* in the active run.
 
     The metrics are logged with the model *model_id* and the *dataset* too. *origin* says in words
-    what was judged and by which settings. Artifacts: report.html; table.txt; fields.json and
-    features.json, which MLflow shows as tables; score.json; features/20x/…_Image.csv, as
-    CellProfiler writes them.
+    what was judged and by which settings. Artifacts: report.html; table.txt; fields.json,
+    features.json and grades.json, which MLflow shows as tables; score.json;
+    features/20x/…_Image.csv, as CellProfiler writes them.
     """
-    mlflow.log_metrics(metrics(judgement), dataset=dataset, model_id=model_id)
+    measured = metrics(judgement) | grade_metrics(judgement.grades)
+    mlflow.log_metrics(measured, dataset=dataset, model_id=model_id)
     log_table(rows(judgement), "fields")
+    if judgement.grades:
+        log_table(to_rows(judgement.grades), "grades")
     if features := feature_rows(judgement):
         log_table(features, "features")
     mlflow.log_dict({way: asdict(score) for way, score in judgement.scores.items()}, "score.json")
@@ -150,7 +154,12 @@ def log_judgement(
         mlflow.log_text(text, f"features/{name}")
     mlflow.log_text(table(judgement), TABLE)
     report = page(
-        judgement.measurements, judgement.fields, judgement.scores, judgement.kept, origin
+        judgement.measurements,
+        judgement.fields,
+        judgement.scores,
+        judgement.kept,
+        origin,
+        judgement.grades,
     )
     mlflow.log_text(report, REPORT)
 

@@ -14,7 +14,13 @@ from mlflow.models.model import MLMODEL_FILE_NAME
 
 from adipocyte.delivery.runs.runs import fetched, if_moved, lacks, repository_of
 from adipocyte.errors import BundleError, MissingFilesError, RunError
-from adipocyte.staining.bundle import BUNDLE_MANIFEST, BundleManifest, check_files, read_manifest
+from adipocyte.plate.stained import GRADES
+from adipocyte.staining.bundle import (
+    BUNDLE_MANIFEST,
+    BundleManifest,
+    check_files,
+    read_manifest,
+)
 from adipocyte.staining.stainer import Stainer
 
 _BUNDLE = "artifacts/bundle"  # in the folder of a logged model
@@ -39,6 +45,17 @@ def load_manifest(uri: str) -> BundleManifest:
     """
     with _bundle_file(uri, BUNDLE_MANIFEST) as path:
         return read_manifest(path.parent)
+
+
+def load_grades(uri: str) -> bytes | None:
+    """The file of a registered model's bundle with its grades; None in a model that has none.
+
+    Raises RunError when there is no such model, MissingFilesError when its files are gone.
+    """
+    if GRADES not in load_manifest(uri).checksums:
+        return None
+    with _bundle_file(uri, GRADES) as path:
+        return path.read_bytes()
 
 
 @contextlib.contextmanager

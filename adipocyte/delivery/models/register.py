@@ -31,13 +31,14 @@ from adipocyte.errors import (
 )
 from adipocyte.evaluation.comparison import Verdict, compare
 from adipocyte.evaluation.fields import FieldPaths
-from adipocyte.evaluation.judge import Judgement, judge
+from adipocyte.evaluation.grades import grade_metrics, to_json, to_rows
+from adipocyte.evaluation.judge import Judgement, grade, judge
 from adipocyte.evaluation.metric import Score
 from adipocyte.evaluation.painting import cross_calibrated, paint_fields
 from adipocyte.evaluation.pictures import judged
 from adipocyte.evaluation.tables import metrics, table
 from adipocyte.plate.tiff import encode_stack
-from adipocyte.staining.bundle import read_manifest
+from adipocyte.staining.bundle import add_grades, read_manifest
 from adipocyte.store.reader import Store
 from adipocyte.system.files import short_digest
 
@@ -167,13 +168,18 @@ def _make_version(
             seed=config.seed,
         )
         judgement = replace(judgement, kept=assembled.finish(judgement.scores))
+        grades = grade(judgement, config.grade_fields, config.workers)
+        if grades:
+            add_grades(assembled.folder, to_json(grades, judgement.kept))
+            log_table(to_rows(grades), "grades")
         origins = read_manifest(assembled.folder).started_from
         picture = _draw(judgement, Path(scratch) / PICTURE)
         mlflow.log_artifact(str(picture))
         model = as_model(assembled.folder, _example(store))
         model["artifacts"]["picture"] = str(picture)
         info = mlflow.pyfunc.log_model(name="model", tags={DIGEST: digest}, **model)
-    found = {f"validation_{name}": value for name, value in metrics(judgement).items()}
+    measured = metrics(judgement) | grade_metrics(grades)
+    found = {f"validation_{name}": value for name, value in measured.items()}
     mlflow.log_metrics(found, dataset=store_dataset(store), model_id=info.model_id)
     verdict = _verdict(judgement.scores, judgement.kept, held, obstacle, config.tolerance)
     rows = [{"figure": name, "new": new, "champion": old} for name, new, old in verdict.table]

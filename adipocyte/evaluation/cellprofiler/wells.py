@@ -54,6 +54,12 @@ def well_row(fields: Sequence[Mapping[str, Table]]) -> dict[str, float]:
     return row | _sizes(joined["LipidDroplets"][DIAMETER])
 
 
+def field_row(tables: Mapping[str, Table]) -> dict[str, float]:
+    """What `well_row` measures, of one field as if it were a well."""
+    row = well_row([tables])
+    return {name: value for name, value in row.items() if not name.startswith("Metadata_")}
+
+
 def _summary(name: str, values: NDArray[np.float64]) -> dict[str, float]:
     finite = values[np.isfinite(values)]
     return {

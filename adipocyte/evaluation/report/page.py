@@ -8,7 +8,9 @@ from markupsafe import Markup
 from matplotlib import colormaps
 
 from adipocyte.domain import TARGET_COLOURS, TARGET_NAMES, TARGETS
+from adipocyte.evaluation.cellprofiler.objects import IMAGE
 from adipocyte.evaluation.fields import FieldPaths
+from adipocyte.evaluation.grades import Grade, Worth, summary
 from adipocyte.evaluation.measure import FieldMeasurement, having, total
 from adipocyte.evaluation.metric import Interval, Part, Score, well_errors
 from adipocyte.evaluation.objects import Agreement, ObjectPairs, agreement, f1, joined
@@ -86,11 +88,13 @@ def page(
     scores: Mapping[str, Score],
     shown: str,
     origin: Mapping[str, str],
+    grades: Sequence[Grade] = (),
 ) -> str:
     """An evaluation as one HTML page that needs no network and no other file.
 
     *scores* by way ("none", "matching", …; "prediction"); *shown* is the way whose
-    pictures, features and objects are shown; *origin* says by name what was judged and how. The
+    pictures, features and objects are shown; *origin* says by name what was judged and how,
+    *grades* what measurements of the painted images are worth. The
     same arguments give the same text, which stays under 50 MB.
 
     Raises ImageError, naming the file, when an image of *paths* cannot be read.
@@ -119,6 +123,8 @@ def page(
         pictures=_by_place(gallery(fields, {of.key: of for of in paths}, shown)),
         features=[_features(magnification, scores, shown) for magnification in magnifications],
         objects=_objects(measurements, shown),
+        worths=summary(grades),
+        graded=_graded(grades),
         distributions=[_distribution(measurements, *pair, list(scores)) for pair in pairs],
         plates=_plates(measurements, pairs, shown),
         way_names=WAY_NAMES,
@@ -190,6 +196,15 @@ def _group(feature: str) -> str:
         if word in feature.lower():
             return group
     return "image"
+
+
+def _graded(grades: Sequence[Grade]) -> dict[int, list[Grade]]:
+    """By magnification the grades of the columns of wells and of objects, the best first."""
+    found: dict[int, list[Grade]] = {}
+    for grade in sorted(grades, key=lambda grade: list(Worth).index(grade.grade)):
+        if grade.table != IMAGE:  # the 99 features, which the columns of wells are made of
+            found.setdefault(grade.magnification, []).append(grade)
+    return found
 
 
 def _objects(measurements: Sequence[FieldMeasurement], shown: str) -> list[Objects]:

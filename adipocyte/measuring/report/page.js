@@ -43,8 +43,17 @@ function draw() {
     }
     map.querySelector(".low").textContent = written(low <= high ? low : null);
     map.querySelector(".high").textContent = written(low <= high ? high : null);
+    grade(map, plate.grades[choice.value]);
     tell(map, map.querySelector(".told"));
   });
+}
+
+// What a feature of painted images is worth; true images have no grades.
+function grade(map, graded) {
+  const [worth, reason] = graded ?? ["", ""];
+  map.classList.toggle("worthless", worth === "not");
+  const words = worth === "not" ? "not to be trusted" : worth;
+  map.querySelector(".worth").textContent = [words, reason].filter(Boolean).join(": ");
 }
 
 function paint(well, value, low, high) {

@@ -17,6 +17,7 @@ from adipocyte.evaluation.cellprofiler.objects import KINDS, LIPID_AREA, N_DROPL
 from adipocyte.evaluation.report.images import data_uri, embedded
 from adipocyte.evaluation.report.template import template
 from adipocyte.imaging.grey import display_range, to_grey
+from adipocyte.measuring.grades import Trust
 from adipocyte.measuring.pictures import FOUND_IN
 from adipocyte.measuring.plate import MeasuredPlate, few, without
 from adipocyte.measuring.report.plates import VIRIDIS, figure, groups_of, heat_maps, plate_data
@@ -81,23 +82,27 @@ def page(
     lies in them. The same arguments give the same text.
     """
     plates = by_plate(measured.wells)
+    trusted = measured.trust or Trust()
     has_map = any("Metadata_Role" in row for row in measured.wells)
+    curves = [row for row in measured.doses if not trusted.forbids(row)]
     method, stains = _stains(images, found)
     return template("adipocyte.measuring.report", "adipocyte.evaluation.report").render(
         n_fields=len(measured.fields),
         counts={name: _total(measured.wells, name) for name in KINDS},
         n_wells=len({(str(row["Metadata_Plate"]), row["Metadata_Well"]) for row in measured.wells}),
         problems=measured.problems,
-        warnings=[*without(measured.lacking), *_warnings(measured)],
+        warnings=[*without(measured.lacking), *trusted.sentences(), *_warnings(measured)],
+        trusted=trusted,
         has_map=has_map,
-        groups=groups_of(measured.wells),
+        groups=groups_of(measured.wells, trusted),
         maps=heat_maps(plates),
-        data=plate_data(plates),
+        data=plate_data(plates, trusted),
         viridis=VIRIDIS,
         droplets=[droplets(*plate) for plate in plates],
         controls=controls(measured.controls),
-        doses=doses(measured.doses, measured.wells),
-        n_compounds=n_compounds(measured.doses),
+        doses=doses(curves, measured.wells),
+        n_compounds=n_compounds(curves),
+        n_forbidden=len(measured.doses) - len(curves),
         extremes={title(named): _extremes(rows) for named, rows in plates},
         stains=stains,
         method=method,
@@ -115,6 +120,9 @@ def _total(wells: Sequence[Row], kind: str) -> int:
 
 def _warnings(measured: MeasuredPlate) -> Iterator[str]:
     """What a reader should know before believing the numbers."""
+    if measured.trust and measured.trust.unlike:
+        wells = sorted({key.well for key in measured.trust.unlike})
+        yield f"Painted from brightfield unlike the training wells: {few(wells)}."
     for named, rows in by_plate(measured.wells):
         for kind in KINDS:
             empty = [str(row["Metadata_Well"]) for row in rows if not row[f"Image_Count_{kind}"]]

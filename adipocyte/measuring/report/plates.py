@@ -8,11 +8,14 @@ import numpy as np
 from matplotlib import colormaps
 
 from adipocyte.evaluation.cellprofiler.objects import IMAGE, KINDS
+from adipocyte.evaluation.grades import Worth
+from adipocyte.measuring.grades import Trust
 from adipocyte.measuring.pictures import SHOWN, from_above
 from adipocyte.measuring.plate_map import Role
 from adipocyte.measuring.report.treatments import Plate, given, title
 from adipocyte.measuring.screen import Row, features_of
 
+NO_WORTH = "Not to be trusted in painted images"
 _COLOURS = (colormaps["viridis"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
 VIRIDIS = _COLOURS.tobytes().hex()  # six digits for each of 256 colours
 _MARKS: dict[str, str] = {Role.NEGATIVE: "−", Role.POSITIVE: "+"}
@@ -56,17 +59,26 @@ def figure(value: str | float) -> str:
     return f"{short:.10g}".replace("-", "−")
 
 
-def groups_of(wells: Sequence[Row]) -> dict[str, dict[str, str]]:
-    """The features to choose from and what they are called, by group."""
+def groups_of(wells: Sequence[Row], trusted: Trust) -> dict[str, dict[str, str]]:
+    """The features to choose from and what they are called, by group; those of no worth last."""
     if not wells:
         return {}
+    magnifications = {int(row["Metadata_Magnification"]) for row in wells}
     features = features_of(wells)
-    first = {name: words for name, words in SHOWN.items() if name in features}
+    forbidden = [name for name in features if _is_forbidden(name, magnifications, trusted)]
+    left = [name for name in features if name not in forbidden]
+    first = {name: words for name, words in SHOWN.items() if name in left}
     by_table = {
-        table: {name: name for name in features if name.startswith(f"{table}_")}
+        table: {name: name for name in left if name.startswith(f"{table}_")}
         for table in (*KINDS, IMAGE)
     }
-    return {"First looks": first} | by_table
+    groups = {"First looks": first} | by_table | {NO_WORTH: {name: name for name in forbidden}}
+    return {group: named for group, named in groups.items() if named}
+
+
+def _is_forbidden(feature: str, magnifications: set[int], trusted: Trust) -> bool:
+    grades = [trusted.of_wells(magnification, feature) for magnification in magnifications]
+    return all(grade is not None and grade.grade is Worth.NOT for grade in grades)
 
 
 def heat_maps(plates: Sequence[Plate]) -> list[HeatMap]:
@@ -87,8 +99,8 @@ def heat_maps(plates: Sequence[Plate]) -> list[HeatMap]:
     return maps
 
 
-def plate_data(plates: Sequence[Plate]) -> list[dict[str, object]]:
-    """What the page's script draws: the wells of each plate and the values of all features."""
+def plate_data(plates: Sequence[Plate], trusted: Trust) -> list[dict[str, object]]:
+    """What the page's script draws: the wells of each plate, values and grades of all features."""
     return [
         {
             "magnification": named["Metadata_Magnification"],
@@ -96,6 +108,11 @@ def plate_data(plates: Sequence[Plate]) -> list[dict[str, object]]:
             "given": [given(row) for row in wells],
             "values": {
                 feature: [_brief(row[feature]) for row in wells] for feature in features_of(wells)
+            },
+            "grades": {
+                feature: [grade.grade, grade.reason]
+                for feature in features_of(wells)
+                if (grade := trusted.of_wells(int(named["Metadata_Magnification"]), feature))
             },
         }
         for named, wells in plates

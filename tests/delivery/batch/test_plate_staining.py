@@ -23,8 +23,10 @@ from adipocyte.delivery.batch.painter import Assignment, FieldOutcome
 from adipocyte.delivery.batch.plate import Here, should_compile, stain_plate
 from adipocyte.domain import FieldKey
 from adipocyte.errors import ConfigError, OutputError, PlateError
+from adipocyte.measuring.grades import trust
 from adipocyte.plate.fields import FieldFiles, stained_name
 from adipocyte.plate.scan import scan_plate
+from adipocyte.staining.bundle import add_grades
 from adipocyte.staining.stainer import Stainer
 from entrypoints.stain import stain as command
 from tests.support import ROOT
@@ -97,6 +99,19 @@ def test_every_field_is_painted_as_the_stainer_paints_it(stain, plate, small_bun
     for target, channel in (("A1", "C01"), ("A2", "C02"), ("A3", "C03")):
         [path] = (tmp_path / "out").glob(f"20x_images/*F003*{channel}.tif")
         assert (tifffile.imread(path) == expected[target]).all()
+
+
+def test_what_the_models_measurements_are_worth_lies_beside_the_images(
+    stain, small_model, tmp_path
+):
+    model = Path(shutil.copytree(small_model, tmp_path / "model"))
+    grades = {"intensities": "none", "grades": []}
+    add_grades(model / "artifacts" / "bundle", grades)
+    out = tmp_path / "out"
+    result = stain(model=str(model))
+    assert json.loads((out / "grades.json").read_text()) == grades
+    found = trust(out, [*result.painted, FieldKey(20, "C03", 1)])
+    assert found.unlike == set(result.painted)  # noise is unlike the training wells
 
 
 @pytest.mark.slow

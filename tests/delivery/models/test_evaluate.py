@@ -308,7 +308,7 @@ def test_two_folders_give_metrics_tables_and_a_report(folders, elsewhere):
     assert found["combined_metric"] == pytest.approx(mean)
     assert f"{found['combined_metric']:.3f}" in result.output
     kept = {file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id)}
-    tables = {"fields.json", "features.json", "score.json", "features"}
+    tables = {"fields.json", "features.json", "grades.json", "score.json", "features"}
     assert tables | {"report.html", "table.txt"} <= kept
     truth = mlflow.artifacts.load_text(f"{uri}/features/20x/truth_Image.csv").splitlines()
     assert len(truth) == 3  # two fields and their names: the third is too small for features

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,13 +33,15 @@ from mlflow.exceptions import MlflowException
 from adipocyte.config import GeneratorConfig, RegisterConfig, SegmenterConfig
 from adipocyte.delivery.models import register as registry
 from adipocyte.delivery.models.assemble import gather
-from adipocyte.delivery.models.load import load_manifest, load_stainer, model_id_of
+from adipocyte.delivery.models.load import load_grades, load_manifest, load_stainer, model_id_of
 from adipocyte.delivery.models.package import requirements
 from adipocyte.delivery.models.register import Registered
 from adipocyte.delivery.models.start import start_of
 from adipocyte.delivery.runs.runs import network_of, step_run
 from adipocyte.domain import FieldKey
 from adipocyte.errors import MissingFilesError, RunError
+from adipocyte.evaluation.cellprofiler import COLUMNS
+from adipocyte.evaluation.grades import Worth, from_json
 from adipocyte.networks.files import save_network
 from adipocyte.networks.unet import UNetSpec, build_unet
 from adipocyte.plate.fields import RawField, write_field
@@ -107,7 +110,9 @@ def keep_network(
     """
     torch.manual_seed(0)
     spec = UNetSpec(
-        encoder="resnet18", in_channels=store.manifest.n_z_planes + ("segmenter" in tags)
+        encoder="resnet18",
+        in_channels=store.manifest.n_z_planes + ("segmenter" in tags),
+        out_channels=len(tags.get("target", "A1").split(",")),
     )
     network = build_unet(spec)
     head = network.segmentation_head[0]
@@ -227,6 +232,28 @@ def test_a_version_carries_what_it_was_made_of_and_how_well_it_paints(shelf, pai
     # What MLflow's column takes on a strict database.
     assert max(len(version.description) for version in (first, second)) < 5000
     assert aliases("pair") == {"champion": "1", "candidate": "2"}
+
+
+def test_a_version_says_what_measurements_of_its_images_are_worth(shelf, tmp_path):
+    """Two validation fields large enough to be measured, painted by a network that saw nothing."""
+    for seed, well in enumerate(("B03", "B04", "C02", "C03")):
+        simulated = simulate_field(20, (384, 384), seed=seed)
+        stains = RawField(simulated.planes, simulated.targets)
+        write_field(tmp_path / "plate", FieldKey(20, well, 1), stains)
+    store = prepared(tmp_path / "plate", tmp_path / "store")
+    config = GeneratorConfig(target="A1,A2,A3")
+    tags = {"target": "A1,A2,A3"}
+    run = keep_network(store, tmp_path, "train_gan", config, GOOD, tags)
+    made = register(store, dict.fromkeys(("A1", "A2", "A3"), run), "graded")
+    grades, way = from_json(json.loads(load_grades(made.uri)))
+    assert way == made.intensities
+    by_table = Counter(grade.table for grade in grades)
+    assert by_table["Image"] == len(COLUMNS)
+    assert by_table["Wells"] > 150
+    assert not any(grade.grade is Worth.USE for grade in grades)
+    [version] = versions("graded")
+    logged = mlflow.load_table("grades.json", [version.run_id])
+    assert list(logged["reason"]) == [grade.reason for grade in grades]
 
 
 def test_the_picture_lies_with_the_run_and_with_the_model(pair, tmp_path):

@@ -1,0 +1,149 @@
+"""What measurements of a folder of painted images are worth, by the model's grades and the plate.
+
+The grades were earned on wells that the model's training did not see, of the same plate. They are
+lowered where this plate, or how it was painted, is another thing.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from adipocyte.domain import FieldKey
+from adipocyte.errors import PlateError
+from adipocyte.evaluation.cellprofiler.objects import KINDS, columns_of
+from adipocyte.evaluation.grades import WELLS, Grade, Worth, from_json, summary
+from adipocyte.plate.stained import GRADES, told_by
+
+MOST_UNLIKE = 0.5  # share of a magnification's fields that may be unlike the training wells
+_AGAIN = "stain the plate again into another folder, or remove the file and measure without it"
+
+
+@dataclass(frozen=True)
+class Trust:
+    """The `grades` of what is measured, and `doubts`: sentences for people about all of them.
+
+    `unlike` are the fields that the painter found unlike its training wells.
+    """
+
+    grades: tuple[Grade, ...] = ()
+    doubts: tuple[str, ...] = ()
+    unlike: frozenset[FieldKey] = frozenset()
+
+    @cached_property
+    def _of_wells(self) -> dict[tuple[int, str], Grade]:
+        return {
+            (grade.magnification, grade.feature): grade
+            for grade in self.grades
+            if grade.table == WELLS
+        }
+
+    def of_wells(self, magnification: int, feature: str) -> Grade | None:
+        """The grade of a column of the table of wells, None where it has none."""
+        return self._of_wells.get((magnification, feature))
+
+    def forbids(self, row: Mapping[str, str | float]) -> bool:
+        """Whether the feature of a *row* of controls or doses is not to be trusted."""
+        grade = self.of_wells(int(row["Metadata_Magnification"]), str(row["Feature"]))
+        return grade is not None and grade.grade is Worth.NOT
+
+    def sentences(self) -> Iterator[str]:
+        """What a reader should know first: how many columns have which grade, and the doubts."""
+        for magnification, counts in summary(self.grades).items():
+            told = ", ".join(f"{n} {worth}" for worth, n in counts.items())
+            yield f"Grades of the columns of wells at {magnification}x: {told}."
+        yield from self.doubts
+
+
+def trust(images: Path, keys: Sequence[FieldKey]) -> Trust | None:
+    """What measurements of the fields *keys* in *images* are worth; None for images not painted.
+
+    Raises PlateError when what the folder tells of itself is damaged.
+    """
+    told = told_by(images)
+    if told is None:
+        return None
+    unlike = frozenset(key for key in keys if told.warnings.get(str(key)))
+    if told.grades is None:
+        doubt = (
+            "The model that painted these images has no grades, so nothing says which columns can "
+            "be trusted: register it again, and stain with the new version."
+        )
+        return Trust((), (doubt,), unlike)
+    try:
+        grades, way = from_json(told.grades)
+    except ValueError as error:
+        raise PlateError(f"{GRADES} in {images} is damaged ({error})", _AGAIN) from error
+    doubts = dict(_doubts(keys, unlike, way, told.intensities))
+    found = [
+        _lowered(grade, doubts.get(grade.magnification, ""))
+        for grade in grades
+        if grade.magnification in {key.magnification for key in keys}
+    ]
+    of_objects = list(_of_objects(found))
+    sentences = tuple(
+        f"At {magnification}x each grade is one lower: {doubt}."
+        for magnification, doubt in doubts.items()
+    )
+    return Trust((*found, *of_objects), sentences, unlike)
+
+
+def grade_rows(grades: Iterable[Grade]) -> list[dict[str, str | float]]:
+    """The rows of the table of grades."""
+    return [
+        {
+            "Metadata_Magnification": grade.magnification,
+            "Table": grade.table,
+            "Feature": grade.feature,
+            "Grade": str(grade.grade),
+            "Reason": grade.reason,
+            "Fields": grade.n_fields,
+            "Wells": grade.n_wells,
+            "Objects": grade.n_objects,
+            "r": grade.r,
+            "r_low": grade.r_low,
+            "r_high": grade.r_high,
+            "r_wells": grade.r_wells,
+            "Error": grade.error,
+            "Error_low": grade.error_low,
+            "Error_high": grade.error_high,
+        }
+        for grade in grades
+    ]
+
+
+def _doubts(
+    keys: Sequence[FieldKey], unlike: frozenset[FieldKey], way: str, painted_way: str
+) -> Iterator[tuple[int, str]]:
+    """By magnification, why this plate's measurements are worth less than the grades say."""
+    for magnification in sorted({key.magnification for key in keys}):
+        here = [key for key in keys if key.magnification == magnification]
+        n_unlike = len(unlike.intersection(here))
+        doubts = []
+        if n_unlike > MOST_UNLIKE * len(here):
+            doubts.append(f"{n_unlike} of {len(here)} fields are unlike the training wells")
+        if painted_way != way:
+            doubts.append(f"intensities are {painted_way}, and {way} was graded")
+        if doubts:
+            yield magnification, "; ".join(doubts)
+
+
+def _lowered(grade: Grade, doubt: str) -> Grade:
+    if not doubt:
+        return grade
+    reason = "; ".join(filter(None, (grade.reason, doubt)))
+    return replace(grade, grade=grade.grade.lowered, reason=reason)
+
+
+def _of_objects(grades: Sequence[Grade]) -> Iterator[Grade]:
+    """Grades of the columns of objects: those of their means in a well, unless they have one."""
+    own = {(grade.magnification, grade.table, grade.feature) for grade in grades}
+    means = {
+        (grade.magnification, grade.feature): grade for grade in grades if grade.table == WELLS
+    }
+    for magnification in sorted({grade.magnification for grade in grades}):
+        for table in KINDS:
+            for column in columns_of(table):
+                mean = means.get((magnification, f"{table}_Mean_{column}"))
+                if mean and (magnification, table, column) not in own:
+                    yield replace(mean, table=table, feature=column)

@@ -1,0 +1,58 @@
+"""What a folder of painted images says of itself, in three files beside the images."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adipocyte.errors import PlateError
+from adipocyte.system.files import read_json
+from adipocyte.system.forms import require_form
+
+# By which model and settings; what became of each field; what measurements of the images are worth.
+PLATE_ORIGIN, PLATE_MANIFEST, GRADES = "stained.json", "manifest.json", "grades.json"
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a folder of painted images tells: the `intensities` that they were painted with.
+
+    `warnings` are what the painter had to say of each field, by its key as text; `grades` is the
+    content of GRADES, None where the model had none.
+    """
+
+    intensities: str
+    warnings: dict[str, list[str]]
+    grades: Any
+
+
+def told_by(images: Path) -> Told | None:
+    """What the folder *images* tells, or the one that it lies in; None: nobody says it is painted.
+
+    Raises PlateError when a file of it holds something else.
+    """
+    for folder in (images, images.parent):
+        if (folder / PLATE_ORIGIN).is_file():
+            return _read(folder)
+    return None
+
+
+def _read(folder: Path) -> Told:
+    name = PLATE_ORIGIN
+    try:
+        origin = read_json(folder / name)
+        require_form(origin, {"intensities": str}, name)
+        warnings, grades = {}, None
+        name = PLATE_MANIFEST
+        if (folder / name).is_file():
+            manifest = read_json(folder / name)
+            require_form(manifest, {"fields": {...: {"warnings": [str]}}}, name)
+            warnings = {key: entry["warnings"] for key, entry in manifest["fields"].items()}
+        name = GRADES
+        if (folder / name).is_file():
+            grades = read_json(folder / name)
+        return Told(origin["intensities"], warnings, grades)
+    except (OSError, ValueError) as error:
+        raise PlateError(
+            f"{folder / name} is damaged ({error})",
+            "stain the plate again into another folder, or remove the file and measure without it",
+        ) from error

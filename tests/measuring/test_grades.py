@@ -1,0 +1,112 @@
+"""What measurements of painted images are worth: the model's grades, lowered where they mislead."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from adipocyte.domain import FieldKey
+from adipocyte.errors import PlateError
+from adipocyte.evaluation.cellprofiler.objects import DIAMETER
+from adipocyte.evaluation.grades import WELLS, Grade, Worth, to_json
+from adipocyte.measuring.grades import grade_rows, trust
+
+KEYS = [FieldKey(m, "B03", fov) for m in (20, 40) for fov in range(1, 5)]
+AREA = "AreaShape_Area"
+
+
+def grade(magnification: int, table: str, feature: str, worth: Worth, reason: str = "") -> Grade:
+    return Grade(magnification, table, feature, worth, reason, n_fields=9, n_wells=3)
+
+
+GRADES = [
+    *(grade(m, WELLS, f"Nuclei_Mean_{AREA}", Worth.USE) for m in (20, 40, 60)),
+    grade(20, WELLS, f"Nuclei_Mean_{DIAMETER}", Worth.USE),
+    grade(20, "Nuclei", DIAMETER, Worth.CARE, "r 0.70"),
+    grade(20, WELLS, "Image_Count_Cells", Worth.NOT, "r 0.10"),
+]
+
+
+def painted(folder: Path, *, way: str = "none", unlike: tuple[FieldKey, ...] = ()) -> Path:
+    """A folder that tells of images painted with the intensities "none", some *unlike*."""
+    folder.mkdir()
+    fields = {str(key): {"warnings": ["dim: …"] if key in unlike else []} for key in KEYS}
+    for name, content in {
+        "stained.json": {"intensities": way},
+        "manifest.json": {"fields": fields},
+        "grades.json": to_json(GRADES, "none"),
+    }.items():
+        (folder / name).write_text(json.dumps(content))
+    return folder
+
+
+def worths(found) -> dict[tuple[int, str, str], tuple[str, str]]:
+    return {
+        (row["Metadata_Magnification"], row["Table"], row["Feature"]): (row["Grade"], row["Reason"])
+        for row in grade_rows(found.grades)
+    }
+
+
+def test_columns_of_objects_have_the_grade_of_their_mean_or_their_own(tmp_path):
+    found = trust(painted(tmp_path / "stained"), KEYS)
+    assert worths(found) == {
+        (20, WELLS, f"Nuclei_Mean_{AREA}"): ("use", ""),
+        (40, WELLS, f"Nuclei_Mean_{AREA}"): ("use", ""),
+        (20, WELLS, f"Nuclei_Mean_{DIAMETER}"): ("use", ""),
+        (20, WELLS, "Image_Count_Cells"): ("not", "r 0.10"),
+        (20, "Nuclei", AREA): ("use", ""),
+        (40, "Nuclei", AREA): ("use", ""),
+        (20, "Nuclei", DIAMETER): ("with care", "r 0.70"),
+    }
+    assert found.doubts == ()
+    assert list(found.sentences()) == [
+        "Grades of the columns of wells at 20x: 2 use, 0 with care, 1 not.",
+        "Grades of the columns of wells at 40x: 1 use, 0 with care, 0 not.",
+    ]
+
+
+def test_a_plate_unlike_the_training_wells_lowers_the_grades_of_that_magnification(tmp_path):
+    unlike = tuple(KEYS[:3])
+    found = trust(painted(tmp_path / "stained", unlike=unlike), KEYS)
+    doubt = "3 of 4 fields are unlike the training wells"
+    assert worths(found)[20, "Nuclei", AREA] == ("with care", doubt)
+    assert worths(found)[20, WELLS, "Image_Count_Cells"] == ("not", f"r 0.10; {doubt}")
+    assert worths(found)[40, "Nuclei", AREA] == ("use", "")
+    assert found.doubts == (f"At 20x each grade is one lower: {doubt}.",)
+    assert found.unlike == set(unlike)
+
+
+def test_half_of_the_fields_lower_nothing(tmp_path):
+    found = trust(painted(tmp_path / "stained", unlike=tuple(KEYS[:2])), KEYS)
+    assert found.doubts == ()
+    assert len(found.unlike) == 2
+
+
+def test_intensities_that_were_not_graded_lower_all(tmp_path):
+    folder = painted(tmp_path / "stained", way="matching")
+    (folder / "20x_images").mkdir()
+    found = trust(folder / "20x_images", KEYS[:4])
+    assert found.doubts == (
+        "At 20x each grade is one lower: intensities are matching, and none was graded.",
+    )
+
+
+def test_images_that_nobody_painted_have_no_grades(tmp_path):
+    assert trust(tmp_path, KEYS) is None
+
+
+def test_a_model_without_grades_is_named(tmp_path):
+    folder = painted(tmp_path / "stained")
+    (folder / "grades.json").unlink()
+    found = trust(folder, KEYS)
+    assert found.grades == ()
+    assert "register it again" in found.doubts[0]
+
+
+@pytest.mark.parametrize("name", ["stained.json", "manifest.json", "grades.json"])
+@pytest.mark.parametrize("content", ["{", "[]", '{"fields": {"a": 1}, "grades": [{}]}'])
+def test_what_is_damaged_is_named(tmp_path, name, content):
+    folder = painted(tmp_path / "stained")
+    (folder / name).write_text(content)
+    with pytest.raises(PlateError, match=f"{name}.* is damaged .*remove the file and measure"):
+        trust(folder, KEYS)

@@ -19,7 +19,7 @@ from adipocyte.evaluation.cellprofiler.objects import (
 from adipocyte.evaluation.cellprofiler.wells import EDGES_UM
 from adipocyte.plate.tiff import decode_stack
 
-# Of memory, for each pixel of a field. 138 to 161 were measured: docs/measurements/measuring.md.
+# Of memory, for each pixel: 137 were measured (docs/measurements/measuring.md), and a margin.
 _PX_BYTES = 200
 _MB = 10**6
 

@@ -99,12 +99,11 @@ class Painter:
             _tried(number, asked, self._field, row, asked) for number, row in enumerate(rows)
         )
         targets = asked.painting["targets"] or self.stainer.manifest.targets
-        n_px = sum(
-            field.shape_px[0] * field.shape_px[1] for field in fields if isinstance(field, Field)
-        )
+        shapes_px = [field.shape_px for field in fields if isinstance(field, Field)]
+        n_px = sum(height * width for height, width in shapes_px)
         answer_bytes = _BYTES_PER_PX * n_px * len(targets)
         if asked.measure:
-            answer_bytes += _MEASURED_BYTES * len(fields) + round(_CELLS_BYTES_PER_PX * n_px)
+            answer_bytes += _MEASURED_BYTES * len(shapes_px) + round(_CELLS_BYTES_PER_PX * n_px)
         return Work(self._painted(fields, asked, _empty(targets, asked)), answer_bytes)
 
     def _field(self, row: Row, asked: Parameters) -> Field:

@@ -49,10 +49,9 @@ def measure(config: MeasureConfig) -> None:
             {"fields": len(measured.fields), "left_out": len(measured.problems), **counts}
         )
         mlflow.log_figure(heat_maps(measured.wells), "plate.png")
-        shown = measured.fields[len(measured.fields) // 2]
-        images, found = outlined(shown)
-        mlflow.log_figure(outlines(images, found, shown.key), "outlines.png")
-        report = page(measured, images, found, shown.key)
+        shown = outlined(config.images, measured.fields[len(measured.fields) // 2])
+        mlflow.log_figure(outlines(shown.stains, shown.found, shown.key), "outlines.png")
+        report = page(measured, shown)
         with replacing(config.out / REPORT) as partial:
             partial.write_text(report, "utf-8")
         mlflow.log_text(report, "measured.html")

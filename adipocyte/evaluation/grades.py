@@ -31,6 +31,7 @@ from adipocyte.system.forms import NUMBER, require_form
 
 WELLS, DETECTION = "Wells", "Detection_F1"
 GOOD_R, SOME_R, SURE_R = 0.8, 0.5, 0.5  # SURE_R: of the lower end of r's interval
+SURE_N = 8  # fields, or objects, with fewer of which an interval of r says too little
 SMALL_ERROR = 0.2  # relative
 GOOD_F1, SOME_F1 = 0.8, 0.5
 MOST_WITHOUT = 0.1  # share of fields in which the painting gives no number where the truth does
@@ -288,8 +289,8 @@ def _judged(found: Figures, n: int, n_without: int, things: str = "fields") -> t
     doubts = []
     if r < GOOD_R:
         doubts.append(f"it follows the truth in part (r {r:.2f})")
-    elif not found.r_low >= SURE_R:
-        doubts.append(f"r {r:.2f} is not sure")
+    elif not found.r_low >= SURE_R or n < SURE_N:
+        doubts.append(f"r {r:.2f} of {n} {things} is not sure")
     if not error <= SMALL_ERROR:
         doubts.append(f"its level is off by {error:.0%}" if np.isfinite(error) else "it is about 0")
     return (Worth.CARE, "; ".join(doubts)) if doubts else (Worth.USE, "")

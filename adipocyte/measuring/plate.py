@@ -25,7 +25,8 @@ from adipocyte.measuring.screen import control_rows, dose_rows
 from adipocyte.plate.listing import same_image
 from adipocyte.plate.names import magnification_folder, parse_name
 from adipocyte.plate.problems import Problem, problem_table
-from adipocyte.plate.stains import Files, list_stains, unlike
+from adipocyte.plate.stained import told_by
+from adipocyte.plate.stains import Files, list_stains, middle_plane, unlike
 from adipocyte.plate.tiff import read_header, read_image
 from adipocyte.system.files import fingerprint, replacing, short_digest
 from adipocyte.system.processes import each
@@ -70,6 +71,19 @@ class MeasuredPlate:
     doses: list[dict[str, str | float]]
     trust: Trust | None
     tables: dict[str, Path]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A field to look at: its `stains`, (Y, X) in counts, by target, and what is `found` in them.
+
+    `brightfield` is its middle focal plane, (Y, X) in counts, None where there is none.
+    """
+
+    key: FieldKey
+    brightfield: np.ndarray | None
+    stains: dict[str, np.ndarray]
+    found: Measured
 
 
 @dataclass(frozen=True)
@@ -164,10 +178,20 @@ def few(names: Sequence[object]) -> str:
     return ", ".join(map(str, names[:_MOST_NAMED])) + more
 
 
-def outlined(field: StainedField) -> tuple[dict[str, np.ndarray], Measured]:
-    """The images of a field and what is found in them, to draw."""
-    images = field.read()
-    return images, measure(images, field.key.magnification)
+def outlined(images: Path, field: StainedField) -> Shown:
+    """A *field* of the folder *images* to look at, and what is found in it.
+
+    Brightfield lies beside true stains, or in the raw plate of painted ones.
+    """
+    told = told_by(images)
+    folders = [images, *([told.plate] if told else [])]
+    stains = field.read()
+    return Shown(
+        field.key,
+        middle_plane(folders, field.key),
+        stains,
+        measure(stains, field.key.magnification),
+    )
 
 
 def _fields(images: Path, magnification: int) -> tuple[list[StainedField], list[Problem]]:

@@ -14,12 +14,13 @@ PLATE_ORIGIN, PLATE_MANIFEST, GRADES = "stained.json", "manifest.json", "grades.
 
 @dataclass(frozen=True)
 class Told:
-    """What a folder of painted images tells: the `intensities` that they were painted with.
+    """What a folder of painted images tells: the raw `plate` and the `intensities` of the images.
 
     `warnings` are what the painter had to say of each field, by its key as text; `grades` is the
     content of GRADES, None where the model had none.
     """
 
+    plate: Path
     intensities: str
     warnings: dict[str, list[str]]
     grades: Any
@@ -40,7 +41,7 @@ def _read(folder: Path) -> Told:
     name = PLATE_ORIGIN
     try:
         origin = read_json(folder / name)
-        require_form(origin, {"intensities": str}, name)
+        require_form(origin, {"plate": str, "intensities": str}, name)
         warnings, grades = {}, None
         name = PLATE_MANIFEST
         if (folder / name).is_file():
@@ -50,7 +51,7 @@ def _read(folder: Path) -> Told:
         name = GRADES
         if (folder / name).is_file():
             grades = read_json(folder / name)
-        return Told(origin["intensities"], warnings, grades)
+        return Told(Path(origin["plate"]), origin["intensities"], warnings, grades)
     except (OSError, ValueError) as error:
         raise PlateError(
             f"{folder / name} is damaged ({error})",

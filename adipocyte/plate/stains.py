@@ -1,15 +1,18 @@
 """The stained images of a folder, true or painted, field by field."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from adipocyte.domain import SMALLEST_PX, FieldKey
-from adipocyte.errors import PlateError
+from adipocyte.errors import ImageError, PlateError
 from adipocyte.plate.listing import list_folders, list_images, named
-from adipocyte.plate.names import parse_magnification
+from adipocyte.plate.names import magnification_folder, parse_magnification
 from adipocyte.plate.problems import Problem
-from adipocyte.plate.tiff import Header
+from adipocyte.plate.tiff import Header, read_header, read_stack
 
 Files = dict[str, list[Path]]  # of a field, by target
 Listed = dict[FieldKey, Files]
@@ -51,6 +54,28 @@ def list_stains(folder: Path, name: str, magnification: int) -> Listed:
             f"its files must be named like {example}",
         )
     return listed
+
+
+def middle_plane(folders: Iterable[Path], key: FieldKey) -> NDArray[np.uint16] | None:
+    """The middle focal plane of a field, (Y, X) in counts, from the first of *folders* that has it.
+
+    None where no folder has one that can be read: it is only looked at.
+    """
+    for folder in folders:
+        try:
+            images = folder / magnification_folder(key.magnification)
+            planes = {
+                name.z_plane or 0: path
+                for path, name in list_images(images if images.is_dir() else folder).images.items()
+                if (name.well, name.fov, name.target) == (key.well, key.fov, None)
+            }
+            if planes:
+                path = planes[sorted(planes)[len(planes) // 2]]
+                stack = read_stack(path, read_header(path).n_planes)
+                return stack[len(stack) // 2]
+        except (OSError, ImageError):
+            continue
+    return None
 
 
 def unlike(where: str, headers: Mapping[Path, Header], among: str) -> Iterator[Problem]:

@@ -96,6 +96,8 @@ def test_what_hardly_varies_but_is_right_is_taken_with_care():
 
 def test_few_fields_earn_no_best_grade():
     assert graded(TRUTH[:3], TRUTH[:3]).reason == "measured on 3 fields: too few"
+    assert graded(TRUTH[:7], TRUTH[:7]).reason == "r 1.00 of 7 fields is not sure"
+    assert graded(TRUTH[:8], TRUTH[:8]).grade is Worth.USE
     nothing = np.full(4, np.nan)
     assert graded(nothing, nothing).reason == "no number in any field"
     assert graded(TRUTH[:1], TRUTH[:1]).grade is Worth.CARE

@@ -32,7 +32,7 @@ def painted(folder: Path, *, way: str = "none", unlike: tuple[FieldKey, ...] = (
     folder.mkdir()
     fields = {str(key): {"warnings": ["dim: …"] if key in unlike else []} for key in KEYS}
     for name, content in {
-        "stained.json": {"intensities": way},
+        "stained.json": {"plate": "raw", "intensities": way},
         "manifest.json": {"fields": fields},
         "grades.json": to_json(GRADES, "none"),
     }.items():

@@ -21,7 +21,7 @@ from adipocyte.evaluation.cellprofiler.wells import SHARES, well_row
 from adipocyte.evaluation.grades import WELLS, Grade, Worth
 from adipocyte.measuring.grades import Trust
 from adipocyte.measuring.pictures import SHOWN
-from adipocyte.measuring.plate import MeasuredPlate, StainedField
+from adipocyte.measuring.plate import MeasuredPlate, Shown, StainedField
 from adipocyte.measuring.plate_map import Role, Treatment, written
 from adipocyte.measuring.report import page
 from adipocyte.measuring.report.treatments import MOST_CONDITIONS
@@ -124,15 +124,15 @@ def plain() -> MeasuredPlate:
 
 
 @pytest.fixture(scope="module")
-def field() -> dict:
-    """A field of 384 x 384 pixels, and what is found in it."""
+def field() -> Shown:
+    """A field of 384 x 384 pixels, and what is found in it; its nuclei stand for brightfield."""
     images = drawn.drawn_field(drawn.NUCLEI)
-    return {"images": images, "found": measure(images, 20), "key": FieldKey(20, "B03", 1)}
+    return Shown(FieldKey(20, "B03", 1), images["A1"], images, measure(images, 20))
 
 
 @pytest.fixture(scope="module")
 def text(with_map, field) -> str:
-    return page(with_map, **field)
+    return page(with_map, field)
 
 
 def section(text: str, name: str) -> str:
@@ -153,7 +153,7 @@ def test_the_page_counts_and_warns(with_map, field):
         problems=(Problem("20x B03 F002", "an image is <float32>", "write it as uint16"),),
         lacking={"A1": (FieldKey(20, "C04", 1),)},
     )
-    overview = section(page(given, **field), "overview")
+    overview = section(page(given, field), "overview")
     assert re.findall(r'"number">([\d,]+)<', overview) == ["24", "24", "756", "736", "15,120"]
     assert "<td>an image is &lt;float32&gt;</td><td>write it as uint16</td>" in overview
     assert "Without A1 (nuclei), so without what needs it: 20x C04 F001." in overview
@@ -162,12 +162,12 @@ def test_the_page_counts_and_warns(with_map, field):
 
 
 def test_nothing_odd_is_said_to_be_so(plain, field):
-    assert "nothing is odd" in section(page(plain, **field), "overview")
+    assert "nothing is odd" in section(page(plain, field), "overview")
 
 
 def test_effects_of_places_and_controls_that_are_not_told_apart_are_warned_of(with_map, field):
     controls = [row | {"Z_prime": 0.2, "Row_p": 0.04} for row in with_map.controls]
-    overview = section(page(dataclasses.replace(with_map, controls=controls), **field), "overview")
+    overview = section(page(dataclasses.replace(with_map, controls=controls), field), "overview")
     n = len(controls)
     assert "Z&#39; of no feature is above 0.5" in overview
     assert f"{n} of {n} features differ between rows (p below 0.05)" in overview
@@ -209,7 +209,7 @@ def test_how_many_small_ps_chance_gives_is_said(with_map, field):
         row | {"Row_p": 0.01 if at == 0 else 0.06, "Column_p": float("nan")}
         for at, row in enumerate(with_map.controls)
     ]
-    shown = section(page(dataclasses.replace(with_map, controls=controls), **field), "controls")
+    shown = section(page(dataclasses.replace(with_map, controls=controls), field), "controls")
     n = len(controls)
     words = " ".join(shown.split())
     assert (
@@ -239,14 +239,14 @@ def test_of_features_with_the_same_curve_one_is_drawn(with_map, field):
     rows = [row for row in with_map.doses if row["Metadata_Compound"] == "insulin"]
     best = max(rows, key=lambda row: np.nan_to_num(row["R2"], nan=-1))
     alike = [best | {"Feature": "Cells_Mean_Children_LipidDroplets_Count"}, *rows]
-    doses = section(page(dataclasses.replace(with_map, doses=alike), **field), "doses")
+    doses = section(page(dataclasses.replace(with_map, doses=alike), field), "doses")
     assert best["Feature"] not in doses
     assert doses.count("<svg") == 6
 
 
 def test_an_interval_that_says_nothing_is_no_number(with_map, field):
     doses = [row | {"EC50_low": 0.0, "EC50_high": float("inf")} for row in with_map.doses]
-    shown = section(page(dataclasses.replace(with_map, doses=doses), **field), "doses")
+    shown = section(page(dataclasses.replace(with_map, doses=doses), field), "doses")
     assert shown.count("interval too wide to tell") == shown.count("<svg") == 12
 
 
@@ -263,7 +263,7 @@ def test_droplets_are_shown_by_treatment_and_controls_come_first(with_map, text)
 
 
 def test_many_wells_are_shown_from_the_smallest_to_the_largest_droplets(plain, field):
-    shown = section(page(plain, **field), "droplets")
+    shown = section(page(plain, field), "droplets")
     names = re.findall(r"<tr><td>(.*?)</td>", shown)
     medians = {row["Metadata_Well"]: row[f"LipidDroplets_Median_{DIAMETER}"] for row in plain.wells}
     assert len(names) == MOST_CONDITIONS
@@ -276,14 +276,14 @@ def test_many_wells_are_shown_from_the_smallest_to_the_largest_droplets(plain, f
 
 
 def test_the_wells_with_least_and_most_lipid_are_named(plain, field):
-    shown = section(page(plain, **field), "look")
+    shown = section(page(plain, field), "look")
     ordered = [row["Metadata_Well"] for row in sorted(plain.wells, key=lambda row: row[LIPID])]
     found = re.findall(r'<td class="feature">(\w+)</td>', shown)[:6]
     assert found == ordered[:3] + ordered[-3:][::-1]
 
 
 def test_without_a_plate_map_nothing_is_said_of_controls(plain, field):
-    text = page(plain, **field)
+    text = page(plain, field)
     assert 'id="controls"' not in text
     assert 'id="doses"' not in text
     assert "negative" not in re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)
@@ -291,10 +291,10 @@ def test_without_a_plate_map_nothing_is_said_of_controls(plain, field):
 
 @pytest.mark.parametrize("n_cells", [0, 1])
 def test_a_plate_with_next_to_nothing_in_it_is_shown_without_nan(field, n_cells):
-    blank = {target: np.zeros((384, 384), np.uint16) for target in field["images"]}
+    blank = {target: np.zeros((384, 384), np.uint16) for target in field.stains}
     names = NAMES[:1] if n_cells else NAMES
     plate = measured_plate(names, {} if n_cells else treatments(names), n_cells)
-    text = page(plate, blank, measure(blank, 20), field["key"])
+    text = page(plate, Shown(field.key, None, blank, measure(blank, 20)))
     own = re.sub(
         r"base64,[^\"]*|<style>.*?</style>|<script>.*?</script>", "", text, flags=re.DOTALL
     )
@@ -305,21 +305,21 @@ def test_a_plate_with_next_to_nothing_in_it_is_shown_without_nan(field, n_cells)
 
 def test_no_rows_are_no_error():
     nothing = MeasuredPlate((), 0, [], (), {}, [], [], None, {})
-    text = page(nothing, {}, Measured({}, {}, {}), FieldKey(20, "B03", 1))
+    text = page(nothing, Shown(FieldKey(20, "B03", 1), None, {}, Measured({}, {}, {})))
     assert "No well was measured" in section(text, "plate")
     assert values_of(text) == []
 
 
 def test_a_field_without_a_stain_shows_the_others_and_says_so(plain, field):
-    images = {target: image for target, image in field["images"].items() if target != "A1"}
-    shown = section(page(plain, images, measure(images, 20), field["key"]), "look")
-    assert re.findall(r'alt="(\w\d) of', shown) == ["A2", "A3"]
+    images = {target: image for target, image in field.stains.items() if target != "A1"}
+    shown = section(page(plain, Shown(field.key, None, images, measure(images, 20))), "look")
+    assert re.findall(r'alt="(\w\d) [a-z ]+ of', shown) == ["A2", "A3"]
     assert "without a stain that cells need" in shown
     assert shown.count('class="show-outlines"') == 1
 
 
 def test_the_same_plate_gives_the_same_bytes(with_map, field, text):
-    assert page(with_map, **field) == text
+    assert page(with_map, field) == text
 
 
 def test_the_page_refers_to_nothing_outside_itself(text):
@@ -386,13 +386,13 @@ def test_what_is_not_to_be_trusted_is_grey_and_says_why(browser, with_map, field
         for name in features_of(with_map.wells)
     ]
     trust = Trust(tuple(grades), ("A doubt.",), frozenset({FieldKey(20, "B03", 1)}))
-    text = page(dataclasses.replace(with_map, trust=trust), **field)
+    text = page(dataclasses.replace(with_map, trust=trust), field)
     told = section(text, "overview")
     assert f"{len(grades) - 2} use, 1 with care, 1 not" in told
     assert "A doubt." in told
     assert "unlike the training wells: B03." in told
     assert section(text, "controls").count('<tr class="worthless"') == 1
-    assert LIPID in section(page(with_map, **field), "doses")
+    assert LIPID in section(page(with_map, field), "doses")
     assert LIPID not in section(text, "doses")
     with opened_page(browser, text, tmp_path) as tab:
         seen = {}
@@ -446,7 +446,7 @@ def test_a_well_says_its_value_to_the_mouse_and_to_the_keyboard(opened):
 @needs_chromium
 def test_wells_without_a_value_are_striped_and_said_to_be_empty(browser, with_map, field, tmp_path):
     wells = [with_map.wells[0] | {LIPID: float("nan")}, *with_map.wells[1:]]
-    text = page(dataclasses.replace(with_map, wells=wells), **field)
+    text = page(dataclasses.replace(with_map, wells=wells), field)
     with opened_page(browser, text, tmp_path) as tab:
         tab.locator("#feature").select_option(LIPID)
         assert tab.locator(".well.empty").count() == 1
@@ -458,7 +458,10 @@ def test_wells_without_a_value_are_striped_and_said_to_be_empty(browser, with_ma
 @pytest.mark.browser
 @needs_chromium
 def test_outlines_are_switched_by_their_button(opened):
-    viewer = opened.locator(".viewer").first
+    brightfield, viewer = opened.locator(".viewer").first, opened.locator(".viewer").nth(1)
+    assert not brightfield.locator(".outlines").is_visible()
+    brightfield.locator(".show-outlines").click()
+    assert brightfield.locator(".outlines").is_visible()
     button = viewer.locator(".show-outlines")
     viewer.scroll_into_view_if_needed()
     seen = [viewer.locator(".marked").screenshot()]
@@ -488,7 +491,7 @@ def test_plates_of_one_magnification_share_a_scale(browser, plain, field, tmp_pa
         for plate, magnification, n_cells in (("Second", 20, 90), ("Third", 40, 7))
         for row in plain.wells
     ]
-    text = page(dataclasses.replace(plain, wells=[*plain.wells, *others]), **field)
+    text = page(dataclasses.replace(plain, wells=[*plain.wells, *others]), field)
     expected = [("20", "90"), ("20", "90"), ("7", "7")]
     assert re.findall(r'class="low">(\d+)<.*?class="high">(\d+)<', text) == expected
     with opened_page(browser, text, tmp_path) as tab:
@@ -519,7 +522,7 @@ def test_the_page_lives_in_a_sandbox_without_an_origin(browser, text):
 @needs_chromium
 def test_a_plate_without_wells_opens_without_complaint(browser, tmp_path):
     nothing = MeasuredPlate((), 0, [], (), {}, [], [], None, {})
-    text = page(nothing, {}, Measured({}, {}, {}), FieldKey(20, "B03", 1))
+    text = page(nothing, Shown(FieldKey(20, "B03", 1), None, {}, Measured({}, {}, {})))
     with opened_page(browser, text, tmp_path) as tab:
         assert tab.locator("h2").count() == 4
 

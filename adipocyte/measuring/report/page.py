@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from matplotlib.colors import to_rgb
-from numpy.typing import NDArray
 from skimage.segmentation import find_boundaries
 
-from adipocyte.domain import TARGET_COLOURS, TARGET_NAMES, FieldKey
+from adipocyte.domain import BRIGHTFIELD, TARGET_COLOURS, TARGET_NAMES
 from adipocyte.evaluation.cellprofiler.features import Measured
 from adipocyte.evaluation.cellprofiler.labelling import Labels
 from adipocyte.evaluation.cellprofiler.objects import KINDS, LIPID_AREA, N_DROPLETS
@@ -19,7 +18,7 @@ from adipocyte.evaluation.report.template import template
 from adipocyte.imaging.grey import display_range, to_grey
 from adipocyte.measuring.grades import Trust
 from adipocyte.measuring.pictures import FOUND_IN
-from adipocyte.measuring.plate import MeasuredPlate, few, without
+from adipocyte.measuring.plate import MeasuredPlate, Shown, few, without
 from adipocyte.measuring.report.plates import VIRIDIS, figure, groups_of, heat_maps, plate_data
 from adipocyte.measuring.report.treatments import (
     controls,
@@ -53,15 +52,16 @@ class Extremes:
 
 
 @dataclass(frozen=True)
-class Stain:
-    """A stain of the field as data: URIs: grey from `low` to `high` counts, and the outlines.
+class Picture:
+    """An image of the field as data: URIs: grey from `low` to `high` counts, and the outlines.
 
-    `outlines` is None where the objects in it, `n` of `kind`, could not be sought.
+    `found` says what lies in it, `outlines` is None where nothing could be sought.
     """
 
-    target: str
-    kind: str
-    n: int
+    name: str
+    title: str
+    colour: str
+    found: str
     low: float
     high: float
     width_px: int
@@ -70,22 +70,16 @@ class Stain:
     outlines: str | None
 
 
-def page(
-    measured: MeasuredPlate,
-    images: Mapping[str, NDArray[np.uint16]],
-    found: Measured,
-    key: FieldKey,
-) -> str:
+def page(measured: MeasuredPlate, shown: Shown) -> str:
     """What was measured as one HTML page that needs no network and no other file.
 
-    The field *key* is shown: *images* are its stains, (Y, X) in counts, by target, *found* is what
-    lies in them. The same arguments give the same text.
+    The field *shown* can be looked at. The same arguments give the same text.
     """
     plates = by_plate(measured.wells)
     trusted = measured.trust or Trust()
     has_map = any("Metadata_Role" in row for row in measured.wells)
     curves = [row for row in measured.doses if not trusted.forbids(row)]
-    method, stains = _stains(images, found)
+    method, pictures = _pictures(shown)
     return template("adipocyte.measuring.report", "adipocyte.evaluation.report").render(
         n_fields=len(measured.fields),
         counts={name: _total(measured.wells, name) for name in KINDS},
@@ -104,13 +98,11 @@ def page(
         n_compounds=n_compounds(curves),
         n_forbidden=len(measured.doses) - len(curves),
         extremes={title(named): _extremes(rows) for named, rows in plates},
-        stains=stains,
+        pictures=pictures,
         method=method,
-        key=key,
+        key=shown.key,
         figure=figure,
         kind_names=KIND_NAMES,
-        target_names=TARGET_NAMES,
-        target_colours=TARGET_COLOURS,
     )
 
 
@@ -168,37 +160,60 @@ def _named(row: Row) -> str:
     return f"{row['Metadata_Well']} ({treatment})" if treatment else str(row["Metadata_Well"])
 
 
-def _stains(images: Mapping[str, NDArray[np.uint16]], found: Measured) -> tuple[str, list[Stain]]:
+def _pictures(shown: Shown) -> tuple[str, list[Picture]]:
     """The pictures of a field, and how they were compressed."""
+    images = dict(shown.stains)
+    if shown.brightfield is not None:
+        images = {BRIGHTFIELD: shown.brightfield} | images
     ranges = [display_range(image) for image in images.values()]
     greys = [to_grey(image, *limits) for image, limits in zip(images.values(), ranges, strict=True)]
     method, sources, _ = embedded(greys, BUDGET_BYTES)
-    stains = []
-    for target, grey, limits, source in zip(images, greys, ranges, sources, strict=True):
-        kind = FOUND_IN[target]
-        labels = found.labels.get(KINDS[kind])
-        stains.append(
-            Stain(
-                target=target,
-                kind=kind,
-                n=0 if labels is None else int(labels.max()),
+    pictures = []
+    for name, grey, limits, source in zip(images, greys, ranges, sources, strict=True):
+        labels = _drawn_over(name, shown.found)
+        pictures.append(
+            Picture(
+                name=name,
+                title=f"{name} {TARGET_NAMES[name]}" if name in TARGET_NAMES else "Brightfield",
+                colour=TARGET_COLOURS.get(name, ""),
+                found=_said(name, labels),
                 low=limits[0],
                 high=limits[1],
                 width_px=grey.shape[1],
                 height_px=grey.shape[0],
                 grey=source,
-                outlines=None if labels is None else _outlines(labels, TARGET_COLOURS[target]),
+                outlines=_outlines(labels) if labels else None,
             )
         )
-    return method, stains
+    return method, pictures
 
 
-def _outlines(labels: Labels, colour: str) -> str:
-    """The outlines of *labels*, (Y, X), in a *colour* upon nothing, as a data: URI."""
-    red, green, blue = (round(255 * part) for part in to_rgb(colour))
-    drawn = np.zeros((*labels.shape, 4), dtype=np.uint8)
-    lines = find_boundaries(labels, mode="inner").astype(np.uint8)
-    width_px = max(1, round(labels.shape[1] / _SHOWN_PX))  # or a large field's would not be seen
-    thick = cv2.dilate(lines, np.ones((width_px, width_px), np.uint8)).astype(bool)
-    drawn[thick] = (blue, green, red, 255)
+def _drawn_over(name: str, found: Measured) -> dict[str, Labels]:
+    """The labels to outline over a stain, or all over brightfield, by the target they lie in."""
+    targets = FOUND_IN if name == BRIGHTFIELD else [name]
+    return {
+        target: found.labels[KINDS[FOUND_IN[target]]]
+        for target in targets
+        if KINDS[FOUND_IN[target]] in found.labels
+    }
+
+
+def _said(name: str, labels: Mapping[str, Labels]) -> str:
+    """How many objects there are in a stain."""
+    if name == BRIGHTFIELD:
+        return "middle focal plane"
+    kind = KIND_NAMES[FOUND_IN[name]]
+    return f"{labels[name].max():,} {kind}" if labels else f"without a stain that {kind} need"
+
+
+def _outlines(labels: Mapping[str, Labels]) -> str:
+    """The outlines of *labels*, (Y, X), in their targets' colours upon nothing, as a data: URI."""
+    shape = next(iter(labels.values())).shape
+    drawn = np.zeros((*shape, 4), dtype=np.uint8)
+    width_px = max(1, round(shape[1] / _SHOWN_PX))  # or a large field's would not be seen
+    for target, of_target in labels.items():
+        red, green, blue = (round(255 * part) for part in to_rgb(TARGET_COLOURS[target]))
+        lines = find_boundaries(of_target, mode="inner").astype(np.uint8)
+        thick = cv2.dilate(lines, np.ones((width_px, width_px), np.uint8)).astype(bool)
+        drawn[thick] = (blue, green, red, 255)
     return data_uri(cv2.imencode(".png", drawn, [cv2.IMWRITE_PNG_COMPRESSION, 9])[1], "png")

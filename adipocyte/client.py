@@ -6,11 +6,13 @@
 import base64
 import ipaddress
 import json
+import math
+import re
 import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,6 +27,7 @@ from adipocyte.errors import ConfigError, ImageError, ServiceError, UnreachableE
 from adipocyte.plate.tiff import decode_stack, encode_stack
 from adipocyte.system.failures import without_passwords
 from adipocyte.system.files import parse_json
+from adipocyte.system.forms import NUMBER, require_form
 
 _CHUNK_BYTES = 1 << 20
 _PIECE_BYTES = 3 << 18  # a multiple of 3, because base64 writes three bytes as four
@@ -33,16 +36,44 @@ _MOST_BYTES_PER_PX = 3 * 3  # of an answer: three images of 2 bytes, in base64, 
 _ROOM_BYTES = 1 << 20  # for headers, names and warnings in an answer
 _MOST_REFUSAL_BYTES = 64_000
 _MOST_SAID = 4000  # characters of a server's words that are repeated
-# Of JSON: each may become an object of a hundred bytes. One row has five, and some in warnings.
-_MOST_MARKS = 10_000
+# Of JSON: each may become an object of a hundred bytes. One row has five, some in warnings, and if
+# it is measured two hundred, and two for each cell, which has 300 pixels or more.
+_MOST_MARKS, _MARKS_PER_PX = 10_000, 0.01
+_FEATURE = re.compile(r"\w{1,100}", re.ASCII)
+KINDS = ("Nuclei", "Cells", "LipidDroplets")
+# How a model that was registered before it could measure refuses to. Nothing but its words tells.
+_CANNOT_MEASURE = "there is no parameter ['measure']"
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The objects in a field that do not touch its frame.
+
+    `counts` of each of KINDS, None where it cannot be found without a stain that was not asked for.
+    For each cell, (N,): `droplets_per_cell`, and `lipid_um2_per_cell`, their area in µm².
+    `droplets_by_diameter`, (M,): the number of droplets in each class of diameter; `edges_um`,
+    (M + 1,): where these classes begin and end, in µm; the last ends at infinity.
+    """
+
+    counts: dict[str, int | None]
+    droplets_per_cell: NDArray[np.int64]
+    lipid_um2_per_cell: NDArray[np.float64]
+    droplets_by_diameter: NDArray[np.int64]
+    edges_um: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The images by target, (Y, X) uint16 in counts, and the warnings about the input, or ""."""
+    """The images by target, (Y, X) uint16 in counts, and the warnings about the input, or "".
+
+    Of a field that was measured: the 99 `features` of CellProfiler by name, nan where there is
+    nothing to measure, and the `objects`.
+    """
 
     images: dict[str, NDArray[np.uint16]]
     warnings: str
+    features: dict[str, float] = field(default_factory=dict)
+    objects: Objects | None = None
 
 
 class _Request:
@@ -148,6 +179,7 @@ class StainClient:
         targets: Sequence[str] = (),
         tile_px: int | None = None,
         tta: bool = False,
+        measure: bool = False,
     ) -> Answer:
         """Paint one field: (Z, Y, X) counts in, (Y, X) counts out for each of *targets*.
 
@@ -155,28 +187,36 @@ class StainClient:
         image the distribution of the training wells, false leaves it as the networks paint it, and
         None sets the intensities in the way that the model keeps. *tile_px* is the side of the
         tiles that the field is painted in, in pixels (None: as memory allows); *tta* averages what
-        is painted of the field in all eight flips and rotations.
+        is painted of the field in all eight flips and rotations. *measure* also measures what is
+        painted, which takes half a minute for a full field.
 
         Raises UnreachableError when no server answers, ServiceError when it refuses or answers
         with anything but painted images.
         """
-        wishes = {"targets": ",".join(targets), "tile_px": tile_px, "tta": tta}
+        wishes = {
+            "targets": ",".join(targets),
+            "tile_px": tile_px,
+            "tta": tta,
+            "measure": measure,
+        }
         params = {name: value for name, value in wishes.items() if value}
         if histogram_matching is not None:
             params["histogram_matching"] = histogram_matching
-        most_bytes = _MOST_BYTES_PER_PX * planes[0].size + _ROOM_BYTES
-        answer = self._ask(_Request(planes, magnification, params), most_bytes)
+        n_px = planes[0].size
+        body = self._ask(
+            _Request(planes, magnification, params), _MOST_BYTES_PER_PX * n_px + _ROOM_BYTES
+        )
         try:
-            images, warnings = _painted(answer)
+            answer = _painted(body, _MOST_MARKS + round(_MARKS_PER_PX * n_px), measure)
         except ImageError as error:
             raise self._other(error.found) from error
         except (ValueError, TypeError, LookupError) as error:
             raise self._other(repr(error)) from error
-        if sizes := {image.shape for image in images.values()} - {planes.shape[1:]}:
+        if sizes := {image.shape for image in answer.images.values()} - {planes.shape[1:]}:
             raise self._other(f"images of {sizes.pop()} pixels for a stack of {planes.shape[1:]}")
-        if missing := [target for target in targets if target not in images]:
+        if missing := [target for target in targets if target not in answer.images]:
             raise self._other(f"no {missing[0]}")
-        return Answer(images, warnings)
+        return answer
 
     def answers(self) -> bool:
         """Whether a server is there, with its model loaded."""
@@ -224,10 +264,20 @@ class StainClient:
         if connections.is_late:  # the answer may have been cut where it looks whole
             raise self._unreachable("", connections.is_late)
         if refused:
-            raise ServiceError(_sentence(response.status_code, answer, self._proxy()))
+            raise self._refusal(_sentence(response.status_code, answer, self._proxy()))
         if len(answer) > most_bytes:
             raise self._other(f"more than {most_bytes} bytes")
         return answer
+
+    def _refusal(self, said: str) -> ServiceError:
+        if not said.startswith(_CANNOT_MEASURE):
+            return ServiceError(said)
+        return ServiceError(
+            f"the model that {self._name} serves cannot measure, because an older version of "
+            "adipocyte registered it",
+            "register it again (mlflow run . -e register) and start the server again, or save the "
+            "images and type mlflow run . -e measure",
+        )
 
     def _unreachable(self, reason: str, is_late: bool) -> UnreachableError:
         if is_late:
@@ -299,27 +349,68 @@ def _read(response: requests.Response, most_bytes: int) -> bytearray:
     return answer
 
 
-def _painted(answer: bytearray) -> tuple[dict[str, NDArray[np.uint16]], str]:
-    """The images by target and the warnings in the JSON of an answer.
+def _painted(body: bytearray, most_marks: int, is_measured: bool) -> Answer:
+    """What the JSON of an answer holds, with features and objects if it *is_measured*.
 
     Raises ServiceError with the server's words when it could not paint the field; ImageError,
     ValueError, TypeError or LookupError for anything else than one row of images.
     """
-    if sum(answer.count(mark) for mark in b"[{,:") > _MOST_MARKS:
+    if sum(body.count(mark) for mark in b"[{,:") > most_marks:
         raise ValueError("more parts than an answer has")
-    [row] = parse_json(answer)["predictions"]
+    [row] = parse_json(body)["predictions"]
     if not isinstance(row, dict) or not all(isinstance(said, str) for said in row.values()):
         raise TypeError("a value that is no text")
     warnings, error = row.pop("warnings"), row.pop("error", "")
     if error:
         raise ServiceError(_plain(error))
+    features = _features(row.pop("features")) if is_measured else {}
+    objects = _objects(row.pop("objects")) if is_measured else None
     if unknown := sorted(row.keys() - set(TARGETS)):
         raise ValueError(f"an image named {unknown[0][:100]!r}")
     if not row:
         raise ValueError("no image")
     # Taken out one by one, because text and image of a full field have 28 MB each.
     images = {name: decode_stack(base64.b64decode(row.pop(name)), 1)[0] for name in list(row)}
-    return images, _plain(warnings)
+    return Answer(images, _plain(warnings), features, objects)
+
+
+def _features(text: str) -> dict[str, float]:
+    """The features by name, nan for null. Raises ValueError."""
+    features = parse_json(text.encode())
+    require_form(features, {...: NUMBER | None}, "features")
+    if wrong := [name for name in features if not _FEATURE.fullmatch(name)]:
+        raise ValueError(f"a feature named {wrong[0][:100]!r}")
+    return {name: math.nan if value is None else float(value) for name, value in features.items()}
+
+
+def _objects(text: str) -> Objects:
+    """Raises ValueError for another form than an answer's, or for sizes that do not agree."""
+    said = parse_json(text.encode())
+    form = {
+        "counts": dict.fromkeys(KINDS, int | None),
+        "droplets_per_cell": [int],
+        "lipid_um2_per_cell": [NUMBER],
+        "droplets_by_diameter": [int],
+        "edges_um": [NUMBER | None],
+    }
+    require_form(said, form, "objects")
+    objects = Objects(
+        {kind: said["counts"][kind] for kind in KINDS},
+        np.array(said["droplets_per_cell"], np.int64),
+        np.array(said["lipid_um2_per_cell"], np.float64),
+        np.array(said["droplets_by_diameter"], np.int64),
+        np.array([math.inf if edge is None else edge for edge in said["edges_um"]], np.float64),
+    )
+    edges_um = objects.edges_um
+    if (
+        len(objects.droplets_per_cell) != len(objects.lipid_um2_per_cell)
+        or not 0 < len(objects.droplets_by_diameter) == len(edges_um) - 1
+        or not (edges_um[:-1] < edges_um[1:]).all()
+        or edges_um[-1] != math.inf
+        or not np.isfinite(objects.lipid_um2_per_cell).all()
+    ):
+        raise ValueError("objects whose numbers do not agree")
+    return objects
 
 
 def _sentence(status: int, answer: bytearray, proxy: str) -> str:

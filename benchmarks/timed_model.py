@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adipocyte.delivery.serving.model import StainerModel
-from adipocyte.delivery.serving.painter import Painter, Work
+from adipocyte.delivery.serving.painter import Painted, Painter, Work
 from adipocyte.delivery.serving.request import Row
 from adipocyte.networks.predictor import Predict
 from adipocyte.staining.stainer import Stainer
@@ -37,7 +37,7 @@ class TimedPainter(Painter):
         work = super().begin(rows, params)
         return replace(work, rows=self._timed(work.rows))
 
-    def _timed(self, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    def _timed(self, rows: Iterator[Painted]) -> Iterator[Painted]:
         for row in rows:
             print(f"networks_s {self._networks_s}", flush=True)
             self._networks_s = 0.0

@@ -15,7 +15,11 @@ import numpy as np
 import pytest
 
 from adipocyte.client import ServiceError, StainClient
+from adipocyte.delivery.serving.parameters import Parameters
 from adipocyte.errors import ConfigError, UnreachableError
+from adipocyte.evaluation.cellprofiler import measure
+from adipocyte.evaluation.cellprofiler.objects import DIAMETER, tables_of
+from adipocyte.evaluation.cellprofiler.wells import EDGES_UM
 from adipocyte.plate.tiff import decode_stack, encode_image
 from adipocyte.staining.stainer import Stainer
 from tests.support import ROOT
@@ -88,6 +92,20 @@ def test_arrays_come_back_as_the_chain_paints_them(server, stainer, asked, keywo
         np.testing.assert_array_equal(answer.images[target], image)
         assert answer.images[target].dtype == np.uint16
     assert answer.warnings == "; ".join(expected.warnings)
+
+
+def test_what_was_measured_comes_back_as_it_was(server, stainer):
+    field = planes(1, (370, 384))
+    answer = StainClient(server).stain(field, 20, measure=True)
+    expected = measure(stainer.stain(field, 20).images, 20)
+    assert answer.features.keys() == expected.features.keys()
+    np.testing.assert_equal(answer.features, expected.features)  # nan is nan
+    droplets = tables_of(expected, 20)["LipidDroplets"]
+    assert answer.objects is not None
+    np.testing.assert_array_equal(answer.objects.edges_um, EDGES_UM)
+    by_diameter, _ = np.histogram(droplets[DIAMETER], EDGES_UM)
+    np.testing.assert_array_equal(answer.objects.droplets_by_diameter, by_diameter)
+    assert answer.objects.counts == {"Nuclei": 0, "Cells": 0, "LipidDroplets": by_diameter.sum()}
 
 
 def test_it_repeats_the_servers_sentence(server):
@@ -195,6 +213,74 @@ def test_another_answer_than_images_is_refused(body, sentence):
         StainClient(url).stain(GREY, 20)
 
 
+OBJECTS = {
+    "counts": {"Nuclei": 2, "Cells": 2, "LipidDroplets": None},
+    "droplets_per_cell": [3, 0],
+    "lipid_um2_per_cell": [1.5, 0],
+    "droplets_by_diameter": [2, 1],
+    "edges_um": [0, 1, None],
+}
+
+
+@pytest.mark.parametrize(
+    ("features", "objects", "sentence"),
+    [
+        ("{}", None, r"painted images \(TypeError"),
+        ("[1]", OBJECTS, "features is not an object"),
+        ('{"a": true}', OBJECTS, "'a' is not of the expected type"),
+        ('{"../x": 1}', OBJECTS, "a feature named '../x'"),
+        ("[" * 9000, OBJECTS, "nested too deeply"),
+        ("{}", {}, "'counts' is not there"),
+        ("{}", OBJECTS | {"counts": {"Nuclei": "2"}}, "'Nuclei' is not of the expected type"),
+        ("{}", OBJECTS | {"droplets_per_cell": [3]}, "numbers do not agree"),
+        ("{}", OBJECTS | {"lipid_um2_per_cell": [1, float("inf")]}, "numbers do not agree"),
+        ("{}", OBJECTS | {"droplets_by_diameter": [], "edges_um": [None]}, "numbers do not agree"),
+        ("{}", OBJECTS | {"edges_um": [0, None, None]}, "numbers do not agree"),
+        ("{}", OBJECTS | {"edges_um": [0, 1, 2]}, "numbers do not agree"),
+        ("{}", OBJECTS | {"droplets_per_cell": [10**30, 0]}, "is not that large"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_measurements_of_another_form_are_refused(features, objects, sentence):
+    said = None if objects is None else json.dumps(objects)
+    row = {"A1": IMAGE.decode(), "warnings": "", "features": features, "objects": said}
+    body = json.dumps({"predictions": [row]}).encode()
+    with answering(reply(200, body)) as (url, _), pytest.raises(ServiceError, match=sentence):
+        StainClient(url).stain(GREY, 20, measure=True)
+
+
+def test_measurements_are_read_when_they_were_asked_for_and_missed_when_not_there():
+    row = {"A1": IMAGE.decode(), "warnings": "", "features": '{"a": null, "b": 2}'}
+    row["objects"] = json.dumps(OBJECTS)
+    with answering(reply(200, json.dumps({"predictions": [row]}).encode())) as (url, _):
+        answer = StainClient(url).stain(GREY, 20, measure=True)
+        with pytest.raises(ServiceError, match="an image named 'features'"):
+            StainClient(url).stain(GREY, 20)
+    np.testing.assert_equal(answer.features, {"a": np.nan, "b": 2.0})
+    assert answer.objects is not None
+    assert answer.objects.counts == OBJECTS["counts"]
+    np.testing.assert_array_equal(answer.objects.droplets_per_cell, [3, 0])
+    body = b'{"predictions": [{"A1": "%s", "warnings": ""}]}' % IMAGE
+    with (
+        answering(reply(200, body)) as (url, _),
+        pytest.raises(ServiceError, match=r"KeyError\('features'\)"),
+    ):
+        StainClient(url).stain(GREY, 20, measure=True)
+
+
+def test_a_model_that_was_registered_before_it_could_measure_is_said_to_be_so():
+    """It holds the wording of such a model's refusal, because the client reads it."""
+    with pytest.raises(ConfigError) as unknown:
+        Parameters.of({"mesure": True})
+    refusal = json.dumps({"message": str(unknown.value).replace("mesure", "measure", 1)}).encode()
+    with (
+        answering(reply(400, refusal)) as (url, _),
+        pytest.raises(ServiceError, match="cannot measure, because an older version of") as said,
+    ):
+        StainClient(url).stain(GREY, 20, measure=True)
+    assert "register it again" in said.value.remedy
+
+
 def test_an_image_that_was_asked_for_and_is_not_there_is_missed():
     body = b'{"predictions": [{"A1": "%s", "warnings": "", "error": ""}]}' % IMAGE
     with answering(reply(200, body)) as (url, _):
@@ -263,7 +349,13 @@ def test_an_answer_that_drips_ends_at_the_deadline(head, piece):
 
 
 def test_only_what_was_asked_for_is_sent():
-    all_of_it = {"histogram_matching": False, "targets": ["A1", "A2"], "tile_px": 640, "tta": True}
+    all_of_it = {
+        "histogram_matching": False,
+        "targets": ["A1", "A2"],
+        "tile_px": 640,
+        "tta": True,
+        "measure": True,
+    }
     with answering(reply(400, b"{}")) as (url, bodies):
         for asked in ({}, all_of_it):
             with pytest.raises(ServiceError):

@@ -24,6 +24,13 @@ GREY = planes(0, (64, 64))
 GOOD = encode_image(GREY[0])
 NAMES = ["A1", "A2", "A3", "A9", "../../x", "", "warnings", "error", "A1\0"]
 PATIENCE_S = 20
+GOOD_OBJECTS = {
+    "counts": {"Nuclei": 1, "Cells": 1, "LipidDroplets": 2},
+    "droplets_per_cell": [2],
+    "lipid_um2_per_cell": [1.5],
+    "droplets_by_diameter": [1, 1],
+    "edges_um": [0, 1, None],
+}
 
 
 def image(choice: random.Random) -> Any:
@@ -35,11 +42,27 @@ def image(choice: random.Random) -> Any:
     return b64encode(data).decode()
 
 
-def answer(choice: random.Random) -> bytes:
+def measured(choice: random.Random) -> dict[str, Any]:
+    """What stands in the place of measurements: good ones, hostile ones, or none."""
+    values: list[Any] = [None, 1, -2.5, 1e999, 10**30, "x", [], {}, [1], [[]] * 999, True]
+    objects = {
+        name: choice.choice(values) if choice.random() < 0.2 else good
+        for name, good in GOOD_OBJECTS.items()
+    }
+    features = {choice.choice(["a", "../a", "\x1b"]): choice.choice(values[:4])}
+    texts = [json.dumps(said) for said in (features, objects)]
+    if choice.random() < 0.2:
+        texts[choice.randrange(2)] = choice.choice(["[" * 9000, "", "null", "[]," * 5000])
+    return dict(zip(("features", "objects"), texts, strict=True))
+
+
+def answer(choice: random.Random, is_measured: bool) -> bytes:
     """The body of an answer."""
     names = NAMES if choice.random() < 0.3 else NAMES[:3]
     row: Any = {name: image(choice) for name in choice.sample(names, choice.randrange(4))}
     row |= {"warnings": "" if choice.random() < 0.7 else choice.choice(["x" * 9000, {}, None])}
+    if is_measured:
+        row |= measured(choice)
     if choice.random() < 0.1:
         row = choice.choice([[], "row", None, {"error": "\x1b[2J" * 99, "warnings": ""}])
     n_rows = 1 if choice.random() < 0.9 else choice.randrange(9000)
@@ -62,11 +85,12 @@ def test_every_answer_gives_images_or_is_refused_in_words():
     seen, slowest_s, most_mb = {"images": 0, "refused": 0}, 0.0, 0.0
     with answering(reply) as (url, _):
         for example in range(N_EXAMPLES):
-            bodies.append(answer(random.Random(example)))
+            is_measured = example % 2 == 1
+            bodies.append(answer(random.Random(example), is_measured))
             forget_memory()
             before_mb, start = memory_mb(), time.perf_counter()
             try:
-                images = StainClient(url).stain(GREY, 20).images
+                images = StainClient(url).stain(GREY, 20, measure=is_measured).images
                 assert all(found.shape == (64, 64) for found in images.values()), example
                 assert {found.dtype for found in images.values()} == {np.dtype("uint16")}
                 seen["images"] += 1

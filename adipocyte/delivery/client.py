@@ -1,5 +1,5 @@
 """The client under the address that users import; it stands in `adipocyte.client`."""
 
-from adipocyte.client import Answer, ServiceError, StainClient
+from adipocyte.client import Answer, Objects, ServiceError, StainClient
 
-__all__ = ["Answer", "ServiceError", "StainClient"]
+__all__ = ["Answer", "Objects", "ServiceError", "StainClient"]

@@ -159,6 +159,7 @@ PARAMS = st.fixed_dictionaries(
     optional={
         "histogram_matching": st.none() | st.booleans(),
         "tile_px": st.sampled_from([None, 0, 928]),
+        "measure": st.sampled_from([False, False, False, True]),
         "on_error": st.sampled_from(["stop", "report"]),
     },
 )
@@ -423,6 +424,8 @@ def warm_up(ask: Asker) -> None:
         row = {"stack": base64.b64encode(stack).decode(), "magnification": 20}
         body = {"dataframe_records": [row], "params": {"on_error": "report", "tta": True}}
         ask(json.dumps(body).encode(), JSON)
+    measured = {"dataframe_records": [row], "params": {"measure": True}}
+    ask(json.dumps(measured).encode(), JSON)
     for kind in (CSV, PARQUET):
         ask(b"nothing", kind)
 

@@ -15,15 +15,17 @@ import adipocyte
 from adipocyte.delivery.serving.parameters import PARAMETERS
 from adipocyte.staining.bundle import read_manifest
 
-# What a served model imports, without what only training needs. A model is packaged with the
-# versions that it was made and judged with.
+# What a served model imports, without what only training needs; centrosome and scikit-image when a
+# request asks to measure. A model is packaged with the versions that it was made and judged with.
 SERVING_PACKAGES = (
+    "centrosome",
     "imagecodecs",
     "mlflow",
     "numpy",
     "opencv-python-headless",
     "psutil",
     "safetensors",
+    "scikit-image",
     "scipy",
     "segmentation-models-pytorch",
     "tifffile",

@@ -6,13 +6,14 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import Request, Response
 from mlflow.pyfunc import scoring_server
 from starlette.requests import ClientDisconnect
 
-from adipocyte.delivery.serving.painter import Work
+from adipocyte.delivery.serving.painter import Painted, Work
 from adipocyte.delivery.serving.request import RequestError
 
 IN_HAND = 8  # requests of the largest size: so many bytes may bodies and answers have together
@@ -48,14 +49,14 @@ def handle_requests(begin: Callable[[bytearray], Work], limits: Limits) -> None:
 class Handler:
     """Reads bodies, has them answered in threads row by row, and says what went wrong.
 
-    One row is painted at a time, in the order in which the requests came. A request that is not
-    answered in time, or whose client has gone, is dropped; only a row that is being painted then
-    is painted to its end.
+    One row is painted at a time, in the order in which the requests came, and one is measured
+    meanwhile. A request that is not answered in time, or whose client has gone, is dropped; only a
+    row that is being painted or measured then is so to its end.
     """
 
     def __init__(self, begin: Callable[[bytearray], Work], limits: Limits) -> None:
         self._begin, self._limits = begin, limits
-        self._turn = asyncio.Lock()
+        self._painting, self._measuring = asyncio.Lock(), asyncio.Lock()
         self._bytes_in_hand = 0
 
     async def __call__(self, request: Request) -> Response:
@@ -114,34 +115,17 @@ class Handler:
                 raise self._too_large("the request has")
         return body
 
-    async def _painted(self, rows: Iterator[dict[str, Any]]) -> Response:
+    async def _painted(self, rows: Iterator[Painted]) -> Response:
         answers = []
-        while (answer := await self._next(rows)) is not None:
-            answers.append(answer)
+        while (row := await self._in_turn(self._painting, partial(next, rows, None))) is not None:
+            found = await self._in_turn(self._measuring, row.measure) if row.measure else {}
+            answers.append(row.answer | found)
         return await asyncio.to_thread(_json, 200, {"predictions": answers})
 
-    async def _next(self, rows: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
-        """The next row's answer, in its turn. None: there is no further row."""
-
-        def paint() -> dict[str, Any] | None:
-            return next(rows, None)
-
-        await self._turn.acquire()
-        return await self._in_turn(asyncio.to_thread(paint))
-
-    def _in_turn(self, work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
-        """Begin *work*, which ends the turn, even when nobody waits for it any more.
-
-        A thread that paints cannot be stopped.
-        """
-        painting = asyncio.ensure_future(work)
-        painting.add_done_callback(self._end_turn)
-        return asyncio.shield(painting)
-
-    def _end_turn(self, painting: asyncio.Future[Any]) -> None:
-        self._turn.release()
-        if not painting.cancelled():
-            painting.exception()  # or asyncio would report one that nobody waits for any more
+    async def _in_turn(self, turn: asyncio.Lock, work: Callable[[], T]) -> T:
+        """What *work* gives, done in a thread once it has its *turn*."""
+        await turn.acquire()
+        return await _begun(turn, asyncio.to_thread(work))
 
     def _too_large(self, found: str) -> RequestError:
         return RequestError(
@@ -150,6 +134,22 @@ class Handler:
             "send fewer fields at once, or compressed stacks; ADIPOCYTE_REQUEST_MB in the "
             "server's environment sets another limit",
         )
+
+
+def _begun(turn: asyncio.Lock, work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
+    """Begin *work*, which ends the *turn*, even when nobody waits for it any more.
+
+    A thread that paints or measures cannot be stopped.
+    """
+
+    def end(done: asyncio.Future[T]) -> None:
+        turn.release()
+        if not done.cancelled():
+            done.exception()  # or asyncio would report one that nobody waits for any more
+
+    working = asyncio.ensure_future(work)
+    working.add_done_callback(end)
+    return asyncio.shield(working)
 
 
 async def _unless(end: Awaitable[None], work: Awaitable[Response]) -> Response:

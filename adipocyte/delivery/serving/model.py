@@ -64,18 +64,20 @@ class StainerModel(mlflow.pyfunc.PythonModel):
         - `tile_px`: paint in tiles of that side; by default 0, whole or in the largest tiles that
           the memory limit allows
         - `tta`: true averages what is painted in eight flips and rotations
+        - `measure`: true also measures what is painted
         - `on_error`: "stop", by default, refuses the request for one bad row; "report" paints the
           others
 
         Returns a column for each target, the bytes of a one-page uint16 TIFF in counts, and
-        `warnings`; with on_error=report also `error`, "" or why the row was not painted, whose
-        images are None then.
+        `warnings`; with measure=true also `features` and `objects`, texts in JSON (see
+        `serving.measuring.measured`); with on_error=report also `error`, "" or why the row was not
+        painted, whose images, features and objects are None then.
 
         Raises MlflowException, status 400, for what the caller can mend, naming the row.
         """
         rows = map(Row, model_input["stack"], model_input["magnification"])
         try:
-            answers = list(self.painter.begin(rows, params).rows)
+            answers = list(self.painter.begin(rows, params).answers())
         except RequestError as error:
             raise _refusal(str(error)) from error
         if not answers:

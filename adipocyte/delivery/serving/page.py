@@ -1,5 +1,6 @@
 """A page to try a served model: drop a stack, see its stains. It asks the server by the client."""
 
+import math
 import os
 import re
 import signal
@@ -7,18 +8,20 @@ import socket
 import tempfile
 import threading
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from adipocyte.client import Answer, StainClient
+from adipocyte.client import Answer, Objects, StainClient
 from adipocyte.domain import MAGNIFICATIONS, TARGET_COLOURS, TARGET_NAMES, TARGETS
 from adipocyte.errors import ConfigError, ImageError, ServiceError, UnreachableError
 from adipocyte.plate.tiff import read_header, read_stack, write_image
@@ -94,6 +97,10 @@ def page(client: StainClient, scratch: Path) -> gr.Blocks:
             with gr.Column():
                 magnification = _choice("Magnification", [f"{known}x" for known in MAGNIFICATIONS])
                 intensities = _choice("Intensities", list(_INTENSITIES))
+                measure = gr.Checkbox(
+                    label="Measure: cells, droplets and lipid; half a minute for a full field",
+                    elem_id="measure",
+                )
                 button = gr.Button("Stain", variant="primary", elem_id="stain")
         said = gr.Markdown(elem_id="said")
         with gr.Row():
@@ -105,6 +112,9 @@ def page(client: StainClient, scratch: Path) -> gr.Blocks:
                 gains = [_gain(target) for target in TARGETS]
         with gr.Row():
             stains = [_image(f"{target} {TARGET_NAMES[target]}") for target in TARGETS]
+        with gr.Row():
+            counts = gr.Markdown(elem_id="counts")
+            diameters = gr.BarPlot(visible=False, elem_id="diameters")
         files = gr.File(
             label="Download: uint16 TIFFs, counts",
             file_count="multiple",
@@ -112,12 +122,14 @@ def page(client: StainClient, scratch: Path) -> gr.Blocks:
             elem_id="files",
         )
 
-        def stain(path: str | None, chosen_magnification: str, chosen_intensities: str) -> tuple:
-            return _stain(client, scratch, path, chosen_magnification, chosen_intensities)
+        def stain(path: str | None, *chosen: Any) -> tuple:
+            return _stain(client, scratch, path, *chosen)
 
         blocks.load(lambda: "" if client.answers() else f"⚠️ {_NO_SERVER}", None, said)
         painted = button.click(
-            stain, [stack, magnification, intensities], [shown, said, z_plane, files]
+            stain,
+            [stack, magnification, intensities, measure],
+            [shown, said, z_plane, files, counts, diameters],
         )
         painted.then(_stains, [shown], stains).then(_plane, [shown, z_plane], brightfield).then(
             _composite, [shown, *gains], composite
@@ -188,29 +200,46 @@ def _require_free(port: int) -> None:
             ) from error
 
 
+Outcome = tuple[Shown | None, str, Any, list[str] | None, str, gr.BarPlot]
+
+
 def _stain(
-    client: StainClient, scratch: Path, path: str | None, magnification: str, intensities: str
-) -> tuple[Shown | None, str, Any, list[str] | None]:
-    """What the page gets for the stack at *path*: a field to show, a sentence, a slider, files."""
+    client: StainClient,
+    scratch: Path,
+    path: str | None,
+    magnification: str,
+    intensities: str,
+    measure: bool,
+) -> Outcome:
+    """What the page gets for the stack at *path*.
+
+    A field to show, a sentence, a slider, files, and what was measured: a table and a histogram.
+    """
     if path is None:
-        return None, "Drop a stack first.", gr.skip(), None
+        return _nothing("Drop a stack first.")
     try:
         planes = read_stack(Path(path), read_header(Path(path)).n_planes)
         answer = client.stain(
             planes,
             int(magnification.removesuffix("x")),
             histogram_matching=_INTENSITIES[intensities],
+            measure=measure,
         )
     except (ImageError, ServiceError) as error:
         sentence = str(error).replace(str(path), Path(path).name)  # not where uploads lie
         advice = f" {_NO_SERVER}" if isinstance(error, UnreachableError) else ""
-        return None, f"⚠️ {_escaped(sentence)}{advice}", gr.skip(), None
+        return _nothing(f"⚠️ {_escaped(sentence)}{advice}")
     n_z = len(planes)
     z_plane = gr.Slider(1, n_z, value=n_z // 2 + 1)
     if n_z == 1:
         z_plane = gr.Slider(1, 2, value=1, interactive=False)
     files = _files(answer, scratch, Path(path).stem)
-    return _shown(planes, answer), _said(planes, answer), z_plane, files
+    said = _said(planes, answer)
+    return _shown(planes, answer), said, z_plane, files, _counts(answer), _diameters(answer.objects)
+
+
+def _nothing(said: str) -> Outcome:
+    return None, said, gr.skip(), None, "", _diameters(None)
 
 
 def _choice(label: str, choices: list[str]) -> gr.Radio:
@@ -252,6 +281,41 @@ def _said(planes: NDArray[np.uint16], answer: Answer) -> str:
     size = f"{len(planes)} planes of {height} × {width} pixels"
     said = f"{size}, painted: {', '.join(answer.images)}."
     return f"{said}\n\n⚠️ {_escaped(answer.warnings)}" if answer.warnings else said
+
+
+def _counts(answer: Answer) -> str:
+    """What was counted, as a table in Markdown; "" when nothing was measured."""
+    objects = answer.objects
+    if objects is None:
+        return ""
+    rows = {
+        "nuclei": _figure(answer.features.get("Count_nuclei")),
+        "cells that lie wholly in the field": _figure(objects.counts["Cells"]),
+        "lipid droplets": _figure(objects.counts["LipidDroplets"]),
+        "droplets in a cell, mean": _mean(objects.droplets_per_cell),
+        "lipid in a cell, mean, µm²": _mean(objects.lipid_um2_per_cell),
+    }
+    lines = [f"| {name} | {value} |" for name, value in rows.items()]
+    return "\n".join(["| measured | |", "|:--|--:|", *lines])
+
+
+def _figure(count: float | None) -> str:
+    return "–" if count is None or math.isnan(count) else f"{count:.0f}"
+
+
+def _mean(values: NDArray[np.number]) -> str:
+    return f"{values.mean():.1f}" if values.size else "–"
+
+
+def _diameters(objects: Objects | None) -> gr.BarPlot:
+    """The histogram of droplets' diameters; nothing where none was measured."""
+    if objects is None or not objects.counts["LipidDroplets"]:
+        return gr.BarPlot(visible=False)
+    edges_um = [f"{edge:g}" for edge in objects.edges_um[:-1]]
+    classes = [f"{low} to {high}" for low, high in pairwise(edges_um)] + [f"from {edges_um[-1]}"]
+    x, y = "diameter of droplets, µm", "number"
+    table = pd.DataFrame({x: classes, y: objects.droplets_by_diameter})
+    return gr.BarPlot(table, x=x, y=y, sort=classes, visible=True)
 
 
 def _escaped(said: str) -> str:

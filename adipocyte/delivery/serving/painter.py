@@ -4,6 +4,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from adipocyte.delivery.serving.parameters import Parameters
@@ -16,6 +17,10 @@ from adipocyte.system.threads import Threads
 
 _MOST_MAGNIFICATION = 1000  # of a light microscope, so that a message never repeats more digits
 _BYTES_PER_PX = 3  # of an image in an answer: two, in base64
+# Of what is measured: the features, and some 30 for each cell, which has 300 pixels or more.
+_MEASURED_BYTES, _CELLS_BYTES_PER_PX = 10_000, 0.1
+# Of what painting may take, the memory that measuring may take beside it.
+_MEASURING_SHARE = 1 / 3
 
 T = TypeVar("T")
 
@@ -37,24 +42,42 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Work:
-    """A request that has been read: the answers to its rows, each painted when it is asked for.
+class Painted:
+    """The `answer` to a row, but for the columns that `measure` gives.
 
-    `answer_bytes` is about what they will have in JSON.
+    `measure` is None where nobody asked for it, and where there is no image.
     """
 
-    rows: Iterator[dict[str, Any]]
+    answer: dict[str, Any]
+    measure: Callable[[], dict[str, str]] | None
+
+
+@dataclass(frozen=True)
+class Work:
+    """A request that has been read: its rows, each painted when it is asked for.
+
+    `answer_bytes` is about what the answers will have in JSON.
+    """
+
+    rows: Iterator[Painted]
     answer_bytes: int
+
+    def answers(self) -> Iterator[dict[str, Any]]:
+        """The whole answer to each row."""
+        for row in self.rows:
+            yield row.answer | (row.measure() if row.measure else {})
 
 
 class Painter:
     """Paints the rows of requests with a stainer, one field at a time, whatever the threads.
 
-    The memory limit is one field's, and its networks use all cores.
+    The memory limit is one field's, and its networks use all cores. While a field is measured, on
+    one core, the next is painted; of these, too, there is one at a time.
     """
 
     def __init__(self, stainer: Stainer) -> None:
-        self.stainer, self._turn, self._threads = stainer, threading.Lock(), Threads()
+        self.stainer, self._threads = stainer, Threads()
+        self._painting, self._measuring = threading.Lock(), threading.Lock()
 
     def begin(self, rows: Iterable[Row], params: Mapping[str, Any] | None) -> Work:
         """Read a request's parameters and the headers of all its *rows*.
@@ -76,37 +99,41 @@ class Painter:
             _tried(number, asked, self._field, row, asked) for number, row in enumerate(rows)
         )
         targets = asked.painting["targets"] or self.stainer.manifest.targets
-        n_px = sum(
-            field.shape_px[0] * field.shape_px[1] for field in fields if isinstance(field, Field)
-        )
-        empty: dict[str, Any] = dict.fromkeys(targets) | {"warnings": ""}
-        if asked.reports_errors:
-            empty["error"] = ""
-        answers = (empty | row for row in self._painted(fields, asked))
-        return Work(answers, _BYTES_PER_PX * n_px * len(targets))
+        shapes_px = [field.shape_px for field in fields if isinstance(field, Field)]
+        n_px = sum(height * width for height, width in shapes_px)
+        answer_bytes = _BYTES_PER_PX * n_px * len(targets)
+        if asked.measure:
+            answer_bytes += _MEASURED_BYTES * len(shapes_px) + round(_CELLS_BYTES_PER_PX * n_px)
+        return Work(self._painted(fields, asked, _empty(targets, asked)), answer_bytes)
 
     def _field(self, row: Row, asked: Parameters) -> Field:
         """A *row*, checked by its headers. Raises ImageError."""
         magnification, stack = _magnification(row.magnification), _stack(row.stack)
         shape_px = stack_shape(stack, self.stainer.manifest.plane_numbers)
         self.stainer.check(shape_px, magnification, **asked.painting)
+        if asked.measure:
+            from adipocyte.delivery.serving import measuring  # only here, because it loads judging
+
+            measuring.check(shape_px, _MEASURING_SHARE * self.stainer.memory_mb)
         return Field(stack, magnification, shape_px)
 
     def _painted(
-        self, fields: deque[Field | Problem], asked: Parameters
-    ) -> Iterator[dict[str, Any]]:
+        self, fields: deque[Field | Problem], asked: Parameters, empty: dict[str, Any]
+    ) -> Iterator[Painted]:
         """Each row's images, as bytes of TIFFs by target, and warnings; or its error.
 
-        A field is let go once it is painted.
+        A field is let go once it is painted. *empty* holds all columns of an answer.
         """
         for number in range(len(fields)):
             field = fields.popleft()
             if isinstance(field, Field):
                 field = _tried(number, asked, self._paint, field, asked)
-            yield {"error": field.said} if isinstance(field, Problem) else field
+            if isinstance(field, Problem):
+                field = Painted({"error": field.said}, None)
+            yield Painted(empty | field.answer, field.measure)
 
-    def _paint(self, field: Field, asked: Parameters) -> dict[str, Any]:
-        with self._turn:
+    def _paint(self, field: Field, asked: Parameters) -> Painted:
+        with self._painting:
             self._threads.adapt()
             stained = self.stainer.stain(
                 decode_stack(field.stack, self.stainer.manifest.plane_numbers),
@@ -115,7 +142,23 @@ class Painter:
                 **asked.painting,
             )
         images = {target: encode_image(image) for target, image in stained.images.items()}
-        return images | {"warnings": "; ".join(stained.warnings)}
+        answer = images | {"warnings": "; ".join(stained.warnings)}
+        measure = partial(self._measure, images, field.magnification) if asked.measure else None
+        return Painted(answer, measure)
+
+    def _measure(self, images: dict[str, bytes], magnification: int) -> dict[str, str]:
+        from adipocyte.delivery.serving import measuring
+
+        with self._measuring:
+            return measuring.measured(images, magnification)
+
+
+def _empty(targets: Iterable[str], asked: Parameters) -> dict[str, Any]:
+    """The answer to a row of which nothing is known, with all columns in order."""
+    columns: dict[str, Any] = dict.fromkeys(targets) | {"warnings": ""}
+    if asked.measure:
+        columns |= {"features": None, "objects": None}
+    return columns | ({"error": ""} if asked.reports_errors else {})
 
 
 def _tried(

@@ -25,6 +25,7 @@ class Parameters:
     targets: str = ""
     tile_px: int = 0
     tta: bool = False
+    measure: bool = False
     on_error: str = "stop"
 
     def __post_init__(self) -> None:

@@ -37,8 +37,11 @@ def package(tmp_path: Path) -> Path:
 def test_the_served_files_are_those_that_serving_loads():
     found = set(served_files())
     assert loaded("adipocyte.delivery.serving.model") <= found
+    of_judging = {path for path in found if path.relative_to(PACKAGE).parts[0] == "evaluation"}
+    measuring = PACKAGE / "evaluation" / "cellprofiler"
+    assert of_judging == {PACKAGE / "evaluation" / "__init__.py", *measuring.glob("*.py")}
     rooms = {path.relative_to(PACKAGE).parts[0] for path in found}
-    assert not rooms & {"evaluation", "preparation", "simulation", "store", "training"}
+    assert not rooms & {"measuring", "preparation", "simulation", "store", "training"}
 
 
 def test_the_same_code_has_one_digest_wherever_it_lies(package):
@@ -70,6 +73,7 @@ def test_code_that_serving_does_not_run_leaves_the_digest(package, file):
         "networks/unet.py",
         "delivery/serving/model.py",
         "delivery/serving/parameters.py",
+        "evaluation/cellprofiler/filters.py",
         "imaging/__init__.py",
         "domain.py",
     ],

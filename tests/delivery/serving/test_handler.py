@@ -6,6 +6,8 @@ import http.client
 import io
 import json
 import socket
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -177,6 +179,30 @@ def test_a_bad_request_is_refused_while_another_is_painted(server, clients, held
     body = rows(encode_stack(GREY), b"no TIFF")
     assert "row 1: the stack cannot be read" in said(post(server, json.dumps(body).encode()), 400)
     assert not first.done()
+
+
+def test_others_are_painted_while_one_is_measured(server, clients, monkeypatch):
+    flat = np.full((7, 370, 384), 2000, np.uint16)
+    body = json.dumps(rows(encode_stack(flat), targets="A2", measure=True)).encode()
+    assert post(server, body).ok  # and what measures is imported
+    measuring, may_end = [], threading.Event()
+
+    def measured(*_: object) -> dict[str, str]:
+        measuring.append(1)
+        may_end.wait()
+        return {"features": "{}", "objects": str(len(measuring))}
+
+    module = sys.modules["adipocyte.delivery.serving.measuring"]  # the code of the loaded model
+    monkeypatch.setattr(module, "measured", measured)
+    slow = [clients.submit(post, server, body) for _ in range(2)]
+    try:
+        wait_for(lambda: measuring)
+        assert all(post(server).ok for _ in range(3))
+        assert len(measuring) == 1
+    finally:
+        may_end.set()
+    said = [request.result().json()["predictions"][0]["objects"] for request in slow]
+    assert sorted(said) == ["1", "2"]
 
 
 # Failures.

@@ -16,7 +16,7 @@ import pytest
 import requests
 import tifffile
 
-from adipocyte.client import Answer, StainClient
+from adipocyte.client import Answer, Objects, StainClient
 from adipocyte.domain import TARGET_COLOURS
 from adipocyte.plate.tiff import encode_stack, read_image
 from tests.support import ROOT
@@ -153,6 +153,40 @@ def test_a_stain_leaves_the_composite_with_its_slider(stained):
     of_a3 = bytes.fromhex(TARGET_COLOURS["A3"][1:])
     np.testing.assert_allclose(green, of_a3[1] / of_a3[0] * red, atol=2)
     np.testing.assert_allclose(blue, of_a3[2] / of_a3[0] * red, atol=2)
+
+
+@needs_chromium
+def test_what_was_counted_is_shown_when_it_was_asked_for(tab, server, tmp_path):
+    field = planes(1, (370, 384))
+    (tmp_path / "field.tif").write_bytes(encode_stack(field))
+    drop(tab, tmp_path / "field.tif")
+    tab.locator("#composite img").wait_for()
+    assert tab.locator("#counts").inner_text() == ""
+    assert tab.locator("#diameters svg").count() == 0
+    tab.locator("#measure input").check()
+    tab.locator("#stain").click()
+    tab.locator("#counts td").first.wait_for()
+    objects = StainClient(server).stain(field, 20, measure=True).objects
+    cells = tab.locator("#counts td").all_inner_texts()
+    counts = dict(zip(cells[::2], cells[1::2], strict=True))
+    assert counts["lipid droplets"] == str(objects.counts["LipidDroplets"])
+    assert counts["droplets in a cell, mean"] == "–"  # there is no cell
+    bars = tab.locator("#diameters .mark-rect path")
+    bars.first.wait_for()
+    assert bars.count() == len(objects.droplets_by_diameter)
+
+
+def test_means_are_of_cells():
+    from adipocyte.delivery.serving.page import _counts
+
+    three = np.array([2, 3, 4])
+    found = Objects(
+        {"Nuclei": 3, "Cells": 3, "LipidDroplets": None}, three, three / 4, three, three
+    )
+    answer = Answer({}, "", {"Count_nuclei": 5.0}, found)
+    table = _counts(answer)
+    for row in ("| nuclei | 5 |", "| lipid droplets | – |", "mean | 3.0 |", "µm² | 0.8 |"):
+        assert row in table
 
 
 @needs_chromium

@@ -13,6 +13,7 @@ def test_the_schema_lists_every_parameter_with_its_default():
         ("targets", "string", ""),
         ("tile_px", "long", 0),
         ("tta", "boolean", False),
+        ("measure", "boolean", False),
         ("on_error", "string", "stop"),
     ]
 

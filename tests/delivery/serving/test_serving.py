@@ -20,6 +20,8 @@ from adipocyte.client import StainClient
 from adipocyte.delivery.serving.parameters import NAMES
 from adipocyte.domain import TARGETS
 from adipocyte.errors import ServiceError, UnreachableError
+from adipocyte.evaluation.cellprofiler import measure
+from adipocyte.evaluation.cellprofiler.objects import DIAMETER, tables_of
 from adipocyte.plate.tiff import decode_stack, encode_stack
 from adipocyte.staining.stainer import Stainer
 from tests.support.plates import planes
@@ -180,6 +182,7 @@ def test_parameters_that_change_the_picture_are_not_ignored(stainer):
         ({"tile_px": 640.5}, "tile_px is 640.5: it must be a whole number"),
         ({"tile_px": True}, "tile_px is True: it must be a whole number"),
         ({"tta": 1}, "tta is 1: it must be true or false"),
+        ({"measure": "yes"}, "measure is 'yes': it must be true or false"),
         ({"on_error": "skip"}, "on_error must be stop or report, got 'skip'"),
     ],
     ids=str,
@@ -204,6 +207,52 @@ def test_a_misspelt_parameter_is_refused_in_python_too_however_little_is_logged(
     table = pd.DataFrame({"stack": [encode_stack(GREY)], "magnification": [20]})
     with pytest.raises(MlflowException, match=r"there is no parameter \['histogram_macthing'\]"):
         model.predict(table, params={"histogram_macthing": False})
+
+
+# What is measured.
+
+
+def test_features_and_objects_are_those_of_the_answered_images(small_server):
+    body = rows(encode_stack(planes(1, (370, 384))), measure=True, on_error="report")
+    [answer] = answers(post(small_server, body))
+    assert list(answer) == [*TARGETS, "warnings", "features", "objects", "error"]
+    expected = measure({target: image(answer[target]) for target in TARGETS}, 20)
+    assert json.loads(answer["features"]) == nulled(expected.features)
+    droplets = tables_of(expected, 20)["LipidDroplets"]
+    objects = json.loads(answer["objects"])
+    assert objects["counts"]["LipidDroplets"] == len(droplets[DIAMETER]) > 0
+    assert sum(objects["droplets_by_diameter"]) == len(droplets[DIAMETER])
+
+
+def test_what_needs_a_stain_that_was_not_asked_for_is_null(small_server):
+    body = rows(encode_stack(planes(1, (370, 384))), measure=True, targets="A2")
+    [answer] = answers(post(small_server, body))
+    expected = measure({"A2": image(answer["A2"])}, 20)
+    assert json.loads(answer["features"]) == nulled(expected.features)
+    objects = json.loads(answer["objects"])
+    n = sum(objects["droplets_by_diameter"])
+    assert objects["counts"] == {"Nuclei": None, "Cells": None, "LipidDroplets": n}
+
+
+def nulled(features: dict[str, float]) -> dict[str, float | None]:
+    return {name: value if np.isfinite(value) else None for name, value in features.items()}
+
+
+def test_a_field_too_small_to_be_measured_is_refused_before_any_is_painted(
+    small_model, monkeypatch
+):
+    model = mlflow.pyfunc.load_model(str(small_model))
+    watched = Watched(monkeypatch)
+    stacks = [encode_stack(planes(1, (370, 384))), encode_stack(GREY)]
+    table = pd.DataFrame({"stack": stacks, "magnification": [20, 20]})
+    sentence = "row 1: a field of 64 x 64 pixels is too small to be measured: a side must be at"
+    with pytest.raises(MlflowException, match=sentence):
+        model.predict(table, {"measure": True})
+    assert watched.n_calls == 0
+    reported = model.predict(table[1:], {"measure": True, "on_error": "report", "targets": "A2"})
+    [answer] = reported.to_dict("records")
+    assert "370" in answer.pop("error")
+    assert answer == {"A2": None, "warnings": "", "features": None, "objects": None}
 
 
 # Bad rows.

@@ -63,9 +63,9 @@ def differences(start: Start, n_z_planes: int, normalisation: str) -> Iterator[s
         )
     if start.normalisation not in ("", normalisation):
         yield (
-            f"{start.source} has learnt from planes normalised by {start.normalisation}, this store "
-            f"normalises by {normalisation}: the training begins with units that it does not know. "
-            f"To keep them, prepare the plate with -P normalisation={start.normalisation}"
+            f"{start.source} has learnt from planes normalised by {start.normalisation}, this "
+            f"store normalises by {normalisation}: the training begins with units that it does not "
+            f"know. To keep them, prepare the plate with -P normalisation={start.normalisation}"
         )
 
 

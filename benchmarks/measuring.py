@@ -25,7 +25,7 @@ from tqdm import tqdm
 from adipocyte.domain import FieldKey
 from adipocyte.evaluation.cellprofiler import measure
 from adipocyte.evaluation.cellprofiler.objects import AREA, DIAMETER, N_DROPLETS, tables_of
-from adipocyte.measuring.plate import CONTROLS, DOSES, WELLS, measure_plate
+from adipocyte.measuring.plate import CONTROLS, DOSES, WELLS, here, measure_plate
 from adipocyte.plate.fields import RawField, write_field
 from adipocyte.simulation import Conditions, simulate_field
 from adipocyte.staining.stainer import Stainer
@@ -84,7 +84,7 @@ def figures_of(out: Path, name: str) -> dict[str, float]:
         labels=False,
         csv=False,
         plate_map=out / "map.csv",
-        workers=2,
+        crew=here(2),
     )
     tables = {table: pd.read_parquet(measured.tables[table]) for table in (WELLS, CONTROLS, DOSES)}
     sizes = [treatments()[well][2] for well in tables[WELLS]["Metadata_Well"]]

@@ -17,7 +17,15 @@ from adipocyte.evaluation.cellprofiler.wells import EDGES_UM
 from adipocyte.evaluation.grades import Earned, Grade, Worth, to_json
 from adipocyte.evaluation.reality import PREDICTORS, PROBABILITY, Reality
 from adipocyte.measuring import plate
-from adipocyte.measuring.plate import CONTROLS, DOSES, GRADES, WELLS, MeasuredPlate, measure_plate
+from adipocyte.measuring.plate import (
+    CONTROLS,
+    DOSES,
+    GRADES,
+    WELLS,
+    MeasuredPlate,
+    here,
+    measure_plate,
+)
 from adipocyte.plate.fields import RawField, write_field
 from tests.support import drawn
 from tests.support.stores import contents
@@ -46,12 +54,12 @@ def stained(drawn_plate: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def whole(drawn_plate: Path, tmp_path_factory: pytest.TempPathFactory) -> MeasuredPlate:
     """The drawn plate, measured by two processes."""
-    return measured(drawn_plate, tmp_path_factory.mktemp("whole"), workers=2)
+    return measured(drawn_plate, tmp_path_factory.mktemp("whole"), crew=here(2))
 
 
 def measured(images: Path, out: Path, **given) -> MeasuredPlate:
-    settings = {"magnification": 0, "labels": False, "csv": False, "plate_map": None, "workers": 0}
-    return measure_plate(images, out, **settings | given)
+    settings = {"magnification": 0, "labels": False, "csv": False, "plate_map": None}
+    return measure_plate(images, out, **settings | {"crew": here(0)} | given)
 
 
 def frames(found: MeasuredPlate) -> dict[str, pd.DataFrame]:

@@ -1,7 +1,13 @@
 """`mlflow run . -e measure`: stained images to tables of nuclei, cells, droplets and wells."""
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 from adipocyte.config import MeasureConfig
 from entrypoints.command import command
+
+if TYPE_CHECKING:
+    from adipocyte.measuring.plate import MeasuredPlate
 
 REPORT = "report.html"
 _MOST_SHOWN = 5
@@ -20,18 +26,8 @@ def measure(config: MeasureConfig) -> None:
 
     from adipocyte.delivery.runs.runs import log_table, step_run
     from adipocyte.measuring.pictures import heat_maps, outlines
-    from adipocyte.measuring.plate import (
-        DOSES,
-        GRADES,
-        WELLS,
-        here,
-        measure_plate,
-        outlined,
-        without,
-    )
+    from adipocyte.measuring.plate import DOSES, GRADES, WELLS, here, measure_plate, outlined
     from adipocyte.measuring.report import page
-    from adipocyte.measuring.screen import best_first
-    from adipocyte.plate.problems import problem_table
     from adipocyte.system.files import replacing
 
     with step_run("measure", config), contextlib.ExitStack() as stack:
@@ -55,13 +51,8 @@ def measure(config: MeasureConfig) -> None:
                 mlflow.log_artifact(str(measured.tables[name]))
         if measured.controls:
             log_table(measured.controls, "controls")
-        counts = {
-            name.removeprefix("Image_Count_"): sum(int(row[name]) for row in measured.wells)
-            for name in measured.wells[0]
-            if name.startswith("Image_Count_")
-        }
         mlflow.log_metrics(
-            {"fields": len(measured.fields), "left_out": len(measured.problems), **counts}
+            {"fields": len(measured.fields), "left_out": len(measured.problems)} | measured.counts
         )
         mlflow.log_figure(heat_maps(measured.wells), "plate.png")
         shown = outlined(config.images, measured.fields[len(measured.fields) // 2])
@@ -70,19 +61,27 @@ def measure(config: MeasureConfig) -> None:
         with replacing(config.out / REPORT) as partial:
             partial.write_text(report, "utf-8")
         mlflow.log_text(report, "measured.html")
-    if measured.problems:
-        print("Left out:")
-        print(problem_table(measured.problems))
-    for sentence in without(measured.lacking):
-        print(sentence)
-    listed = ", ".join(f"{count} {name}" for name, count in counts.items())
-    print(f"{listed} in {len(measured.fields)} fields, {measured.n_new} measured now.")
-    if measured.trust:
-        print("\n".join(measured.trust.sentences()))
-    for row in best_first(measured.controls)[:_MOST_SHOWN]:
-        print(f"Controls, {row['Feature']}: Z' {row['Z_prime']:.2f}, SSMD {row['SSMD']:.1f}.")
-    print(f"Tables: {', '.join(str(path) for path in measured.tables.values())}")
+    print("\n".join(_told(measured)))
     print(f"To look at: {config.out / REPORT}")
+
+
+def _told(measured: "MeasuredPlate") -> Iterator[str]:
+    """What a person should know of what was measured, line by line."""
+    from adipocyte.measuring.plate import without
+    from adipocyte.measuring.screen import best_first
+    from adipocyte.plate.problems import problem_table
+
+    if measured.problems:
+        yield "Left out:"
+        yield problem_table(measured.problems)
+    yield from without(measured.lacking)
+    listed = ", ".join(f"{count} {name}" for name, count in measured.counts.items())
+    yield f"{listed} in {len(measured.fields)} fields, {measured.n_new} measured now."
+    if measured.trust:
+        yield from measured.trust.sentences()
+    for row in best_first(measured.controls)[:_MOST_SHOWN]:
+        yield f"Controls, {row['Feature']}: Z' {row['Z_prime']:.2f}, SSMD {row['SSMD']:.1f}."
+    yield f"Tables: {', '.join(str(path) for path in measured.tables.values())}"
 
 
 if __name__ == "__main__":

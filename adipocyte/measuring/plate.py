@@ -37,6 +37,7 @@ from adipocyte.system.processes import each
 WELLS, CONTROLS, DOSES, GRADES = "Wells", "Controls", "DoseResponse", "Grades"
 LABELS = "labels"
 _MOST_NAMED = 5
+_COUNT = "Image_Count_"  # what the names of the columns of wells that count objects begin with
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,14 @@ class MeasuredPlate:
     doses: list[dict[str, str | float]]
     trust: Trust | None
     tables: dict[str, Path]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many objects of each kind there are, defective droplets too."""
+        names = [name for name in self.wells[0] if name.startswith(_COUNT)]
+        return {
+            name.removeprefix(_COUNT): sum(int(row[name]) for row in self.wells) for name in names
+        }
 
 
 @dataclass(frozen=True)

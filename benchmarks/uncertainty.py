@@ -12,12 +12,13 @@ stain's counts, and over that of one width for all pixels, which is calibrated b
 
 Strata are those of the true stain: inside (nuclei and droplets as the challenge's pipelines find
 them, cytoplasm by Otsu's threshold of the logarithm), edges (within two pixels of a border of
-these), and ground. With fewer wells for the intervals: the same figures for the first so many.
+these), and ground. "constant" is the share inside of one width for all pixels. With fewer wells for
+the intervals: coverage and width by 2, 3, 4, … of them, means over draws.
 """
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,6 @@ from tqdm import tqdm
 
 from adipocyte.config import GeneratorConfig, PreprocessConfig, build
 from adipocyte.domain import TARGETS, FieldKey, Intensities
-from adipocyte.errors import ConfigError
 from adipocyte.evaluation.cellprofiler.cells import find_nuclei
 from adipocyte.evaluation.cellprofiler.droplets import find_droplets, merge
 from adipocyte.evaluation.cellprofiler.parameters import PARAMETERS
@@ -41,7 +41,8 @@ from adipocyte.evaluation.painting import (
     fit_intervals,
     paint_fields,
 )
-from adipocyte.imaging.intervals import WORST
+from adipocyte.imaging.histograms import N_COUNTS
+from adipocyte.imaging.intervals import WORST, Widths
 from adipocyte.plate.fields import RawField, write_field
 from adipocyte.plate.tiff import read_image
 from adipocyte.preparation.prepare import prepare
@@ -58,7 +59,7 @@ from benchmarks.shift import bundled, manifest_of
 MAGNIFICATION, SIDE_PX = 20, 512
 WELLS = tuple(f"{row}{column:02d}" for row in "ABCDEFGH" for column in range(1, 13))
 TRAIN, CALIBRATE, TEST = WELLS[:32], WELLS[32:80], WELLS[80:]
-FEWER = (2, 4, 8, 12, 16, 24)  # wells for the intervals
+FEWER, N_DRAWS = (2, 3, 4, 8, 12, 16), 10  # wells for the intervals, and draws of so many
 EDGE_PX = 2
 STRATA = ("ground", "inside", "edges")
 AT_LEAST = {f"{target} coverage": 0.88 for target in TARGETS} | {
@@ -120,7 +121,30 @@ def painted(store: Store, bundle: Path, way: Intensities, out: Path) -> list[Fie
 # What is judged.
 
 
-def strata(target: str, truth: NDArray[np.uint16], magnification: int) -> NDArray[np.intp]:
+@dataclass(frozen=True)
+class Seen:
+    """A stain of a test field: true, painted, and where each pixel lies in STRATA; (Y, X)."""
+
+    key: FieldKey
+    target: str
+    truth: NDArray[np.uint16]
+    image: NDArray[np.uint16]
+    places: NDArray[np.uint8]
+
+
+def seen(store: Store, bundle: Path) -> list[Seen]:
+    """The test fields, painted."""
+    stainer, found = Stainer(bundle), []
+    for key in tqdm(store.keys("test"), desc="test", unit="field"):
+        painted = stainer.stain(store.planes(key), key.magnification).images
+        for target, image in painted.items():
+            truth = store.stain(key, target)
+            places = strata(target, truth, key.magnification)
+            found.append(Seen(key, target, truth, image, places))
+    return found
+
+
+def strata(target: str, truth: NDArray[np.uint16], magnification: int) -> NDArray[np.uint8]:
     """The place in STRATA of each pixel (Y, X) of a true stain."""
     unit, parameters = truth.astype(np.float32) / np.float32(65535), PARAMETERS[magnification]
     if target == "A1":
@@ -132,97 +156,82 @@ def strata(target: str, truth: NDArray[np.uint16], magnification: int) -> NDArra
         smooth = np.log1p(ndimage.gaussian_filter(truth.astype(np.float64), 1))
         inside = smooth > threshold_otsu(smooth)
     grow = partial(ndimage.binary_dilation, iterations=EDGE_PX)
-    return np.where(grow(inside) & grow(~inside), 2, inside.astype(np.intp))
-
-
-@dataclass
-class Judged:
-    """What the test wells say of one target."""
-
-    inside: dict[str, list[float]]  # by well and by stratum: pixels inside, and all pixels
-    widths: list[float]
-    truths: list[NDArray[np.uint16]]
-
-    def share(self, name: str) -> float:
-        n_inside, n = self.inside[name]
-        return n_inside / n
-
-
-def judge(stainer: Stainer, store: Store, level: float) -> dict[str, Judged]:
-    """Paint the test wells with intervals of *level*."""
-    found = {target: Judged(defaultdict(lambda: [0.0, 0.0]), [], []) for target in TARGETS}
-    for key in store.keys("test"):
-        stained = stainer.stain(store.planes(key), key.magnification, level=level)
-        for target, (low, high) in stained.intervals.items():
-            truth, one = store.stain(key, target), found[target]
-            inside = (low <= truth) & (truth <= high)
-            places = strata(target, truth, key.magnification)
-            names = {"coverage": np.ones_like(inside), f"well {key.well}": np.ones_like(inside)}
-            names |= {name: places == place for place, name in enumerate(STRATA)}
-            for name, pixels in names.items():
-                one.inside[name][0] += float(inside[pixels].sum())
-                one.inside[name][1] += float(pixels.sum())
-            one.widths.append(float((high.astype(np.float64) - low).mean()))
-            one.truths.append(truth)
-    return found
+    return np.where(grow(inside) & grow(~inside), 2, inside).astype(np.uint8)
 
 
 def constant_width(fields: Sequence[FieldPaths], way: str, target: str, level: float) -> float:
     """The width of an interval that is the same for all pixels, by the rule of `Widths`."""
-    tails: dict[str, NDArray[np.int64]] = {}
-    for key, truth, image in images(fields, way, target):
-        error = np.abs(truth.astype(np.int32) - image)
-        tails[key.well] = tails.get(key.well, 0) + np.bincount(error.ravel(), minlength=65536)
-    outside = np.stack([1 - np.cumsum(n) / n.sum() for n in tails.values()])
+    errors: dict[str, NDArray[np.int64]] = {}
+    for field in fields:
+        images = (read_image(path) for path in (field.truth[target], field.painted[way][target]))
+        truth, image = (one.astype(np.int32) for one in images)
+        n = np.bincount(np.abs(truth - image).ravel(), minlength=N_COUNTS)
+        errors[field.key.well] = errors.get(field.key.well, 0) + n
+    outside = np.stack([1 - np.cumsum(n) / n.sum() for n in errors.values()])
     risk = (outside.sum(axis=0) + outside.max(axis=0).clip(WORST)) / (len(outside) + 1)
     return float(2 * np.flatnonzero(risk <= 1 - level)[0])
 
 
-def images(
-    fields: Sequence[FieldPaths], way: str, target: str
-) -> Iterator[tuple[FieldKey, NDArray[np.uint16], NDArray[np.uint16]]]:
-    """Key, truth and what is painted in a *way*."""
-    for field in fields:
-        yield field.key, read_image(field.truth[target]), read_image(field.painted[way][target])
+def judge(test: Sequence[Seen], widths: Widths, constant: float, level: float) -> dict[str, float]:
+    """The figures of one target on the *test* fields; *constant* is the width for all pixels."""
+    shares, total = defaultdict(list), []
+    for one in test:
+        low, high = widths.interval(one.image, level)
+        inside = (low <= one.truth) & (one.truth <= high)
+        by_constant = np.abs(one.truth.astype(np.int32) - one.image) <= constant / 2
+        shares["coverage"].append(inside)
+        shares[f"well {one.key.well}"].append(inside)
+        for place, name in enumerate(STRATA):
+            shares[name].append(inside[one.places == place])
+            shares[f"constant {name}"].append(by_constant[one.places == place])
+        total.append(float((high.astype(np.float64) - low).mean()))
+    found = {name: float(np.concatenate(parts, axis=None).mean()) for name, parts in shares.items()}
+    wells = [found.pop(name) for name in list(found) if name.startswith("well ")]
+    spread = float(np.std(np.concatenate([one.truth for one in test], axis=None)))
+    return found | {
+        "least well": min(wells),
+        "greatest well": max(wells),
+        "width to stain": float(np.mean(total)) / spread,
+        "width to constant": float(np.mean(total)) / constant,
+    }
 
 
 def figures(
-    fields: Sequence[FieldPaths], bundle: Path, store: Store, way: Intensities, level: float
+    taught: Mapping[str, Widths], test: Sequence[Seen], constant: Mapping[str, float], level: float
 ) -> dict[str, float]:
-    """All figures of the intervals that *fields* teach."""
-    write_intervals(bundle, fit_intervals(fields, way))
+    """The figures of all targets on the *test* fields, by what was *taught*."""
     found = {}
-    for target, judged in judge(Stainer(bundle), store, level).items():
-        wells = [judged.share(name) for name in judged.inside if name.startswith("well ")]
-        width, constant = np.mean(judged.widths), constant_width(fields, way, target, level)
-        found |= {f"{target} {name}": judged.share(name) for name in ("coverage", *STRATA)}
-        found |= {
-            f"{target} least well": min(wells),
-            f"{target} greatest well": max(wells),
-            f"{target} width to stain": float(width / np.std(np.stack(judged.truths))),
-            f"{target} width to constant": float(width / constant),
-        }
+    for name, widths in taught.items():
+        target = name.rpartition("/")[2]
+        of_target = [one for one in test if one.target == target]
+        judged = judge(of_target, widths, constant[target], level)
+        found |= {f"{target} {figure}": value for figure, value in judged.items()}
     return found
 
 
 def with_fewer(
-    fields: Sequence[FieldPaths], bundle: Path, store: Store, way: Intensities, level: float
+    fields: Sequence[FieldPaths],
+    test: Sequence[Seen],
+    constant: Mapping[str, float],
+    way: Intensities,
+    level: float,
 ) -> dict[str, float]:
-    """Coverage and width, over that with all wells, with the first 2, 4, … wells alone."""
-    found, wells = {}, sorted({field.key.well for field in fields})
-    for number in FEWER:
-        some = [field for field in fields if field.key.well in wells[:number]]
-        try:
-            all_figures = figures(some, bundle, store, way, level)
-        except ConfigError as error:
-            print(f"{number} wells: {error}", file=sys.stderr)
-            continue
-        found |= {
-            f"{number} wells {name}": value
-            for name, value in all_figures.items()
-            if name.endswith(("coverage", "width to stain"))
-        }
-    return found
+    """Coverage and width with 2, 4, … wells alone: means over draws, those refused left out."""
+    found: dict[str, list[float]] = defaultdict(list)
+    random, wells = np.random.default_rng(0), sorted({field.key.well for field in fields})
+    work = [number for number in FEWER if number < len(wells) for _ in range(N_DRAWS)]
+    for number in tqdm(work, desc="fewer wells"):
+        drawn = set(random.choice(wells, number, replace=False))
+        taught = fit_intervals([field for field in fields if field.key.well in drawn], way)
+        for name, widths in taught.items():
+            is_refused = level > widths.highest_level
+            found[f"{number} wells {name} refused"].append(is_refused)
+            if not is_refused:
+                judged = figures({name: widths}, test, constant, level)
+                for figure, value in judged.items():
+                    if figure.endswith(("coverage", "width to stain")):
+                        found[f"{number} wells {figure}"].append(value)
+    return {name: float(np.mean(values)) for name, values in found.items()}
 
 
 def main() -> int:
@@ -242,8 +251,11 @@ def main() -> int:
     store, bundle = trained(plate, given.calibrate, given.test, given.epochs, given.out)
     way = given.intensities
     fields = painted(store, bundle, way, given.out)
-    found = figures(fields, bundle, store, way, given.level)
-    fewer = with_fewer(fields, bundle, store, way, given.level)
+    taught, test = fit_intervals(fields, way), seen(store, bundle)
+    write_intervals(bundle, taught)
+    constant = {target: constant_width(fields, way, target, given.level) for target in TARGETS}
+    found = figures(taught, test, constant, given.level)
+    fewer = with_fewer(fields, test, constant, way, given.level)
     about = {"level": given.level, "intensities": way.value}
     return report(found | fewer, given.check, at_most=AT_MOST, at_least=AT_LEAST, **about)
 

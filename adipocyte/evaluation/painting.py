@@ -108,7 +108,7 @@ def fit_intervals(fields: Sequence[FieldPaths], way: str) -> dict[str, Widths]:
     found = {}
     stains = {(field.key.magnification, target) for field in fields for target in field.truth}
     for magnification, target in tqdm(sorted(stains), desc="intervals", unit="stain"):
-        residuals = Residuals(magnification)
+        residuals = Residuals()
         for field in fields:
             if field.key.magnification == magnification and target in field.painted[way]:
                 painted = read_image(field.painted[way][target])

@@ -1,60 +1,56 @@
 """Intervals that hold the true count of a pixel, at a level that is reached over wells.
 
-What is known at a pixel is the count that is painted there, and the brightest painted count nearby,
-because an edge that is painted here may lie there. Pixels that are alike in both make a group; how
-far its interval reaches is learnt from the truths of its pixels.
+Pixels that are painted alike make a group. How far the interval of a group reaches is learnt from
+the truths of its pixels: it ends where they become rare.
 
 The pixels of a well are not independent, so wells are counted, and not pixels. They are taken to be
 exchangeable, and one more, that is worse than any that was seen, is counted with them.
 """
 
 from dataclasses import dataclass, fields
-from typing import NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from adipocyte.domain import UM_PER_PX
 from adipocyte.errors import ConfigError, ImageError
-from adipocyte.imaging.histograms import N_COUNTS
+from adipocyte.imaging.histograms import N_COUNTS, apply_table
 
 LEVEL = 0.9
 FEWEST_WELLS = 2  # because what judges a well is learnt from others
 WORST = 0.25  # the share of its pixels that a well is taken to have outside at most
-_REACH_UM = 3.25  # how far "nearby" reaches, up, down and to each side
-_RAREST = 1 / 256  # the least share of all pixels that have a group's range of painted counts
-_N_NEARBY = 8  # groups that such a range is divided into, as equal in pixels as bins allow
-# The shares of a group's pixels that may lie below its interval, and above it.
-TAILS = np.geomspace(0.4, 0.0002, 96)
-_BLOCK_PX = 2**20  # pixels that are looked up at once
+_SMALLEST = 1 / 256  # the least share of all pixels that make a group
+# How rare truths are where an interval ends: the share of a group's pixels in a stretch as long as
+# that in which its middle eight tenths lie.
+RARITIES = np.geomspace(2, 1e-5, 160)
+# Bins to double a painted count, and to double a residual.
+_PAINTED_PER_OCTAVE, _RESIDUALS_PER_OCTAVE = 8, 32
 
 
 @dataclass(frozen=True, eq=False)
 class Widths:
     """How far intervals reach below and above what is painted, for one magnification and target.
 
-    `groups` (painted bins, nearby bins) uint16 says which group a pixel belongs to. `below` and
-    `above` (tails, groups) uint16 are in counts, the narrowest first. `risk` (tails,) float64 is
-    the share of a new well's pixels that is to be expected outside; `n_wells` (1,) int64 says how
-    many wells taught that.
+    `starts` (groups,) uint16 are the lowest painted counts of the groups, rising from 0. `below`
+    and `above` (rarities, groups) uint16 are in counts, the shortest first. `risk` (rarities,)
+    float64 is the share of a new well's pixels that is to be expected outside; `n_wells` (1,) int64
+    says how many wells taught that.
 
     Raises ValueError when they do not fit each other, as in a file that was made by other code.
     """
 
-    groups: NDArray[np.uint16]
+    starts: NDArray[np.uint16]
     below: NDArray[np.uint16]
     above: NDArray[np.uint16]
     risk: NDArray[np.float64]
     n_wells: NDArray[np.int64]
 
     def __post_init__(self) -> None:
-        n_groups = self.below.shape[-1]
+        n_groups = self.starts.size
         forms = {
-            "groups": (np.uint16, _SHAPE[:2]),
-            "below": (np.uint16, (len(TAILS), n_groups)),
-            "above": (np.uint16, (len(TAILS), n_groups)),
-            "risk": (np.float64, (len(TAILS),)),
+            "starts": (np.uint16, (n_groups,)),
+            "below": (np.uint16, (len(RARITIES), n_groups)),
+            "above": (np.uint16, (len(RARITIES), n_groups)),
+            "risk": (np.float64, (len(RARITIES),)),
             "n_wells": (np.int64, (1,)),
         }
         for name, (dtype, shape) in forms.items():
@@ -64,8 +60,8 @@ class Widths:
                     f"{name} is {table.dtype} of shape {table.shape}, "
                     f"not {np.dtype(dtype)} of {shape}"
                 )
-        if self.groups.max() >= n_groups:
-            raise ValueError(f"a pixel may belong to group {self.groups.max()} of {n_groups}")
+        if not n_groups or self.starts[0] or (self.starts[1:] <= self.starts[:-1]).any():
+            raise ValueError("starts do not rise from 0")
 
     @property
     def tables(self) -> dict[str, NDArray]:
@@ -77,8 +73,8 @@ class Widths:
         """The highest level that the wells support: with k of them at most 1 - WORST / (k + 1)."""
         return 1 - float(self.risk.min())
 
-    def tail(self, level: float) -> int:
-        """Which of TAILS reaches *level*: the narrowest intervals with a risk of at most 1 - level.
+    def rarity(self, level: float) -> int:
+        """Which of RARITIES reaches *level*: the first whose risk is at most 1 - level.
 
         Raises ConfigError when *level* does not lie between 0 and 1, or the wells do not support
         it.
@@ -100,11 +96,11 @@ class Widths:
         return int(reaching[0])
 
     def interval(
-        self, painted: NDArray[np.uint16], magnification: int, level: float = LEVEL
+        self, painted: NDArray[np.uint16], level: float = LEVEL
     ) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
         """The lowest and the highest true count to be expected at each pixel of *painted*.
 
-        painted: (Y, X) in counts. Returns two (Y, X) in counts; low <= painted <= high.
+        painted: any shape, in counts. Returns two of its shape, in counts; low <= painted <= high.
 
         The share of a new well's pixels whose truth lies inside is *level* or more on average, if
         it is exchangeable with the k wells that this was learnt from, and if no well has more than
@@ -116,36 +112,34 @@ class Widths:
         well is judged by what the others teach, and what all teach is used (cross-conformal: Vovk
         2015).
 
-        Raises ConfigError as `tail` does.
+        Raises ConfigError as `rarity` does.
         """
-        tail, nearby = self.tail(level), _nearby(painted, magnification)
-        low, high = np.empty_like(painted), np.empty_like(painted)
-        n_rows = max(_BLOCK_PX // painted.shape[1], 1)
-        for start in range(0, len(painted), n_rows):
-            rows = slice(start, start + n_rows)
-            groups = self.groups[_PAINTED_BIN[painted[rows]], _NEARBY_BIN[nearby[rows]]]
-            # These stop at 0 and at 65535.
-            low[rows] = cv2.subtract(painted[rows], self.below[tail][groups])
-            high[rows] = cv2.add(painted[rows], self.above[tail][groups])
-        return low, high
+        rarity, counts = self.rarity(level), np.arange(N_COUNTS)
+        groups = np.searchsorted(self.starts, counts, side="right") - 1
+        low = np.maximum(counts - self.below[rarity][groups], 0)
+        high = np.minimum(counts + self.above[rarity][groups], N_COUNTS - 1)
+        return (
+            apply_table(low.astype(np.uint16), painted),
+            apply_table(high.astype(np.uint16), painted),
+        )
 
 
 class Residuals:
-    """Counts by how much truths differ from painted images of one magnification, well by well.
+    """Counts by how much truths differ from painted images, well by well.
 
-    It takes about a MB for each well, however many pixels are noted.
+    It takes less than a MB for each well, however many pixels are noted.
     """
 
-    def __init__(self, magnification: int) -> None:
-        self._magnification = magnification
-        self._wells: dict[str, _Cells] = {}
+    def __init__(self) -> None:
+        # How many pixels of a well have each bin of painted count and each bin of residual.
+        self._wells: dict[str, NDArray[np.int64]] = {}
 
     @property
     def n_wells(self) -> int:
         return len(self._wells)
 
     def note(self, well: str, painted: NDArray[np.uint16], truth: NDArray[np.uint16]) -> None:
-        """Add a *painted* image of a *well* and its *truth*, both (Y, X) in counts.
+        """Add a *painted* image of a *well* and its *truth*, both in counts and of any shape.
 
         Raises ImageError if the shapes differ.
         """
@@ -154,15 +148,12 @@ class Residuals:
                 f"the painted image has shape {painted.shape}, the truth {truth.shape}",
                 "give the same part of the field",
             )
-        n = np.zeros(_N_CELLS, dtype=np.int64)
-        if well in self._wells:
-            n[self._wells[well].cells] = self._wells[well].n
+        n_painted, n_residuals = len(_PAINTED_FIRSTS), len(_LOWEST)
         residuals = truth.astype(np.int32) - painted + (N_COUNTS - 1)
-        bins = _PAINTED_BIN[painted], _NEARBY_BIN[_nearby(painted, self._magnification)]
-        cells = np.ravel_multi_index((*bins, _RESIDUAL_BIN[residuals]), _SHAPE)
-        n += np.bincount(cells.ravel(), minlength=_N_CELLS)
-        seen = np.flatnonzero(n)
-        self._wells[well] = _Cells(seen, n[seen])
+        bins = _PAINTED_BIN[painted] * n_residuals + _RESIDUAL_BIN[residuals]
+        pixels = np.bincount(bins.ravel(), minlength=n_painted * n_residuals)
+        before = self._wells.get(well, 0)
+        self._wells[well] = before + pixels.reshape(n_painted, n_residuals)
 
     def fit(self) -> Widths:
         """What the noted wells teach; their order does not matter, and each counts as much.
@@ -174,97 +165,64 @@ class Residuals:
                 f"intervals are to be learnt from {self.n_wells} wells",
                 f"note at least {FEWEST_WELLS}, because each is judged by what the others teach",
             )
-        wells = [self._wells[name] for name in sorted(self._wells)]
-        groups = _grouped(np.sum([well.known() for well in wells], axis=0))
-        spread = [well.by_group(groups) for well in wells]
-        total = np.sum(spread, axis=0)
-        outside = np.stack([_outside(own, _ranks(total - own)) for own in spread])
+        wells = np.stack([n / n.sum() for _, n in sorted(self._wells.items())])
+        firsts = _groups(wells.mean(axis=0).sum(axis=1))
+        spread = np.add.reduceat(wells, firsts, axis=1)  # (wells, groups, residuals)
+        total = spread.sum(axis=0)
+        outside = np.stack([_outside(own, _ends(total - own)) for own in spread])
         risk = (outside.sum(axis=0) + outside.max(axis=0).clip(WORST)) / (len(wells) + 1)
-        return Widths(groups, *_reaches(total), risk, np.array([len(wells)]))
+        below, above = _REACHES[_ends(total)].astype(np.uint16)
+        starts = _PAINTED_FIRSTS[firsts].astype(np.uint16)
+        return Widths(starts, below, above, risk, np.array([len(wells)]))
 
 
-class _Cells(NamedTuple):
-    """How many pixels of a well, `n`, have each combination of bins, `cells`, in _SHAPE."""
+def _groups(shares: NDArray[np.float64]) -> list[int]:
+    """The first bins of groups of neighbours that have _SMALLEST of the pixels each, or more.
 
-    cells: NDArray[np.int64]
-    n: NDArray[np.int64]
-
-    def known(self) -> NDArray[np.float64]:
-        """The share of the pixels by painted and nearby bin."""
-        known = np.bincount(self.cells // _SHAPE[2], self.n, minlength=_SHAPE[0] * _SHAPE[1])
-        return known.reshape(_SHAPE[:2]) / self.n.sum()
-
-    def by_group(self, groups: NDArray[np.uint16]) -> NDArray[np.float64]:
-        """The share of the pixels by group and bin of residual."""
-        known, residual = np.divmod(self.cells, _SHAPE[2])
-        places = groups.ravel()[known].astype(np.int64) * _SHAPE[2] + residual
-        n_groups = int(groups.max()) + 1
-        spread = np.bincount(places, self.n, minlength=n_groups * _SHAPE[2])
-        return spread.reshape(n_groups, -1) / self.n.sum()
-
-
-def _grouped(known: NDArray[np.float64]) -> NDArray[np.uint16]:
-    """The groups of pixels by painted and nearby bin, where *known* says how many pixels are there.
-
-    Neighbouring bins are joined until a group has pixels enough.
+    *shares* are those of the bins.
     """
-    groups, first = np.zeros(known.shape, dtype=np.uint16), 0
-    ranges = _joined(known.sum(axis=1), _RAREST * known.sum())
-    for index in range(ranges.max() + 1):
-        here = ranges == index
-        nearby = known[here].sum(axis=0)
-        parts = _joined(nearby, nearby.sum() / _N_NEARBY)
-        groups[here] = first + parts
-        first += int(parts.max()) + 1
-    return groups
+    firsts, gathered = [0], 0.0
+    for place, share in enumerate(shares):
+        if gathered >= _SMALLEST:
+            firsts.append(place)
+            gathered = 0.0
+        gathered += share
+    return firsts if gathered >= _SMALLEST or len(firsts) == 1 else firsts[:-1]
 
 
-def _joined(pixels: NDArray[np.float64], least: float) -> NDArray[np.intp]:
-    """Which group each bin belongs to, 0, 0, 1, …, so that each has *least* *pixels* or more."""
-    groups, group, gathered = np.zeros(len(pixels), dtype=np.intp), 0, 0.0
-    for place, n in enumerate(pixels):
-        if gathered >= least:
-            group, gathered = group + 1, 0.0
-        groups[place], gathered = group, gathered + n
-    return groups if gathered >= least else np.minimum(groups, max(group - 1, 0))
+def _ends(spread: NDArray[np.float64]) -> NDArray[np.intp]:
+    """After how many bins of residuals intervals end, (below and above, rarities, groups).
 
-
-def _ranks(spread: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The tail at which each (groups, residuals) of *spread* is no longer inside its interval.
-
-    That is the share of the group's pixels that differ as much or more on the same side.
+    *spread* (groups, residuals) says where the pixels are. An interval ends where a longer one
+    would hold fewer pixels for its length than the rarity says. That makes it the shortest for what
+    it holds (Lei & Wasserman 2014, "Distribution-free prediction bands for non-parametric
+    regression", section 2), but that each group measures length by its own: with one length for
+    all, intervals would hold nearly all of the ground, and little of what is bright.
     """
-    n = np.maximum(spread.sum(axis=1, keepdims=True), np.finfo(float).tiny)
-    below, above = np.cumsum(spread, axis=1), np.cumsum(spread[:, ::-1], axis=1)[:, ::-1]
-    return np.where(_LOWEST > 0, above, np.where(_HIGHEST < 0, below, n)) / n
+    n, below = spread.sum(axis=1), np.cumsum(spread, axis=1)
+    first, last = (np.argmax(below > share * n[:, None], axis=1) for share in (0.1, 0.9))
+    density = n / (_HIGHEST[last] - _LOWEST[first] + 1)
+    beyond = _beyond(spread)
+    ends = [
+        np.argmin(_REACHES * (rarity * density[:, None]) + beyond, axis=2) for rarity in RARITIES
+    ]
+    return np.maximum.accumulate(np.stack(ends, axis=1), axis=1)
 
 
-def _outside(own: NDArray[np.float64], ranks: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The share of a well's pixels outside at each tail.
+def _beyond(spread: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How many pixels lie beyond so many bins, (below and above, groups, bins from 0 on)."""
+    below, above = spread[:, :_ZERO], spread[:, :_ZERO:-1]
+    beyond = [np.cumsum(side, axis=1)[:, ::-1] for side in (below, above)]
+    return np.pad(np.stack(beyond), ((0, 0), (0, 0), (0, 1)))
+
+
+def _outside(own: NDArray[np.float64], ends: NDArray[np.intp]) -> NDArray[np.float64]:
+    """The share of a well's pixels that lie beyond *ends*, by rarity.
 
     *own* (groups, residuals) is where all its pixels are.
     """
-    rising = TAILS[::-1]
-    first = np.searchsorted(rising, ranks.ravel())  # of the tails that leave them outside
-    outside = np.bincount(first, own.ravel(), len(rising) + 1).astype(np.float64)
-    return np.cumsum(outside)[: len(rising)][::-1]
-
-
-def _reaches(spread: NDArray[np.float64]) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
-    """How far below and above the groups' intervals reach, (tails, groups) in counts."""
-    ranks = _ranks(spread)
-    below, above = np.empty((2, len(TAILS), len(spread)), dtype=np.uint16)
-    for place, tail in enumerate(TAILS):
-        below[place] = -np.where(ranks > tail, _LOWEST, 0).min(axis=1, initial=0)
-        above[place] = np.where(ranks > tail, _HIGHEST, 0).max(axis=1, initial=0)
-    return below, above
-
-
-def _nearby(painted: NDArray[np.uint16], magnification: int) -> NDArray[np.uint16]:
-    """The brightest count around each pixel."""
-    reach_px = round(_REACH_UM / UM_PER_PX[magnification])
-    around = np.ones((2 * reach_px + 1,) * 2, dtype=np.uint8)
-    return np.asarray(cv2.dilate(painted, around), np.uint16)
+    beyond = np.take_along_axis(_beyond(own), ends.transpose(0, 2, 1), axis=2)
+    return np.asarray(beyond.sum(axis=(0, 1)), np.float64)
 
 
 def _first_counts(per_octave: int) -> NDArray[np.intp]:
@@ -272,26 +230,21 @@ def _first_counts(per_octave: int) -> NDArray[np.intp]:
 
     *per_octave* is a power of two.
     """
-    n_octaves = 16 - (per_octave - 1).bit_length()
+    n_octaves = 17 - per_octave.bit_length()
     octaves = [np.arange(per_octave, 2 * per_octave) << shift for shift in range(n_octaves)]
     return np.concatenate([np.arange(per_octave), *octaves])
 
 
-def _bin_of_count(firsts: NDArray[np.intp]) -> NDArray[np.uint16]:
-    """The bin of each of the 65,536 counts."""
-    bins = np.searchsorted(firsts, np.arange(N_COUNTS), side="right") - 1
-    return bins.astype(np.uint16)
-
-
 def _residual_bounds() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The lowest and the highest residual of each bin: -65535 … -1, 0, 1 … 65535, in counts."""
-    firsts = _first_counts(32)[1:]
+    firsts = _first_counts(_RESIDUALS_PER_OCTAVE)[1:]
     lasts = np.append(firsts[1:], N_COUNTS) - 1
     return np.concatenate([-lasts[::-1], [0], firsts]), np.concatenate([-firsts[::-1], [0], lasts])
 
 
-_PAINTED_BIN, _NEARBY_BIN = _bin_of_count(_first_counts(8)), _bin_of_count(_first_counts(4))
+_PAINTED_FIRSTS = _first_counts(_PAINTED_PER_OCTAVE)
+_PAINTED_BIN = np.searchsorted(_PAINTED_FIRSTS, np.arange(N_COUNTS), side="right") - 1
 _LOWEST, _HIGHEST = _residual_bounds()
 _RESIDUAL_BIN = np.repeat(np.arange(len(_LOWEST)), _HIGHEST - _LOWEST + 1)
-_SHAPE = (int(_PAINTED_BIN[-1]) + 1, int(_NEARBY_BIN[-1]) + 1, len(_LOWEST))
-_N_CELLS = int(np.prod(_SHAPE))
+_ZERO = len(_LOWEST) // 2  # the bin of the residual 0
+_REACHES = _HIGHEST[_ZERO:]  # of so many bins, below 0 as above it

@@ -264,7 +264,7 @@ class Stainer:
         self, images: dict[str, NDArray[np.uint16]], magnification: int, level: float
     ) -> dict[str, Interval]:
         return {
-            target: self._widths_of(magnification, target).interval(image, magnification, level)
+            target: self._widths_of(magnification, target).interval(image, level)
             for target, image in images.items()
         }
 
@@ -278,7 +278,7 @@ class Stainer:
                 f"take {self.manifest.intensities}, which the model keeps, or no intervals",
             )
         for target in targets:
-            self._widths_of(magnification, target).tail(level)
+            self._widths_of(magnification, target).rarity(level)
 
     def _widths_of(self, magnification: int, target: str) -> Widths:
         widths = self._widths.get(table_key(magnification, target))

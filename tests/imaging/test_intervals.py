@@ -26,14 +26,14 @@ def drawn(random: np.random.Generator, spread: float = 15) -> Pair:
 
 
 def fitted(pairs: list[Pair]) -> Widths:
-    residuals = Residuals(20)
+    residuals = Residuals()
     for number, (painted, truth) in enumerate(pairs):
         residuals.note(f"A{number + 1:02d}", painted, truth)
     return residuals.fit()
 
 
 def share_inside(widths: Widths, pair: Pair, level: float) -> float:
-    low, high = widths.interval(pair[0], 20, level)
+    low, high = widths.interval(pair[0], level)
     return float(((low <= pair[1]) & (pair[1] <= high)).mean())
 
 
@@ -53,7 +53,7 @@ def test_wells_that_nobody_looked_at_have_so_many_pixels_inside(n_wells, level):
 def test_bright_pixels_have_wide_intervals_and_dark_ones_narrow():
     random = np.random.default_rng(0)
     painted = drawn(random)[0]
-    low, high = fitted([drawn(random, spread=0) for _ in range(8)]).interval(painted, 20)
+    low, high = fitted([drawn(random, spread=0) for _ in range(8)]).interval(painted)
     width, deviation = high.astype(float) - low, 20 + painted.astype(float) / 10
     assert np.corrcoef(width.ravel(), deviation.ravel())[0, 1] > 0.9
     assert np.median(width / deviation) == pytest.approx(2 * 1.645, rel=0.2)  # of a Gaussian, 90 %
@@ -66,7 +66,7 @@ def test_they_hold_what_is_painted_and_grow_with_the_level(pairs):
     levels = [level for level in (0.1, 0.5, 0.7, 0.9) if level <= widths.highest_level]
     low, high = painted, painted
     for level in levels:
-        lower, higher = widths.interval(painted, 20, level)
+        lower, higher = widths.interval(painted, level)
         assert (lower <= low).all()
         assert (higher >= high).all()
         low, high = lower, higher
@@ -78,7 +78,7 @@ def test_the_order_of_wells_and_of_their_fields_changes_no_bit(pairs, seed):
     noted = [(f"A{n % 2 + 1:02d}", *pair) for n, pair in enumerate(pairs)]
     found = []
     for order in (np.arange(len(noted)), np.random.default_rng(seed).permutation(len(noted))):
-        residuals = Residuals(20)
+        residuals = Residuals()
         for place in order:
             residuals.note(*noted[place])
         found.append(residuals.fit().tables)
@@ -91,11 +91,11 @@ def test_few_wells_support_no_high_level_and_the_highest_is_told():
     widths = fitted([drawn(random) for _ in range(2)])
     assert 0.8 < widths.highest_level <= 1 - WORST / 3
     with pytest.raises(ConfigError, match=r"2 validation wells support .* not of 0\.95: ask for"):
-        widths.interval(drawn(random)[0], 20, 0.95)
+        widths.interval(drawn(random)[0], 0.95)
     told = np.floor(1000 * widths.highest_level) / 1000
-    widths.interval(drawn(random)[0], 20, told)
+    widths.interval(drawn(random)[0], told)
     with pytest.raises(ConfigError, match=f"up to a level of {told:g}, not of 0.99"):
-        widths.tail(0.99)
+        widths.rarity(0.99)
 
 
 def test_a_well_that_was_missed_altogether_is_counted_as_such():
@@ -112,11 +112,11 @@ def test_a_level_is_a_share(level):
     random = np.random.default_rng(0)
     widths = fitted([drawn(random) for _ in range(2)])
     with pytest.raises(ConfigError, match="must lie between 0 and 1"):
-        widths.tail(level)
+        widths.rarity(level)
 
 
 def test_one_well_teaches_no_interval_and_another_shape_is_refused():
-    residuals = Residuals(20)
+    residuals = Residuals()
     residuals.note("A01", *drawn(np.random.default_rng(0)))
     with pytest.raises(ImageError, match="from 1 wells: note at least 2"):
         residuals.fit()

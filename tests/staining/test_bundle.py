@@ -22,8 +22,10 @@ from adipocyte.plate.tiff import decode_stack, encode_stack, stack_shape
 from adipocyte.staining import bundle as bundles
 from adipocyte.staining.bundle import (
     calibrate_bundle,
+    check_files,
     read_calibrations,
     read_histograms,
+    read_intervals,
     read_manifest,
     write_bundle,
     write_intervals,
@@ -54,7 +56,7 @@ def folder(original: Path, tmp_path: Path) -> Path:
 
 def widths() -> Widths:
     """Of three wells, whose truths are some tens of counts away from what is painted."""
-    random, residuals = np.random.default_rng(0), Residuals(20)
+    random, residuals = np.random.default_rng(0), Residuals()
     for well in ("B03", "B04", "C02"):
         painted = random.integers(0, 5000, (64, 64), dtype=np.uint16)
         residuals.note(well, painted, painted + random.integers(0, 50, (64, 64), dtype=np.uint16))
@@ -175,6 +177,31 @@ def test_a_bundle_that_is_calibrated_anew_has_no_intervals_any_more(folder):
     calibrate_bundle(folder, TABLES, "highlights")
     with pytest.raises(ConfigError, match="register it again"):
         Stainer(folder).stain(PLANES, 20, level=0.9)
+
+
+@pytest.mark.parametrize("step", ["write_whole", "write_json"])
+def test_killed_while_intervals_are_written_it_stays_whole(folder, monkeypatch, step):
+    """Killed before and after each step, while it has others."""
+    write_intervals(folder, {"20/A1": widths()})
+    real = getattr(bundles, step)
+
+    def fails_before(*args):
+        raise KeyboardInterrupt
+
+    def fails_after(*args):
+        real(*args)
+        raise KeyboardInterrupt
+
+    for fails in (fails_before, fails_after):
+        monkeypatch.setattr(bundles, step, fails)
+        with pytest.raises(KeyboardInterrupt):
+            write_intervals(folder, {"20/A2": widths()})
+        manifest = read_manifest(folder)
+        check_files(folder, manifest)
+        assert set(read_intervals(folder, manifest)) <= {"20/A1", "20/A2"}
+    monkeypatch.setattr(bundles, step, real)
+    write_intervals(folder, {"20/A2": widths()})
+    assert set(read_intervals(folder, read_manifest(folder))) == {"20/A2"}
 
 
 # Weights.
@@ -303,8 +330,8 @@ def _one_byte_changed(path: Path) -> None:
             r"holds no intervals \(risk is float64 of shape \(3,\), not float64",
         ),
         (
-            lambda folder: _with_intervals(folder, groups=widths().groups + np.uint16(999)),
-            r"holds no intervals \(a pixel may belong to group",
+            lambda folder: _with_intervals(folder, starts=widths().starts[::-1].copy()),
+            r"holds no intervals \(starts do not rise from 0",
         ),
         (
             lambda folder: _with_intervals(folder, more=np.zeros(3)),
@@ -329,7 +356,7 @@ def _one_byte_changed(path: Path) -> None:
         "a table missing",
         "a short table",
         "short intervals",
-        "intervals of groups that are not there",
+        "intervals out of order",
         "unknown intervals",
     ],
 )

@@ -261,7 +261,7 @@ def test_a_finished_bundle_has_the_intervals_of_the_way_that_it_keeps(shifted_st
     planes, expected = shifted_store.planes(keys[0]), fit_intervals(fields, "highlights")["20/A2"]
     stained = Stainer(tmp_path / "bundle").stain(planes, 20, level=0.2)
     for found, bound in zip(
-        stained.intervals["A2"], expected.interval(stained.images["A2"], 20, 0.2), strict=True
+        stained.intervals["A2"], expected.interval(stained.images["A2"], 0.2), strict=True
     ):
         np.testing.assert_array_equal(found, bound)
     assert not fit_intervals(painted[:2], "none")  # one well

@@ -14,6 +14,7 @@ from adipocyte.errors import StoreError
 from adipocyte.evaluation.fields import FieldPaths
 from adipocyte.imaging.calibration import Calibrator
 from adipocyte.imaging.histograms import apply_table, match_highlights
+from adipocyte.imaging.intervals import FEWEST_WELLS, Residuals, Widths
 from adipocyte.plate.names import magnification_folder, target_name
 from adipocyte.plate.tiff import read_image, write_image
 from adipocyte.staining.stainer import Stainer
@@ -96,6 +97,25 @@ def fit_calibrations(fields: Sequence[FieldPaths]) -> Tables:
                 read_image(path), read_image(field.truth[target])
             )
     return {name: calibrator.fit() for name, calibrator in calibrators.items()}
+
+
+def fit_intervals(fields: Sequence[FieldPaths], way: str) -> dict[str, Widths]:
+    """The intervals, by "20/A1", …, of what *fields* painted in a *way*, by the wells' truths.
+
+    The fields must not be painted with tables that have seen their truths (see `cross_calibrated`).
+    A stain that fewer than FEWEST_WELLS wells of a magnification have gets none.
+    """
+    found = {}
+    stains = {(field.key.magnification, target) for field in fields for target in field.truth}
+    for magnification, target in tqdm(sorted(stains), desc="intervals", unit="stain"):
+        residuals = Residuals()
+        for field in fields:
+            if field.key.magnification == magnification and target in field.painted[way]:
+                painted = read_image(field.painted[way][target])
+                residuals.note(field.key.well, painted, read_image(field.truth[target]))
+        if residuals.n_wells >= FEWEST_WELLS:
+            found[table_key(magnification, target)] = residuals.fit()
+    return found
 
 
 def cross_calibrated(

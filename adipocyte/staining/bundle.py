@@ -1,4 +1,4 @@
-"""A bundle: one folder with networks, histograms, calibrations and `bundle.json`; no pickles."""
+"""A bundle: networks, histograms, calibrations, intervals and `bundle.json`; no pickles."""
 
 import hashlib
 import re
@@ -24,6 +24,7 @@ from adipocyte.domain import (
 )
 from adipocyte.errors import BundleError, ConfigError, ImageError, NewerBundleError
 from adipocyte.imaging.histograms import N_COUNTS, counts_histogram
+from adipocyte.imaging.intervals import Widths
 from adipocyte.imaging.limits import Limits
 from adipocyte.imaging.normalisation import Scaling, field_scaling
 from adipocyte.networks.files import NETWORK_FILES, copy_network
@@ -31,6 +32,7 @@ from adipocyte.networks.quantisation import Ranges
 from adipocyte.plate.stained import GRADES
 from adipocyte.system.files import (
     digest_of,
+    json_bytes,
     open_regular,
     read_json,
     replacing,
@@ -44,6 +46,7 @@ BUNDLE_FORMAT = 6
 _PLATE_ALONE = 5  # the format in which a bundle did not say how it normalises
 _SEPARATE = 4  # the one before, in which each network painted one target, and A1's saw a mask
 BUNDLE_MANIFEST, _HISTOGRAMS = "bundle.json", "histograms.safetensors"
+_INTERVALS = "intervals.safetensors"  # optional: older bundles have none
 _AGAIN = "register the model again with mlflow run . -e register"
 _FORM = {
     "targets": [str],
@@ -256,14 +259,17 @@ def calibrate_bundle(
     """Give the bundle in *folder* its *calibrations* and the way of *intensities* that it keeps.
 
     *calibrations* maps "20/A1", … for every magnification and target to a table (65536,) (see
-    `imaging.calibration`); or is empty. The bundle stays whole when the process is killed.
+    `imaging.calibration`); or is empty. Intervals that the bundle had are left out, because they
+    were those of other images. The bundle stays whole when the process is killed.
 
     Raises BundleError when there is no bundle, a table is missing or *intensities* is no way of
     `domain.Intensities`.
     """
     manifest = read_manifest(folder)
     checksums = {
-        name: digest for name, digest in manifest.checksums.items() if name != manifest.calibrations
+        name: digest
+        for name, digest in manifest.checksums.items()
+        if name not in (manifest.calibrations, _INTERVALS)
     }
     changed = replace(manifest, intensities=intensities, calibrations="", checksums=checksums)
     if calibrations or Intensities(intensities).takes_calibrations:
@@ -278,13 +284,33 @@ def calibrate_bundle(
 def add_grades(folder: Path, grades: Any) -> None:
     """Put *grades* into the bundle in *folder*: JSON, of the form of `evaluation.grades`.
 
-    They say what measurements of painted images are worth. Older bundles have none.
-
-    Raises BundleError when there is no bundle.
+    They say what measurements of painted images are worth. Older bundles have none. The bundle
+    stays whole when the process is killed. Raises BundleError when there is no bundle.
     """
+    _add_file(folder, GRADES, json_bytes(grades))
+
+
+def write_intervals(folder: Path, intervals: Mapping[str, Widths]) -> None:
+    """Give the bundle in *folder* the *intervals* of what it paints with the way that it keeps.
+
+    *intervals* maps "20/A1", … to the widths of those that have any. The bundle stays whole when
+    the process is killed. Raises BundleError when there is no bundle.
+    """
+    tables = {
+        f"{name}/{part}": table
+        for name, widths in intervals.items()
+        for part, table in widths.tables.items()
+    }
+    _add_file(folder, _INTERVALS, save(tables))
+
+
+def _add_file(folder: Path, name: str, data: bytes) -> None:
     manifest = read_manifest(folder)
-    write_json(folder / GRADES, grades)
-    checksums = manifest.checksums | {GRADES: digest_of(folder / GRADES)}
+    others = {file: digest for file, digest in manifest.checksums.items() if file != name}
+    if others != manifest.checksums:  # a new file must not lie behind the checksum of an old one
+        write_json(folder / BUNDLE_MANIFEST, asdict(replace(manifest, checksums=others)))
+    write_whole(folder / name, data)
+    checksums = others | {name: digest_of(folder / name)}
     write_json(folder / BUNDLE_MANIFEST, asdict(replace(manifest, checksums=checksums)))
 
 
@@ -365,6 +391,23 @@ def read_calibrations(folder: Path, manifest: BundleManifest) -> dict[str, NDArr
     if calibrations or Intensities(manifest.intensities).takes_calibrations:
         _require_all(manifest, calibrations)
     return calibrations
+
+
+def read_intervals(folder: Path, manifest: BundleManifest) -> dict[str, Widths]:
+    """The intervals of a bundle by "20/A1", …; those that it has, which may be none.
+
+    Raises BundleError when they are damaged.
+    """
+    if _INTERVALS not in manifest.checksums:
+        return {}
+    tables: dict[str, dict[str, NDArray]] = {}
+    for name, table in _read_file(folder / _INTERVALS).items():
+        of_stain, _, part = name.rpartition("/")
+        tables.setdefault(of_stain, {})[part] = table
+    try:
+        return {name: Widths(**parts) for name, parts in tables.items()}
+    except (TypeError, ValueError) as error:  # a table is missing, unknown, or of another form
+        raise BundleError(f"{folder / _INTERVALS} holds no intervals ({error})", _AGAIN) from error
 
 
 def _with_calibrations(
@@ -459,12 +502,16 @@ def _of_another_format(folder: Path, found: object) -> BundleError:
     )
 
 
-def _read_tables(path: Path, dtype: type[np.generic]) -> dict[str, NDArray]:
+def _read_file(path: Path) -> dict[str, NDArray]:
     try:
         open_regular(path).close()  # safetensors would open anything
-        tables = load_file(path)
+        return load_file(path)
     except (OSError, SafetensorError) as error:
         raise BundleError(f"{path} cannot be read ({error})", _AGAIN) from error
+
+
+def _read_tables(path: Path, dtype: type[np.generic]) -> dict[str, NDArray]:
+    tables = _read_file(path)
     for name, table in tables.items():
         if table.shape != (N_COUNTS,) or table.dtype != dtype:
             raise BundleError(

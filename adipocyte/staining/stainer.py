@@ -1,7 +1,7 @@
 """The chain: segmenter → mask → A1; A2, A3; counts; intensities (report, Figure 1.1 and 6.1)."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from adipocyte.domain import (
 from adipocyte.errors import BundleError, ConfigError, ImageError, MemoryLimitError
 from adipocyte.imaging import limits, quality
 from adipocyte.imaging.histograms import apply_table, match_highlights, match_histogram
+from adipocyte.imaging.intervals import FEWEST_WELLS, Widths
 from adipocyte.imaging.normalisation import Scaling
 from adipocyte.imaging.padding import pad_to_multiple
 from adipocyte.imaging.planes import as_many
@@ -31,6 +32,7 @@ from adipocyte.staining.bundle import (
     check_files,
     read_calibrations,
     read_histograms,
+    read_intervals,
     read_manifest,
 )
 from adipocyte.system.machine import arithmetic, fastest_device, free_bytes
@@ -40,6 +42,8 @@ _TILES_PX = (6144, 4096, 3072, 2560, 2048, 1792, 1536, 1280, 1024)
 TYPICAL_COUNTS = (
     "painted counts are those of a typical training well: compare shapes and areas, not intensities"
 )
+# Intervals of a target: the lowest and the highest count, (Y, X) uint16 each.
+Interval = tuple[NDArray[np.uint16], NDArray[np.uint16]]
 _MB = 10**6
 _SHARE = 0.75  # of the free memory that painting may take
 # For each pixel of the field: the output, its counts, and what setting the intensities takes.
@@ -57,11 +61,13 @@ class Stained:
     """A painted field: `images` by target, (Y, X) uint16 in counts.
 
     `warnings` name each measurement of quality in which the input differs from the training wells,
-    and say when the counts may therefore mean nothing.
+    and say when the counts may therefore mean nothing. `intervals` by target are the lowest and the
+    highest true count to be expected, if they were asked for.
     """
 
     images: dict[str, NDArray[np.uint16]]
     warnings: tuple[str, ...]
+    intervals: dict[str, Interval] = field(default_factory=dict)
 
 
 class Stainer:
@@ -91,6 +97,7 @@ class Stainer:
         check_files(folder, self.manifest)
         self.histograms = read_histograms(folder)
         self._calibrations = read_calibrations(folder, self.manifest)
+        self._widths = read_intervals(folder, self.manifest)
         device = fastest_device()
         self.precision = arithmetic(precision, device)
         self._keeps_memory = compiled  # compiled networks do not free theirs between fields
@@ -120,6 +127,7 @@ class Stainer:
         targets: Sequence[str] | None = None,
         tile_px: int | None = None,
         tta: bool = False,
+        level: float | None = None,
     ) -> Stained:
         """Paint *targets* of a field; None: all that the bundle has.
 
@@ -128,16 +136,20 @@ class Stainer:
         *tile_px* is the side in pixels of the tiles that the networks see; None: the whole field at
         once, or where that would take too much memory, the largest tiles that do not. *tta*
         averages the paintings of the field turned and mirrored in all eight ways, and takes eight
-        times as long. Returns images of the same (Y, X).
+        times as long. With *level* there are intervals, too, that hold the true count of so many of
+        a well's pixels (see `Widths.interval`). Returns images of the same (Y, X).
 
         Raises ImageError for a stack of another kind or a magnification that the bundle has not
         seen, MemoryLimitError before it would take more memory than `memory_mb`, ConfigError for an
-        unknown way or target or for tiles that cannot be laid.
+        unknown way or target, for tiles that cannot be laid, or for intervals that the bundle does
+        not have.
         """
         way, targets = self.manifest.way(intensities), self._targets(targets)
         self._check_planes(planes)
         shape_px = planes.shape[1:]
         self._check_field(shape_px, magnification)
+        if level is not None:
+            self._check_level(level, magnification, targets, way)
         planes = as_many(planes, self.manifest.n_z_planes)
         tiling = self._tiling(shape_px, targets, tile_px, tta)
         source = _Source(planes, self.manifest.light_scaling(magnification, planes), tiling)
@@ -148,7 +160,10 @@ class Stainer:
         }
         images = {target: images[target] for target in targets}  # in the order of *targets*
         images = self.rescale(images, magnification, way)
-        return Stained(images, self._warnings(planes, magnification))
+        intervals = {}
+        if level is not None:
+            intervals = self._intervals(images, magnification, level)
+        return Stained(images, self._warnings(planes, magnification), intervals)
 
     def _warnings(self, planes: NDArray[np.uint16], magnification: int) -> tuple[str, ...]:
         """What is unlike the training wells; and then, if painted counts may mean nothing, that."""
@@ -244,6 +259,38 @@ class Stainer:
         if way is Intensities.CALIBRATION:
             return calibrated
         return match_highlights(calibrated, self.histograms[name])
+
+    def _intervals(
+        self, images: dict[str, NDArray[np.uint16]], magnification: int, level: float
+    ) -> dict[str, Interval]:
+        return {
+            target: self._widths_of(magnification, target).interval(image, level)
+            for target, image in images.items()
+        }
+
+    def _check_level(
+        self, level: float, magnification: int, targets: Sequence[str], way: Intensities
+    ) -> None:
+        """Raise ConfigError unless there are intervals of *level* around what is painted so."""
+        if way != self.manifest.intensities:
+            raise ConfigError(
+                f"there are no intervals of images with the intensities {way}",
+                f"take {self.manifest.intensities}, which the model keeps, or no intervals",
+            )
+        for target in targets:
+            self._widths_of(magnification, target).rarity(level)
+
+    def _widths_of(self, magnification: int, target: str) -> Widths:
+        widths = self._widths.get(table_key(magnification, target))
+        if widths is None:
+            raise ConfigError(
+                f"the model has no intervals of {target} at {magnification}x, because it was "
+                f"registered before there were any, or with fewer than {FEWEST_WELLS} "
+                "validation wells",
+                "register it again with mlflow run . -e register, from a store with more "
+                "validation wells if it has one",
+            )
+        return widths
 
     def _targets(self, targets: Sequence[str] | None) -> tuple[str, ...]:
         known = self.manifest.targets

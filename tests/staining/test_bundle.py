@@ -14,17 +14,21 @@ from safetensors.numpy import load_file, save_file
 
 import adipocyte
 from adipocyte.domain import TARGETS
-from adipocyte.errors import BundleError, ImageError
+from adipocyte.errors import BundleError, ConfigError, ImageError
+from adipocyte.imaging.intervals import Residuals, Widths
 from adipocyte.imaging.planes import as_many
 from adipocyte.networks.files import copy_network, load_network
 from adipocyte.plate.tiff import decode_stack, encode_stack, stack_shape
 from adipocyte.staining import bundle as bundles
 from adipocyte.staining.bundle import (
     calibrate_bundle,
+    check_files,
     read_calibrations,
     read_histograms,
+    read_intervals,
     read_manifest,
     write_bundle,
+    write_intervals,
 )
 from adipocyte.staining.stainer import Stainer
 from adipocyte.system.files import digest_of
@@ -48,6 +52,15 @@ def folder(original: Path, tmp_path: Path) -> Path:
     copied = shutil.copytree(original, tmp_path / "bundle")
     calibrate_bundle(copied, TABLES, "calibration")
     return copied
+
+
+def widths() -> Widths:
+    """Of three wells, whose truths are some tens of counts away from what is painted."""
+    random, residuals = np.random.default_rng(0), Residuals()
+    for well in ("B03", "B04", "C02"):
+        painted = random.integers(0, 5000, (64, 64), dtype=np.uint16)
+        residuals.note(well, painted, painted + random.integers(0, 50, (64, 64), dtype=np.uint16))
+    return residuals.fit()
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -139,6 +152,58 @@ def test_it_is_not_calibrated_by_halves(folder, intensities):
     assert content(folder) == before
 
 
+def test_intervals_lie_around_what_is_painted_in_the_way_that_the_bundle_keeps(folder):
+    """Before they are there, and for images in another way, it says so."""
+    with pytest.raises(ConfigError, match=r"no intervals of A1 at 20x.* register it again"):
+        Stainer(folder).stain(PLANES, 20, level=0.9)
+    write_intervals(folder, dict.fromkeys(TABLES, widths()))
+    stainer = Stainer(folder)
+    stained = stainer.stain(PLANES, 20, level=0.9)
+    plain = stainer.stain(PLANES, 20)
+    assert not plain.intervals
+    for target, image in plain.images.items():
+        low, high = stained.intervals[target]
+        assert low.dtype == high.dtype == np.uint16
+        assert (low <= image).all()
+        assert (image <= high).all()
+        assert (low < high).any()
+        np.testing.assert_array_equal(stained.images[target], image)
+    with pytest.raises(ConfigError, match="with the intensities none: take calibration"):
+        stainer.stain(PLANES, 20, intensities="none", level=0.9)
+
+
+def test_a_bundle_that_is_calibrated_anew_has_no_intervals_any_more(folder):
+    write_intervals(folder, dict.fromkeys(TABLES, widths()))
+    calibrate_bundle(folder, TABLES, "highlights")
+    with pytest.raises(ConfigError, match="register it again"):
+        Stainer(folder).stain(PLANES, 20, level=0.9)
+
+
+@pytest.mark.parametrize("step", ["write_whole", "write_json"])
+def test_killed_while_intervals_are_written_it_stays_whole(folder, monkeypatch, step):
+    """Killed before and after each step, while it has others."""
+    write_intervals(folder, {"20/A1": widths()})
+    real = getattr(bundles, step)
+
+    def fails_before(*args):
+        raise KeyboardInterrupt
+
+    def fails_after(*args):
+        real(*args)
+        raise KeyboardInterrupt
+
+    for fails in (fails_before, fails_after):
+        monkeypatch.setattr(bundles, step, fails)
+        with pytest.raises(KeyboardInterrupt):
+            write_intervals(folder, {"20/A2": widths()})
+        manifest = read_manifest(folder)
+        check_files(folder, manifest)
+        assert set(read_intervals(folder, manifest)) <= {"20/A1", "20/A2"}
+    monkeypatch.setattr(bundles, step, real)
+    write_intervals(folder, {"20/A2": widths()})
+    assert set(read_intervals(folder, read_manifest(folder))) == {"20/A2"}
+
+
 # Weights.
 
 
@@ -183,6 +248,14 @@ def _with_tables(folder: Path, tables: dict[str, np.ndarray]) -> None:
     path, manifest = _calibrations(folder), read_manifest(folder)
     save_file(tables, path)
     _changed(folder, checksums=manifest.checksums | {path.name: digest_of(path)})
+
+
+def _with_intervals(folder: Path, **changed: np.ndarray) -> None:
+    write_intervals(folder, {"20/A1": widths()})
+    path = folder / "intervals.safetensors"
+    tables = {f"20/A1/{name}": table for name, table in (widths().tables | changed).items()}
+    save_file(tables, path)
+    _changed(folder, checksums=read_manifest(folder).checksums | {path.name: digest_of(path)})
 
 
 def _one_byte_changed(path: Path) -> None:
@@ -252,6 +325,18 @@ def _one_byte_changed(path: Path) -> None:
             lambda folder: _with_tables(folder, {"20/A1": np.zeros(10, np.uint16)}),
             r"is uint16 of shape \(10,\), not uint16 of \(65536,\)",
         ),
+        (
+            lambda folder: _with_intervals(folder, risk=np.zeros(3)),
+            r"holds no intervals \(risk is float64 of shape \(3,\), not float64",
+        ),
+        (
+            lambda folder: _with_intervals(folder, starts=widths().starts[::-1].copy()),
+            r"holds no intervals \(starts do not rise from 0",
+        ),
+        (
+            lambda folder: _with_intervals(folder, more=np.zeros(3)),
+            "holds no intervals .*unexpected keyword argument 'more'",
+        ),
     ],
     ids=[
         "older",
@@ -270,6 +355,9 @@ def _one_byte_changed(path: Path) -> None:
         "not calibrated",
         "a table missing",
         "a short table",
+        "short intervals",
+        "intervals out of order",
+        "unknown intervals",
     ],
 )
 def test_it_is_refused_by_name(folder: Path, damage: Callable[[Path], None], sentence: str):

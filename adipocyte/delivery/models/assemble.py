@@ -26,12 +26,19 @@ from adipocyte.evaluation.painting import (
     Tables,
     cross_calibrated,
     fit_calibrations,
+    fit_intervals,
     paint_fields,
 )
 from adipocyte.networks.files import load_network
 from adipocyte.networks.quantisation import measure_ranges
 from adipocyte.networks.unet import DIVISOR
-from adipocyte.staining.bundle import BundleManifest, NetworkEntry, calibrate_bundle, write_bundle
+from adipocyte.staining.bundle import (
+    BundleManifest,
+    NetworkEntry,
+    calibrate_bundle,
+    write_bundle,
+    write_intervals,
+)
 from adipocyte.staining.stainer import Stainer
 from adipocyte.store.reader import Store
 
@@ -64,7 +71,7 @@ class Assembled:
         It is one of those that lose the fewest features. Of these it is one whose pixel metric is
         at most PIXELS_LOST above the lowest, because features alone would choose pictures that look
         wrong. Of these it has the lowest combined metric, or pixel metric if no feature was
-        measured.
+        measured. The bundle gets the intervals of what that way paints.
         """
         ways = [way for way in Intensities if way in scores]
         fewest = min(scores[way].n_left_out for way in ways)
@@ -73,6 +80,8 @@ class Assembled:
         ways = [way for way in ways if scores[way].pixel_metric <= most]
         kept = min(ways, key=lambda way: _metric(scores[way]))
         calibrate_bundle(self.folder, self.calibrations, kept)
+        if intervals := fit_intervals(self.fields, kept):
+            write_intervals(self.folder, intervals)
         return kept
 
 

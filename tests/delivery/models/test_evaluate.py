@@ -20,6 +20,7 @@ from adipocyte.evaluation.painting import (
     Histograms,
     cross_calibrated,
     fit_calibrations,
+    fit_intervals,
     paint_fields,
 )
 from adipocyte.evaluation.pictures import preview
@@ -246,6 +247,24 @@ def test_the_bundle_keeps_the_way_that_loses_little_and_scores_best(
         scores[way] = Score({20: part}, pixels, combined, combined, {})
     assert Assembled(tmp_path / "bundle", [], tables).finish(scores) == kept
     assert Stainer(tmp_path / "bundle").manifest.intensities == kept
+
+
+def test_a_finished_bundle_has_the_intervals_of_the_way_that_it_keeps(shifted_store, tmp_path):
+    """Two fields of B03, one of B04: as many wells as it takes."""
+    stainer = bundle_of(shifted_store, tmp_path, ("A2",))
+    keys = shifted_store.keys("validation") + shifted_store.keys("test")
+    painted = paint_fields(stainer, shifted_store, keys, ("none", "matching"), tmp_path)
+    fields = cross_calibrated(painted, stainer.histograms, tmp_path)
+    part = Part(1, {}, {}, {}, 0.3, 0.9, 0.9)
+    score = Score({20: part}, 0.3, 0.9, 0.9, {})
+    Assembled(tmp_path / "bundle", fields, fit_calibrations(fields)).finish({"highlights": score})
+    planes, expected = shifted_store.planes(keys[0]), fit_intervals(fields, "highlights")["20/A2"]
+    stained = Stainer(tmp_path / "bundle").stain(planes, 20, level=0.2)
+    for found, bound in zip(
+        stained.intervals["A2"], expected.interval(stained.images["A2"], 0.2), strict=True
+    ):
+        np.testing.assert_array_equal(found, bound)
+    assert not fit_intervals(painted[:2], "none")  # one well
 
 
 def test_a_single_field_cannot_judge_a_calibration(painted, histograms, tmp_path):

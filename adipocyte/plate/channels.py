@@ -12,16 +12,14 @@ from adipocyte.plate.layouts.listed import Channel, Listed
 Roles = dict[str, str]  # of channels, by number: brightfield or a target
 
 _KINDS = (BRIGHTFIELD, *TARGETS)
-# Words of names and lamps. A letter beside them would make another word.
-_WORDS = {
-    BRIGHTFIELD: r"bright[ _-]?field|transmitted|trans|tl|bf",
-    "A1": r"dapi|hoechst",
-    "A2": r"bodipy|(hcs[ _-]?)?lipid[ _-]?tox|nile[ _-]?red",
-    "A3": r"cell[ _-]?tracker|cell[ _-]?mask",
-}
+# Words of names and lamps; letters beside the shortest would make another word.
 _TELLS = {
-    role: re.compile(rf"(?<![a-z])({words})(?![a-z])", re.IGNORECASE)
-    for role, words in _WORDS.items()
+    BRIGHTFIELD: re.compile(
+        r"bright[ _-]?field|transmitted|(?<![a-z])(trans|tl|bf)(?![a-z])", re.IGNORECASE
+    ),
+    "A1": re.compile(r"dapi|hoechst", re.IGNORECASE),
+    "A2": re.compile(r"bodipy|lipid[ _-]?tox|nile[ _-]?red", re.IGNORECASE),
+    "A3": re.compile(r"cell[ _-]?tracker|cell[ _-]?mask", re.IGNORECASE),
 }
 _NUMBER = re.compile(r"[CW]?0*([0-9]{1,3})", re.IGNORECASE | re.ASCII)  # "4", "C04", "w4"
 

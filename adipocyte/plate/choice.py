@@ -122,12 +122,16 @@ def _overruled(images: Sequence[Image], given: int, layout: str) -> list[str]:
 
 
 def _check_times(images: Sequence[Image], layout: str) -> None:
-    times = sorted({image.time for image in images})
+    """Raise PlateError when a field has several times; each well may have one of its own."""
+    by_field: dict[tuple[int | None, str, int], set[int]] = defaultdict(set)
+    for image in images:
+        by_field[image.magnification, image.well, image.fov].add(image.time)
+    times = sorted(max(by_field.values(), key=len, default=set()))
     if len(times) < 2:
         return
     shown = ", ".join(map(str, times[:_MOST_NAMED]))
     way = "write the number of one into the pattern in place of {time}"
-    [first, *_] = [image for image in images if image.time == times[0]]
+    first = next(image for image in images if image.time == times[0])
     if layout == IMAGEXPRESS:
         folders = [one for one in first.path.parents if one.name.lower().startswith("timepoint_")]
         way = f"take one with -P {shlex.quote(f'plate={folders[0]}')}"
@@ -136,7 +140,7 @@ def _check_times(images: Sequence[Image], layout: str) -> None:
         magnification = f"-P magnification={first.magnification or 20}"
         way = f"take one with -P {shlex.quote(f'layout={pattern}')} {magnification} -P channels=…"
     raise PlateError(
-        f"the plate has {len(times)} time points ({shown})",
+        f"fields have up to {len(times)} time points ({shown})",
         f"one is due, because time points are not told apart: {way}",
     )
 

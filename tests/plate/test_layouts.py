@@ -255,6 +255,26 @@ def test_a_record_of_no_image_is_refused(recorded, before, after, found):
         scan_plate(recorded)
 
 
+def test_each_well_may_have_a_time_of_its_own_but_no_field_two(recorded):
+    """Wells of another timeline are counted on."""
+    path = recorded / "MeasurementData.mlf"
+    text = path.read_text(encoding="utf-8-sig")
+    place = 'bts:Column="4" bts:TimePoint='
+    path.write_text(text.replace(f'{place}"1"', f'{place}"2"'))
+    assert len(scan_plate(recorded).fields) == 4
+    path.write_text(text.replace(f'{place}"1"', f'{place}"2"', 5))
+    with pytest.raises(PlateError, match=r"up to 2 time points \(1, 2\): .*_T0001F\{fov\}"):
+        scan_plate(recorded)
+
+
+def test_projections_of_a_yokogawa_are_channels_of_their_own(recorded):
+    path = recorded / "MeasurementData.mlf"
+    text = path.read_text(encoding="utf-8-sig")
+    path.write_text(text.replace('bts:Ch="2"', 'bts:Ch="2" bts:ZImageProcessing="Maximum"'))
+    table = understood_table(scan_plate(recorded))
+    assert re.search(r"channel +2 BODIPY 493 Maximum: A2 lipid droplets\n", table)
+
+
 def test_a_record_never_leads_out_of_the_plate(recorded, tmp_path):
     name = "99_B03_T0001F001L01A04Z01C04.tif"
     (recorded / name).rename(tmp_path / name)
@@ -324,7 +344,7 @@ def test_a_real_yokogawa_plate_is_understood():
 @real
 def test_real_imagexpress_plates_are_understood():
     for plate in (EXPORTED, DATABASE):
-        with pytest.raises(PlateError, match=r"2 time points.*-P plate=.*TimePoint_1"):
+        with pytest.raises(PlateError, match=r"2 time points \(1, 2\).*-P plate=.*TimePoint_1"):
             scan_plate(plate, channels="brightfield=2", magnification=20)
     exported = scan_plate(EXPORTED / "TimePoint_2", channels="brightfield=FITC, A1=DAPI")
     expected = [FieldKey(40, well, fov) for well in ("B02", "B03") for fov in (1, 2)]

@@ -147,7 +147,8 @@ def _told_by(paths: list[Path]) -> _Optics:
             continue  # the scan tells why
         told = dict(_properties(description, str(path)))
         side = told.get("spatial-calibration-x", "")
-        in_um = told.get("spatial-calibration-units") == "um"
+        is_calibrated = told.get("spatial-calibration-state") != "off"
+        in_um = is_calibrated and told.get("spatial-calibration-units") == "um"
         is_number = bool(re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,9})?", side))
         return _Optics(
             magnification_in(told.get("_MagSetting_", "")),

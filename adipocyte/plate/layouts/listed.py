@@ -77,8 +77,8 @@ def plate_called(plate: Path) -> str:
 
 
 def magnification_in(text: str) -> int | None:
-    """The magnification that an objective's name begins with: "40X Plan Apo" → 40."""
-    found = re.match(r"\s*([0-9]{1,3})\s*x\b", text, re.IGNORECASE)
+    """The magnification in an objective's name: "40X Plan Apo" → 40."""
+    found = re.search(r"\b([0-9]{1,3})\s?x\b", text, re.IGNORECASE | re.ASCII)
     return int(found[1]) if found else None
 
 

@@ -4,6 +4,7 @@
 lights and the names of channels.
 """
 
+import re
 from collections import defaultdict
 from pathlib import Path, PureWindowsPath
 
@@ -39,6 +40,7 @@ def list_yokogawa(plate: Path) -> Listed:
     details, settings_name = _details(files)
     settings, lights = _settings(files, settings_name)
     images: dict[str, Image] = {}
+    projections: dict[str, str] = {}  # of z-planes, by channel: "Maximum"
     n_errors = 0
     for element in read_elements(plate / RECORDS):
         kind = element.attributes.get("Type") if element.tag == "MeasurementRecord" else None
@@ -46,6 +48,7 @@ def list_yokogawa(plate: Path) -> Listed:
         if kind == "IMG":
             image = _image(plate, element, settings)
             images[image.path.name] = image
+            projections[image.channel] = element.attributes.get("ZImageProcessing", "")
     numbers = sorted({image.channel for image in images.values()}, key=int)
     read = (RECORDS, DETAIL, settings_name)
     others = [path for name, path in files.items() if name not in images and name not in read]
@@ -53,7 +56,7 @@ def list_yokogawa(plate: Path) -> Listed:
     return Listed(
         YOKOGAWA,
         tuple(image for name, image in images.items() if name in files),
-        tuple(_channel(number, settings, lights) for number in numbers),
+        tuple(_channel(one, settings, lights, projections[one]) for one in numbers),
         tuple(others),
         absent=tuple(image for name, image in images.items() if name not in files),
         problems=_unrecorded(unrecorded),
@@ -146,15 +149,21 @@ def _settings(files: dict[str, Path], name: str) -> tuple[Elements, dict[str, li
     return channels, lights
 
 
-def _channel(number: str, settings: Elements, lights: dict[str, list[str]]) -> Channel:
-    """A channel; a lamp shines through the plate, unless fluorescence is said to be seen."""
+def _channel(
+    number: str, settings: Elements, lights: dict[str, list[str]], projection: str
+) -> Channel:
+    """A channel. A lamp shines through the plate, unless its light is said to be another.
+
+    A *projection* of z-planes is a channel of its own, and part of its name.
+    """
     if number not in settings:
-        return Channel(number)
+        return Channel(number, projection)
     told = settings[number].attributes
     kind = told.get("Kind", "")
-    is_through = "Lamp" in lights[number] and "fluorescence" not in kind.lower()
-    hints = (told.get("Fluorophore", ""), kind, *(["transmitted light"] if is_through else []))
-    return Channel(number, told.get("Target", ""), tuple(filter(None, hints)))
+    is_other = re.search("fluorescence|phase|contrast", kind, re.IGNORECASE)
+    lamp = "transmitted light" if "Lamp" in lights[number] and not is_other else ""
+    name = f"{told.get('Target', '')} {projection}".strip()
+    return Channel(number, name, tuple(filter(None, (told.get("Fluorophore", ""), kind, lamp))))
 
 
 def _um_per_px(details: Elements, settings: Elements) -> dict[int, float]:

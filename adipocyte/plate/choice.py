@@ -66,16 +66,16 @@ def choose(
     images = [image for image in images if plate_name in ("", image.plate)]
     absent = [image for image in listed.absent if image.channel in roles]
     absent = [image for image in absent if plate_name in ("", image.plate)]
-    notes, um_per_px = list(listed.notes), listed.um_per_px
+    notes = list(listed.notes)
     if magnification:
         notes += _overruled(images, magnification, listed.layout)
         images = [_at(image, magnification, listed.layout) for image in images]
         absent = [_at(image, magnification, listed.layout) for image in absent]
-        um_per_px = {magnification: min(um_per_px.values())} if um_per_px else {}
     if listed.layout != CHALLENGE:
         _check_times(images, listed.layout)
         _check_objectives(images, roles)
-    notes += _unlike_pixels({image.magnification for image in images}, um_per_px)
+    um_per_px = _um_per_px(images)
+    notes += _unlike_pixels(um_per_px)
     understood = Understood(listed.layout, listed.channels, roles, um_per_px, tuple(notes))
     return Choice(tuple(images), tuple(absent), _sorted(listed.others, further), understood)
 
@@ -174,11 +174,28 @@ def _times(magnifications: set[int]) -> str:
     return " and ".join(f"{one}x" for one in sorted(magnifications))
 
 
-def _unlike_pixels(magnifications: set[int | None], um_per_px: dict[int, float]) -> list[str]:
+def _um_per_px(images: Sequence[Image]) -> dict[int, float]:
+    """The pixels' size by magnification. Raises PlateError where one objective has several."""
+    sizes: dict[int, dict[float, Path]] = defaultdict(dict)
+    for image in images:
+        if image.magnification and image.um_per_px:
+            sizes[image.magnification].setdefault(image.um_per_px, image.path)
+    for magnification, by_size in sizes.items():
+        least, most = min(by_size), max(by_size)
+        if most > _ALIKE * least:
+            raise PlateError(
+                f"images at {magnification}x have pixels of {least:g} µm ({by_size[least]}) and of "
+                f"{most:g} µm ({by_size[most]})",
+                "keep those of one size in the plate, and give the others a folder of their own",
+            )
+    return {magnification: min(by_size) for magnification, by_size in sizes.items()}
+
+
+def _unlike_pixels(um_per_px: dict[int, float]) -> list[str]:
     """Notes on pixels of other sizes than networks see at the magnifications of a plate."""
     return [
-        f"pixels of {um_per_px[one]:g} µm at {one}x, where {UM_PER_PX[one]:g} is usual (binned or "
-        "resized?): a network that has not seen such sizes paints them badly"
-        for one in sorted(m for m in magnifications if m in um_per_px and m in UM_PER_PX)
-        if not 1 / _ALIKE < um_per_px[one] / UM_PER_PX[one] < _ALIKE
+        f"pixels of {size:g} µm at {magnification}x, where {UM_PER_PX[magnification]:g} is usual "
+        "(binned or resized?): a network that has not seen such sizes paints them badly"
+        for magnification, size in sorted(um_per_px.items())
+        if not 1 / _ALIKE < size / UM_PER_PX[magnification] < _ALIKE
     ]

@@ -159,13 +159,13 @@ def test_two_layouts_in_a_folder_are_named_and_one_is_taken(tmp_path):
         write_field(plate, key, field)
     with pytest.raises(
         PlateError,
-        match=r"has the layouts imagexpress and challenge: take one with -P layout=imagexpress",
+        match=r"has the layouts challenge and imagexpress: take one with -P layout=challenge",
     ):
         scan_plate(plate)
-    assert [len(scan_plate(plate, layout=one).fields) for one in ("imagexpress", "challenge")] == [
-        2,
-        4,
-    ]
+    assert len(scan_plate(plate, layout="imagexpress").fields) == 2
+    assert len(scan_plate(plate, layout="challenge").fields) == 4
+    shutil.rmtree(plate / "TimePoint_1")  # what is left of the other has no images
+    assert len(scan_plate(plate).fields) == 4
 
 
 def test_several_time_points_are_refused_with_how_to_take_one(tmp_path):
@@ -178,6 +178,21 @@ def test_several_time_points_are_refused_with_how_to_take_one(tmp_path):
     shutil.copytree(own / "20x", own / "20x_2")
     with pytest.raises(PlateError, match=r"magnification of .*20x_2.* cannot be told"):
         scan_plate(own, layout=PATTERN)
+
+
+def test_pixels_of_two_sizes_are_refused_and_unusual_ones_noted(tmp_path):
+    plate = WRITERS["imagexpress"](tmp_path / "plate", fields_of("B03"))
+    small = [*plate.rglob("*_w3.TIF")]
+    for path in small:
+        path.write_bytes(path.read_bytes().replace(b"0.325", b"0.650"))
+    with pytest.raises(PlateError, match=r"images at 20x have pixels of 0\.325 µm .* 0\.65 µm"):
+        scan_plate(plate)
+    assert len(scan_plate(plate, channels="brightfield=4, A1=1").fields) == 2
+    for path in {*plate.rglob("*_w?.TIF")} - {*small}:
+        path.write_bytes(path.read_bytes().replace(b"0.325", b"0.650"))
+    table = understood_table(scan_plate(plate))
+    assert "20x, 0.65 µm per pixel" in table
+    assert "note           pixels of 0.65 µm at 20x, where 0.325 is usual" in table
 
 
 def test_projections_beside_their_planes_are_passed_over(tmp_path):

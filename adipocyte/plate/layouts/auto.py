@@ -31,7 +31,7 @@ def list_plate(plate: Path, layout: str) -> Listed:
     marks = {YOKOGAWA: has_records, IMAGEXPRESS: has_marks}
     found = [name for name, is_in in marks.items() if is_in(plate)]
     if found and has_folders(plate):
-        found.append(CHALLENGE)
+        found = [CHALLENGE, *found]
     if len(found) > 1:
         raise PlateError(
             f"{plate} has the layouts {' and '.join(found)}",

@@ -48,14 +48,17 @@ class _Optics:
 
 
 def has_marks(plate: Path) -> bool:
-    """Whether the plate has folders or a description as these instruments make them."""
+    """Whether the plate has folders or a description as these instruments make them, and images."""
+    is_marked = has_images = False
     try:
-        return any(
-            _NUMBERED.fullmatch(folder.name) or any(_is_htd(path) for path in files)
-            for folder, files in walk(plate)
-        )
+        for folder, files in walk(plate):
+            is_marked |= _NUMBERED.fullmatch(folder.name) is not None or any(map(_is_htd, files))
+            has_images = has_images or any(_NAME.fullmatch(path.name) for path in files)
+            if is_marked and has_images:
+                return True
     except OSError:  # a folder that no other layout looks into
-        return False
+        pass
+    return False
 
 
 def list_imagexpress(plate: Path) -> Listed:
@@ -67,7 +70,7 @@ def list_imagexpress(plate: Path) -> Listed:
     for folder, files in walk(plate):
         for path in files:
             name = None if is_passed_over(path) else _NAME.fullmatch(path.name)
-            if _is_htd(path):
+            if _is_htd(path) and not is_passed_over(path):
                 for number, wave in _waves(path):
                     waves.setdefault(number, set()).add(wave)
             elif name is None:
@@ -87,7 +90,6 @@ def list_imagexpress(plate: Path) -> Listed:
         tuple(_channels(images, waves, optics)),
         (*others, *thumbs, *projections),
         notes=tuple(notes),
-        um_per_px=_um_per_px(optics),
     )
 
 
@@ -171,7 +173,7 @@ def _properties(description: str, name: str) -> Iterator[tuple[str, str]]:
 
 def _seen(image: Image, optics: dict[tuple[Path, str], _Optics]) -> Image:
     told = optics[image.path.parent, image.channel]
-    return replace(image, magnification=told.magnification)
+    return replace(image, magnification=told.magnification, um_per_px=told.um_per_px)
 
 
 def _channels(
@@ -182,19 +184,3 @@ def _channels(
         own = {one.name for (_, channel), one in optics.items() if channel == number and one.name}
         names = sorted(waves.get(number) or own)
         yield Channel(number, " or ".join(names), tuple(sorted(own)))
-
-
-def _um_per_px(optics: dict[tuple[Path, str], _Optics]) -> dict[int, float]:
-    """Raises PlateError where images of one objective have pixels of several sizes."""
-    sizes: dict[int, dict[float, Path]] = {}
-    for (folder, _), one in optics.items():
-        if one.magnification and one.um_per_px:
-            sizes.setdefault(one.magnification, {}).setdefault(one.um_per_px, folder)
-    for magnification, folders in sizes.items():
-        if max(folders) > 1.01 * min(folders):
-            raise PlateError(
-                f"images at {magnification}x have pixels of {min(folders)} and {max(folders)} µm "
-                f"({folders[min(folders)]}, {folders[max(folders)]})",
-                "keep those of one binning in the plate, and give the others a folder of their own",
-            )
-    return {magnification: min(folders) for magnification, folders in sizes.items()}

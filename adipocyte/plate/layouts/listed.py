@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from adipocyte.domain import ROWS
@@ -19,7 +19,7 @@ class Image:
     """One image. Numbers count from 1; `z_plane` is None for a stack or a projection.
 
     `folder` is one that holds images of one plate. `channel` is as the layout numbers or calls it.
-    `magnification` is None where nothing tells it.
+    `magnification` and `um_per_px` are None where nothing tells them.
     """
 
     path: Path
@@ -31,6 +31,7 @@ class Image:
     time: int = 1
     z_plane: int | None = None
     magnification: int | None = None
+    um_per_px: float | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Listed:
 
     `absent` are images whose files are not where the instrument's records have them. `others` are
     files that were passed over, and `notes` say why. `roles` are those of the channels, None where
-    the layout does not set them. `um_per_px` is by magnification.
+    the layout does not set them.
     """
 
     layout: str
@@ -62,7 +63,6 @@ class Listed:
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
     roles: dict[str, str] | None = None
-    um_per_px: dict[int, float] = field(default_factory=dict)
 
 
 def well_named(text: str) -> str:

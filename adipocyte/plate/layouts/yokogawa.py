@@ -19,12 +19,16 @@ from adipocyte.plate.problems import Problem
 YOKOGAWA = "yokogawa"
 RECORDS, DETAIL, SETTINGS = "MeasurementData.mlf", "MeasurementDetail.mrf", ".mes"
 
+_DECIMAL = re.compile(r"[0-9]{1,5}(\.[0-9]{1,20})?")
+
 Elements = dict[str, Element]  # by the number of the channel
 
 
 def has_records(plate: Path) -> bool:
-    """Whether the plate's own folder holds records of images."""
-    return (plate / RECORDS).is_file()
+    """Whether the plate's own folder holds records of images, and images. Raises OSError."""
+    if not (plate / RECORDS).is_file():
+        return False
+    return any(path.suffix.lower() in (".tif", ".tiff") for path in plate.iterdir())
 
 
 def list_yokogawa(plate: Path) -> Listed:
@@ -46,7 +50,7 @@ def list_yokogawa(plate: Path) -> Listed:
         kind = element.attributes.get("Type") if element.tag == "MeasurementRecord" else None
         n_errors += kind == "ERR"
         if kind == "IMG":
-            image = _image(plate, element, settings)
+            image = _image(plate, element, settings, details)
             images[image.path.name] = image
             projections[image.channel] = element.attributes.get("ZImageProcessing", "")
     numbers = sorted({image.channel for image in images.values()}, key=int)
@@ -61,11 +65,10 @@ def list_yokogawa(plate: Path) -> Listed:
         absent=tuple(image for name, image in images.items() if name not in files),
         problems=_unrecorded(unrecorded),
         notes=(f"{n_errors} errors that the instrument recorded",) if n_errors else (),
-        um_per_px=_um_per_px(details, settings),
     )
 
 
-def _image(plate: Path, record: Element, settings: Elements) -> Image:
+def _image(plate: Path, record: Element, settings: Elements, details: Elements) -> Image:
     """The image of a record. Only the name of its file counts, not where the record says it is."""
     name = PureWindowsPath(record.text).name
     if not name:
@@ -74,7 +77,7 @@ def _image(plate: Path, record: Element, settings: Elements) -> Image:
     if not (1 <= row <= len(ROWS) and 1 <= column <= 99):
         raise _damaged(f"of row {row} and column {column}")
     channel = str(_number(record, "Ch"))
-    objective = settings[channel].attributes.get("Magnification", "") if channel in settings else ""
+    objective = _decimal(settings, channel, "Magnification")
     return Image(
         path=plate / name,
         folder=plate,
@@ -84,7 +87,8 @@ def _image(plate: Path, record: Element, settings: Elements) -> Image:
         channel=channel,
         time=_number(record, "TimePoint"),
         z_plane=_number(record, "ZIndex") if "ZIndex" in record.attributes else None,
-        magnification=round(float(objective)) if _is_decimal(objective) else None,
+        magnification=round(objective) if objective else None,
+        um_per_px=_decimal(details, channel, "HorizontalPixelDimension"),
     )
 
 
@@ -108,9 +112,10 @@ def _is_named(name: str) -> bool:
     return True
 
 
-def _is_decimal(text: str) -> bool:
-    whole, _, part = text.partition(".")
-    return len(text) < 20 and whole.isdecimal() and (not part or part.isdecimal())
+def _decimal(channels: Elements, number: str, key: str) -> float | None:
+    """A positive number that is told of a channel; None where there is none."""
+    text = channels[number].attributes.get(key, "") if number in channels else ""
+    return float(text) or None if _DECIMAL.fullmatch(text) else None
 
 
 def _details(files: dict[str, Path]) -> tuple[Elements, str]:
@@ -164,17 +169,6 @@ def _channel(
     lamp = "transmitted light" if "Lamp" in lights[number] and not is_other else ""
     name = f"{told.get('Target', '')} {projection}".strip()
     return Channel(number, name, tuple(filter(None, (told.get("Fluorophore", ""), kind, lamp))))
-
-
-def _um_per_px(details: Elements, settings: Elements) -> dict[int, float]:
-    sizes = {}
-    for number, channel in settings.items():
-        size = details[number].attributes if number in details else {}
-        objective = channel.attributes.get("Magnification", "")
-        side = size.get("HorizontalPixelDimension", "")
-        if _is_decimal(objective) and _is_decimal(side):
-            sizes[round(float(objective))] = float(side)
-    return sizes
 
 
 def _unrecorded(paths: list[Path]) -> tuple[Problem, ...]:

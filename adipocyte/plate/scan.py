@@ -146,7 +146,7 @@ def scan_plate(
         wrong = _problems(key, one, headers, errors, usual)
         lacks = _missing_targets(key, one, usual.targets)
         problems += wrong + [Problem(str(key), found, remedy) for found, remedy in lacks]
-        has_any = len(lacks) < len(usual.targets) or not usual.targets
+        has_any = any(target in one.targets for target in usual.targets) or not usual.targets
         if not wrong and has_any:
             (partial if lacks else fields).append(_field_files(key, one, headers, usual))
     return Plate(
@@ -227,7 +227,8 @@ def _untold(images: Iterable[Image]) -> list[Problem]:
             f"{folder.name}/",
             f"{n} images whose magnification cannot be told by the folder's name",
             "put them into a folder named 20x_images, 40x_images or 60x_images inside the plate, "
-            "or move them out of it; where this is such a folder, the plate is the one above it",
+            "or move them out of it; where this is such a folder, the plate is the one above it; "
+            "or give it with -P magnification=20, 40 or 60",
         )
         for folder, n in counts.items()
     ]
@@ -345,8 +346,8 @@ def _missing_planes(key: FieldKey, images: _Images, headers: Headers, usual: ran
 
 def _missing_targets(key: FieldKey, images: _Images, targets: tuple[str, ...]) -> Wrong:
     wrong = []
-    for target in targets:
-        if target not in images.targets:
+    for target in dict.fromkeys((*targets, *images.absent)):
+        if target not in (BRIGHTFIELD, *images.targets):
             name = target_name(key.well, key.fov, target, images.plate)
             found = f"has no {target} image, which others have"
             if absent := images.absent.get(target):

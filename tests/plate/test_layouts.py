@@ -135,6 +135,10 @@ def test_in_the_challenges_layout_channels_may_mean_something_else(tmp_path):
         path.rename(path.with_name(path.name.replace("C04", "C05")))
     scanned = scan_plate(tmp_path, channels="brightfield=5, A2=1")
     assert (scanned.targets, scanned.problems, scanned.n_ignored) == (("A2",), (), 4)
+    (tmp_path / "20x_images").rename(tmp_path / "mine")
+    given = scan_plate(tmp_path / "mine", channels="brightfield=5", magnification=40)
+    assert [files.key.magnification for files in given.fields] == [40, 40]
+    (tmp_path / "mine").rename(tmp_path / "20x_images")
     stain = read_field(scanned.fields[0], ("A2",)).targets["A2"]
     np.testing.assert_array_equal(stain, fields[FieldKey(20, "B03", 1)].targets["A1"])
 
@@ -228,6 +232,11 @@ def test_a_record_without_its_file_and_a_file_without_a_record_are_told(recorded
     }
     assert [str(files.key) for files in scanned.fields] == ["20x B03 F002", "20x B04 F001"]
     assert [str(files.key) for files in scanned.partial] == ["20x B04 F002"]
+    for path in recorded.glob("*C03.tif"):
+        path.unlink()
+    scanned = scan_plate(recorded)
+    assert scanned.targets == ("A1", "A2")
+    assert sum("no A3 image" in problem.found for problem in scanned.problems) == 4
 
 
 BOMB = (
@@ -242,10 +251,11 @@ BOMB = (
     [
         (lambda text: text[: len(text) // 2], "is damaged"),
         (lambda _: BOMB, "document type"),
+        (lambda _: '<?xml version="1.0" encoding="none"?><a/>', "unknown encoding"),
         (lambda _: "<a>" * 100, "in each other"),
         (lambda _: f"<a>{'x' * 20_000}</a>", "characters"),
     ],
-    ids=["cut", "bomb", "deep", "long"],
+    ids=["cut", "bomb", "encoding", "deep", "long"],
 )
 def test_damaged_metadata_are_refused_with_their_file(recorded, name, damage, found):
     path = recorded / name

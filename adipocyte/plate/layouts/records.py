@@ -93,7 +93,7 @@ def parse_elements(chunks: Iterable[bytes], name: str) -> Iterator[Element]:
             yield from reader.ended
             reader.ended.clear()
         reader.parser.Parse(b"", True)
-    except (expat.ExpatError, ValueError) as error:
+    except (expat.ExpatError, ValueError, LookupError) as error:  # or an unknown encoding
         yield from reader.ended
         raise PlateError(
             f"{name} is damaged ({error})",

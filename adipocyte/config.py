@@ -362,6 +362,7 @@ _judging_workers = partial(
     low=0,
     high=_MOST_WORKERS,
 )
+_worker_cpus = partial(option, low=0, high=1024)
 _feature_fields = partial(
     option,
     "Largest number of fields of each magnification to measure CellProfiler's 99 features on; 0: "
@@ -744,11 +745,8 @@ class StainConfig:
     cluster: str = option(
         "Address of a Ray cluster to paint on, such as 10.0.0.1:6379; empty: this machine.", ""
     )
-    worker_cpus: int = option(
-        "Cores of each worker on the cluster; 0: all of a node, or a GPU's share of them.",
-        0,
-        low=0,
-        high=1024,
+    worker_cpus: int = _worker_cpus(
+        "Cores of each worker on the cluster; 0: all of a node, or a GPU's share of them.", 0
     )
     intensities: Literal["kept", "none", "matching", "calibration", "highlights"] = option(
         "How the intensities are set: kept, in the model's own way; none; matching of each image's "
@@ -803,6 +801,16 @@ class MeasureConfig:
         "Also write which pixels belong to which nucleus, cell and droplet, as TIFFs.", False
     )
     workers: int = _judging_workers()
+    cluster: str = option(
+        "Address of a Ray cluster to measure on, such as 10.0.0.1:6379, whose workers take the "
+        "place of workers; empty: this machine.",
+        "",
+    )
+    worker_cpus: int = _worker_cpus(
+        "Cores of each worker on the cluster. It computes on one, and has as large a share of its "
+        "node's memory as of its cores; 0: all of a node.",
+        1,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,17 +14,32 @@ def measure(config: MeasureConfig) -> None:
     Objects and columns are those of the challenge's CellProfiler pipelines. The same command
     continues where it was stopped, and measures fields again whose files have changed.
     """
+    import contextlib
+
     import mlflow
 
     from adipocyte.delivery.runs.runs import log_table, step_run
     from adipocyte.measuring.pictures import heat_maps, outlines
-    from adipocyte.measuring.plate import DOSES, GRADES, WELLS, measure_plate, outlined, without
+    from adipocyte.measuring.plate import (
+        DOSES,
+        GRADES,
+        WELLS,
+        here,
+        measure_plate,
+        outlined,
+        without,
+    )
     from adipocyte.measuring.report import page
     from adipocyte.measuring.screen import best_first
     from adipocyte.plate.problems import problem_table
     from adipocyte.system.files import replacing
 
-    with step_run("measure", config):
+    with step_run("measure", config), contextlib.ExitStack() as stack:
+        crew = here(config.workers)
+        if config.cluster:
+            from adipocyte.delivery.batch.measuring import measuring_at
+
+            crew = stack.enter_context(measuring_at(config.cluster, config.worker_cpus))
         measured = measure_plate(
             config.images,
             config.out,
@@ -32,7 +47,7 @@ def measure(config: MeasureConfig) -> None:
             labels=config.labels,
             csv=config.csv,
             plate_map=config.plate_map,
-            workers=config.workers,
+            crew=crew,
         )
         log_table(measured.wells, "wells")
         for name in (WELLS, DOSES, GRADES):

@@ -18,7 +18,7 @@ def train_gan(config: GeneratorConfig) -> None:
     from adipocyte.delivery.runs.runs import segmenter_for, segmenter_of
     from adipocyte.delivery.runs.training import resumed, training_run
     from adipocyte.evaluation.training_metric import TrainingFeatureMetric
-    from adipocyte.networks.start import fewer_planes
+    from adipocyte.networks.start import differences
     from adipocyte.store.reader import Store
     from adipocyte.training.generator import train_generator
     from adipocyte.training.pace import fitted
@@ -33,7 +33,9 @@ def train_gan(config: GeneratorConfig) -> None:
         segmenter_for(config, store.digest, wanted) as (segmenter, tags),
         start_of(config) as (start, origin),
     ):
-        if start and (note := fewer_planes(start, store.manifest.n_z_planes)):
+        normalisation = store.manifest.origin.settings["normalisation"]
+        notes = differences(start, store.manifest.n_z_planes, normalisation) if start else ()
+        for note in notes:
             click.echo(f"Note: {note}.", err=True)
         config = fitted(store, config, segmenter, features, start)
         with training_run("train_gan", config, store, **tags, **origin) as training:

@@ -1,10 +1,11 @@
 """A folder of stained images to tables, field by field."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -91,15 +92,27 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class _Task:
+class Task:
+    """A field to measure, its part and with *labels* its labels to be written into *out*.
+
+    `made_of` names its files and settings, as the process saw them that gives the task: two nodes
+    may see two times of one file.
+    """
+
     field: StainedField
     out: Path
     labels: bool
+    made_of: str
 
-    @property
-    def made_of(self) -> str:
-        files = [fingerprint(path) for path in self.field.files.values()]
-        return short_digest([PART_FORMAT, str(self.field.key), files, self.labels])
+
+# Those who measure: for each task, in any order, what kept its field from being measured, or None
+# once its part is written.
+Crew = Callable[[Sequence[Task]], Iterable[Problem | None]]
+
+
+def here(workers: int) -> Crew:
+    """*workers* processes of this machine, side by side; 0: this one."""
+    return partial(each, measure_field, workers=workers)
 
 
 def measure_plate(
@@ -110,15 +123,15 @@ def measure_plate(
     labels: bool,
     csv: bool,
     plate_map: Path | None,
-    workers: int,
+    crew: Crew,
 ) -> MeasuredPlate:
     """Measure every field of a folder of stains, true or painted, and write tables into *out*.
 
-    *workers* processes measure fields side by side (0: this one). A field whose files are as they
-    were is not measured again, so the same command continues. The tables are Parquet, or with *csv*
-    CSV; *labels* also writes the labels of nuclei, cells and droplets as TIFFs. *magnification* is
-    that of a folder whose name does not state it. *plate_map* says what each well was given: it
-    adds columns to the table of wells, and the tables CONTROLS and DOSES (see `measuring.screen`).
+    A *crew* measures them, such as `here(2)`. A field whose files are as they were is not measured
+    again, so the same command continues. The tables are Parquet, or with *csv* CSV; *labels* also
+    writes the labels of nuclei, cells and droplets as TIFFs. *magnification* is that of a folder
+    whose name does not state it. *plate_map* says what each well was given: it adds columns to the
+    table of wells, and the tables CONTROLS and DOSES (see `measuring.screen`).
     Images that a model with grades painted get the table GRADES (see `measuring.grades`).
 
     A field that cannot be measured is a problem of the result, and stops nothing. Raises PlateError
@@ -135,9 +148,9 @@ def measure_plate(
     wells = {field.key.well for field in fields}
     treatments = read_plate_map(plate_map, wells) if plate_map else {}
     trusted = trust(images, [field.key for field in fields])
-    tasks = [_Task(field, out, labels) for field in fields]
+    tasks = [Task(field, out, labels, _made_of(field, labels)) for field in fields]
     due = [task for task in tasks if not has_part(out, task.field.key, task.made_of)]
-    done = tqdm(each(_measure, due, workers), total=len(due), desc="measure", unit="field")
+    done = tqdm(crew(due), total=len(due), desc="measure", unit="field")
     failed = [problem for problem in done if problem]
     problems += failed
     bad = {problem.where for problem in failed}
@@ -217,8 +230,16 @@ def _doubled(key: FieldKey, files: Files) -> Iterator[Problem]:
             yield Problem(str(key), *same_image(paths))
 
 
-def _measure(task: _Task) -> Problem | None:
-    """Measure a field and write its part; what keeps it from being measured."""
+def _made_of(field: StainedField, labels: bool) -> str:
+    files = [fingerprint(path) for path in field.files.values()]
+    return short_digest([PART_FORMAT, str(field.key), files, labels])
+
+
+def measure_field(task: Task) -> Problem | None:
+    """Measure a field and write its part; what keeps it from being measured.
+
+    Raises OSError when nothing can be written.
+    """
     key = task.field.key
     try:
         images = task.field.read()
@@ -231,7 +252,7 @@ def _measure(task: _Task) -> Problem | None:
     return None
 
 
-def _write_labels(task: _Task, labels: Mapping[str, Labels]) -> None:
+def _write_labels(task: Task, labels: Mapping[str, Labels]) -> None:
     folder = task.out / LABELS / magnification_folder(task.field.key.magnification)
     for table, kind in KINDS.items():
         if kind in labels:

@@ -1,6 +1,6 @@
 """Starting a training from a network that has learnt already, with other planes or stains."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,13 +17,15 @@ class Start:
     """A trained network on disk: its `folder`, and what each of its outputs paints.
 
     `paints` has "" for an output that is not known. `sees_mask` says that its last input is the
-    segmenter's mask. `source` is the address that it came from.
+    segmenter's mask. `source` is the address that it came from, `normalisation` the way of
+    `domain.Normalisation` that its planes and stains were brought to its units, "" where unknown.
     """
 
     folder: Path
     paints: tuple[str, ...]
     sees_mask: bool
     source: str
+    normalisation: str = ""
 
 
 def start_from(
@@ -47,18 +49,24 @@ def start_from(
     network.load_state_dict(weights)
 
 
-def fewer_planes(start: Start, n_z_planes: int) -> str:
-    """What to say when a training sees fewer planes than its *start*; "" when it does not.
+def differences(start: Start, n_z_planes: int, normalisation: str) -> Iterator[str]:
+    """Sentences about a store that is unlike what *start* has learnt from.
 
-    Raises BundleError when the network is damaged.
+    The store has *n_z_planes* and a *normalisation*, a way of `domain.Normalisation`. Raises
+    BundleError when the network is damaged.
     """
     n_seen = read_spec(start.folder).in_channels - start.sees_mask
-    if n_z_planes >= n_seen:
-        return ""
-    return (
-        f"{start.source} has learnt from {n_seen} planes, this store has {n_z_planes}: each plane "
-        "that is missing costs some accuracy (docs/measurements/shift.md)"
-    )
+    if n_z_planes < n_seen:
+        yield (
+            f"{start.source} has learnt from {n_seen} planes, this store has {n_z_planes}: each "
+            "plane that is missing costs some accuracy (docs/measurements/shift.md)"
+        )
+    if start.normalisation not in ("", normalisation):
+        yield (
+            f"{start.source} has learnt from planes normalised by {start.normalisation}, this "
+            f"store normalises by {normalisation}: the training begins with units that it does not "
+            f"know. To keep them, prepare the plate with -P normalisation={start.normalisation}"
+        )
 
 
 def _require_same(

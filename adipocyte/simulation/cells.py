@@ -101,7 +101,8 @@ def grow_cells(
             outline, fill = _unilocular_outline(centre_um, culture, own), _unilocular_cell
         else:
             outline = _fat_outline(centre_um, culture, own)
-            fill = partial(_fat_cell, fat_tree, squeezed=culture.squeezed)
+            squeezed, share = culture.squeezed, culture.droplets
+            fill = partial(_fat_cell, fat_tree, squeezed=squeezed, share=share)
         if _touches(outline, size_um):
             cells.append(fill(outline, own))
     for centre_um, own in zip(thin_centres_um, rng.spawn(len(thin_centres_um)), strict=True):
@@ -251,13 +252,20 @@ def _condensed_nucleus(outline: Outline, rng: np.random.Generator) -> tuple[Nucl
 
 
 def _fat_cell(
-    fat_tree: KDTree, outline: Outline, rng: np.random.Generator, squeezed: float = 0.0
+    fat_tree: KDTree,
+    outline: Outline,
+    rng: np.random.Generator,
+    squeezed: float = 0.0,
+    share: float = 1.0,
 ) -> Cell:
+    """A cell full of droplets, or with a *share* of those that fill it."""
     nucleus = _draw_nucleus(outline, rng.uniform(0.2, 0.6), rng.uniform(0, np.pi), rng)
     sites_um, room_um = _room(outline, nucleus, fat_tree, rng)
     largest_um = 0.5 * outline.height_um * rng.uniform(0.6, 1.0)
     n = int(1.3 * outline.half_length_um * outline.half_width_um / largest_um)
     droplets_um = pack(sites_um, room_um, draw_radii(largest_um, n, rng), squeezed)
+    if share < 1:  # of a full cell's, because fewer to pack would be larger ones
+        droplets_um = droplets_um[rng.random(len(droplets_um)) < share]
     holes_um = draw_holes(droplets_um, rng)
     stain = rng.uniform(0.85, 1.15)
     return Cell(outline, (nucleus,), droplets_um, holes_um, stain, squeezed=squeezed > 0)

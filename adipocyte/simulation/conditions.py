@@ -26,9 +26,12 @@ class Conditions:
     ground_um: standard deviation of the optical path of the ground, which is a rough plastic.
     squeezed: by what share neighbouring droplets are nearer to each other than round ones can be;
         their faces are flat, as in a foam.
+    droplets: share of the lipid droplets that fat cells have, of any size alike; cytoplasm fills
+        the room of the others. Unilocular and floating cells have all of theirs.
 
-    Raises ConfigError for a factor that is not above 0 (a stain, unilocular, floating, ground and
-    squeezed may be 0), a share above 1, droplets squeezed by more than half, or an unknown target.
+    Raises ConfigError for a factor that is not above 0 (a stain, unilocular, floating, ground,
+    squeezed and droplets may be 0), a share above 1, droplets squeezed by more than half, or an
+    unknown target.
     """
 
     light: float = 1.0
@@ -40,6 +43,7 @@ class Conditions:
     floating: float = 1.0
     ground_um: float = 0.0
     squeezed: float = 0.0
+    droplets: float = 1.0
 
     def __post_init__(self) -> None:
         if min(self.light, self.density, self.ripeness) <= 0:
@@ -57,6 +61,10 @@ class Conditions:
         if not 0 <= self.squeezed <= 0.5:
             raise ConfigError(
                 f"squeezed must be 0 to 0.5, got {self.squeezed}", "0 is nominal: round droplets"
+            )
+        if not 0 <= self.droplets <= 1:
+            raise ConfigError(
+                f"droplets must be a share, 0 to 1, got {self.droplets}", "1 is nominal: all"
             )
         if unknown := set(self.stains) - set(TARGETS):
             raise ConfigError(

@@ -25,6 +25,7 @@ class Culture:
     ripeness: float
     unilocular: float  # share of the fat cells
     squeezed: float  # see `conditions.Conditions`
+    droplets: float  # likewise
     thin_pitch_um: float
     thin_share: float
     waves_per_um: NDArray[np.float64]  # (N_WAVES, 2) spatial frequencies y, x
@@ -67,6 +68,7 @@ def draw_culture(conditions: Conditions, rng: np.random.Generator) -> Culture:
         ripeness=conditions.ripeness,
         unilocular=conditions.unilocular,
         squeezed=conditions.squeezed,
+        droplets=conditions.droplets,
         thin_pitch_um=rng.uniform(40, 50),
         thin_share=conditions.density * 0.92,
         waves_per_um=waves_per_um,

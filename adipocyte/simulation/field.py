@@ -19,7 +19,7 @@ from adipocyte.simulation.camera import (
     resized,
 )
 from adipocyte.simulation.canvas import Canvas
-from adipocyte.simulation.cells import float_cells, grow_cells
+from adipocyte.simulation.cells import Cell, float_cells, grow_cells
 from adipocyte.simulation.conditions import Conditions
 from adipocyte.simulation.culture import draw_culture
 from adipocyte.simulation.debris import draw_debris
@@ -35,15 +35,17 @@ NOMINAL = Conditions()
 
 @dataclass(frozen=True)
 class SimulatedField:
-    """What a microscope would save of one field of view, and the truth about its nuclei.
+    """What a microscope would save of one field of view, and the truth about its cells.
 
     `nuclei` are true labels in the frame of the targets, 0 for background: living and dead nuclei,
-    without those of floating cells.
+    without those of floating cells. `radii_um` are those of the lipid droplets whose centres lie in
+    the frame of the planes, floating cells' apart.
     """
 
     planes: NDArray[np.uint16]  # (Z, Y, X) brightfield counts
     targets: dict[str, NDArray[np.uint16]]  # "A1", "A2", "A3" -> (Y, X) counts
     nuclei: NDArray[np.int32]  # (Y, X)
+    radii_um: NDArray[np.float64]  # (N,)
 
 
 def simulate_field(
@@ -116,7 +118,19 @@ def simulate_field(
     if misalignment is not None:
         labels = misalignment.apply(labels, order=0)
     labels, _, _ = relabel_sequential(_crop(labels, shape_px))
-    return SimulatedField(planes, targets, labels.astype(np.int32))
+    radii_um = _radii_inside(cells, canvas, shape_px)
+    return SimulatedField(planes, targets, labels.astype(np.int32), radii_um)
+
+
+def _radii_inside(
+    cells: Sequence[Cell], canvas: Canvas, shape_px: tuple[int, int]
+) -> NDArray[np.float64]:
+    """The radii of the droplets whose centres lie in the middle of a *canvas*, (N,) in µm."""
+    droplets_um = np.concatenate([np.empty((0, 4)), *(cell.droplets_um for cell in cells)])
+    first_px = (np.array(canvas.shape_px) - shape_px) // 2 - 0.5
+    places_px = droplets_um[:, 1:3] / canvas.um_per_px - first_px
+    inside = np.all((places_px >= 0) & (places_px < shape_px), axis=1)
+    return droplets_um[inside, 3]
 
 
 def _transmitted(

@@ -15,6 +15,9 @@ from adipocyte.errors import WorkerError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+# What makes numerical libraries compute on one thread, where it is set before they are imported.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
 
 def each(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int
@@ -46,7 +49,7 @@ def _begin() -> None:
     It ends with its parent, because two would write the same files once the command runs again.
     """
     # Before the libraries that read them are imported: more threads would fight over the cores.
-    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+    os.environ.update(ONE_THREAD)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if parent := multiprocessing.parent_process():
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()

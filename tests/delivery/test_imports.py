@@ -1,4 +1,4 @@
-"""Staining imports little of the project, so that a node or a server needs few packages."""
+"""Staining and measuring import little, so that a node or a server needs few packages."""
 
 import json
 import subprocess
@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from adipocyte.domain import FieldKey
+from adipocyte.plate.fields import RawField, write_field
 from adipocyte.plate.tiff import encode_stack
-from tests.support import ROOT
+from tests.support import ROOT, drawn
 from tests.support.plates import write_plate
 
 # Rooms that judge, train, prepare or simulate, and the packages that only these need.
@@ -23,14 +25,36 @@ OTHER_PACKAGES = (
     "zarr",
 )
 
+NOT_TO_STAIN = (*(f"adipocyte.{room}" for room in OTHER_ROOMS), *OTHER_PACKAGES)
+NOT_TO_MEASURE = (
+    *(f"adipocyte.{room}" for room in ("networks", "preparation", "staining", "store", "training")),
+    *("adipocyte.delivery.models", "adipocyte.delivery.runs", "adipocyte.simulation"),
+    *("fsspec", "matplotlib", "mlflow", "psutil", "ray", "torch", "zarr"),
+)
+
 STAIN_A_PLATE = """
 from pathlib import Path
 from adipocyte.config import StainConfig
+from adipocyte.delivery.batch import cluster
 from adipocyte.delivery.batch.plate import Here, stain_plate
 
 plate, model, out = sys.argv[1:]
 stained = stain_plate(StainConfig(plate=Path(plate), model=model, out=out), Here())
 assert len(stained.painted) == 1, stained
+"""
+MEASURE_A_FIELD = """
+from pathlib import Path
+from adipocyte.delivery.batch.measuring import begin_measuring
+from adipocyte.delivery.batch.workers import Share
+
+image, out = sys.argv[1:]
+key = {"magnification": 20, "well": "B03", "fov": 1}
+field = {"key": key, "plate": "plate", "files": {"A1": image}}
+task = {"field": field, "out": out, "labels": True, "made_of": "these"}
+(Path(out) / "fields").mkdir()
+(Path(out) / "fields" / "cluster").write_text("ours")
+measured = begin_measuring({"image": image, "out": out, "claim": "ours"}, Share(1, None))(task)
+assert measured == {"problem": None}, measured
 """
 SERVE_A_ROW = """
 from pathlib import Path
@@ -60,9 +84,8 @@ def modules_after(script: str, *arguments: Path) -> set[str]:
     return set(json.loads(process.stdout.splitlines()[-1]))
 
 
-def needless(modules: set[str]) -> list[str]:
-    """Those of *modules* that staining does without."""
-    heads = (*(f"adipocyte.{room}" for room in OTHER_ROOMS), *OTHER_PACKAGES)
+def needless(modules: set[str], heads: tuple[str, ...] = NOT_TO_STAIN) -> list[str]:
+    """Those of *modules* that lie under *heads*, without which staining does."""
     return sorted(
         module for module in modules if any(f"{module}.".startswith(f"{head}.") for head in heads)
     )
@@ -73,6 +96,16 @@ def test_staining_a_plate_imports_only_what_it_needs(small_model: Path, tmp_path
     modules = modules_after(STAIN_A_PLATE, plate, small_model, tmp_path / "out")
     assert "adipocyte.staining.stainer" in modules
     assert needless(modules) == []
+
+
+def test_measuring_on_a_node_imports_only_what_it_needs(tmp_path: Path):
+    images = drawn.drawn_field(drawn.NUCLEI)
+    no_planes = np.empty((0, 0, 0), np.uint16)
+    write_field(tmp_path, FieldKey(20, "B03", 1), RawField(no_planes, images))
+    [image] = tmp_path.glob("20x_images/*C01.tif")
+    modules = modules_after(MEASURE_A_FIELD, image, tmp_path)
+    assert "adipocyte.evaluation.cellprofiler.features" in modules
+    assert needless(modules, NOT_TO_MEASURE) == []
 
 
 def test_a_served_model_imports_only_what_it_needs(small_model: Path, tmp_path: Path):

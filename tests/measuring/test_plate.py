@@ -1,6 +1,7 @@
 """A folder of stains to tables: continued, mended, and never stopped by one bad field."""
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -11,10 +12,20 @@ import tifffile
 
 from adipocyte.domain import FieldKey
 from adipocyte.errors import ConfigError, PlateError
-from adipocyte.evaluation.cellprofiler.objects import IMAGE, KINDS
+from adipocyte.evaluation.cellprofiler.objects import AREA, IMAGE, KINDS
 from adipocyte.evaluation.cellprofiler.wells import EDGES_UM
+from adipocyte.evaluation.grades import Earned, Grade, Worth, to_json
+from adipocyte.evaluation.reality import PREDICTORS, PROBABILITY, Reality
 from adipocyte.measuring import plate
-from adipocyte.measuring.plate import CONTROLS, DOSES, WELLS, MeasuredPlate, measure_plate
+from adipocyte.measuring.plate import (
+    CONTROLS,
+    DOSES,
+    GRADES,
+    WELLS,
+    MeasuredPlate,
+    here,
+    measure_plate,
+)
 from adipocyte.plate.fields import RawField, write_field
 from tests.support import drawn
 from tests.support.stores import contents
@@ -43,12 +54,12 @@ def stained(drawn_plate: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def whole(drawn_plate: Path, tmp_path_factory: pytest.TempPathFactory) -> MeasuredPlate:
     """The drawn plate, measured by two processes."""
-    return measured(drawn_plate, tmp_path_factory.mktemp("whole"), workers=2)
+    return measured(drawn_plate, tmp_path_factory.mktemp("whole"), crew=here(2))
 
 
 def measured(images: Path, out: Path, **given) -> MeasuredPlate:
-    settings = {"magnification": 0, "labels": False, "csv": False, "plate_map": None, "workers": 0}
-    return measure_plate(images, out, **settings | given)
+    settings = {"magnification": 0, "labels": False, "csv": False, "plate_map": None}
+    return measure_plate(images, out, **settings | {"crew": here(0)} | given)
 
 
 def frames(found: MeasuredPlate) -> dict[str, pd.DataFrame]:
@@ -223,6 +234,24 @@ def test_nothing_is_written_among_the_images(stained, inside):
     with pytest.raises(ConfigError, match=r"among the images .*: give another folder"):
         measured(stained, stained / inside)
     assert contents(stained) == before
+
+
+def test_painted_objects_have_a_probability_and_columns_a_grade(stained, tmp_path):
+    """The larger a droplet, the likelier it is; of nuclei this model knows nothing."""
+    n = len(PREDICTORS["LipidDroplets"])
+    weights = [0.0] * (1 + n + n * (n + 1) // 2)
+    weights[1 + PREDICTORS["LipidDroplets"].index(AREA)] = 1.0
+    reality = Reality(20, "LipidDroplets", [0.0] * n, [1.0] * n, weights, [0.0, 10.0], [0.1, 0.9])
+    grade = Grade(20, "Wells", "Image_Count_Cells", Worth.USE, "", n_fields=9, n_wells=3)
+    earned = to_json(Earned("none", [grade], [reality]))
+    (stained / "stained.json").write_text('{"plate": "raw", "intensities": "none"}')
+    (stained / "grades.json").write_text(json.dumps(earned))
+    tables = frames(measured(stained, tmp_path / "out"))
+    droplets = tables["LipidDroplets"]
+    expected = np.interp(np.log(droplets[AREA]), [0, 10], [0.1, 0.9])
+    np.testing.assert_allclose(droplets[PROBABILITY], expected)
+    assert PROBABILITY not in tables["Nuclei"]
+    assert list(tables[GRADES]["Grade"]) == ["use"]
 
 
 def test_labels_are_written_on_request(stained, tmp_path, whole):

@@ -13,6 +13,7 @@ from adipocyte.evaluation.cellprofiler.features import Measured, measure
 from adipocyte.evaluation.cellprofiler.objects import (
     AREA,
     DIAMETER,
+    KINDS,
     LIPID_AREA,
     N_DROPLETS,
     columns_of,
@@ -478,6 +479,31 @@ def test_outlines_are_switched_by_their_button(opened):
     assert picture.bounding_box()["width"] == frame.bounding_box()["width"] < 384
     viewer.locator(".zoom").click()
     assert viewer.locator(".marked").evaluate("picture => picture.clientWidth") == 384
+
+
+@pytest.mark.browser
+@needs_chromium
+def test_objects_that_are_hardly_real_can_be_hidden(browser, plain, field, tmp_path):
+    """One of the droplets in each class; nuclei have no probability, and stay."""
+    n = field.found.labels[KINDS["LipidDroplets"]].max()
+    likely = np.array([0.1, 0.6, 0.9, 0.99])[np.arange(n) % 4]
+    shown = dataclasses.replace(field, probabilities={"LipidDroplets": likely})
+    assert 'id="least"' not in page(plain, field)
+    with opened_page(browser, page(plain, shown), tmp_path) as tab:
+        nuclei, droplets = (tab.locator(".marked").nth(at) for at in (1, 2))
+        seen = {}
+        for least in ("0.0", "0.5", "0.8", "0.95"):
+            tab.locator("#least").select_option(least)
+            seen[least] = droplets.screenshot(), nuclei.screenshot(), visible(droplets)
+        tab.locator("#least").select_option("0.0")
+        assert droplets.screenshot() == seen["0.0"][0]
+    assert [n_seen for *_, n_seen in seen.values()] == [4, 3, 2, 1]
+    assert len({picture for picture, *_ in seen.values()}) == 4
+    assert len({picture for _, picture, _ in seen.values()}) == 1
+
+
+def visible(marked) -> int:
+    return sum(one.is_visible() for one in marked.locator(".outlines").all())
 
 
 @pytest.mark.browser

@@ -1,5 +1,6 @@
 """A network takes over what another has learnt: of other planes, of other stains."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 
 from adipocyte.errors import ConfigError
 from adipocyte.networks.files import load_network, save_network
-from adipocyte.networks.start import Start, fewer_planes, start_from
+from adipocyte.networks.start import Start, differences, start_from
 from adipocyte.networks.unet import UNetSpec, build_unet
 from tests.support.bundles import SMALLEST, random_network
 
@@ -84,10 +85,15 @@ def test_with_other_planes_it_paints_as_of_interpolated_ones(tmp_path, kind, n_o
     np.testing.assert_allclose(painted(network, planes), expected, rtol=1e-3, atol=1e-3)
 
 
-def test_fewer_planes_than_the_start_has_seen_are_told(tmp_path):
+def test_a_store_unlike_what_the_start_has_seen_is_told(tmp_path):
     start = saved(tmp_path, UNET, 5, ("A1",), sees_mask=True)
-    assert fewer_planes(start, 4) == fewer_planes(start, 7) == ""
-    assert "run 1 has learnt from 4 planes, this store has 3: each plane" in fewer_planes(start, 3)
+    assert [*differences(start, 4, "field")] == [*differences(start, 7, "plate")] == []
+    [note] = differences(start, 3, "field")
+    assert "run 1 has learnt from 4 planes, this store has 3: each plane" in note
+    of_plate = replace(start, normalisation="plate")
+    assert [*differences(of_plate, 4, "plate")] == []
+    [note] = differences(of_plate, 4, "field")
+    assert "normalised by plate, this store normalises by field" in note
 
 
 def test_the_mask_stays_the_last_input(tmp_path):

@@ -68,6 +68,8 @@ def test_conditions_that_no_plate_can_have_are_refused():
         Conditions(stains={"A4": 1.0})
     with pytest.raises(ConfigError, match="0 or above"):
         Conditions(stains={"A1": -1.0})
+    with pytest.raises(ConfigError, match="droplets must be a share"):
+        Conditions(droplets=1.5)
 
 
 def test_a_unilocular_cell_is_full_of_one_droplet_with_its_nucleus_at_the_rim():
@@ -88,6 +90,23 @@ def test_a_unilocular_cell_is_full_of_one_droplet_with_its_nucleus_at_the_rim():
         assert huge[3] < apart_um < huge[3] + 2
         across = nucleus.radius(np.array(huge[1] - nucleus.y_um), np.array(huge[2] - nucleus.x_um))
         assert across > 4  # its flat side faces the droplet
+
+
+def test_fewer_droplets_are_of_the_same_sizes_in_cells_of_the_same_height():
+    full, half = (
+        grow_cells((400.0, 400.0), draw_culture(Conditions(droplets=share), rng), rng)
+        for share, rng in ((share, np.random.default_rng(5)) for share in (1.0, 0.5))
+    )
+    assert [cell.outline for cell in half] == [cell.outline for cell in full]
+    radii_um = [
+        np.concatenate([cell.droplets_um[:, 3] for cell in cells if cell.density == 1])
+        for cells in (full, half)
+    ]
+    assert len(radii_um[1]) / len(radii_um[0]) == pytest.approx(0.5, abs=0.02)
+    for percent in (25, 50, 75, 95):
+        assert np.percentile(radii_um[1], percent) == pytest.approx(
+            np.percentile(radii_um[0], percent), rel=0.05
+        )
 
 
 def test_cells_above_the_glass_make_a_thick_layer():

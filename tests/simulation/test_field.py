@@ -8,6 +8,9 @@ import pytest
 from adipocyte.domain import MAGNIFICATIONS
 from adipocyte.errors import ConfigError
 from adipocyte.simulation import SimulatedField, simulate_field
+from adipocyte.simulation.canvas import Canvas
+from adipocyte.simulation.cells import Cell, Outline
+from adipocyte.simulation.field import _radii_inside
 
 # Mean and standard deviation in counts, measured on the challenge's training plates.
 TARGET_COUNTS = {
@@ -112,6 +115,16 @@ def test_nuclei_are_where_the_first_stain_is_bright(magnification):
     is_nucleus = np.stack([field.nuclei for field in first_fields(magnification)]) > 0
     stain = np.stack([field.targets["A1"] for field in first_fields(magnification)])
     assert stain[is_nucleus].mean() > 3 * stain[~is_nucleus].mean()
+
+
+def test_true_droplets_are_those_whose_centres_lie_in_the_frame():
+    outline = Outline(20.0, 20.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, (0.0, 0.0, 0.0))
+    # A canvas of 100 x 80 pixels of 0.5 µm: the frame is its lines 25 to 74, its columns 10 to 69.
+    y_um, x_um = np.array([(12.5, 5), (37, 34.5), (12, 5), (12.5, 4.5), (37.5, 30), (30, 35)]).T
+    droplets_um = np.column_stack([np.ones(6), y_um, x_um, np.arange(1.0, 7.0)])
+    cells = [Cell(outline, (), part, part[:0], stain=0.0) for part in np.split(droplets_um, [4])]
+    assert list(_radii_inside(cells, Canvas((100, 80), 0.5), (50, 60))) == [1, 2]
+    assert len(_radii_inside([], Canvas((100, 80), 0.5), (50, 60))) == 0
 
 
 def test_nuclei_labels_run_from_one_without_gaps():

@@ -43,7 +43,7 @@ def _of_bundle(folder: Path, targets: tuple[str, ...], source: str) -> Start:
     name, entry = max(
         manifest.networks.items(), key=lambda item: len({*item[1].paints} & {*targets})
     )
-    return Start(folder / name, entry.paints, entry.sees_mask, source)
+    return Start(folder / name, entry.paints, entry.sees_mask, source, manifest.normalisation)
 
 
 @contextlib.contextmanager

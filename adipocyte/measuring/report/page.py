@@ -216,10 +216,10 @@ def _by_probability(
 ) -> list[tuple[float, str]]:
     """A picture of the outlines of objects in each class of CLASSES, and the least of the class.
 
-    Objects without a probability are in the highest.
+    Objects without a probability are never hidden.
     """
     if not any(FOUND_IN[target] in probabilities for target in labels):
-        return [(0.0, _outlines(labels))]
+        return [(1.0, _outlines(labels))]
     pictures = []
     for least, most in pairwise((*CLASSES, np.inf)):
         of_class = {}

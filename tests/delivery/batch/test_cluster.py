@@ -1,4 +1,4 @@
-"""A Ray cluster paints what one machine paints, each field once, whatever dies on the way."""
+"""A Ray cluster paints and measures what one machine does, each field once, whatever dies."""
 
 import contextlib
 import json
@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import ray
@@ -20,20 +21,26 @@ from ray.cluster_utils import Cluster as RealCluster
 
 from adipocyte.config import StainConfig
 from adipocyte.delivery.batch.cluster import absolute_uri, joined
+from adipocyte.delivery.batch.measuring import begin_measuring, measuring_at
 from adipocyte.delivery.batch.output import Output
 from adipocyte.delivery.batch.painter import FAILED, PAINTED, Assignment
 from adipocyte.delivery.batch.plate import Here, PlateManifest, stain_plate
+from adipocyte.delivery.batch.workers import Share
 from adipocyte.delivery.models.load import load_manifest
-from adipocyte.errors import ConfigError, RunError
+from adipocyte.domain import FieldKey
+from adipocyte.errors import ConfigError, OutputError, PlateError, RunError
+from adipocyte.measuring.plate import StainedField, Task, here, measure_plate
+from adipocyte.plate.fields import RawField, write_field
 from adipocyte.plate.scan import scan_plate
+from entrypoints.measure import measure
 from entrypoints.stain import stain
-from tests.support import ROOT
+from tests.support import ROOT, drawn
 from tests.support.plates import images, plane, write_plate
 from tests.support.processes import wait_for
 from tests.support.tracking import tracked_at
 
 N_FIELDS = 12
-AT_WORK = "ray::_Worker.paint"  # Ray's name of the process of a worker that has a field in hand
+AT_WORK = "ray::_Worker.work"  # Ray's name of the process of a worker that has a field in hand
 
 
 @pytest.fixture(scope="module")
@@ -198,20 +205,20 @@ def test_the_command_paints_on_a_cluster_and_resumes_after_a_kill(
     assert {name.partition("F007")[1] for name in differs} == {"F007"}
 
 
+def kill_at_work(times: int) -> None:
+    """Kill so many workers that have a field in hand, as the kernel kills for memory."""
+    killed: list[int] = []
+    while len(killed) < times:
+        stuck = wait_for(lambda: stopped_at_work(killed))
+        killed.append(stuck.pid)
+        stuck.kill()
+
+
 def test_a_field_that_kills_its_worker_is_tried_thrice_and_recorded(nodes, small_model, tmp_path):
-    """Each that takes it is killed, as the kernel kills for memory."""
     plate = write_plate(tmp_path / "plate", (1,), (512, 512))
     fields = scan_plate(plate, ()).fields
-    killed: list[int] = []
-
-    def kill() -> None:
-        while len(killed) < 3:
-            stuck = wait_for(lambda: stopped_at_work(killed))
-            killed.append(stuck.pid)
-            stuck.kill()
-
     with joined(nodes.address, 1) as crew, ThreadPoolExecutor(1) as killer:
-        killing = killer.submit(kill)
+        killing = killer.submit(kill_at_work, 3)
         [record] = crew.paint(assignment(plate, small_model, tmp_path / "out"), fields)
         killing.result()
     assert (record.key, record.status) == (fields[0].key, FAILED)
@@ -246,6 +253,69 @@ def test_what_keeps_all_fields_from_being_painted_ends_the_command_at_once(
         # What another plate left there by the same path.
         with pytest.raises(RunError, match="out on this node is not the folder"):
             list(crew.paint(Assignment(**vars(claimed) | {"claim": "theirs"}), fields))
+
+
+def drawn_plate(folder: Path, fovs: Sequence[int]) -> Path:
+    """Stained fields at 20x, which do not tell the magnification by their folder."""
+    for fov in fovs:
+        image = RawField(np.empty((0, 0, 0), np.uint16), drawn.drawn_field(drawn.NUCLEI, 380 + fov))
+        write_field(folder, FieldKey(20, "B03", fov), image)
+    return folder
+
+
+def tables(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.parquet")}
+
+
+def test_the_command_measures_on_a_cluster_what_it_measures_here(nodes, tmp_path, monkeypatch):
+    """A worker is killed, a field is damaged, and the folders are given as seen from here."""
+    stained = drawn_plate(tmp_path / "stained", range(1, 6))
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--images", "stained", "--labels", "true", "--cluster", nodes.address]
+    environment = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
+    damaged = next(stained.glob("20x_images/*F002*C02.tif"))
+    good = damaged.read_bytes()
+    damaged.write_bytes(b"no TIFF")
+    with ThreadPoolExecutor(1) as killer:
+        killing = killer.submit(kill_at_work, 1)
+        result = CliRunner().invoke(measure, [*arguments, "--out", "theirs"], env=environment)
+        killing.result()
+    assert result.exit_code == 0, result.output
+    assert "20x B03 F002" in result.stdout.partition("Left out:")[2]
+    assert "in 4 fields, 4 measured now" in result.stdout
+
+    damaged.write_bytes(good)
+    result = CliRunner().invoke(measure, [*arguments, "--out", "theirs"], env=environment)
+    assert "in 5 fields, 1 measured now" in result.stdout, result.output
+    settings = {"magnification": 0, "labels": True, "csv": False, "plate_map": None}
+    measure_plate(stained, Path("ours"), **settings, crew=here(0))
+    assert tables(Path("theirs")) == tables(Path("ours"))
+    assert len(tables(Path("ours"))) == 5
+    assert images(Path("theirs")) == images(Path("ours"))
+
+
+def test_what_keeps_a_field_or_all_of_them_from_being_measured_is_told(nodes, tmp_path):
+    stained = drawn_plate(tmp_path / "stained", [1])
+    settings = {"magnification": 0, "labels": False, "csv": False, "plate_map": None}
+    elsewhere = StainedField(FieldKey(20, "B03", 1), "plate", {"A1": tmp_path / "mine.tif"})
+    with measuring_at(nodes.address, 1) as crew, ThreadPoolExecutor(1) as killer:
+        with pytest.raises(RunError, match=r"gives up: there is no .*mine.tif on this node"):
+            list(crew([Task(elsewhere, tmp_path / "out", False, "")]))
+        killing = killer.submit(kill_at_work, 3)
+        with pytest.raises(PlateError, match="20x B03 F001  its worker died, 3 times"):
+            measure_plate(stained, tmp_path / "out", **settings, crew=crew)
+        killing.result()
+
+
+def test_a_node_that_does_not_see_the_folder_of_the_tables_refuses(tmp_path):
+    [image] = drawn_plate(tmp_path / "stained", [1]).glob("20x_images/*C01.tif")
+    own = {"image": str(image), "out": str(tmp_path / "out"), "claim": "ours"}
+    (tmp_path / "out" / "fields").mkdir(parents=True)
+    (tmp_path / "out" / "fields" / "cluster").write_text("ours")
+    assert begin_measuring(own, Share(1, None))
+    for other in ({"claim": "theirs"}, {"out": str(tmp_path)}):
+        with pytest.raises(OutputError, match="on this node is not the folder that it is where"):
+            begin_measuring(own | other, Share(1, None))
 
 
 def test_more_cores_than_any_node_has_are_refused(nodes):

@@ -292,12 +292,15 @@ def test_each_well_may_have_a_time_of_its_own_but_no_field_two(recorded):
         scan_plate(recorded)
 
 
-def test_projections_of_a_yokogawa_are_channels_of_their_own(recorded):
+def test_projections_of_a_yokogawa_are_channels_and_its_errors_are_noted(recorded):
     path = recorded / "MeasurementData.mlf"
     text = path.read_text(encoding="utf-8-sig")
-    path.write_text(text.replace('bts:Ch="2"', 'bts:Ch="2" bts:ZImageProcessing="Maximum"'))
+    text = text.replace('bts:Ch="2"', 'bts:Ch="2" bts:ZImageProcessing="Maximum"')
+    error = '<bts:MeasurementRecord bts:Type="ERR" bts:Row="2" bts:Column="3"/>'
+    path.write_text(text.replace("</bts:MeasurementData>", f"{error}</bts:MeasurementData>"))
     table = understood_table(scan_plate(recorded))
     assert re.search(r"channel +2 BODIPY 493 Maximum: A2 lipid droplets\n", table)
+    assert "note           1 errors that the instrument recorded\n" in table
 
 
 def test_a_record_never_leads_out_of_the_plate(recorded, tmp_path):

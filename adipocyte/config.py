@@ -244,13 +244,30 @@ _recipe = partial(
 _plate = partial(
     option,
     "Folder of the raw plate: 20x_images/, 40x_images/ and/or 60x_images/ with the challenge's "
-    "TIFFs.",
+    "TIFFs, or an instrument's own folder (see layout).",
 )
 _plate_name = partial(
     option,
     "Which plate, where the folder holds several: as the names of its files begin, up to the well; "
     "empty: there is one.",
     "",
+)
+_layout = partial(
+    option,
+    "How the plate's folder is laid out: auto, which recognises challenge, yokogawa and "
+    "imagexpress; one of these; or a pattern of names such as {plate}_{well}_s{fov}_w{channel}.tif "
+    "with {z} and {time} where there are any, and * for any text.",
+    "auto",
+)
+_channels = partial(
+    option,
+    "What the plate's channels are, by number or by the instrument's own name: brightfield=4, "
+    "A1=DAPI, A2=2; empty: as the plate tells, in the challenge's layout A1=1, A2=2, A3=3, "
+    "brightfield=4.",
+    "",
+)
+_magnification = partial(
+    option, "Magnification of a plate that does not tell it, or tells a wrong one; 0: as told.", 0
 )
 _target = partial(
     option,
@@ -378,6 +395,9 @@ class SimulateConfig:
 class PreprocessConfig:
     plate: Path = _plate()
     store: Path = _store()
+    layout: str = _layout()
+    channels: str = _channels()
+    magnification: Literal[0, 20, 40, 60] = _magnification()
     plate_name: str = _plate_name()
     stain_z: int = option(
         "Which z-plane of stains that were taken at several, by the number in the names; 0: there "
@@ -713,6 +733,9 @@ class RelocateConfig:
 @dataclass(frozen=True, kw_only=True)
 class StainConfig:
     plate: Path = option("Folder of the raw plate; brightfield planes are enough.")
+    layout: str = _layout()
+    channels: str = _channels()
+    magnification: Literal[0, 20, 40, 60] = _magnification()
     plate_name: str = _plate_name()
     model: str = option("Address of a registered model.", f"models:/{MODEL_NAME}@champion")
     out: str = option(

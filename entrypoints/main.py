@@ -48,7 +48,14 @@ def main(config: MainConfig, extra: dict[str, Any]) -> None:
 
     settings = {**plain(config), **extra}
     wanted = build(PreprocessConfig, only(PreprocessConfig, settings))
-    scan_plate(wanted.plate, plate_name=wanted.plate_name, stain_z=wanted.stain_z)
+    scan_plate(
+        wanted.plate,
+        plate_name=wanted.plate_name,
+        stain_z=wanted.stain_z,
+        layout=wanted.layout,
+        channels=wanted.channels,
+        magnification=wanted.magnification,
+    )
     digest = short_digest(settings)
     before = interrupted_run("main", digest)
     with step_run("main", config, settings=digest) as run:

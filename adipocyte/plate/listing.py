@@ -24,34 +24,41 @@ _MOST_NAMED = 3
 class Listing:
     """What one folder holds: its `images` in order; `similar`, whose names are nearly an image's;
     and `others`, which were passed over. Folders in it are not looked at.
+
+    `further` are those of the others that are images of channels beyond the challenge's.
     """
 
     images: dict[Path, ImageName]
+    further: dict[Path, ImageName]
     similar: tuple[Path, ...]
     others: tuple[Path, ...]
 
 
 def list_folders(plate: Path) -> list[Path]:
     """A plate's own folder and those in it that may hold images. Raises OSError."""
-    inner = (path for path in plate.iterdir() if path.is_dir() and not _is_odd(path.name))
+    inner = (path for path in plate.iterdir() if path.is_dir() and not is_odd(path.name))
     return [plate, *sorted(inner)]
 
 
 def list_images(folder: Path) -> Listing:
     """The images of a folder. Raises OSError when it cannot be listed."""
     images: dict[Path, ImageName] = {}
+    further: dict[Path, ImageName] = {}
     similar, others = [], []
     for path in sorted(folder.iterdir()):
         if path.is_dir():
             continue
-        name = None if _is_passed_over(path) else _parsed(path)
-        if name is not None:
+        name = None if is_passed_over(path) else _parsed(path)
+        if name is not None and name.is_known:
             images[path] = name
-        elif not _is_passed_over(path) and resembles(path.name):
+        elif name is not None:
+            further[path] = name
+            others.append(path)
+        elif not is_passed_over(path) and resembles(path.name):
             similar.append(path)
         else:
             others.append(path)
-    return Listing(images, tuple(similar), tuple(others))
+    return Listing(images, further, tuple(similar), tuple(others))
 
 
 def named(paths: Sequence[Path]) -> str:
@@ -71,30 +78,38 @@ def similar_problem(folder: Path, similar: Sequence[Path]) -> Problem:
 
 def same_image(paths: list[Path]) -> tuple[str, str]:
     """What to say of several files of one field that are the same channel: found, and a remedy."""
-    names = [parse_name(path.name) for path in paths[:2]]
+    names = [parse_name(path.name) for path in paths]
+    z_planes = [name.z_plane or 0 for name in names]
+    return doubled(paths, [name.time for name in names], z_planes, names[0].target)
+
+
+def doubled(
+    paths: Sequence[Path], times: Sequence[int], z_planes: Sequence[int], target: str | None
+) -> tuple[str, str]:
+    """What to say of several *paths* for one image, a *target* or brightfield: found, a remedy."""
     found = f"{paths[0].name} and {paths[1].name} are the same image"
-    z_planes = sorted({parse_name(path.name).z_plane or 0 for path in paths})
-    if len({name.time for name in names}) > 1:
+    if times[0] != times[1]:
         return found, "keep one: time points are not told apart"
-    if names[0].target and len(z_planes) > 1:
-        stain = f"{names[0].target} has {len(z_planes)} z-planes, one is due"
-        return stain, f"take one with -P stain_z={z_planes[len(z_planes) // 2]}, or keep one"
+    if target and len({*z_planes}) > 1:
+        middle = sorted({*z_planes})[len({*z_planes}) // 2]
+        stain = f"{target} has {len({*z_planes})} z-planes, one is due"
+        return stain, f"take one with -P stain_z={middle}, or keep one"
     return found, "keep one"
 
 
-def _is_odd(name: str) -> bool:
+def is_odd(name: str) -> bool:
+    """Whether a file or folder is no part of a plate by its *name*: hidden, trash, a snapshot."""
     return name.startswith(_ODD) or name.lower() in _ODD_FOLDERS
 
 
-def _is_passed_over(path: Path) -> bool:
+def is_passed_over(path: Path) -> bool:
     """Whether a file is hidden, or a link to nothing or in a circle."""
     return path.name.startswith(_HIDDEN) or (path.is_symlink() and not path.exists())
 
 
 def _parsed(path: Path) -> ImageName | None:
-    """The name of an image; None for exports and channels of other kinds."""
+    """The name of an image; None for exports and the like."""
     try:
-        name = parse_name(path.name)
+        return parse_name(path.name)
     except PlateError:
         return None
-    return name if name.is_known else None

@@ -26,7 +26,7 @@ def problem_of(key: FieldKey, error: ImageError | PlateError) -> Problem:
 def problem_table(problems: Sequence[Problem]) -> str:
     """The *problems* as text, one line for each: where, what was found, what to do."""
     rows = [_HEADINGS, *((one.where, one.found, one.remedy) for one in problems)]
-    rows = [[_on_one_line(cell) for cell in row] for row in rows]
+    rows = [[on_one_line(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     return "\n".join(
         f"{where:{widths[0]}}  {found:{widths[1]}}  {remedy}".rstrip()
@@ -34,7 +34,7 @@ def problem_table(problems: Sequence[Problem]) -> str:
     )
 
 
-def _on_one_line(text: str) -> str:
+def on_one_line(text: str) -> str:
     """*text* with what cannot be printed spelled out, because names of files may hold line ends."""
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode()

@@ -3,7 +3,6 @@
 No pixel is read for it.
 """
 
-import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,21 +14,13 @@ from tqdm import tqdm
 
 from adipocyte.domain import BRIGHTFIELD, N_Z_PLANES, TARGETS, FieldKey
 from adipocyte.errors import ImageError, PlateError
+from adipocyte.plate.choice import Choice, Understood, choose
 from adipocyte.plate.fields import FieldFiles
-from adipocyte.plate.listing import (
-    Listing,
-    list_folders,
-    list_images,
-    named,
-    same_image,
-    similar_problem,
-)
-from adipocyte.plate.names import (
-    BRIGHTFIELD_CHANNEL,
-    brightfield_name,
-    parse_magnification,
-    target_name,
-)
+from adipocyte.plate.layouts.auto import AUTO, list_plate
+from adipocyte.plate.layouts.challenge import CHALLENGE
+from adipocyte.plate.layouts.listed import Image
+from adipocyte.plate.listing import doubled, named
+from adipocyte.plate.names import brightfield_name, target_name
 from adipocyte.plate.problems import Problem, problem_of
 from adipocyte.plate.tiff import Header, read_header
 
@@ -37,7 +28,6 @@ T = TypeVar("T")
 Headers = dict[Path, Header]  # of the images that can be read
 Wrong = list[tuple[str, str]]  # what was found in a field, and the remedy
 
-_MOST_NAMED = 5
 _LAYOUT = (
     "a plate is a folder with 20x_images/, 40x_images/ or 60x_images/ in it, which hold the "
     "challenge's TIFFs"
@@ -59,6 +49,7 @@ class Plate:
     n_z_planes: int
     targets: tuple[str, ...]
     ignored: tuple[Path, ...]
+    understood: Understood
 
     @property
     def n_ignored(self) -> int:
@@ -68,24 +59,27 @@ class Plate:
 
 @dataclass
 class _Images:
-    """The images of one field by their names, each with every file that has that name.
+    """The images of one field by what they show, each with every file that shows it.
 
-    `planes` is by z-plane (None: a stack, by its name), `targets` by target.
+    `planes` is by z-plane (None: a stack, by its name), `targets` by target; `absent`, by kind, has
+    those whose files are missing. `is_usual`: files are named as the challenge's.
     """
 
     folder: Path
     plate: str
-    planes: dict[int | None, list[Path]] = field(default_factory=lambda: defaultdict(list))
-    targets: dict[str, list[Path]] = field(default_factory=lambda: defaultdict(list))
+    is_usual: bool
+    planes: dict[int | None, list[Image]] = field(default_factory=lambda: defaultdict(list))
+    targets: dict[str, list[Image]] = field(default_factory=lambda: defaultdict(list))
+    absent: dict[str, list[Path]] = field(default_factory=lambda: defaultdict(list))
 
     def of_kind(self, kind: str) -> list[Path]:
         """All files of brightfield, or of a target."""
-        if kind == BRIGHTFIELD:
-            return list(chain(*self.planes.values()))
-        return self.targets.get(kind, [])
+        images = chain(*self.planes.values()) if kind == BRIGHTFIELD else self.targets.get(kind, [])
+        return [image.path for image in images]
 
     def paths(self) -> list[Path]:
-        return list(chain(*self.planes.values(), *self.targets.values()))
+        images = chain(*self.planes.values(), *self.targets.values())
+        return [image.path for image in images]
 
 
 @dataclass(frozen=True)
@@ -106,15 +100,24 @@ class _Usual:
 
 
 def scan_plate(
-    folder: Path, targets: tuple[str, ...] = TARGETS, *, plate_name: str = "", stain_z: int = 0
+    folder: Path,
+    targets: tuple[str, ...] = TARGETS,
+    *,
+    plate_name: str = "",
+    stain_z: int = 0,
+    layout: str = AUTO,
+    channels: str = "",
+    magnification: int = 0,
 ) -> Plate:
     """Look through a raw plate. Reads the header of every brightfield image and of *targets*.
 
+    *layout* is how the folder is laid out (see `layouts`), *channels* what its channels show (see
+    `channels`; "": as the plate tells), *magnification* that of a plate which does not tell it.
     Of several plates in the folder *plate_name* tells which is meant, as their files' names begin;
     of stains at several z *stain_z* tells which, by the number in the names, if it is not 0.
 
-    Raises PlateError when there is no such folder, no image of the challenge's form in it, or
-    images of several plates and none is named. All else that is wrong is listed in
+    Raises PlateError when there is no such folder, no image in it, or images of several plates and
+    none is named; or as `list_plate` and `choose` do. All else that is wrong is listed in
     `Plate.problems`.
     """
     if not folder.is_dir():
@@ -123,21 +126,19 @@ def scan_plate(
             f"{_LAYOUT}. Give it with -P plate=<folder>, or make one: mlflow run . -e simulate",
         )
     try:
-        listings = {images: list_images(images) for images in list_folders(folder)}
+        listed = list_plate(folder, layout)
     except OSError as error:
         raise PlateError(
             f"{error.filename} cannot be looked into ({error.strerror})",
             "give this user the right to read the plate",
         ) from error
-    _check_one_plate(listings, plate_name)
-    ignored = tuple(chain(*(one.others for one in listings.values())))
-    images, problems = _by_field(folder, listings, targets, plate_name, stain_z)
-    if not images:
-        others = "".join(f"; {one.where} {one.found}: {one.remedy}" for one in problems)
-        raise PlateError(
-            f"{folder} holds no image of the challenge's form" + _beside(ignored),
-            f"{_LAYOUT}, named like {brightfield_name('B03', 1, 1)}{others}",
-        )
+    choice = choose(
+        listed, targets, plate_name=plate_name, channels=channels, magnification=magnification
+    )
+    images = _by_field(choice, targets, stain_z)
+    problems = [*listed.problems, *_untold(choice.images)]
+    if not any(one.paths() for one in images.values()):
+        raise _nothing(folder, choice, problems)
     headers, errors = _read_headers(list(chain(*(one.paths() for one in images.values()))))
     usual = _usual(list(images.values()), headers, targets)
     fields, partial = [], []
@@ -145,7 +146,7 @@ def scan_plate(
         wrong = _problems(key, one, headers, errors, usual)
         lacks = _missing_targets(key, one, usual.targets)
         problems += wrong + [Problem(str(key), found, remedy) for found, remedy in lacks]
-        has_any = len(lacks) < len(usual.targets) or not usual.targets
+        has_any = any(target in one.targets for target in usual.targets) or not usual.targets
         if not wrong and has_any:
             (partial if lacks else fields).append(_field_files(key, one, headers, usual))
     return Plate(
@@ -154,7 +155,26 @@ def scan_plate(
         tuple(problems),
         usual.n_z_planes,
         usual.targets,
-        ignored,
+        choice.others,
+        choice.understood,
+    )
+
+
+def _nothing(folder: Path, choice: Choice, problems: list[Problem]) -> PlateError:
+    """What to say of a folder without images."""
+    told = "".join(f"; {one.where} {one.found}: {one.remedy}" for one in problems)
+    beside = f", only {len(choice.others)} other files: {named(choice.others)}"
+    beside = beside if choice.others else ""
+    if choice.understood.layout != CHALLENGE:
+        return PlateError(
+            f"{folder} holds no image that is asked for, in its layout {choice.understood.layout}"
+            + beside,
+            f"see that its channels are named rightly (-P channels=) and its files are there{told}",
+        )
+    return PlateError(
+        f"{folder} holds no image of the challenge's form{beside}",
+        f"{_LAYOUT}, named like {brightfield_name('B03', 1, 1)}{told}. docs/data.md has the "
+        "layouts of instruments, and -P layout= for names of your own",
     )
 
 
@@ -172,70 +192,46 @@ def _usual(fields: list[_Images], headers: Headers, targets: tuple[str, ...]) ->
 
 def _field_files(key: FieldKey, images: _Images, headers: Headers, usual: _Usual) -> FieldFiles:
     """The files of a field, with the stains that it has."""
-    planes = tuple(images.planes[z][0] for z in sorted(images.planes, key=lambda z: z or 0))
-    stains = {t: images.targets[t][0] for t in usual.targets if t in images.targets}
+    planes = tuple(images.planes[z][0].path for z in sorted(images.planes, key=lambda z: z or 0))
+    stains = {t: images.targets[t][0].path for t in usual.targets if t in images.targets}
     shape = headers[planes[0]].shape
     return FieldFiles(key, images.plate, planes, stains, usual.n_z_planes, shape)
 
 
-def _check_one_plate(listings: dict[Path, Listing], plate_name: str) -> None:
-    """Raise PlateError when a folder holds several plates and none is named, or another one is."""
-    for folder, listing in listings.items():
-        counts = Counter(name.plate for name in listing.images.values())
-        if len(counts) > 1 and not plate_name:
-            raise PlateError(f"{folder} holds images of {len(counts)} plates", _take_one(counts))
-    counts = Counter(name.plate for one in listings.values() for name in one.images.values())
-    if counts and plate_name and plate_name not in counts:
-        raise PlateError(f"no image is of a plate named {plate_name!r}", _take_one(counts))
-
-
-def _take_one(counts: Counter[str]) -> str:
-    """The plates that there are, by their numbers of images, and how to take one."""
-    plates = ", ".join(f"{plate} ({n} images)" for plate, n in sorted(counts.items())[:_MOST_NAMED])
-    setting = shlex.quote(f"plate_name={min(counts)}")
-    return f"there are {plates}: take one with -P {setting}, or give each a folder of its own"
-
-
-def _beside(ignored: tuple[Path, ...]) -> str:
-    return f", only {len(ignored)} other files: {named(ignored)}" if ignored else ""
-
-
-def _by_field(
-    plate: Path,
-    listings: dict[Path, Listing],
-    targets: tuple[str, ...],
-    plate_name: str,
-    stain_z: int,
-) -> tuple[dict[FieldKey, _Images], list[Problem]]:
-    """The images of each field, and what is wrong with folders."""
+def _by_field(choice: Choice, targets: tuple[str, ...], stain_z: int) -> dict[FieldKey, _Images]:
+    """The images of each field that is told of."""
     found: dict[FieldKey, _Images] = {}
-    problems: list[Problem] = []
-    for folder, listing in listings.items():
-        magnification = parse_magnification(folder.name) if folder != plate else None
-        if magnification is None:
-            problems += [_untold(folder, len(listing.images))] if listing.images else []
-            continue
-        if listing.similar:
-            problems.append(similar_problem(folder, listing.similar))
-        for path, name in listing.images.items():
-            if plate_name not in ("", name.plate):
+    roles, is_usual = choice.understood.roles, choice.understood.is_usual
+    for images, is_absent in ((choice.images, False), (choice.absent, True)):
+        for image in images:
+            if image.magnification is None:
                 continue
-            key = FieldKey(magnification, name.well, name.fov)
-            one = found.setdefault(key, _Images(folder, name.plate))
-            if name.channel == BRIGHTFIELD_CHANNEL:
-                one.planes[name.z_plane].append(path)
-            elif name.target in targets and (not stain_z or name.z_plane in (stain_z, None)):
-                one.targets[name.target].append(path)
-    return {key: images for key, images in found.items() if images.paths()}, problems
+            key = FieldKey(image.magnification, image.well, image.fov)
+            one = found.setdefault(key, _Images(image.folder, image.plate, is_usual))
+            kind = roles[image.channel]
+            is_stain = kind in targets and (not stain_z or image.z_plane in (stain_z, None))
+            if is_absent and (is_stain or kind == BRIGHTFIELD):
+                one.absent[kind].append(image.path)
+            elif kind == BRIGHTFIELD:
+                one.planes[image.z_plane].append(image)
+            elif is_stain:
+                one.targets[kind].append(image)
+    return {key: images for key, images in found.items() if images.paths() or images.absent}
 
 
-def _untold(folder: Path, n: int) -> Problem:
-    return Problem(
-        f"{folder.name}/",
-        f"{n} images whose magnification cannot be told by the folder's name",
-        "put them into a folder named 20x_images, 40x_images or 60x_images inside the plate, or "
-        "move them out of it; where this is such a folder, the plate is the one above it",
-    )
+def _untold(images: Iterable[Image]) -> list[Problem]:
+    """A problem for each folder whose images do not tell their magnification."""
+    counts = Counter(image.folder for image in images if image.magnification is None)
+    return [
+        Problem(
+            f"{folder.name}/",
+            f"{n} images whose magnification cannot be told by the folder's name",
+            "put them into a folder named 20x_images, 40x_images or 60x_images inside the plate, "
+            "or move them out of it; where this is such a folder, the plate is the one above it; "
+            "or give it with -P magnification=20, 40 or 60",
+        )
+        for folder, n in counts.items()
+    ]
 
 
 def _read_headers(paths: list[Path]) -> tuple[Headers, dict[Path, ImageError]]:
@@ -307,8 +303,14 @@ def _problems(
 
 
 def _doubled(images: _Images) -> Wrong:
-    files = chain(images.planes.values(), images.targets.values())
-    return [same_image(paths) for paths in files if len(paths) > 1]
+    planes = [_same(some, None) for some in images.planes.values() if len(some) > 1]
+    stains = [_same(some, target) for target, some in images.targets.items() if len(some) > 1]
+    return planes + stains
+
+
+def _same(images: list[Image], target: str | None) -> tuple[str, str]:
+    paths, times = [image.path for image in images], [image.time for image in images]
+    return doubled(paths, times, [image.z_plane or 0 for image in images], target)
 
 
 def _missing_planes(key: FieldKey, images: _Images, headers: Headers, usual: range) -> Wrong:
@@ -316,6 +318,9 @@ def _missing_planes(key: FieldKey, images: _Images, headers: Headers, usual: ran
 
     Their order counts, so numbers without a gap may begin at another one.
     """
+    if absent := images.absent.get(BRIGHTFIELD):
+        found = f"{len(absent)} files that the instrument recorded are missing: {named(absent)}"
+        return [(found, f"copy them to {images.folder}, or move the field elsewhere")]
     paths = images.of_kind(BRIGHTFIELD)
     if len(paths) == 1 and paths[0] not in headers:
         return []  # it may be a stack of them all
@@ -335,21 +340,25 @@ def _missing_planes(key: FieldKey, images: _Images, headers: Headers, usual: ran
     for z in sorted(images.planes.keys() - {*usual}, key=lambda z: z or 0):
         beyond = f"a plane beyond Z{usual[0]}…Z{usual[-1]}, which others have"
         what = "a stack beside single planes" if z is None else beyond
-        wrong.append((f"{images.planes[z][0].name} is {what}", "move it elsewhere"))
+        wrong.append((f"{images.planes[z][0].path.name} is {what}", "move it elsewhere"))
     return wrong
 
 
 def _missing_targets(key: FieldKey, images: _Images, targets: tuple[str, ...]) -> Wrong:
     wrong = []
-    for target in targets:
-        if target not in images.targets:
+    for target in dict.fromkeys((*targets, *images.absent)):
+        if target not in (BRIGHTFIELD, *images.targets):
             name = target_name(key.well, key.fov, target, images.plate)
             found = f"has no {target} image, which others have"
+            if absent := images.absent.get(target):
+                found = f"has no {target} image, though the instrument recorded {named(absent)}"
             wrong.append((found, _add(str(name), images)))
     return wrong
 
 
 def _add(name: str, images: _Images) -> str:
+    if not images.is_usual:
+        return "export the field again, whole, or move it elsewhere"
     return f"add {name} to {images.folder}, or move the field elsewhere"
 
 

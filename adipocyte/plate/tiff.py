@@ -29,6 +29,7 @@ MAX_PLANES = 99  # a file's name has two digits for the z-plane
 MAX_EXPANSION = 200
 # Decoded bytes that are never too many: a black image shrinks to almost nothing, and is cheap.
 HARMLESS_BYTES = 100_000_000
+MAX_DESCRIPTION = 1_000_000  # MetaSeries' XML has 6,000 characters
 DTYPES = (np.uint8, np.uint16)
 # LZW, deflate under its two numbers, PackBits, zstd: these codecs are told how much to write.
 # Codecs of whole pictures (JPEG, PNG, WebP, …) allocate what the compressed bytes ask for.
@@ -87,6 +88,18 @@ def read_header(path: Path) -> Header:
         _planes(file, size, range(1, MAX_PLANES + 1), str(path)) as (header, _),
     ):
         return header
+
+
+def read_description(path: Path) -> str:
+    """What a TIFF says of its first plane in words or XML, no more than MAX_DESCRIPTION characters.
+
+    No pixel is decoded. Raises ImageError as `read_header` does.
+    """
+    with (
+        _opened(path) as (file, size),
+        _planes(file, size, range(1, MAX_PLANES + 1), str(path)) as (_, planes),
+    ):
+        return planes[0].description[:MAX_DESCRIPTION]
 
 
 def read_image(path: Path) -> NDArray[np.uint16]:

@@ -60,7 +60,8 @@ class FieldTask:
 
 def made_from(files: FieldFiles, masking: Masking) -> str:
     """Name what a field is made from: its files, by name, size and time, and the settings."""
-    return short_digest([RECORD_FORMAT, str(files.key), files.fingerprints, asdict(masking)])
+    shown = [RECORD_FORMAT, str(files.key), files.fingerprints, [*files.targets]]
+    return short_digest([*shown, asdict(masking)])
 
 
 def prepare_field(task: FieldTask) -> Problem | None:

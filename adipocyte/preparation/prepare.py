@@ -18,6 +18,7 @@ from adipocyte.imaging.quality import Measures
 from adipocyte.plate.listing import named
 from adipocyte.plate.problems import Problem, problem_table
 from adipocyte.plate.scan import Plate, scan_plate
+from adipocyte.plate.understood import understood_table
 from adipocyte.preparation import workspace
 from adipocyte.preparation.alignment import estimate_alignments, no_alignments, read_alignments
 from adipocyte.preparation.field import (
@@ -47,7 +48,16 @@ from adipocyte.system.tensors import disk_errors
 Records = dict[FieldKey, FieldRecord]
 
 # Settings that say where and how a store is made, not what is in it.
-_ELSEWHERE = ("plate", "plate_name", "stain_z", "store", "workers")
+_ELSEWHERE = (
+    "plate",
+    "layout",
+    "channels",
+    "magnification",
+    "plate_name",
+    "stain_z",
+    "store",
+    "workers",
+)
 # Settings that a store's digest leaves out, because it has their outcome instead.
 _RESOLVED = ("align", "on_error", "seed", "validation_wells", "test_wells")
 
@@ -69,7 +79,15 @@ def prepare(config: PreprocessConfig) -> Store:
             f"{folder} lies inside the raw plate, which is never written to",
             "name another folder with -P store=<folder>",
         )
-    found = scan_plate(plate, plate_name=config.plate_name, stain_z=config.stain_z)
+    found = scan_plate(
+        plate,
+        plate_name=config.plate_name,
+        stain_z=config.stain_z,
+        layout=config.layout,
+        channels=config.channels,
+        magnification=config.magnification,
+    )
+    print(understood_table(found))
     scanned = _without_small(_with_partial(found))
     _refuse(scanned.problems, config)
     _check_usable(scanned)
@@ -147,7 +165,8 @@ def _check_usable(scanned: Plate) -> None:
         found = f"only {', '.join(scanned.targets)}" if scanned.targets else "no stain at all"
         raise PlateError(
             f"the plate has {found}",
-            "training needs at least A1 (nuclei, channel C01), from which the masks are made",
+            "training needs at least A1 (nuclei, channel C01 unless -P channels= says another), "
+            "from which the masks are made",
         )
 
 
@@ -366,6 +385,8 @@ def _origin(scanned: Plate, config: PreprocessConfig) -> Origin:
     fields = [(str(files.key), files.fingerprints) for files in scanned.fields]
     given = [fingerprint(path) for path in _alignment_file(config)]
     files = [fields, given, scanned.problems]
+    if not scanned.understood.is_usual:  # else a stain can be told by its file's name
+        files.append(scanned.understood.roles)
     return Origin(
         plate=str(config.plate.resolve()),
         files=hashlib.sha256(repr(files).encode()).hexdigest()[:16],

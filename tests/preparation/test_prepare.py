@@ -13,12 +13,15 @@ import tifffile
 import zarr
 from ome_zarr_models.v05 import HCS
 
-from adipocyte.domain import FieldKey
+from adipocyte.domain import TARGETS, FieldKey
 from adipocyte.errors import ConfigError, PlateError, StoreError
+from adipocyte.plate.fields import read_field
+from adipocyte.plate.scan import scan_plate
 from adipocyte.preparation.pictures import quality_rows, quality_sheet
 from adipocyte.store.paths import field_path, plate_path
 from adipocyte.store.reader import Store
 from tests.support import ROOT
+from tests.support.layouts import write_imagexpress
 from tests.support.stores import SETTINGS, contents, damaged, prepared
 
 SCRIPT = """
@@ -79,6 +82,19 @@ def test_the_same_plate_elsewhere_has_the_same_digest(plate, tmp_path):
     first = prepared(plate, tmp_path / "store")
     shutil.copytree(plate, tmp_path / "copy")
     assert prepared(tmp_path / "copy", tmp_path / "other").digest == first.digest
+
+
+def test_the_same_plate_of_another_instrument_has_the_same_digest(plate, tmp_path, capsys):
+    first = prepared(plate, tmp_path / "store")
+    fields = {files.key: read_field(files, TARGETS) for files in scan_plate(plate).fields}
+    other = write_imagexpress(tmp_path / "imagexpress", fields)
+    capsys.readouterr()
+    assert prepared(other, tmp_path / "other").digest == first.digest
+    assert "layout         imagexpress\n" in capsys.readouterr().out
+    # The same files for another stain are another store.
+    channels = "brightfield=4, A1=1, A3=2"
+    again = prepared(other, tmp_path / "other", channels=channels)
+    assert again.manifest.targets == ("A1", "A3")
 
 
 def test_a_preparation_that_fails_leaves_the_older_store_and_no_part_of_a_new_one(plate, tmp_path):

@@ -26,6 +26,7 @@ from adipocyte.plate.fields import FieldFiles, stained_name
 from adipocyte.plate.problems import Problem
 from adipocyte.plate.scan import scan_plate
 from adipocyte.plate.stained import GRADES, PLATE_MANIFEST, PLATE_ORIGIN
+from adipocyte.plate.understood import understood_table
 from adipocyte.staining.bundle import BundleManifest
 from adipocyte.system.files import json_bytes, short_digest
 from adipocyte.system.machine import fastest_arithmetic, fastest_device
@@ -117,7 +118,15 @@ def stain_plate(config: StainConfig, crew: Crew) -> StainedPlate:
     model does not know the intensities, or when compiling is asked for and impossible; OutputError
     when *out* cannot be written to, lies in the plate, or another command begins to write there.
     """
-    scanned = scan_plate(config.plate, targets=(), plate_name=config.plate_name)
+    scanned = scan_plate(
+        config.plate,
+        targets=(),
+        plate_name=config.plate_name,
+        layout=config.layout,
+        channels=config.channels,
+        magnification=config.magnification,
+    )
+    print(understood_table(scanned))
     out = Output(config.out, config.plate)
     model = pinned(config.model)
     bundle = load_manifest(model)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -24,13 +25,14 @@ from adipocyte.delivery.batch.plate import Here, should_compile, stain_plate
 from adipocyte.domain import FieldKey
 from adipocyte.errors import ConfigError, OutputError, PlateError
 from adipocyte.measuring.grades import trust
-from adipocyte.plate.fields import FieldFiles, stained_name
+from adipocyte.plate.fields import FieldFiles, read_field, stained_name
 from adipocyte.plate.scan import scan_plate
 from adipocyte.staining.bundle import add_grades
 from adipocyte.staining.stainer import Stainer
 from entrypoints.stain import stain as command
 from tests.support import ROOT
 from tests.support.bundles import make_int8_bundle
+from tests.support.layouts import write_imagexpress
 from tests.support.plates import SHAPE_PX, images, plane, planes, write_plate
 from tests.support.processes import wait_for
 from tests.support.served import make_model
@@ -99,6 +101,23 @@ def test_every_field_is_painted_as_the_stainer_paints_it(stain, plate, small_bun
     for target, channel in (("A1", "C01"), ("A2", "C02"), ("A3", "C03")):
         [path] = (tmp_path / "out").glob(f"20x_images/*F003*{channel}.tif")
         assert (tifffile.imread(path) == expected[target]).all()
+
+
+def test_an_instruments_own_folder_is_painted_as_the_challenges(stain, plate, tmp_path, capsys):
+    stain()
+    expected = images(tmp_path / "out")
+    fields = {files.key: read_field(files, ()) for files in scan_plate(plate, ()).fields}
+    other = write_imagexpress(tmp_path / "imagexpress", fields)
+    capsys.readouterr()
+    result = stain(plate=other, out=str(tmp_path / "other"))
+    assert (fovs(result.painted), result.problems) == ([1, 2, 3, 4, 5], [])
+    assert re.search(r"channel +4 TL-20: brightfield\n", capsys.readouterr().out)
+    prefix = "AssayPlate_Greiner_#655090"
+    assert images(tmp_path / "other") == {
+        name.replace(prefix, "99"): content for name, content in expected.items()
+    }
+    again = stain(plate=other, out=str(tmp_path / "other"))
+    assert fovs(again.skipped) == [1, 2, 3, 4, 5]
 
 
 def test_what_the_models_measurements_are_worth_lies_beside_the_images(

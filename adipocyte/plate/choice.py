@@ -1,0 +1,201 @@
+"""Which images of a listing are meant: those of one plate, one time, in channels with a role."""
+
+import shlex
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from adipocyte.domain import BRIGHTFIELD, MAGNIFICATIONS, UM_PER_PX
+from adipocyte.errors import PlateError
+from adipocyte.plate.channels import Roles, roles_of
+from adipocyte.plate.layouts.challenge import CHALLENGE, ROLES
+from adipocyte.plate.layouts.imagexpress import IMAGEXPRESS
+from adipocyte.plate.layouts.listed import Channel, Image, Listed
+from adipocyte.plate.layouts.yokogawa import YOKOGAWA
+
+_MOST_NAMED = 5
+_ALIKE = 1.1  # pixels of sizes that differ by less are those of one objective
+_SIZES = ", ".join(f"{magnification}x" for magnification in MAGNIFICATIONS)
+
+
+@dataclass(frozen=True)
+class Understood:
+    """How a plate was understood: its layout, its `channels` with their roles, notes in words.
+
+    `um_per_px` is what the plate tells, by magnification.
+    """
+
+    layout: str
+    channels: tuple[Channel, ...]
+    roles: Roles
+    um_per_px: dict[int, float]
+    notes: tuple[str, ...]
+
+    @property
+    def is_usual(self) -> bool:
+        """Whether names are the challenge's, and channels mean what they mean there."""
+        return self.layout == CHALLENGE and self.roles == ROLES
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The images that are meant. `others` were passed over, `absent` have no file.
+
+    `magnification` is None in images in a folder of the challenge's layout that does not tell it.
+    """
+
+    images: tuple[Image, ...]
+    absent: tuple[Image, ...]
+    others: tuple[Path, ...]
+    understood: Understood
+
+
+def choose(
+    listed: Listed, targets: Sequence[str], *, plate_name: str, channels: str, magnification: int
+) -> Choice:
+    """Take what is meant of a listing.
+
+    Raises PlateError for several plates, times or objectives, an objective that is not known or not
+    told, and channels that cannot be told apart; ConfigError for *channels* that the plate lacks.
+    """
+    roles = roles_of(listed, channels, targets)
+    images = [image for image in listed.images if image.channel in roles]
+    further = [image.path for image in listed.images if image.channel not in roles]
+    _check_one_plate(images, plate_name)
+    images = [image for image in images if plate_name in ("", image.plate)]
+    absent = [image for image in listed.absent if image.channel in roles]
+    absent = [image for image in absent if plate_name in ("", image.plate)]
+    notes = list(listed.notes)
+    if magnification:
+        notes += _overruled(images, magnification, listed.layout)
+        images = [_at(image, magnification, listed.layout) for image in images]
+        absent = [_at(image, magnification, listed.layout) for image in absent]
+    if listed.layout != CHALLENGE:
+        _check_times(images, listed.layout)
+        _check_objectives(images, roles)
+    um_per_px = _um_per_px(images)
+    notes += _unlike_pixels(um_per_px)
+    understood = Understood(listed.layout, listed.channels, roles, um_per_px, tuple(notes))
+    return Choice(tuple(images), tuple(absent), _sorted(listed.others, further), understood)
+
+
+def _sorted(*paths: Sequence[Path]) -> tuple[Path, ...]:
+    return tuple(sorted((path for some in paths for path in some), key=lambda p: (p.parent, p)))
+
+
+def _check_one_plate(images: Sequence[Image], plate_name: str) -> None:
+    """Raise PlateError when a folder holds several plates and none is named, or another one is."""
+    by_folder: dict[Path, Counter[str]] = defaultdict(Counter)
+    for image in images:
+        by_folder[image.folder][image.plate] += 1
+    for folder, counts in by_folder.items():
+        if len(counts) > 1 and not plate_name:
+            raise PlateError(f"{folder} holds images of {len(counts)} plates", _take_one(counts))
+    counts = sum(by_folder.values(), Counter[str]())
+    if counts and plate_name and plate_name not in counts:
+        raise PlateError(f"no image is of a plate named {plate_name!r}", _take_one(counts))
+
+
+def _take_one(counts: Counter[str]) -> str:
+    """The plates that there are, by their numbers of images, and how to take one."""
+    plates = ", ".join(f"{plate} ({n} images)" for plate, n in sorted(counts.items())[:_MOST_NAMED])
+    setting = shlex.quote(f"plate_name={min(counts)}")
+    return f"there are {plates}: take one with -P {setting}, or give each a folder of its own"
+
+
+def _at(image: Image, magnification: int, layout: str) -> Image:
+    """An image at the magnification that was given.
+
+    In the challenge's layout folders that tell theirs keep it.
+    """
+    is_kept = layout == CHALLENGE and image.magnification
+    return image if is_kept else replace(image, magnification=magnification)
+
+
+def _overruled(images: Sequence[Image], given: int, layout: str) -> list[str]:
+    """A note where a plate tells another magnification than the one that was *given*."""
+    told = {image.magnification for image in images if image.magnification} - {given}
+    if layout == CHALLENGE or not told:
+        return []
+    return [f"taken as {given}x as you say; the plate says {_times(told)}"]
+
+
+def _check_times(images: Sequence[Image], layout: str) -> None:
+    """Raise PlateError when a field has several times; each well may have one of its own."""
+    by_field: dict[tuple[int | None, str, int], set[int]] = defaultdict(set)
+    for image in images:
+        by_field[image.magnification, image.well, image.fov].add(image.time)
+    times = sorted(max(by_field.values(), key=len, default=set()))
+    if len(times) < 2:
+        return
+    shown = ", ".join(map(str, times[:_MOST_NAMED]))
+    way = "write the number of one into the pattern in place of {time}"
+    first = next(image for image in images if image.time == times[0])
+    if layout == IMAGEXPRESS:
+        folders = [one for one in first.path.parents if one.name.lower().startswith("timepoint_")]
+        way = f"take one with -P {shlex.quote(f'plate={folders[0]}')}"
+    elif layout == YOKOGAWA:
+        pattern = f"{{plate}}_{{well}}_T{times[0]:04d}F{{fov}}L*A*Z{{z}}C{{channel}}.tif"
+        magnification = f"-P magnification={first.magnification or 20}"
+        way = f"take one with -P {shlex.quote(f'layout={pattern}')} {magnification} -P channels=…"
+    raise PlateError(
+        f"fields have up to {len(times)} time points ({shown})",
+        f"one is due, because time points are not told apart: {way}",
+    )
+
+
+def _check_objectives(images: Sequence[Image], roles: Roles) -> None:
+    """Raise PlateError unless all images tell a magnification that is known, for all channels."""
+    by_role: dict[str, set[int]] = defaultdict(set)
+    for image in images:
+        if image.magnification is None:
+            raise PlateError(
+                f"the magnification of {image.path} cannot be told",
+                "give it with -P magnification=20, 40 or 60",
+            )
+        if image.magnification not in MAGNIFICATIONS:
+            raise PlateError(
+                f"{image.path} was taken at {image.magnification}x",
+                f"{_SIZES} can be prepared and stained; where this is not the objective, give the "
+                "right one with -P magnification=20, 40 or 60",
+            )
+        by_role[roles[image.channel]].add(image.magnification)
+    for role, found in by_role.items():
+        if found - by_role[BRIGHTFIELD]:
+            raise PlateError(
+                f"{role} was taken at {_times(found)}, brightfield at "
+                f"{_times(by_role[BRIGHTFIELD]) or 'none'}",
+                "name channels of one objective with -P channels=",
+            )
+
+
+def _times(magnifications: set[int]) -> str:
+    return " and ".join(f"{one}x" for one in sorted(magnifications))
+
+
+def _um_per_px(images: Sequence[Image]) -> dict[int, float]:
+    """The pixels' size by magnification. Raises PlateError where one objective has several."""
+    sizes: dict[int, dict[float, Path]] = defaultdict(dict)
+    for image in images:
+        if image.magnification and image.um_per_px:
+            sizes[image.magnification].setdefault(image.um_per_px, image.path)
+    for magnification, by_size in sizes.items():
+        least, most = min(by_size), max(by_size)
+        if most > _ALIKE * least:
+            raise PlateError(
+                f"images at {magnification}x have pixels of {least:g} µm ({by_size[least]}) and of "
+                f"{most:g} µm ({by_size[most]})",
+                "keep those of one size in the plate, and give the others a folder of their own",
+            )
+    return {magnification: min(by_size) for magnification, by_size in sizes.items()}
+
+
+def _unlike_pixels(um_per_px: dict[int, float]) -> list[str]:
+    """Notes on pixels of other sizes than networks see at the magnifications of a plate."""
+    return [
+        f"pixels of {size:g} µm at {magnification}x, where {UM_PER_PX[magnification]:g} is usual "
+        "(binned or resized?): a network that has not seen such sizes paints them badly"
+        for magnification, size in sorted(um_per_px.items())
+        if not 1 / _ALIKE < size / UM_PER_PX[magnification] < _ALIKE
+    ]

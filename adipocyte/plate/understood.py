@@ -1,0 +1,55 @@
+"""What was understood of a plate, as a table that is printed before any work."""
+
+from adipocyte.domain import BRIGHTFIELD, TARGET_NAMES
+from adipocyte.plate.listing import named
+from adipocyte.plate.problems import on_one_line
+from adipocyte.plate.scan import Plate
+
+_MOST_WELLS = 8
+
+
+def understood_table(plate: Plate) -> str:
+    """Layout, magnifications, wells, fields, z-planes, channels, and what was left alone."""
+    told = plate.understood
+    fields = [*plate.fields, *plate.partial]
+    names = sorted({files.plate for files in fields})
+    magnifications = sorted({files.key.magnification for files in fields})
+    wells = sorted({files.key.well for files in fields}, key=lambda well: (len(well), well))
+    rows = [
+        ("layout", told.layout),
+        ("plate", ", ".join(names)),
+        ("magnification", ", ".join(_objective(one, told.um_per_px) for one in magnifications)),
+        ("wells", f"{len(wells)}: {_some(wells)}" if wells else "none"),
+        ("fields", _fields(plate)),
+        ("z-planes", str(plate.n_z_planes)),
+        *(("channel", f"{one}: {_role(told.roles.get(one.number))}") for one in told.channels),
+        *(("note", note) for note in told.notes),
+    ]
+    if plate.ignored:
+        rows.append(("left alone", f"{plate.n_ignored} files: {named(plate.ignored)}"))
+    return "\n".join(f"{heading:14} {on_one_line(text)}" for heading, text in rows if text)
+
+
+def _objective(magnification: int, um_per_px: dict[int, float]) -> str:
+    size = um_per_px.get(magnification)
+    return f"{magnification}x, {size:g} µm per pixel" if size else f"{magnification}x"
+
+
+def _some(wells: list[str]) -> str:
+    more = f" and {len(wells) - _MOST_WELLS} more" if len(wells) > _MOST_WELLS else ""
+    return ", ".join(wells[:_MOST_WELLS]) + more
+
+
+def _fields(plate: Plate) -> str:
+    parts = [f"{len(plate.fields)} whole"]
+    if plate.partial:
+        parts.append(f"{len(plate.partial)} lack stains")
+    if plate.problems:
+        parts.append(f"{len(plate.problems)} problems")
+    return ", ".join(parts)
+
+
+def _role(role: str | None) -> str:
+    if role is None:
+        return "left alone"
+    return role if role == BRIGHTFIELD else f"{role} {TARGET_NAMES[role]}"

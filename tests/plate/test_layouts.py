@@ -1,0 +1,387 @@
+"""A plate of any layout is scanned to the fields that it would have in the challenge's."""
+
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from adipocyte.domain import TARGETS, FieldKey
+from adipocyte.errors import ConfigError, PlateError
+from adipocyte.plate.fields import RawField, read_field, stained_name, write_field
+from adipocyte.plate.scan import Plate, scan_plate
+from adipocyte.plate.understood import understood_table
+from tests.support import SHARED
+from tests.support.layouts import PATTERN, WRITERS, Fields
+
+VENDORS = SHARED / "data" / "vendors"
+YOKOGAWA = VENDORS / "yokogawa_cv8000" / "CV8000-Minimal-DataSet-2C-3W-4S-FP2-stack"
+EXPORTED = VENDORS / "imagexpress" / "9987_Plate_3435"
+DATABASE = VENDORS / "imagexpress" / "1well-3C-2S-Zmix-T"
+real = pytest.mark.skipif(not VENDORS.is_dir(), reason=f"no {VENDORS}")
+
+
+def fields_of(*wells: str, magnification: int = 20) -> Fields:
+    """Two fields of noise, 8 x 9 pixels, in each well."""
+    random = np.random.default_rng(0)
+    return {
+        FieldKey(magnification, well, fov): RawField(
+            random.integers(0, 65536, (7, 8, 9), dtype=np.uint16),
+            dict(zip(TARGETS, random.integers(0, 65536, (3, 8, 9), dtype=np.uint16), strict=True)),
+        )
+        for well in wells
+        for fov in (1, 2)
+    }
+
+
+def setting(layout: str) -> str:
+    """What `layout` is for such a plate: only a pattern must be given."""
+    return layout if layout == PATTERN else "auto"
+
+
+@pytest.fixture(params=WRITERS)
+def layout(request):
+    return request.param
+
+
+@pytest.fixture
+def plate(layout, tmp_path):
+    return WRITERS[layout](tmp_path / "plate", fields_of("B03"))
+
+
+def scan(layout, plate, **settings) -> Plate:
+    return scan_plate(plate, **{"layout": setting(layout)} | settings)
+
+
+def test_every_layout_gives_the_fields_and_pixels_of_the_challenges(layout, tmp_path):
+    fields = fields_of("B03", "AF48")
+    for key, field in fields.items():
+        write_field(tmp_path / "usual", key, field)
+    usual = scan_plate(tmp_path / "usual")
+    scanned = scan(layout, WRITERS[layout](tmp_path / "plate", fields))
+    assert (scanned.problems, scanned.partial, scanned.n_z_planes) == ((), (), 7)
+    assert scanned.targets == usual.targets == TARGETS
+    assert [files.key for files in scanned.fields] == [files.key for files in usual.fields]
+    for files in scanned.fields:
+        np.testing.assert_array_equal(read_field(files, ()).planes, fields[files.key].planes)
+        np.testing.assert_equal(read_field(files, TARGETS).targets, fields[files.key].targets)
+    name = "20x_images/99_AF48_T0001F002L01A02Z01C02.tif"
+    assert stained_name(scanned.fields[1], "A2") == name
+
+
+def test_what_was_understood_is_a_table(layout, plate):
+    table = understood_table(scan(layout, plate))
+    assert re.search(rf"layout +{re.escape(layout)}\n", table)
+    assert re.search(r"magnification +20x", table)
+    assert re.search(r"wells +1: B03\n", table)
+    assert re.search(r"fields +2 whole\n", table)
+    assert re.search(r"channel +.*DAPI: A1 nuclei\n", table)
+    assert len(re.findall(r"^channel", table, re.MULTILINE)) == 4
+    if layout == "imagexpress":
+        assert re.search(r"note +20 thumbnails\n", table)
+
+
+def test_channels_are_named_by_number_or_name(layout, plate):
+    last = {"imagexpress": "w4", "yokogawa": "C04", PATTERN: "tl-20"}[layout]
+    scanned = scan(layout, plate, channels=f"brightfield={last}, A1=BODIPY 493")
+    assert (scanned.targets, scanned.problems) == (("A1",), ())
+    truth = fields_of("B03")
+    for files in scanned.fields:
+        stain = read_field(files, ("A1",)).targets["A1"]
+        np.testing.assert_array_equal(stain, truth[files.key].targets["A2"])
+
+
+@pytest.mark.parametrize(
+    ("channels", "found"),
+    [
+        ("brightfield=9", "no channel is '9'"),
+        ("brightfield=Cy5", "no channel is 'Cy5'"),
+        ("A1=DAPI", "channels names no brightfield"),
+        ("brightfield=TL-20, A4=DAPI", "channels has 'A4=DAPI'"),
+        ("brightfield=TL-20, A1=TL-20", "channels has 'A1=TL-20' beside another"),
+        ("brightfield", "channels has 'brightfield'"),
+    ],
+)
+def test_a_map_that_names_nothing_is_refused_with_the_channels(tmp_path, channels, found):
+    plate = WRITERS["imagexpress"](tmp_path / "plate", fields_of("B03"))
+    with pytest.raises(ConfigError, match=f"^{re.escape(found)}") as refusal:
+        scan_plate(plate, channels=channels)
+    assert "1 DAPI, 2 BODIPY 493, 3 CellTracker Deep Red, 4 TL-20" in refusal.value.remedy
+    assert "-P 'channels=brightfield=4, A1=1, A2=2, A3=3'" in refusal.value.remedy
+
+
+def test_channels_that_names_do_not_tell_are_refused_unless_no_stain_is_asked_for(tmp_path):
+    plate = WRITERS["imagexpress"](tmp_path / "plate", fields_of("B03"))
+    htd = plate / "99.HTD"
+    htd.write_text(htd.read_text().replace("BODIPY 493", "FITC"))
+    for path in plate.rglob("*_w2.TIF"):
+        path.write_bytes(path.read_bytes().replace(b"BODIPY 493", b"FITC 493  "))
+    with pytest.raises(PlateError, match="channels 2 FITC show cannot be told"):
+        scan_plate(plate)
+    assert len(scan_plate(plate, ()).fields) == 2
+    htd.write_text(htd.read_text().replace("TL-20", "DIC"))
+    for path in plate.rglob("*_w4.TIF"):
+        path.write_bytes(path.read_bytes().replace(b"TL-20", b"DIC--"))
+    with pytest.raises(PlateError, match=r"^no channel is brightfield"):
+        scan_plate(plate, ())
+    assert len(scan_plate(plate, (), channels="brightfield=4, A1=nothing").fields) == 2
+
+
+def test_in_the_challenges_layout_channels_may_mean_something_else(tmp_path):
+    fields = fields_of("B03")
+    for key, field in fields.items():
+        write_field(tmp_path, key, field)
+    for path in list((tmp_path / "20x_images").glob("*C04.tif")):
+        path.rename(path.with_name(path.name.replace("C04", "C05")))
+    scanned = scan_plate(tmp_path, channels="brightfield=5, A2=1")
+    assert (scanned.targets, scanned.problems, scanned.n_ignored) == (("A2",), (), 4)
+    (tmp_path / "20x_images").rename(tmp_path / "mine")
+    given = scan_plate(tmp_path / "mine", channels="brightfield=5", magnification=40)
+    assert [files.key.magnification for files in given.fields] == [40, 40]
+    (tmp_path / "mine").rename(tmp_path / "20x_images")
+    stain = read_field(scanned.fields[0], ("A2",)).targets["A2"]
+    np.testing.assert_array_equal(stain, fields[FieldKey(20, "B03", 1)].targets["A1"])
+
+
+@pytest.mark.parametrize(("magnification", "told"), [(10, "taken at 10x"), (100, "taken at 100x")])
+@pytest.mark.parametrize("layout", ["imagexpress", "yokogawa"])
+def test_another_objective_is_refused_unless_the_right_one_is_given(
+    layout, magnification, told, tmp_path
+):
+    fields = fields_of("B03", magnification=magnification)
+    plate = WRITERS[layout](tmp_path / "plate", fields)
+    with pytest.raises(PlateError, match=f"{told}: 20x, 40x, 60x can be prepared"):
+        scan_plate(plate)
+    scanned = scan_plate(plate, magnification=20)
+    assert [files.key.magnification for files in scanned.fields] == [20, 20]
+    assert f"as you say; the plate says {magnification}x" in understood_table(scanned)
+
+
+def test_two_layouts_in_a_folder_are_named_and_one_is_taken(tmp_path):
+    plate = WRITERS["imagexpress"](tmp_path / "plate", fields_of("B03"))
+    for key, field in fields_of("C02", "C03").items():
+        write_field(plate, key, field)
+    with pytest.raises(
+        PlateError,
+        match=r"has the layouts challenge and imagexpress: take one with -P layout=challenge",
+    ):
+        scan_plate(plate)
+    assert len(scan_plate(plate, layout="imagexpress").fields) == 2
+    assert len(scan_plate(plate, layout="challenge").fields) == 4
+    shutil.rmtree(plate / "TimePoint_1")  # what is left of the other has no images
+    assert len(scan_plate(plate).fields) == 4
+
+
+def test_several_time_points_are_refused_with_how_to_take_one(tmp_path):
+    plate = WRITERS["imagexpress"](tmp_path / "plate", fields_of("B03"))
+    shutil.copytree(plate / "TimePoint_1", plate / "TimePoint_2")
+    with pytest.raises(PlateError, match=r"2 time points \(1, 2\): one is due.*TimePoint_1$"):
+        scan_plate(plate)
+    assert len(scan_plate(plate / "TimePoint_1").fields) == 2
+    own = WRITERS[PATTERN](tmp_path / "own", fields_of("B03"))
+    shutil.copytree(own / "20x", own / "20x_2")
+    with pytest.raises(PlateError, match=r"magnification of .*20x_2.* cannot be told"):
+        scan_plate(own, layout=PATTERN)
+
+
+def test_pixels_of_two_sizes_are_refused_and_unusual_ones_noted(tmp_path):
+    plate = WRITERS["imagexpress"](tmp_path / "plate", fields_of("B03"))
+    small = [*plate.rglob("*_w3.TIF")]
+    for path in small:
+        path.write_bytes(path.read_bytes().replace(b"0.325", b"0.650"))
+    with pytest.raises(PlateError, match=r"images at 20x have pixels of 0\.325 µm .* 0\.65 µm"):
+        scan_plate(plate)
+    assert len(scan_plate(plate, channels="brightfield=4, A1=1").fields) == 2
+    for path in {*plate.rglob("*_w?.TIF")} - {*small}:
+        path.write_bytes(path.read_bytes().replace(b"0.325", b"0.650"))
+    table = understood_table(scan_plate(plate))
+    assert "20x, 0.65 µm per pixel" in table
+    assert "note           pixels of 0.65 µm at 20x, where 0.325 is usual" in table
+
+
+def test_projections_beside_their_planes_are_passed_over(tmp_path):
+    plate = WRITERS["imagexpress"](tmp_path / "plate", fields_of("B03"))
+    for path in list((plate / "TimePoint_1" / "ZStep_1").glob("*_w4.TIF")):
+        shutil.copy(path, plate / "TimePoint_1")
+    scanned = scan_plate(plate)
+    assert (scanned.problems, scanned.n_z_planes) == ((), 7)
+    assert "2 projections of z-planes" in understood_table(scanned)
+
+
+# Records of a Yokogawa
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    return WRITERS["yokogawa"](tmp_path / "plate", fields_of("B03", "B04"))
+
+
+def test_a_record_without_its_file_and_a_file_without_a_record_are_told(recorded):
+    (recorded / "99_B03_T0001F001L01A04Z03C04.tif").unlink()
+    (recorded / "99_B04_T0001F002L01A02Z01C02.tif").unlink()
+    stray = recorded / "99_B03_T0001F009L01A04Z03C04.tif"
+    shutil.copy(recorded / "99_B03_T0001F002L01A04Z03C04.tif", stray)
+    scanned = scan_plate(recorded)
+    told = {problem.where: problem.found for problem in scanned.problems}
+    assert told == {
+        "MeasurementData.mlf": f"1 images have no record in it: {stray.name}",
+        "20x B03 F001": "1 files that the instrument recorded are missing: "
+        "99_B03_T0001F001L01A04Z03C04.tif",
+        "20x B04 F002": "has no A2 image, though the instrument recorded "
+        "99_B04_T0001F002L01A02Z01C02.tif",
+    }
+    assert [str(files.key) for files in scanned.fields] == ["20x B03 F002", "20x B04 F001"]
+    assert [str(files.key) for files in scanned.partial] == ["20x B04 F002"]
+    for path in recorded.glob("*C03.tif"):
+        path.unlink()
+    scanned = scan_plate(recorded)
+    assert scanned.targets == ("A1", "A2")
+    assert sum("no A3 image" in problem.found for problem in scanned.problems) == 4
+
+
+BOMB = (
+    '<!DOCTYPE a [<!ENTITY b "bang"><!ENTITY c "&b;&b;&b;&b;"><!ENTITY d SYSTEM '
+    '"file:///etc/passwd">]><a>&c;&d;</a>'
+)
+
+
+@pytest.mark.parametrize("name", ["MeasurementData.mlf", "MeasurementDetail.mrf", "a.mes"])
+@pytest.mark.parametrize(
+    ("damage", "found"),
+    [
+        (lambda text: text[: len(text) // 2], "is damaged"),
+        (lambda _: BOMB, "document type"),
+        (lambda _: '<?xml version="1.0" encoding="none"?><a/>', "unknown encoding"),
+        (lambda _: "<a>" * 100, "in each other"),
+        (lambda _: f"<a>{'x' * 20_000}</a>", "characters"),
+    ],
+    ids=["cut", "bomb", "encoding", "deep", "long"],
+)
+def test_damaged_metadata_are_refused_with_their_file(recorded, name, damage, found):
+    path = recorded / name
+    path.write_text(damage(path.read_text(encoding="utf-8-sig")))
+    with pytest.raises(PlateError, match=found) as refusal:
+        scan_plate(recorded)
+    assert str(path) in refusal.value.found
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "found"),
+    [
+        ('bts:Row="2"', 'bts:Row="-2"', "whose Row is '-2'"),
+        ('bts:Row="2"', 'bts:Row="33"', "of row 33 and column 3"),
+        ("99_B03_T0001F001L01A04Z01C04.tif", "", "without a file's name"),
+    ],
+)
+def test_a_record_of_no_image_is_refused(recorded, before, after, found):
+    path = recorded / "MeasurementData.mlf"
+    path.write_text(path.read_text(encoding="utf-8-sig").replace(before, after, 1))
+    with pytest.raises(PlateError, match=f"MeasurementData.mlf has a record {re.escape(found)}"):
+        scan_plate(recorded)
+
+
+def test_each_well_may_have_a_time_of_its_own_but_no_field_two(recorded):
+    """Wells of another timeline are counted on."""
+    path = recorded / "MeasurementData.mlf"
+    text = path.read_text(encoding="utf-8-sig")
+    place = 'bts:Column="4" bts:TimePoint='
+    path.write_text(text.replace(f'{place}"1"', f'{place}"2"'))
+    assert len(scan_plate(recorded).fields) == 4
+    path.write_text(text.replace(f'{place}"1"', f'{place}"2"', 5))
+    with pytest.raises(PlateError, match=r"up to 2 time points \(1, 2\): .*_T0001F\{fov\}"):
+        scan_plate(recorded)
+
+
+def test_projections_of_a_yokogawa_are_channels_and_its_errors_are_noted(recorded):
+    path = recorded / "MeasurementData.mlf"
+    text = path.read_text(encoding="utf-8-sig")
+    text = text.replace('bts:Ch="2"', 'bts:Ch="2" bts:ZImageProcessing="Maximum"')
+    error = '<bts:MeasurementRecord bts:Type="ERR" bts:Row="2" bts:Column="3"/>'
+    path.write_text(text.replace("</bts:MeasurementData>", f"{error}</bts:MeasurementData>"))
+    table = understood_table(scan_plate(recorded))
+    assert re.search(r"channel +2 BODIPY 493 Maximum: A2 lipid droplets\n", table)
+    assert "note           1 errors that the instrument recorded\n" in table
+
+
+def test_a_record_never_leads_out_of_the_plate(recorded, tmp_path):
+    name = "99_B03_T0001F001L01A04Z01C04.tif"
+    (recorded / name).rename(tmp_path / name)
+    path = recorded / "MeasurementData.mlf"
+    path.write_text(path.read_text(encoding="utf-8-sig").replace(name, f"..\\{name}"))
+    [problem] = scan_plate(recorded).problems
+    assert problem.found == f"1 files that the instrument recorded are missing: {name}"
+
+
+def test_metaseries_with_entities_are_read_no_further(tmp_path):
+    plate = WRITERS["imagexpress"](tmp_path / "plate", fields_of("B03"))
+    for path in plate.rglob("*_w?.TIF"):
+        path.write_bytes(path.read_bytes().replace(b"<MetaData>\n<prop", b"<MetaData>\n&d;op"))
+    with pytest.raises(PlateError, match=r"cannot be told: give it with -P magnification=20"):
+        scan_plate(plate)
+    assert len(scan_plate(plate, magnification=20).fields) == 2
+
+
+# Patterns
+
+
+@pytest.mark.parametrize(
+    "pattern", ["imagxpress", "", "{plate}.tif", "{well}_{well}.tif", "{well}_{site}.tif"]
+)
+def test_what_is_no_pattern_is_refused_with_an_example(pattern, tmp_path):
+    with pytest.raises(ConfigError, match=r"neither a layout's name nor a pattern.*\{plate\}_"):
+        scan_plate(tmp_path, layout=pattern)
+
+
+def test_a_pattern_that_matches_nothing_is_refused_with_the_first_three_names(tmp_path):
+    plate = WRITERS[PATTERN](tmp_path / "plate", fields_of("B03"))
+    with pytest.raises(PlateError, match=r"named like \{well\}_s\{fov\}\.tif: it has ") as refusal:
+        scan_plate(plate, layout="{well}_s{fov}.tif")
+    assert refusal.value.remedy.count(".tif") == 3
+    assert "and 17 more" in refusal.value.remedy
+
+
+def test_a_pattern_may_leave_out_all_but_the_well(tmp_path):
+    (tmp_path / "plate").mkdir()
+    key = FieldKey(40, "B03", 1)
+    write_field(tmp_path, key, RawField(fields_of("B03")[FieldKey(20, "B03", 1)].planes[:1], {}))
+    [path] = (tmp_path / "40x_images").iterdir()
+    path.rename(tmp_path / "plate" / "scan 7 (b3).TIF")
+    scanned = scan_plate(tmp_path / "plate", (), layout="* ({well}).tif", magnification=40)
+    assert [files.key for files in scanned.fields] == [key]
+    assert scanned.fields[0].plate == "plate"
+
+
+# Real plates
+
+
+@real
+def test_a_real_yokogawa_plate_is_understood():
+    with pytest.raises(PlateError, match=r"^no channel is brightfield.*channels 1 405, 2 488;"):
+        scan_plate(YOKOGAWA)
+    scanned = scan_plate(YOKOGAWA, channels="brightfield=488, A1=405", stain_z=2)
+    assert (scanned.problems, scanned.n_z_planes, scanned.targets) == ((), 4, ("A1",))
+    wells = ("D08", "E03", "F08")
+    expected = [FieldKey(20, well, fov) for well in wells for fov in (1, 2, 3, 4)]
+    assert [files.key for files in scanned.fields] == expected
+    assert {files.shape for files in scanned.fields} == {(2000, 2000)}
+    table = understood_table(scanned)
+    assert "20x, 0.325 µm per pixel" in table
+    assert re.search(r"left alone +10 files", table)
+
+
+@real
+def test_real_imagexpress_plates_are_understood():
+    for plate in (EXPORTED, DATABASE):
+        with pytest.raises(PlateError, match=r"2 time points \(1, 2\).*-P plate=.*TimePoint_1"):
+            scan_plate(plate, channels="brightfield=2", magnification=20)
+    exported = scan_plate(EXPORTED / "TimePoint_2", channels="brightfield=FITC, A1=DAPI")
+    expected = [FieldKey(40, well, fov) for well in ("B02", "B03") for fov in (1, 2)]
+    assert [files.key for files in exported.fields] == expected
+    assert (exported.problems, exported.targets) == ((), ("A1",))
+    assert "pixels of 1.3672 µm at 40x, where 0.163 is usual" in understood_table(exported)
+    [folder] = DATABASE.glob("*/*/TimePoint_1")
+    with pytest.raises(PlateError, match="was taken at 4x: 20x, 40x, 60x can be prepared"):
+        scan_plate(folder, channels="brightfield=1")
+    database = scan_plate(folder, (), channels="brightfield=Cy3", magnification=20)
+    assert [str(files.key) for files in database.fields] == ["20x C07 F001", "20x C07 F002"]
+    assert {one.name for one in database.understood.channels} == {"FITC", "Cy3", "Texas Red"}

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
-from adipocyte.domain import TARGETS
+from adipocyte.domain import TARGETS, bound_names
 from adipocyte.errors import ConfigError, ImageError, ServiceError, UnreachableError
 from adipocyte.plate.tiff import decode_stack, encode_stack
 from adipocyte.system.failures import without_passwords
@@ -67,13 +68,17 @@ class Answer:
     """The images by target, (Y, X) uint16 in counts, and the warnings about the input, or "".
 
     Of a field that was measured: the 99 `features` of CellProfiler by name, nan where there is
-    nothing to measure, and the `objects`.
+    nothing to measure, and the `objects`. `intervals` by target are the lowest and the highest
+    count to be expected, images as above, if they were asked for.
     """
 
     images: dict[str, NDArray[np.uint16]]
     warnings: str
     features: dict[str, float] = field(default_factory=dict)
     objects: Objects | None = None
+    intervals: dict[str, tuple[NDArray[np.uint16], NDArray[np.uint16]]] = field(
+        default_factory=dict
+    )
 
 
 class _Request:
@@ -180,6 +185,7 @@ class StainClient:
         tile_px: int | None = None,
         tta: bool = False,
         measure: bool = False,
+        uncertainty: bool = False,
     ) -> Answer:
         """Paint one field: (Z, Y, X) counts in, (Y, X) counts out for each of *targets*.
 
@@ -188,7 +194,8 @@ class StainClient:
         None sets the intensities in the way that the model keeps. *tile_px* is the side of the
         tiles that the field is painted in, in pixels (None: as memory allows); *tta* averages what
         is painted of the field in all eight flips and rotations. *measure* also measures what is
-        painted, which takes half a minute for a full field.
+        painted, which takes half a minute for a full field. *uncertainty* also gives intervals that
+        hold 90 % of a well's true counts (docs/uncertainty.md).
 
         Raises UnreachableError when no server answers, ServiceError when it refuses or answers
         with anything but painted images.
@@ -198,21 +205,24 @@ class StainClient:
             "tile_px": tile_px,
             "tta": tta,
             "measure": measure,
+            "uncertainty": uncertainty,
         }
         params = {name: value for name, value in wishes.items() if value}
         if histogram_matching is not None:
             params["histogram_matching"] = histogram_matching
         n_px = planes[0].size
         body = self._ask(
-            _Request(planes, magnification, params), _MOST_BYTES_PER_PX * n_px + _ROOM_BYTES
+            _Request(planes, magnification, params),
+            _MOST_BYTES_PER_PX * n_px * (3 if uncertainty else 1) + _ROOM_BYTES,
         )
         try:
-            answer = _painted(body, _MOST_MARKS + round(_MARKS_PER_PX * n_px), measure)
+            answer = _painted(body, _MOST_MARKS + round(_MARKS_PER_PX * n_px), measure, uncertainty)
         except ImageError as error:
             raise self._other(error.found) from error
         except (ValueError, TypeError, LookupError) as error:
             raise self._other(repr(error)) from error
-        if sizes := {image.shape for image in answer.images.values()} - {planes.shape[1:]}:
+        images = [*answer.images.values(), *chain(*answer.intervals.values())]
+        if sizes := {image.shape for image in images} - {planes.shape[1:]}:
             raise self._other(f"images of {sizes.pop()} pixels for a stack of {planes.shape[1:]}")
         if missing := [target for target in targets if target not in answer.images]:
             raise self._other(f"no {missing[0]}")
@@ -349,7 +359,7 @@ def _read(response: requests.Response, most_bytes: int) -> bytearray:
     return answer
 
 
-def _painted(body: bytearray, most_marks: int, is_measured: bool) -> Answer:
+def _painted(body: bytearray, most_marks: int, is_measured: bool, has_intervals: bool) -> Answer:
     """What the JSON of an answer holds, with features and objects if it *is_measured*.
 
     Raises ServiceError with the server's words when it could not paint the field; ImageError,
@@ -365,13 +375,22 @@ def _painted(body: bytearray, most_marks: int, is_measured: bool) -> Answer:
         raise ServiceError(_plain(error))
     features = _features(row.pop("features")) if is_measured else {}
     objects = _objects(row.pop("objects")) if is_measured else None
-    if unknown := sorted(row.keys() - set(TARGETS)):
+    targets = [target for target in TARGETS if target in row]
+    bounds = {target: bound_names(target) for target in targets} if has_intervals else {}
+    if unknown := sorted(row.keys() - {*targets, *chain(*bounds.values())}):
         raise ValueError(f"an image named {unknown[0][:100]!r}")
-    if not row:
+    if not targets:
         raise ValueError("no image")
-    # Taken out one by one, because text and image of a full field have 28 MB each.
-    images = {name: decode_stack(base64.b64decode(row.pop(name)), 1)[0] for name in list(row)}
-    return Answer(images, _plain(warnings), features, objects)
+    images = {target: _image(row, target) for target in targets}
+    intervals = {
+        target: (_image(row, low), _image(row, high)) for target, (low, high) in bounds.items()
+    }
+    return Answer(images, _plain(warnings), features, objects, intervals)
+
+
+def _image(row: dict[str, str], name: str) -> NDArray[np.uint16]:
+    """An image, taken out of its *row*, because text and image of a full field have 28 MB each."""
+    return decode_stack(base64.b64decode(row.pop(name)), 1)[0]
 
 
 def _features(text: str) -> dict[str, float]:

@@ -764,6 +764,11 @@ class StainConfig:
     tta: bool = option(
         "Average the paintings of a field turned and mirrored in all eight ways.", False
     )
+    uncertainty: bool = option(
+        "Also write the lowest and the highest count to be expected at each pixel, ..._low.tif and "
+        "..._high.tif: the true count of 90 % of a well's pixels lies between them.",
+        False,
+    )
     memory_mb: int = option(
         "Memory that painting a field may take, in MB; 0: three quarters of what is free.",
         0,

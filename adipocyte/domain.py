@@ -70,6 +70,11 @@ class FieldKey:
         return f"{self.magnification}x {self.well} F{self.fov:03d}"
 
 
+def bound_names(target: str) -> tuple[str, str]:
+    """The names of the lowest and the highest counts of a target: "A1_low", "A1_high"."""
+    return f"{target}_low", f"{target}_high"
+
+
 def table_key(magnification: int, channel: str) -> str:
     """The key of a histogram or calibration table: "20/A1"."""
     return f"{magnification}/{channel}"

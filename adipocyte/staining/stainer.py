@@ -222,15 +222,19 @@ class Stainer:
         magnification: int,
         *,
         targets: Sequence[str] | None = None,
+        intensities: str | None = None,
         tile_px: int | None = None,
         tta: bool = False,
+        level: float | None = None,
     ) -> None:
         """Raise what `stain` would raise for a field of *shape_px*, (Y, X), before it is read.
 
         That is ImageError for its size or magnification, MemoryLimitError, or ConfigError.
         """
-        targets = self._targets(targets)
+        way, targets = self.manifest.way(intensities), self._targets(targets)
         self._check_field(shape_px, magnification)
+        if level is not None:
+            self._check_level(level, magnification, targets, way)
         self._tiling(shape_px, targets, tile_px, tta)
 
     def rescale(

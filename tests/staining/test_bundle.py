@@ -15,7 +15,6 @@ from safetensors.numpy import load_file, save_file
 import adipocyte
 from adipocyte.domain import TARGETS
 from adipocyte.errors import BundleError, ConfigError, ImageError
-from adipocyte.imaging.intervals import Residuals, Widths
 from adipocyte.imaging.planes import as_many
 from adipocyte.networks.files import copy_network, load_network
 from adipocyte.plate.tiff import decode_stack, encode_stack, stack_shape
@@ -32,7 +31,7 @@ from adipocyte.staining.bundle import (
 )
 from adipocyte.staining.stainer import Stainer
 from adipocyte.system.files import digest_of
-from tests.support.bundles import make_bundle, unet_specs
+from tests.support.bundles import make_bundle, some_widths, unet_specs
 from tests.support.plates import planes
 
 TABLES = {
@@ -52,15 +51,6 @@ def folder(original: Path, tmp_path: Path) -> Path:
     copied = shutil.copytree(original, tmp_path / "bundle")
     calibrate_bundle(copied, TABLES, "calibration")
     return copied
-
-
-def widths() -> Widths:
-    """Of three wells, whose truths are some tens of counts away from what is painted."""
-    random, residuals = np.random.default_rng(0), Residuals()
-    for well in ("B03", "B04", "C02"):
-        painted = random.integers(0, 5000, (64, 64), dtype=np.uint16)
-        residuals.note(well, painted, painted + random.integers(0, 50, (64, 64), dtype=np.uint16))
-    return residuals.fit()
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -156,7 +146,7 @@ def test_intervals_lie_around_what_is_painted_in_the_way_that_the_bundle_keeps(f
     """Before they are there, and for images in another way, it says so."""
     with pytest.raises(ConfigError, match=r"no intervals of A1 at 20x.* register it again"):
         Stainer(folder).stain(PLANES, 20, level=0.9)
-    write_intervals(folder, dict.fromkeys(TABLES, widths()))
+    write_intervals(folder, dict.fromkeys(TABLES, some_widths()))
     stainer = Stainer(folder)
     stained = stainer.stain(PLANES, 20, level=0.9)
     plain = stainer.stain(PLANES, 20)
@@ -173,7 +163,7 @@ def test_intervals_lie_around_what_is_painted_in_the_way_that_the_bundle_keeps(f
 
 
 def test_a_bundle_that_is_calibrated_anew_has_no_intervals_any_more(folder):
-    write_intervals(folder, dict.fromkeys(TABLES, widths()))
+    write_intervals(folder, dict.fromkeys(TABLES, some_widths()))
     calibrate_bundle(folder, TABLES, "highlights")
     with pytest.raises(ConfigError, match="register it again"):
         Stainer(folder).stain(PLANES, 20, level=0.9)
@@ -182,7 +172,7 @@ def test_a_bundle_that_is_calibrated_anew_has_no_intervals_any_more(folder):
 @pytest.mark.parametrize("step", ["write_whole", "write_json"])
 def test_killed_while_intervals_are_written_it_stays_whole(folder, monkeypatch, step):
     """Killed before and after each step, while it has others."""
-    write_intervals(folder, {"20/A1": widths()})
+    write_intervals(folder, {"20/A1": some_widths()})
     real = getattr(bundles, step)
 
     def fails_before(*args):
@@ -195,12 +185,12 @@ def test_killed_while_intervals_are_written_it_stays_whole(folder, monkeypatch, 
     for fails in (fails_before, fails_after):
         monkeypatch.setattr(bundles, step, fails)
         with pytest.raises(KeyboardInterrupt):
-            write_intervals(folder, {"20/A2": widths()})
+            write_intervals(folder, {"20/A2": some_widths()})
         manifest = read_manifest(folder)
         check_files(folder, manifest)
         assert set(read_intervals(folder, manifest)) <= {"20/A1", "20/A2"}
     monkeypatch.setattr(bundles, step, real)
-    write_intervals(folder, {"20/A2": widths()})
+    write_intervals(folder, {"20/A2": some_widths()})
     assert set(read_intervals(folder, read_manifest(folder))) == {"20/A2"}
 
 
@@ -251,9 +241,9 @@ def _with_tables(folder: Path, tables: dict[str, np.ndarray]) -> None:
 
 
 def _with_intervals(folder: Path, **changed: np.ndarray) -> None:
-    write_intervals(folder, {"20/A1": widths()})
+    write_intervals(folder, {"20/A1": some_widths()})
     path = folder / "intervals.safetensors"
-    tables = {f"20/A1/{name}": table for name, table in (widths().tables | changed).items()}
+    tables = {f"20/A1/{name}": table for name, table in (some_widths().tables | changed).items()}
     save_file(tables, path)
     _changed(folder, checksums=read_manifest(folder).checksums | {path.name: digest_of(path)})
 
@@ -330,7 +320,7 @@ def _one_byte_changed(path: Path) -> None:
             r"holds no intervals \(risk is float64 of shape \(3,\), not float64",
         ),
         (
-            lambda folder: _with_intervals(folder, starts=widths().starts[::-1].copy()),
+            lambda folder: _with_intervals(folder, starts=some_widths().starts[::-1].copy()),
             r"holds no intervals \(starts do not rise from 0",
         ),
         (

@@ -11,6 +11,7 @@ import torch
 import adipocyte
 from adipocyte.domain import BRIGHTFIELD, N_Z_PLANES, SEGMENTER, TARGETS
 from adipocyte.imaging.histograms import N_COUNTS
+from adipocyte.imaging.intervals import Residuals, Widths
 from adipocyte.imaging.limits import learn_limits
 from adipocyte.imaging.quality import measure_quality
 from adipocyte.networks.files import load_network, save_network
@@ -42,6 +43,15 @@ def random_network(spec: UNetSpec) -> torch.nn.Module:
         for _ in range(20):
             network(torch.randn(4, spec.in_channels, 64, 64))
     return network
+
+
+def some_widths() -> Widths:
+    """Of three wells, whose truths are some tens of counts away from what is painted."""
+    random, residuals = np.random.default_rng(0), Residuals()
+    for well in ("B03", "B04", "C02"):
+        painted = random.integers(0, 5000, (64, 64), dtype=np.uint16)
+        residuals.note(well, painted, painted + random.integers(0, 50, (64, 64), dtype=np.uint16))
+    return residuals.fit()
 
 
 def make_int8_bundle(folder: Path) -> Path:

@@ -9,7 +9,7 @@ from adipocyte.delivery.batch.output import Output
 from adipocyte.delivery.models.load import load_stainer
 from adipocyte.domain import FieldKey
 from adipocyte.errors import ImageError, PlateError
-from adipocyte.plate.fields import FieldFiles, read_field, stained_name
+from adipocyte.plate.fields import FieldFiles, interval_names, read_field, stained_name
 from adipocyte.plate.problems import Problem, problem_of
 from adipocyte.plate.tiff import encode_image
 
@@ -22,7 +22,7 @@ class Assignment:
 
     *model*, *plate* and *out* are addresses that hold on each machine. *claim* is written in *out*,
     so that a process can tell that folder from another of the same path, and stops when another
-    command has claimed it.
+    command has claimed it. With *level* intervals are painted, too.
     """
 
     model: str
@@ -35,6 +35,7 @@ class Assignment:
     precision: str
     compiled: bool
     memory_mb: float | None
+    level: float | None = None
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,14 @@ class FieldPainter:
                 intensities=self._assignment.intensities,
                 tile_px=self._assignment.tile_px,
                 tta=self._assignment.tta,
+                level=self._assignment.level,
             )
         except (ImageError, PlateError) as error:
             problem = problem_of(field.key, error)
             return FieldOutcome(field.key, FAILED, time.perf_counter() - start, problem=problem)
-        for target, image in stained.images.items():
-            name, data = stained_name(field, target), encode_image(image)
-            write_claimed(self._out, self._assignment.claim, name, data)
+        images = {stained_name(field, target): image for target, image in stained.images.items()}
+        for target, bounds in stained.intervals.items():
+            images |= dict(zip(interval_names(field, target), bounds, strict=True))
+        for name, image in images.items():
+            write_claimed(self._out, self._assignment.claim, name, encode_image(image))
         return FieldOutcome(field.key, PAINTED, time.perf_counter() - start, stained.warnings)

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from typing import Any, Protocol, TypeGuard
 
 from tqdm import tqdm
@@ -21,8 +22,9 @@ from adipocyte.delivery.batch.painter import FAILED, PAINTED, Assignment, FieldO
 from adipocyte.delivery.models.load import load_grades, load_manifest, pinned
 from adipocyte.domain import FieldKey
 from adipocyte.errors import ConfigError
+from adipocyte.imaging.intervals import LEVEL
 from adipocyte.networks.predictor import INSTALL_COMPILER, NO_COMPILER, has_compiler
-from adipocyte.plate.fields import FieldFiles, stained_name
+from adipocyte.plate.fields import FieldFiles, painted_names
 from adipocyte.plate.problems import Problem
 from adipocyte.plate.scan import scan_plate
 from adipocyte.plate.stained import GRADES, PLATE_MANIFEST, PLATE_ORIGIN
@@ -130,8 +132,11 @@ def stain_plate(config: StainConfig, crew: Crew) -> StainedPlate:
     out = Output(config.out, config.plate)
     model = pinned(config.model)
     bundle = load_manifest(model)
-    images = [stained_name(field, target) for field in scanned.fields for target in bundle.targets]
-    for name in [PLATE_ORIGIN, PLATE_MANIFEST, GRADES, *images]:
+    images = {
+        field.key: painted_names(field, bundle.targets, with_intervals=config.uncertainty)
+        for field in scanned.fields
+    }
+    for name in [PLATE_ORIGIN, PLATE_MANIFEST, GRADES, *chain(*images.values())]:
         out.require_own(name)
     begun = begun_in(out)
     origin = _origin(config, bundle, crew, begun, len(scanned.fields))
@@ -143,6 +148,7 @@ def stain_plate(config: StainConfig, crew: Crew) -> StainedPlate:
         intensities=origin["intensities"],
         tile_px=config.tile_px or None,
         tta=config.tta,
+        level=LEVEL if config.uncertainty else None,
         precision=origin["precision"],
         compiled=origin["compiled"],
         memory_mb=config.memory_mb or None,
@@ -150,7 +156,7 @@ def stain_plate(config: StainConfig, crew: Crew) -> StainedPlate:
     if grades := load_grades(model):
         write_claimed(out, assignment.claim, GRADES, grades)
     made_from = {field.key: _made_from(field) for field in scanned.fields}
-    before, changed = painted_before(out, scanned.fields, bundle.targets, made_from)
+    before, changed = painted_before(out, scanned.fields, images, made_from)
     manifest = PlateManifest(out, assignment.claim, before, scanned.problems)
     skipped = [field.key for field in scanned.fields if str(field.key) in manifest.entries]
     left = [field for field in scanned.fields if str(field.key) not in manifest.entries]
@@ -222,10 +228,11 @@ def _is_compiled(config: StainConfig, crew: Crew, begun: dict[str, Any], n_field
 def painted_before(
     out: Output,
     fields: Sequence[FieldFiles],
-    targets: Sequence[str],
+    images: Mapping[FieldKey, Sequence[str]],
     made_from: Mapping[FieldKey, str],
 ) -> tuple[dict[str, Any], list[FieldKey]]:
-    """The entries of those *fields* that the manifest in *out* calls painted, and that are there.
+    """The entries of those *fields* that the manifest in *out* calls painted, whose *images* are
+    there.
 
     And the fields that were painted, but not *made_from* the files that they have now. An entry of
     an older version, which did not say from which, is taken to be of these. An entry that is not as
@@ -240,7 +247,7 @@ def painted_before(
             continue
         if entry.get("made_from", now) != now:
             changed.append(field.key)
-        elif all(out.holds_image(stained_name(field, target), field.shape) for target in targets):
+        elif all(out.holds_image(name, field.shape) for name in images[field.key]):
             kept[str(field.key)] = entry | {"made_from": now}
     return kept, changed
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from adipocyte.delivery.serving.parameters import Parameters
 from adipocyte.delivery.serving.request import Encoded, RequestError, Row
-from adipocyte.domain import SMALLEST_PX
+from adipocyte.domain import SMALLEST_PX, bound_names
 from adipocyte.errors import ConfigError, ImageError
 from adipocyte.plate.tiff import decode_stack, encode_image, stack_shape
 from adipocyte.staining.stainer import Stainer
@@ -101,7 +101,8 @@ class Painter:
         targets = asked.painting["targets"] or self.stainer.manifest.targets
         shapes_px = [field.shape_px for field in fields if isinstance(field, Field)]
         n_px = sum(height * width for height, width in shapes_px)
-        answer_bytes = _BYTES_PER_PX * n_px * len(targets)
+        n_images = len(targets) * (3 if asked.uncertainty else 1)
+        answer_bytes = _BYTES_PER_PX * n_px * n_images
         if asked.measure:
             answer_bytes += _MEASURED_BYTES * len(shapes_px) + round(_CELLS_BYTES_PER_PX * n_px)
         return Work(self._painted(fields, asked, _empty(targets, asked)), answer_bytes)
@@ -138,11 +139,15 @@ class Painter:
             stained = self.stainer.stain(
                 decode_stack(field.stack, self.stainer.manifest.plane_numbers),
                 field.magnification,
-                intensities=asked.intensities,
                 **asked.painting,
             )
         images = {target: encode_image(image) for target, image in stained.images.items()}
-        answer = images | {"warnings": "; ".join(stained.warnings)}
+        bounds = {
+            name: encode_image(image)
+            for target, interval in stained.intervals.items()
+            for name, image in zip(bound_names(target), interval, strict=True)
+        }
+        answer = images | bounds | {"warnings": "; ".join(stained.warnings)}
         measure = partial(self._measure, images, field.magnification) if asked.measure else None
         return Painted(answer, measure)
 
@@ -155,7 +160,10 @@ class Painter:
 
 def _empty(targets: Iterable[str], asked: Parameters) -> dict[str, Any]:
     """The answer to a row of which nothing is known, with all columns in order."""
-    columns: dict[str, Any] = dict.fromkeys(targets) | {"warnings": ""}
+    columns: dict[str, Any] = dict.fromkeys(targets)
+    if asked.uncertainty:
+        columns |= dict.fromkeys(name for target in columns for name in bound_names(target))
+    columns |= {"warnings": ""}
     if asked.measure:
         columns |= {"features": None, "objects": None}
     return columns | ({"error": ""} if asked.reports_errors else {})
@@ -167,7 +175,7 @@ def _tried(
     """What a *step* makes of row *number*; a Problem or RequestError (400) when it cannot."""
     try:
         return step(*arguments)
-    except ImageError as error:
+    except (ImageError, ConfigError) as error:
         if asked.reports_errors:
             return Problem(str(error))
         raise RequestError(400, f"row {number}: {error.found}", error.remedy) from error

@@ -10,6 +10,7 @@ from mlflow.types import ParamSchema, ParamSpec
 from adipocyte.config import listed
 from adipocyte.domain import Intensities
 from adipocyte.errors import ConfigError
+from adipocyte.imaging.intervals import LEVEL
 
 _MOST_CHARACTERS = 200  # of a text, and of what a refusal repeats
 
@@ -26,6 +27,7 @@ class Parameters:
     tile_px: int = 0
     tta: bool = False
     measure: bool = False
+    uncertainty: bool = False
     on_error: str = "stop"
 
     def __post_init__(self) -> None:
@@ -69,8 +71,10 @@ class Parameters:
         """What is painted and how, in keywords of `Stainer.stain`."""
         return {
             "targets": listed(self.targets) or None,
+            "intensities": self.intensities,
             "tile_px": self.tile_px or None,
             "tta": self.tta,
+            "level": LEVEL if self.uncertainty else None,
         }
 
 

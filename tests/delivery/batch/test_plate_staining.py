@@ -27,11 +27,12 @@ from adipocyte.errors import ConfigError, OutputError, PlateError
 from adipocyte.measuring.grades import trust
 from adipocyte.plate.fields import FieldFiles, read_field, stained_name
 from adipocyte.plate.scan import scan_plate
-from adipocyte.staining.bundle import add_grades
+from adipocyte.plate.stains import list_stains
+from adipocyte.staining.bundle import add_grades, write_intervals
 from adipocyte.staining.stainer import Stainer
 from entrypoints.stain import stain as command
 from tests.support import ROOT
-from tests.support.bundles import make_int8_bundle
+from tests.support.bundles import make_int8_bundle, some_widths
 from tests.support.layouts import write_imagexpress
 from tests.support.plates import SHAPE_PX, images, plane, planes, write_plate
 from tests.support.processes import wait_for
@@ -131,6 +132,34 @@ def test_what_the_models_measurements_are_worth_lies_beside_the_images(
     assert json.loads((out / "grades.json").read_text()) == grades
     found = trust(out, [*result.painted, FieldKey(20, "C03", 1)])
     assert found.unlike == set(result.painted)  # noise is unlike the training wells
+
+
+def test_intervals_lie_beside_the_images_when_they_are_asked_for(stain, small_model, tmp_path):
+    """Also for fields that were painted without."""
+    model = Path(shutil.copytree(small_model, tmp_path / "model"))
+    plate, out = write_plate(tmp_path / "plate", (1, 2)), tmp_path / "out"
+    given = {"plate": plate, "model": str(model)}
+    with pytest.raises(ConfigError, match=r"no intervals of A1 at 20x.* register it again"):
+        stain(**given, uncertainty=True)
+    widths = {f"20/{target}": some_widths() for target in ("A1", "A2", "A3")}
+    write_intervals(model / "artifacts" / "bundle", widths)
+    shutil.rmtree(out)
+    assert len(stain(**given).painted) == 2
+    plain = images(out)
+    assert len(stain(**given, uncertainty=True).painted) == 2
+    assert plain.items() <= images(out).items()
+    assert len(list(out.rglob("*.tif"))) == 3 * len(plain)
+    for name in plain:
+        path = next(out.rglob(name))
+        low, high = (path.with_name(f"{path.stem}_{end}.tif") for end in ("low", "high"))
+        painted = tifffile.imread(path)
+        assert (tifffile.imread(low) <= painted).all()
+        assert (painted <= tifffile.imread(high)).all()
+    again = stain(**given, uncertainty=True)
+    assert (len(again.skipped), again.painted) == (2, [])
+    found = list_stains(out, "images", 0)
+    assert {target for files in found.values() for target in files} == {"A1", "A2", "A3"}
+    assert all(len(paths) == 1 for files in found.values() for paths in files.values())
 
 
 @pytest.mark.slow

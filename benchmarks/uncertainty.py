@@ -1,6 +1,7 @@
 r"""Do intervals hold? Their coverage on wells that neither networks nor intervals have seen.
 
     OMP_NUM_THREADS=1 python -m benchmarks.uncertainty --out uncertainty [--check]
+    OMP_NUM_THREADS=1 python -m benchmarks.uncertainty --out alike --batch_effect none
     OMP_NUM_THREADS=1 python -m benchmarks.uncertainty --out real --plate plate --calibrate B03,B04
         --test C03,C04 [--level 0.6]
 
@@ -13,7 +14,8 @@ stain's counts, and over that of one width for all pixels, which is calibrated b
 Strata are those of the true stain: inside (nuclei and droplets as the challenge's pipelines find
 them, cytoplasm by Otsu's threshold of the logarithm), edges (within two pixels of a border of
 these), and ground. "constant" is the share inside of one width for all pixels. With fewer wells for
-the intervals: coverage and width by 2, 3, 4, … of them, means over draws.
+the intervals: coverage and width by 2, 3, 4, … of them, means over draws. Splits: which of the
+wells teach intervals and which judge is drawn anew, for images with the intensities "none".
 """
 
 import sys
@@ -60,13 +62,14 @@ MAGNIFICATION, SIDE_PX = 20, 512
 WELLS = tuple(f"{row}{column:02d}" for row in "ABCDEFGH" for column in range(1, 13))
 TRAIN, CALIBRATE, TEST = WELLS[:32], WELLS[32:80], WELLS[80:]
 FEWER, N_DRAWS = (2, 3, 4, 8, 12, 16), 10  # wells for the intervals, and draws of so many
+N_SPLITS = 20
 EDGE_PX = 2
 STRATA = ("ground", "inside", "edges")
-AT_LEAST = {f"{target} coverage": 0.88 for target in TARGETS} | {
+AT_LEAST = {f"{of}{target} coverage": 0.88 for of in ("", "splits ") for target in TARGETS} | {
     f"{target} {stratum}": 0.80 for target in TARGETS for stratum in (*STRATA, "least well")
 }
 AT_MOST = (
-    {f"{target} coverage": 0.92 for target in TARGETS}
+    {f"{of}{target} coverage": 0.92 for of in ("", "splits ") for target in TARGETS}
     | {f"{target} {part}": 0.97 for target in TARGETS for part in (*STRATA, "greatest well")}
     | {f"{target} width to constant": 0.75 for target in TARGETS}
 )
@@ -234,6 +237,31 @@ def with_fewer(
     return {name: float(np.mean(values)) for name, values in found.items()}
 
 
+def over_splits(
+    fields: Sequence[FieldPaths], n_taught: int, way: Intensities, level: float
+) -> dict[str, float]:
+    """Coverage where other wells teach and judge: mean and standard deviation over splits.
+
+    *n_taught* of the wells of *fields* teach the intervals, the others judge.
+    """
+    found: dict[str, list[float]] = defaultdict(list)
+    random, wells = np.random.default_rng(0), sorted({field.key.well for field in fields})
+    for _ in tqdm(range(N_SPLITS), desc="splits"):
+        teach = set(random.choice(wells, n_taught, replace=False))
+        taught = fit_intervals([field for field in fields if field.key.well in teach], way)
+        for name, widths in taught.items():
+            target = name.rpartition("/")[2]
+            inside = []
+            for field in (field for field in fields if field.key.well not in teach):
+                low, high = widths.interval(read_image(field.painted[way][target]), level)
+                truth = read_image(field.truth[target])
+                inside.append(((low <= truth) & (truth <= high)).mean())
+            found[target].append(float(np.mean(inside)))
+    means = {f"splits {target} coverage": np.mean(shares) for target, shares in found.items()}
+    spreads = {f"splits {target} deviation": np.std(shares) for target, shares in found.items()}
+    return {name: float(value) for name, value in (means | spreads).items()}
+
+
 def main() -> int:
     """Make what is missing, then judge and print the figures."""
     line = parser(__doc__)
@@ -256,8 +284,12 @@ def main() -> int:
     constant = {target: constant_width(fields, way, target, given.level) for target in TARGETS}
     found = figures(taught, test, constant, given.level)
     fewer = with_fewer(fields, test, constant, way, given.level)
+    keys, none = store.keys("test"), Intensities.NONE
+    judging = paint_fields(Stainer(bundle), store, keys, [none], given.out / "painted")
+    n_taught = len({field.key.well for field in fields})
+    splits = over_splits([*fields, *judging], n_taught, none, given.level)
     about = {"level": given.level, "intensities": way.value}
-    return report(found | fewer, given.check, at_most=AT_MOST, at_least=AT_LEAST, **about)
+    return report(found | fewer | splits, given.check, at_most=AT_MOST, at_least=AT_LEAST, **about)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ def test_the_schema_lists_every_parameter_with_its_default():
         ("tile_px", "long", 0),
         ("tta", "boolean", False),
         ("measure", "boolean", False),
+        ("uncertainty", "boolean", False),
         ("on_error", "string", "stop"),
     ]
 
@@ -22,13 +23,21 @@ def test_the_schema_lists_every_parameter_with_its_default():
 def test_a_parameter_that_is_missing_or_null_has_its_default(params):
     asked = Parameters.of(params)
     assert asked == Parameters()
-    assert asked.painting == {"targets": None, "tile_px": None, "tta": False}
-    assert (asked.intensities, asked.reports_errors) == (None, False)
+    nothing = dict.fromkeys(("targets", "intensities", "tile_px", "level"))
+    assert asked.painting == nothing | {"tta": False}
+    assert not asked.reports_errors
 
 
 def test_every_parameter_reaches_the_painting():
-    asked = Parameters.of({"targets": "A3, A2", "tile_px": 928, "tta": True, "on_error": "report"})
-    assert asked.painting == {"targets": ("A3", "A2"), "tile_px": 928, "tta": True}
+    given = {"targets": "A3, A2", "tile_px": 928, "tta": True, "uncertainty": True}
+    asked = Parameters.of(given | {"on_error": "report"})
+    assert asked.painting == {
+        "targets": ("A3", "A2"),
+        "intensities": None,
+        "tile_px": 928,
+        "tta": True,
+        "level": 0.9,
+    }
     assert asked.reports_errors
 
 

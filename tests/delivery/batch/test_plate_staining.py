@@ -104,6 +104,7 @@ def test_every_field_is_painted_as_the_stainer_paints_it(stain, plate, small_bun
         assert (tifffile.imread(path) == expected[target]).all()
 
 
+@pytest.mark.slow
 def test_an_instruments_own_folder_is_painted_as_the_challenges(stain, plate, tmp_path, capsys):
     stain()
     expected = images(tmp_path / "out")
@@ -121,6 +122,7 @@ def test_an_instruments_own_folder_is_painted_as_the_challenges(stain, plate, tm
     assert fovs(again.skipped) == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.slow
 def test_what_the_models_measurements_are_worth_lies_beside_the_images(
     stain, small_model, tmp_path
 ):
@@ -134,6 +136,7 @@ def test_what_the_models_measurements_are_worth_lies_beside_the_images(
     assert found.unlike == set(result.painted)  # noise is unlike the training wells
 
 
+@pytest.mark.slow
 def test_intervals_lie_beside_the_images_when_they_are_asked_for(stain, small_model, tmp_path):
     """Also for fields that were painted without."""
     model = Path(shutil.copytree(small_model, tmp_path / "model"))

@@ -20,6 +20,8 @@ from adipocyte.staining.stainer import Stainer
 from tests.support.bundles import some_widths
 from tests.support.plates import planes
 
+pytestmark = pytest.mark.slow  # paints with four networks, many times
+
 STACK = planes(0, (96, 80))
 
 

@@ -92,6 +92,7 @@ def test_a_unilocular_cell_is_full_of_one_droplet_with_its_nucleus_at_the_rim():
         assert across > 4  # its flat side faces the droplet
 
 
+@pytest.mark.slow
 def test_fewer_droplets_are_of_the_same_sizes_in_cells_of_the_same_height():
     full, half = (
         grow_cells((400.0, 400.0), draw_culture(Conditions(droplets=share), rng), rng)

@@ -12,6 +12,7 @@ import collections
 import contextlib
 import faulthandler
 import gc
+import importlib
 import io
 import json
 import os
@@ -424,8 +425,7 @@ def warm_up(ask: Asker) -> None:
         row = {"stack": base64.b64encode(stack).decode(), "magnification": 20}
         body = {"dataframe_records": [row], "params": {"on_error": "report", "tta": True}}
         ask(json.dumps(body).encode(), JSON)
-    measured = {"dataframe_records": [row], "params": {"measure": True}}
-    ask(json.dumps(measured).encode(), JSON)
+    importlib.import_module("adipocyte.delivery.serving.measuring")
     for kind in (CSV, PARQUET):
         ask(b"nothing", kind)
 

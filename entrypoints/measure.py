@@ -55,7 +55,8 @@ def measure(config: MeasureConfig) -> None:
             {"fields": len(measured.fields), "left_out": len(measured.problems)} | measured.counts
         )
         mlflow.log_figure(heat_maps(measured.wells), "plate.png")
-        shown = outlined(config.images, measured.fields[len(measured.fields) // 2])
+        middle = measured.fields[len(measured.fields) // 2]
+        shown = outlined(config.images, middle, measured.trust)
         mlflow.log_figure(outlines(shown.stains, shown.found, shown.key), "outlines.png")
         report = page(measured, shown)
         with replacing(config.out / REPORT) as partial:

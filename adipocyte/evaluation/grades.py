@@ -18,7 +18,7 @@ from adipocyte.domain import TARGETS, UM_PER_PX
 from adipocyte.evaluation import reality
 from adipocyte.evaluation.cellprofiler.objects import DIAMETER, IMAGE
 from adipocyte.evaluation.measure import FieldMeasurement
-from adipocyte.evaluation.objects import ObjectPairs
+from adipocyte.evaluation.objects import ObjectPairs, f1, joined
 from adipocyte.evaluation.reality import Candidates, Reality, Reliability
 from adipocyte.evaluation.resampling import (
     FEWEST_PAIRS,
@@ -324,9 +324,7 @@ def _missed(pairs: Sequence[ObjectPairs], draws: NDArray[np.int64]) -> Figures:
     n_all = wrong + np.array([2 * len(one.truth_px) for one in pairs])
     with np.errstate(invalid="ignore"):
         [low], [high] = interval(((draws @ wrong) / (draws @ n_all))[:, None])
-    return Figures(
-        error=float(wrong.sum() / n_all.sum()), error_low=float(low), error_high=float(high)
-    )
+    return Figures(error=1 - f1(joined(pairs)), error_low=float(low), error_high=float(high))
 
 
 def _n_objects(pairs: ObjectPairs) -> int:

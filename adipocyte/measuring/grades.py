@@ -12,14 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from adipocyte.domain import FieldKey
-from adipocyte.errors import PlateError
 from adipocyte.evaluation.cellprofiler.objects import KINDS, NUMBER, Table, columns_of
 from adipocyte.evaluation.grades import WELLS, Grade, Worth, from_json, summary
 from adipocyte.evaluation.reality import PROBABILITY, Reality
-from adipocyte.plate.stained import GRADES, told_by
+from adipocyte.plate.stained import GRADES, damaged, told_by
 
 MOST_UNLIKE = 0.5  # share of a magnification's fields that may be unlike the training wells
-_AGAIN = "stain the plate again into another folder, or remove the file and measure without it"
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,8 @@ class Trust:
     """The `grades` of what is measured, and `doubts`: sentences for people about all of them.
 
     `unlike` are the fields that the painter found unlike its training wells. `realities` give
-    painted objects their probability of being real.
+    painted objects their probability of being real; there are none for images with other
+    intensities than those that they were learnt from.
     """
 
     grades: tuple[Grade, ...] = ()
@@ -91,7 +90,7 @@ def trust(images: Path, keys: Sequence[FieldKey]) -> Trust | None:
     try:
         earned = from_json(told.grades)
     except ValueError as error:
-        raise PlateError(f"{GRADES} in {images} is damaged ({error})", _AGAIN) from error
+        raise damaged(told.folder / GRADES, error) from error
     doubts = dict(_doubts(keys, unlike, earned.intensities, told.intensities))
     found = [
         _lowered(grade, doubts.get(grade.magnification, ""))
@@ -103,7 +102,8 @@ def trust(images: Path, keys: Sequence[FieldKey]) -> Trust | None:
         f"At {magnification}x each grade is one lower: {doubt}."
         for magnification, doubt in doubts.items()
     )
-    return Trust((*found, *of_objects), sentences, unlike, tuple(earned.realities))
+    realities = tuple(earned.realities) if earned.intensities == told.intensities else ()
+    return Trust((*found, *of_objects), sentences, unlike, realities)
 
 
 def grade_rows(grades: Iterable[Grade]) -> list[dict[str, str | float]]:

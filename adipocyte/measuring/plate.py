@@ -140,13 +140,13 @@ def measure_plate(
     again, so the same command continues. The tables are Parquet, or with *csv* CSV; *labels* also
     writes the labels of nuclei, cells and droplets as TIFFs. *magnification* is that of a folder
     whose name does not state it. *plate_map* says what each well was given: it adds columns to the
-    table of wells, and the tables CONTROLS and DOSES (see `measuring.screen`).
-    Images that a model with grades painted get the table GRADES (see `measuring.grades`).
+    table of wells, and the tables CONTROLS and DOSES (see `measuring.screen`). Images that a model
+    with grades painted get the table GRADES (see `measuring.grades`).
 
     A field that cannot be measured is a problem of the result, and stops nothing. Raises PlateError
     when no field can be measured, and before anything is done when the plate map is wrong or what
-    the images tell of themselves is damaged;
-    ConfigError when *out* lies in *images*, which may be a raw plate.
+    the images tell of themselves is damaged; ConfigError when *out* lies in *images*, which may be
+    a raw plate.
     """
     if out.resolve().is_relative_to(images.resolve()):
         raise ConfigError(
@@ -204,15 +204,15 @@ def few(names: Sequence[object]) -> str:
     return ", ".join(map(str, names[:_MOST_NAMED])) + more
 
 
-def outlined(images: Path, field: StainedField) -> Shown:
-    """A *field* of the folder *images* to look at, and what is found in it.
+def outlined(images: Path, field: StainedField, trusted: Trust | None) -> Shown:
+    """A *field* of the folder *images* to look at, and what is found in it and can be *trusted*.
 
     Brightfield lies beside true stains, or in the raw plate of painted ones.
     """
     told, key, stains = told_by(images), field.key, field.read()
     folders = [images, *([told.plate] if told else [])]
     found = measure(stains, key.magnification)
-    trusted = trust(images, [key]) or Trust()
+    trusted = trusted or Trust()
     tables = {
         name: trusted.with_probability(name, key.magnification, table)
         for name, table in tables_of(found, key.magnification).items()

@@ -14,12 +14,13 @@ PLATE_ORIGIN, PLATE_MANIFEST, GRADES = "stained.json", "manifest.json", "grades.
 
 @dataclass(frozen=True)
 class Told:
-    """What a folder of painted images tells: the raw `plate` and the `intensities` of the images.
+    """What a `folder` of painted images tells: their raw `plate` and their `intensities`.
 
     `warnings` are what the painter had to say of each field, by its key as text; `grades` is the
     content of GRADES, None where the model had none.
     """
 
+    folder: Path
     plate: Path
     intensities: str
     warnings: dict[str, list[str]]
@@ -51,9 +52,14 @@ def _read(folder: Path) -> Told:
         name = GRADES
         if (folder / name).is_file():
             grades = read_json(folder / name)
-        return Told(Path(origin["plate"]), origin["intensities"], warnings, grades)
+        return Told(folder, Path(origin["plate"]), origin["intensities"], warnings, grades)
     except (OSError, ValueError) as error:
-        raise PlateError(
-            f"{folder / name} is damaged ({error})",
-            "stain the plate again into another folder, or remove the file and measure without it",
-        ) from error
+        raise damaged(folder / name, error) from error
+
+
+def damaged(path: Path, error: Exception) -> PlateError:
+    """What to say of one of the files that does not hold what it should."""
+    return PlateError(
+        f"{path} is damaged ({error})",
+        "stain the plate again into another folder, or remove the file and measure without it",
+    )

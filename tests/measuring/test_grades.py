@@ -9,6 +9,7 @@ from adipocyte.domain import FieldKey
 from adipocyte.errors import PlateError
 from adipocyte.evaluation.cellprofiler.objects import DIAMETER
 from adipocyte.evaluation.grades import WELLS, Earned, Grade, Worth, to_json
+from adipocyte.evaluation.reality import PREDICTORS, Reality
 from adipocyte.measuring.grades import grade_rows, trust
 
 KEYS = [FieldKey(m, "B03", fov) for m in (20, 40) for fov in range(1, 5)]
@@ -27,6 +28,18 @@ GRADES = [
 ]
 
 
+N_PREDICTORS = len(PREDICTORS["LipidDroplets"])
+LEARNT = Reality(
+    20,
+    "LipidDroplets",
+    means=[0.0] * N_PREDICTORS,
+    scales=[1.0] * N_PREDICTORS,
+    weights=[0.0] * (1 + N_PREDICTORS + N_PREDICTORS * (N_PREDICTORS + 1) // 2),
+    scores=[0.0],
+    probabilities=[0.5],
+)
+
+
 def painted(folder: Path, *, way: str = "none", unlike: tuple[FieldKey, ...] = ()) -> Path:
     """A folder that tells of images painted with the intensities "none", some *unlike*."""
     folder.mkdir()
@@ -34,7 +47,7 @@ def painted(folder: Path, *, way: str = "none", unlike: tuple[FieldKey, ...] = (
     for name, content in {
         "stained.json": {"plate": "raw", "intensities": way},
         "manifest.json": {"fields": fields},
-        "grades.json": to_json(Earned("none", GRADES, [])),
+        "grades.json": to_json(Earned("none", GRADES, [LEARNT])),
     }.items():
         (folder / name).write_text(json.dumps(content))
     return folder
@@ -89,6 +102,9 @@ def test_intensities_that_were_not_graded_lower_all(tmp_path):
     assert found.doubts == (
         "At 20x each grade is one lower: intensities are matching, and none was graded.",
     )
+    assert found.realities == ()
+    as_learnt = trust(painted(tmp_path / "kept"), KEYS[:4])
+    assert [one.table for one in as_learnt.realities] == ["LipidDroplets"]
 
 
 def test_images_that_nobody_painted_have_no_grades(tmp_path):

@@ -53,6 +53,19 @@ def folder(original: Path, tmp_path: Path) -> Path:
     return copied
 
 
+def killed(real: Callable[..., None]) -> tuple[Callable[..., None], Callable[..., None]]:
+    """A step that the power fails before, and one that it fails after."""
+
+    def fails_before(*_):
+        raise KeyboardInterrupt
+
+    def fails_after(*args):
+        real(*args)
+        raise KeyboardInterrupt
+
+    return fails_before, fails_after
+
+
 def content(folder: Path) -> dict[str, bytes]:
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
@@ -111,16 +124,7 @@ def test_new_calibrations_replace_the_old_ones(folder):
 def test_killed_while_it_is_calibrated_it_stays_whole(folder, monkeypatch, step):
     """Killed before and after each step, as if the power had failed there."""
     others = {name: np.roll(table, 5) for name, table in TABLES.items()}
-    real = getattr(bundles, step)
-
-    def fails_before(*args):
-        raise KeyboardInterrupt
-
-    def fails_after(*args):
-        real(*args)
-        raise KeyboardInterrupt
-
-    for fails in (fails_before, fails_after):
+    for fails in killed(getattr(bundles, step)):
         with monkeypatch.context() as patch:
             patch.setattr(bundles, step, fails)
             with pytest.raises(KeyboardInterrupt):
@@ -173,23 +177,14 @@ def test_a_bundle_that_is_calibrated_anew_has_no_intervals_any_more(folder):
 def test_killed_while_intervals_are_written_it_stays_whole(folder, monkeypatch, step):
     """Killed before and after each step, while it has others."""
     write_intervals(folder, {"20/A1": some_widths()})
-    real = getattr(bundles, step)
-
-    def fails_before(*args):
-        raise KeyboardInterrupt
-
-    def fails_after(*args):
-        real(*args)
-        raise KeyboardInterrupt
-
-    for fails in (fails_before, fails_after):
-        monkeypatch.setattr(bundles, step, fails)
-        with pytest.raises(KeyboardInterrupt):
-            write_intervals(folder, {"20/A2": some_widths()})
+    for fails in killed(getattr(bundles, step)):
+        with monkeypatch.context() as patch:
+            patch.setattr(bundles, step, fails)
+            with pytest.raises(KeyboardInterrupt):
+                write_intervals(folder, {"20/A2": some_widths()})
         manifest = read_manifest(folder)
         check_files(folder, manifest)
         assert set(read_intervals(folder, manifest)) <= {"20/A1", "20/A2"}
-    monkeypatch.setattr(bundles, step, real)
     write_intervals(folder, {"20/A2": some_widths()})
     assert set(read_intervals(folder, read_manifest(folder))) == {"20/A2"}
 

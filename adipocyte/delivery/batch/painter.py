@@ -9,6 +9,7 @@ from adipocyte.delivery.batch.output import Output
 from adipocyte.delivery.models.load import load_stainer
 from adipocyte.domain import FieldKey
 from adipocyte.errors import ImageError, PlateError
+from adipocyte.imaging.trust import Trust
 from adipocyte.plate.fields import FieldFiles, interval_names, read_field, stained_name
 from adipocyte.plate.problems import Problem, problem_of
 from adipocyte.plate.tiff import encode_image
@@ -42,7 +43,8 @@ class Assignment:
 class FieldOutcome:
     """What became of one field: PAINTED, or FAILED because of a `problem`.
 
-    `seconds` is the time from reading the field to having written its images. `made_from` names the
+    `seconds` is the time from reading the field to having written its images. `trust` says whether
+    to believe it, where that was asked for. `made_from` names the
     files of the field; the process that keeps the plate's manifest fills it in.
     """
 
@@ -51,6 +53,7 @@ class FieldOutcome:
     seconds: float
     warnings: tuple[str, ...] = ()
     problem: Problem | None = None
+    trust: Trust | None = None
     made_from: str = ""
 
 
@@ -90,4 +93,5 @@ class FieldPainter:
             images |= dict(zip(interval_names(field, target), bounds, strict=True))
         for name, image in images.items():
             write_claimed(self._out, self._assignment.claim, name, encode_image(image))
-        return FieldOutcome(field.key, PAINTED, time.perf_counter() - start, stained.warnings)
+        seconds, trust = time.perf_counter() - start, stained.trust
+        return FieldOutcome(field.key, PAINTED, seconds, stained.warnings, trust=trust)

@@ -14,6 +14,7 @@ import numpy as np
 from adipocyte.domain import FieldKey
 from adipocyte.evaluation.cellprofiler.features import STAINS
 from adipocyte.evaluation.cellprofiler.objects import KINDS, NUMBER, Table, columns_of
+from adipocyte.evaluation.counts import COUNT, CountFactors
 from adipocyte.evaluation.grades import WELLS, Grade, Worth, from_json, summary
 from adipocyte.evaluation.reality import PROBABILITY, Reality
 from adipocyte.imaging.trust import UNTOLD, Trust, Verdict
@@ -28,9 +29,10 @@ class Graded:
     """The `grades` of what is measured, and `doubts`: sentences for people about all of them.
 
     `unlike` are the fields that the painter found unlike its training wells. `realities` give
-    painted objects their probability of being real; there are none for images with other
-    intensities than those that they were learnt from. `trusts` say which fields to believe, where
-    they were painted with uncertainty.
+    painted objects their probability of being real; neither they nor `counts` are there for images
+    with other intensities than those that they were learnt from. `trusts` say which fields to
+    believe, where they were painted with uncertainty; `counts`, how many objects there may be where
+    so many are painted.
     """
 
     grades: tuple[Grade, ...] = ()
@@ -38,6 +40,7 @@ class Graded:
     unlike: frozenset[FieldKey] = frozenset()
     realities: tuple[Reality, ...] = ()
     trusts: Mapping[FieldKey, Trust] = field(default_factory=dict)
+    counts: tuple[CountFactors, ...] = ()
 
     @cached_property
     def _of_wells(self) -> dict[tuple[int, str], Grade]:
@@ -84,6 +87,15 @@ class Graded:
             errors = [one.errors[target] for one in trusts if target in one.errors]
             told[f"Metadata_ExpectedError_{STAINS[target]}"] = float(np.mean(errors or [np.nan]))
         return told
+
+    def counts_of(self, row: Mapping[str, str | float]) -> dict[str, int]:
+        """Of a *row* of the table of wells the least and the greatest true number of objects."""
+        found = {}
+        for of in self.counts:
+            if of.magnification == row["Metadata_Magnification"]:
+                names = (f"Metadata_Count_{of.table}_{end}" for end in ("Low", "High"))
+                found |= dict(zip(names, of(float(row[COUNT + of.table])), strict=True))
+        return found
 
     def forbids(self, row: Mapping[str, str | float]) -> bool:
         """Whether the feature of a *row* of controls or doses is not to be trusted."""
@@ -133,8 +145,10 @@ def graded_by(images: Path, keys: Sequence[FieldKey]) -> Graded | None:
         f"At {magnification}x each grade is one lower: {doubt}."
         for magnification, doubt in doubts.items()
     )
-    realities = tuple(earned.realities) if earned.intensities == told.intensities else ()
-    return Graded((*found, *of_objects), sentences, unlike, realities, trusts)
+    if earned.intensities != told.intensities:
+        return Graded((*found, *of_objects), sentences, unlike, trusts=trusts)
+    learnt = tuple(earned.realities), trusts, tuple(earned.counts)
+    return Graded((*found, *of_objects), sentences, unlike, *learnt)
 
 
 def _together(verdicts: Sequence[Verdict]) -> Verdict:

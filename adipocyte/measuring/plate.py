@@ -19,6 +19,7 @@ from adipocyte.evaluation.cellprofiler.features import STAINS, Measured, measure
 from adipocyte.evaluation.cellprofiler.labelling import Labels
 from adipocyte.evaluation.cellprofiler.objects import IMAGE, KINDS, tables_of
 from adipocyte.evaluation.cellprofiler.wells import well_row
+from adipocyte.evaluation.counts import COUNT
 from adipocyte.evaluation.reality import PROBABILITY
 from adipocyte.measuring.files import table_file
 from adipocyte.measuring.grades import Graded, grade_rows, graded_by
@@ -37,7 +38,6 @@ from adipocyte.system.processes import each
 WELLS, CONTROLS, DOSES, GRADES = "Wells", "Controls", "DoseResponse", "Grades"
 LABELS = "labels"
 _MOST_NAMED = 5
-_COUNT = "Image_Count_"  # what the names of the columns of wells that count objects begin with
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,9 @@ class MeasuredPlate:
     @property
     def counts(self) -> dict[str, int]:
         """How many objects of each kind there are, defective droplets too."""
-        names = [name for name in self.wells[0] if name.startswith(_COUNT)]
+        names = [name for name in self.wells[0] if name.startswith(COUNT)]
         return {
-            name.removeprefix(_COUNT): sum(int(row[name]) for row in self.wells) for name in names
+            name.removeprefix(COUNT): sum(int(row[name]) for row in self.wells) for name in names
         }
 
 
@@ -297,7 +297,8 @@ def _write_tables(
                     files[name].append(told, table)
                 keys.append(field.key)
             about = _of_well(field) | graded.of_well(keys) | _given(field, treatments)
-            rows.append(about | well_row(found))
+            row = about | well_row(found)
+            rows.append(row | graded.counts_of(row))
     return rows, paths | _write_rows({WELLS: rows}, out, csv)
 
 

@@ -37,4 +37,5 @@ def test_images_are_told_apart():
 def test_a_constant_image_is_like_no_other():
     flat = np.full(SHAPE, 7, np.uint16)
     found = seen(A1=flat, A2=planes(1, SHAPE)[0])
-    assert found["A1_A2_r"] == found["A1_gradient"] == found["A1_evenness"] == 0
+    assert found["A1_A2_r"] == found["A1_gradient"] == found["A1_detail"] == 0
+    assert found["A1_evenness"] == pytest.approx(0, abs=1e-6)

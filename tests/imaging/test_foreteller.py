@@ -17,7 +17,7 @@ def field(noise: float, well: str, is_good: bool, random: np.random.Generator) -
     return Painted(well, is_good, {"noise": noise, "hue": random.normal()}, errors)
 
 
-def taught(random: np.random.Generator, n: int = 60) -> list[Painted]:
+def taught(random: np.random.Generator, n: int = 300) -> list[Painted]:
     good = [field(random.normal(QUIET, 0.02), f"B{i % 6:02d}", True, random) for i in range(n)]
     return good + [field(random.uniform(0, LOUD), f"B{i % 6:02d}", False, random) for i in range(n)]
 

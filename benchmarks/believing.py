@@ -86,13 +86,10 @@ def shifts() -> Iterator[tuple[str, int, Shift]]:
     for strength, planes in enumerate(PLANES, 1):
         yield "planes missing", strength, Shift(planes=planes)
     for strength in range(1, 5):
-        instrument, cells = (draw((SEED, strength)) for draw in (_instrument, draw_any_conditions))
+        instrument = draw_instrument(MAGNIFICATION, (SEED, strength))
+        cells = draw_any_conditions((SEED, strength))
         yield "other microscope, other cells", strength, Shift(instrument, cells)
     yield from _cultures()
-
-
-def _instrument(seed: tuple[int, int]):
-    return draw_instrument(MAGNIFICATION, seed)
 
 
 def _cultures() -> Iterator[tuple[str, int, Shift]]:

@@ -72,7 +72,7 @@ class Stained:
     images: dict[str, NDArray[np.uint16]]
     warnings: tuple[str, ...]
     intervals: dict[str, Interval] = field(default_factory=dict)
-    trust: Trust | None = None
+    trust: Trust = UNTOLD
 
 
 class Stainer:
@@ -165,10 +165,9 @@ class Stainer:
         if level is None:
             return Stained(images, warnings)
         intervals = self._intervals(images, magnification, level)
-        foreteller = self._foretellers.get(magnification)
-        if foreteller is None:
-            return Stained(images, warnings, intervals, UNTOLD)
-        trust = foreteller(measure_appearance(light, painted), warnings)
+        foreteller, trust = self._foretellers.get(magnification), UNTOLD
+        if foreteller:
+            trust = foreteller(measure_appearance(light, painted), warnings)
         return Stained(images, warnings, intervals, trust)
 
     def _counts(

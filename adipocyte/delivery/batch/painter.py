@@ -93,5 +93,6 @@ class FieldPainter:
             images |= dict(zip(interval_names(field, target), bounds, strict=True))
         for name, image in images.items():
             write_claimed(self._out, self._assignment.claim, name, encode_image(image))
-        seconds, trust = time.perf_counter() - start, stained.trust
+        seconds = time.perf_counter() - start
+        trust = None if self._assignment.level is None else stained.trust
         return FieldOutcome(field.key, PAINTED, seconds, stained.warnings, trust=trust)

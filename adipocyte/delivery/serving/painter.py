@@ -149,7 +149,7 @@ class Painter:
             for name, image in zip(bound_names(target), interval, strict=True)
         }
         answer = images | bounds | {"warnings": "; ".join(stained.warnings)}
-        if stained.trust:
+        if asked.uncertainty:
             answer["trust"] = json.dumps(asdict(stained.trust))
         measure = partial(self._measure, images, field.magnification) if asked.measure else None
         return Painted(answer, measure)

@@ -22,20 +22,14 @@ import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
-from skimage.filters import threshold_otsu
 from tqdm import tqdm
 
 from adipocyte.config import GeneratorConfig, PreprocessConfig, build
 from adipocyte.domain import TARGETS, FieldKey, Intensities
-from adipocyte.evaluation.cellprofiler.cells import find_nuclei
-from adipocyte.evaluation.cellprofiler.droplets import find_droplets, merge
-from adipocyte.evaluation.cellprofiler.parameters import PARAMETERS
 from adipocyte.evaluation.fields import FieldPaths
 from adipocyte.evaluation.painting import (
     cross_calibrated,
@@ -43,6 +37,7 @@ from adipocyte.evaluation.painting import (
     fit_intervals,
     paint_fields,
 )
+from adipocyte.evaluation.sureness import PLACES, places
 from adipocyte.imaging.histograms import N_COUNTS
 from adipocyte.imaging.intervals import WORST, Widths
 from adipocyte.plate.fields import RawField, write_field
@@ -63,14 +58,12 @@ WELLS = tuple(f"{row}{column:02d}" for row in "ABCDEFGH" for column in range(1, 
 TRAIN, CALIBRATE, TEST = WELLS[:32], WELLS[32:80], WELLS[80:]
 FEWER, N_DRAWS = (2, 3, 4, 8, 12, 16), 10  # wells for the intervals, and draws of so many
 N_SPLITS = 20
-EDGE_PX = 2
-STRATA = ("ground", "inside", "edges")
 AT_LEAST = {f"{of}{target} coverage": 0.88 for of in ("", "splits ") for target in TARGETS} | {
-    f"{target} {stratum}": 0.80 for target in TARGETS for stratum in (*STRATA, "least well")
+    f"{target} {stratum}": 0.80 for target in TARGETS for stratum in (*PLACES, "least well")
 }
 AT_MOST = (
     {f"{of}{target} coverage": 0.92 for of in ("", "splits ") for target in TARGETS}
-    | {f"{target} {part}": 0.97 for target in TARGETS for part in (*STRATA, "greatest well")}
+    | {f"{target} {part}": 0.97 for target in TARGETS for part in (*PLACES, "greatest well")}
     | {f"{target} width to constant": 0.75 for target in TARGETS}
 )
 
@@ -126,7 +119,7 @@ def painted(store: Store, bundle: Path, way: Intensities, out: Path) -> list[Fie
 
 @dataclass(frozen=True)
 class Seen:
-    """A stain of a test field: true, painted, and where each pixel lies in STRATA; (Y, X)."""
+    """A stain of a test field: true, painted, and where each pixel lies in PLACES; (Y, X)."""
 
     key: FieldKey
     target: str
@@ -142,24 +135,9 @@ def seen(store: Store, bundle: Path) -> list[Seen]:
         painted = stainer.stain(store.planes(key), key.magnification).images
         for target, image in painted.items():
             truth = store.stain(key, target)
-            places = strata(target, truth, key.magnification)
-            found.append(Seen(key, target, truth, image, places))
+            at = places(target, truth, key.magnification)
+            found.append(Seen(key, target, truth, image, at))
     return found
-
-
-def strata(target: str, truth: NDArray[np.uint16], magnification: int) -> NDArray[np.uint8]:
-    """The place in STRATA of each pixel (Y, X) of a true stain."""
-    unit, parameters = truth.astype(np.float32) / np.float32(65535), PARAMETERS[magnification]
-    if target == "A1":
-        inside = find_nuclei(unit, parameters)[0] > 0
-    elif target == "A2":
-        small, big = find_droplets(unit, parameters)
-        inside = merge(big, small) > 0
-    else:
-        smooth = np.log1p(ndimage.gaussian_filter(truth.astype(np.float64), 1))
-        inside = smooth > threshold_otsu(smooth)
-    grow = partial(ndimage.binary_dilation, iterations=EDGE_PX)
-    return np.where(grow(inside) & grow(~inside), 2, inside).astype(np.uint8)
 
 
 def constant_width(fields: Sequence[FieldPaths], way: str, target: str, level: float) -> float:
@@ -184,7 +162,7 @@ def judge(test: Sequence[Seen], widths: Widths, constant: float, level: float) -
         by_constant = np.abs(one.truth.astype(np.int32) - one.image) <= constant / 2
         shares["coverage"].append(inside)
         shares[f"well {one.key.well}"].append(inside)
-        for place, name in enumerate(STRATA):
+        for place, name in enumerate(PLACES):
             shares[name].append(inside[one.places == place])
             shares[f"constant {name}"].append(by_constant[one.places == place])
         total.append(float((high.astype(np.float64) - low).mean()))

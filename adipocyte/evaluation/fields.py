@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adipocyte.domain import FieldKey
+from adipocyte.imaging.trust import UNTOLD, Trust
 
 
 @dataclass(frozen=True)
@@ -12,12 +13,13 @@ class FieldPaths:
     """The single-page TIFFs of a field: `truth` by target, `painted` by way and target.
 
     A way is a way of intensities ("none", "matching", …), or a name for images that came otherwise
-    ("prediction", "champion").
+    ("prediction", "champion"). `trust` is what the model that painted it says of the field.
     """
 
     key: FieldKey
     truth: dict[str, Path]
     painted: dict[str, dict[str, Path]]
+    trust: Trust = UNTOLD
 
 
 def spread(keys: Sequence[FieldKey], n: int) -> set[FieldKey]:

@@ -55,6 +55,7 @@ def _paint_field(
     into_stain = store.alignment(key).inverse
     seen = into_stain.valid(shape)
     painted = stainer.stain(planes, key.magnification, intensities=Intensities.NONE).images
+    trust = stainer.trust(planes, painted, key.magnification)
     moved = {
         target: into_stain.resample(image[into_stain.source(WHOLE, shape)], WHOLE, shape)
         for target, image in painted.items()
@@ -66,7 +67,7 @@ def _paint_field(
         images = stainer.rescale(moved, key.magnification, way)
         cropped = {target: image[seen] for target, image in images.items()}
         files[way] = _write(folder / way, key, cropped)
-    return FieldPaths(key, _write(folder / TRUTH, key, truth), files)
+    return FieldPaths(key, _write(folder / TRUTH, key, truth), files, trust)
 
 
 def check_fits(stainer: Stainer, store: Store) -> None:

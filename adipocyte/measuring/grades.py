@@ -17,8 +17,8 @@ from adipocyte.evaluation.cellprofiler.objects import KINDS, NUMBER, Table, colu
 from adipocyte.evaluation.counts import COUNT, CountFactors
 from adipocyte.evaluation.grades import WELLS, Grade, Worth, from_json, summary
 from adipocyte.evaluation.reality import PROBABILITY, Reality
-from adipocyte.imaging.trust import UNTOLD, Trust, Verdict
-from adipocyte.plate.stained import GRADES, damaged, told_by
+from adipocyte.imaging.trust import UNTOLD, Trust, Verdict, read_trust
+from adipocyte.plate.stained import GRADES, PLATE_MANIFEST, Told, damaged, told_by
 
 VERDICT = "Metadata_Trust"
 MOST_UNLIKE = 0.5  # share of a magnification's fields that may be unlike the training wells
@@ -123,7 +123,7 @@ def graded_by(images: Path, keys: Sequence[FieldKey]) -> Graded | None:
     if told is None:
         return None
     unlike = frozenset(key for key in keys if told.warnings.get(str(key)))
-    trusts = {key: told.trusts[str(key)] for key in keys if str(key) in told.trusts}
+    trusts = _trusts(told, keys)
     if told.grades is None:
         doubt = (
             "The model that painted these images has no grades, so nothing says which columns can "
@@ -149,6 +149,14 @@ def graded_by(images: Path, keys: Sequence[FieldKey]) -> Graded | None:
         return Graded((*found, *of_objects), sentences, unlike, trusts=trusts)
     learnt = tuple(earned.realities), trusts, tuple(earned.counts)
     return Graded((*found, *of_objects), sentences, unlike, *learnt)
+
+
+def _trusts(told: Told, keys: Sequence[FieldKey]) -> dict[FieldKey, Trust]:
+    """What the folder says of those of the fields *keys* that it says something of."""
+    try:
+        return {key: read_trust(told.trusts[str(key)]) for key in keys if str(key) in told.trusts}
+    except ValueError as error:
+        raise damaged(told.folder / PLATE_MANIFEST, error) from error
 
 
 def _together(verdicts: Sequence[Verdict]) -> Verdict:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from adipocyte.errors import PlateError
-from adipocyte.imaging.trust import Trust, read_trust
 from adipocyte.system.files import read_json
 from adipocyte.system.forms import require_form
 
@@ -18,15 +17,15 @@ class Told:
     """What a `folder` of painted images tells: their raw `plate` and their `intensities`.
 
     `warnings` are what the painter had to say of each field, by its key as text, and `trusts`
-    whether to believe it, where that was asked for; `grades` is the content of GRADES, None where
-    the model had none.
+    whether to believe it, as JSON, where that was asked for; `grades` is the content of GRADES,
+    None where the model had none.
     """
 
     folder: Path
     plate: Path
     intensities: str
     warnings: dict[str, list[str]]
-    trusts: dict[str, Trust]
+    trusts: dict[str, Any]
     grades: Any
 
 
@@ -52,7 +51,7 @@ def _read(folder: Path) -> Told:
             manifest = read_json(folder / name)
             require_form(manifest, {"fields": {...: {"warnings": [str]}}}, name)
             fields = manifest["fields"]
-        trusts = {key: read_trust(one["trust"]) for key, one in fields.items() if "trust" in one}
+        trusts = {key: one["trust"] for key, one in fields.items() if "trust" in one}
         name = GRADES
         if (folder / name).is_file():
             grades = read_json(folder / name)

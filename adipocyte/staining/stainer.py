@@ -1,6 +1,6 @@
 """The chain: segmenter → mask → A1; A2, A3; counts; intensities (report, Figure 1.1 and 6.1)."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -83,8 +83,9 @@ class Stainer:
     the arithmetic of the networks, "32", "bf16" or "auto", the faster of the two on this processor,
     or "int8", which takes *compiled*, a CPU, and networks that see no mask; `precision` says which
     one it became. *compiled* makes them faster still, but takes seconds at
-    the start (see `make_ready`). `predictors` are the networks, by name, `histograms` those of the
-    training wells' stains, (65536,) by "20/A1", ….
+    the start (see `make_ready`). `predictors` are the networks, by
+    name, `widths` those of the intervals, by "20/A1", …, `histograms` those of the training wells'
+    stains, (65536,), likewise.
 
     Raises BundleError when *folder* holds no whole bundle, ConfigError when *compiled* is asked for
     and the compiler is not installed, or when int8 cannot be.
@@ -102,7 +103,7 @@ class Stainer:
         check_files(folder, self.manifest)
         self.histograms = read_histograms(folder)
         self._calibrations = read_calibrations(folder, self.manifest)
-        self._widths = read_intervals(folder, self.manifest)
+        self.widths = read_intervals(folder, self.manifest)
         self._foretellers = read_foretellers(folder, self.manifest)
         device = fastest_device()
         self.precision = arithmetic(precision, device)
@@ -165,10 +166,32 @@ class Stainer:
         if level is None:
             return Stained(images, warnings)
         intervals = self._intervals(images, magnification, level)
-        foreteller, trust = self._foretellers.get(magnification), UNTOLD
-        if foreteller:
-            trust = foreteller(measure_appearance(light, painted), warnings)
-        return Stained(images, warnings, intervals, trust)
+        return Stained(images, warnings, intervals, self._trust(light, painted, magnification))
+
+    def trust(
+        self,
+        planes: NDArray[np.uint16],
+        images: Mapping[str, NDArray[np.uint16]],
+        magnification: int,
+    ) -> Trust:
+        """Whether to believe what was painted of *planes*, (Z, Y, X).
+
+        *images*, (Y, X) by target, are all that the bundle paints, with the intensities "none".
+        UNTOLD where the bundle cannot tell.
+        """
+        return self._trust(quality.measure_quality(planes), images, magnification)
+
+    def _trust(
+        self,
+        light: quality.Measures,
+        images: Mapping[str, NDArray[np.uint16]],
+        magnification: int,
+    ) -> Trust:
+        foreteller = self._foretellers.get(magnification)
+        if foreteller is None:
+            return UNTOLD
+        appearance = measure_appearance(light, images)
+        return foreteller(appearance, self._warnings(light, magnification))
 
     def _counts(
         self,
@@ -314,7 +337,7 @@ class Stainer:
             self._widths_of(magnification, target).rarity(level)
 
     def _widths_of(self, magnification: int, target: str) -> Widths:
-        widths = self._widths.get(table_key(magnification, target))
+        widths = self.widths.get(table_key(magnification, target))
         if widths is None:
             raise ConfigError(
                 f"the model has no intervals of {target} at {magnification}x, because it was "

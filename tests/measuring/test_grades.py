@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from adipocyte.domain import FieldKey
 from adipocyte.errors import PlateError
 from adipocyte.evaluation.cellprofiler.objects import DIAMETER
+from adipocyte.evaluation.counts import CountFactors
 from adipocyte.evaluation.grades import WELLS, Earned, Grade, Worth, to_json
 from adipocyte.evaluation.reality import PREDICTORS, Reality
 from adipocyte.measuring.grades import grade_rows, graded_by
@@ -128,3 +130,64 @@ def test_what_is_damaged_is_named(tmp_path, name, content):
     (folder / name).write_text(content)
     with pytest.raises(PlateError, match=f"{name}.* is damaged .*remove the file and measure"):
         graded_by(folder, KEYS)
+
+
+def verdicts(folder: Path, **of_fields: str) -> Path:
+    """The folder tells of the fields "B03_1", … at 20x whether to believe them."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for name, verdict in of_fields.items():
+        fov = int(name.removeprefix("B03_"))
+        trust = {"verdict": verdict, "reason": "", "errors": {"A2": 0.1 * fov}}
+        manifest["fields"][str(FieldKey(20, "B03", fov))]["trust"] = trust
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("fields", "well"),
+    [
+        (("yes", "yes", "yes", "yes"), "yes"),
+        (("yes", "yes", "no", "yes"), "with care"),
+        (("yes", "no", "no", "yes"), "no"),
+        (("with care",) * 4, "with care"),
+    ],
+)
+def test_a_well_is_to_be_believed_as_its_fields_are(tmp_path, fields, well):
+    named = {f"B03_{fov}": verdict for fov, verdict in enumerate(fields, 1)}
+    found = graded_by(verdicts(painted(tmp_path / "stained"), **named), KEYS)
+    keys = KEYS[:4]
+    assert [found.of_field(key)["Metadata_Trust"] for key in keys] == list(fields)
+    assert found.of_well(keys) == {
+        "Metadata_Trust": well,
+        "Metadata_ExpectedError_Bodipy": pytest.approx(0.25),
+    }
+    unknown = found.of_well(KEYS[4:])
+    assert unknown["Metadata_Trust"] == "unknown"
+    assert np.isnan(unknown["Metadata_ExpectedError_Bodipy"])
+    said = f"Not to be believed: {fields.count('no')} of 4 fields, of B03."
+    assert (said in found.sentences()) == ("no" in fields)
+
+
+def test_a_folder_painted_without_trust_has_no_such_columns(tmp_path):
+    found = graded_by(painted(tmp_path / "stained"), KEYS)
+    assert found.of_field(KEYS[0]) == found.of_well(KEYS) == {}
+
+
+def test_a_damaged_verdict_is_named(tmp_path):
+    folder = verdicts(painted(tmp_path / "stained"), B03_1="perhaps")
+    with pytest.raises(PlateError, match=r"manifest.json is damaged"):
+        graded_by(folder, KEYS)
+
+
+def test_numbers_of_objects_get_their_bounds(tmp_path):
+    folder = painted(tmp_path / "stained")
+    counts = [CountFactors(20, "Nuclei", 1.0, 2.0, 0.9, 20, 5)]
+    content = to_json(Earned("none", GRADES, [LEARNT], counts))
+    (folder / "grades.json").write_text(json.dumps(content))
+    row = {"Metadata_Magnification": 20, "Image_Count_Nuclei": 9}
+    found = graded_by(folder, KEYS)
+    assert found.counts_of(row) == {
+        "Metadata_Count_Nuclei_Low": 9,
+        "Metadata_Count_Nuclei_High": 19,
+    }
+    assert found.counts_of(row | {"Metadata_Magnification": 40}) == {}

@@ -33,6 +33,8 @@ from adipocyte.evaluation.painting import check_fits, paint_fields
 from adipocyte.evaluation.pairs import PREDICTION, pair
 from adipocyte.evaluation.reality import Reality
 from adipocyte.evaluation.report import page
+from adipocyte.evaluation.report.page import NOT_SURE
+from adipocyte.evaluation.sureness import Foretold, Sureness, held
 from adipocyte.evaluation.tables import feature_rows, feature_tables, metrics, rows, table
 from adipocyte.plate.problems import problem_table
 from adipocyte.staining.stainer import Stainer
@@ -74,6 +76,7 @@ def evaluate_model(config: EvaluateConfig) -> Judgement:
             store_dataset(store),
             model_id=model_id_of(model),
             realities=_realities(model, judgement.kept),
+            sureness=_sureness(judgement, stainer, store),
         )
     return judgement
 
@@ -153,20 +156,25 @@ def log_judgement(
     *,
     model_id: str | None = None,
     realities: Sequence[Reality] = (),
+    sureness: Sureness = NOT_SURE,
 ) -> None:
     """Log all of a *judgement* in the active run.
 
     The metrics are logged with the model *model_id* and the *dataset* too. *origin* says in words
-    what was judged and by which settings; *realities* are the model's, which are judged, too.
-    Artifacts: report.html; table.txt; fields.json, features.json and grades.json, which MLflow
-    shows as tables; score.json; features/20x/…_Image.csv, as CellProfiler writes them.
+    what was judged and by which settings; *realities* are the model's, which are judged, too;
+    *sureness* says whether its intervals hold and its expected errors come true.
+    Artifacts: report.html; table.txt; fields.json, features.json, grades.json and intervals.json,
+    which MLflow shows as tables; score.json; features/20x/…_Image.csv, as CellProfiler writes them.
     """
     reliable = reliabilities(judgement.measurements, judgement.kept, realities)
     measured = metrics(judgement) | grade_metrics(judgement.grades) | reliability_metrics(reliable)
+    measured |= sureness.metrics
     mlflow.log_metrics(measured, dataset=dataset, model_id=model_id)
     log_table(rows(judgement), "fields")
     if judgement.grades:
         log_table(to_rows(judgement.grades), "grades")
+    if sureness.held:
+        log_table([asdict(one) for one in sureness.held], "intervals")
     if features := feature_rows(judgement):
         log_table(features, "features")
     mlflow.log_dict({way: asdict(score) for way, score in judgement.scores.items()}, "score.json")
@@ -181,6 +189,7 @@ def log_judgement(
         origin,
         judgement.grades,
         reliable,
+        sureness,
     )
     mlflow.log_text(report, REPORT)
 
@@ -196,6 +205,25 @@ def _realities(model: str, kept: str) -> list[Reality]:
     content = load_grades(model)
     earned = from_json(parse_json(content)) if content else None
     return earned.realities if earned and earned.intensities == kept else []
+
+
+def _sureness(judgement: Judgement, stainer: Stainer, store: Store) -> Sureness:
+    """Whether intervals of the *stainer* hold, and its expected errors come true."""
+    placed = frozenset(one.key for one in judgement.measurements if one.truth_features)
+    trusts = {field.key: field.trust for field in judgement.fields}
+    foretold = []
+    for one in judgement.measurements:
+        middles = {
+            name: store.median(one.key.magnification, name) for name in one.pixels[judgement.kept]
+        }
+        errors = {
+            target: one.pixels[judgement.kept][target]["mae"] / middle
+            for target, middle in middles.items()
+            if middle > 0
+        }
+        if trusts[one.key].errors:
+            foretold.append(Foretold(one.key, trusts[one.key], errors))
+    return Sureness(held(judgement.fields, judgement.kept, stainer.widths, placed), foretold)
 
 
 def _flattered(store: Store, config: EvaluateConfig) -> dict[str, str]:

@@ -90,24 +90,7 @@ def page(client: StainClient, scratch: Path) -> gr.Blocks:
             "# Virtual staining of fat cells\n"
             "Brightfield planes in; nuclei, lipid droplets and cytoplasm out."
         )
-        with gr.Row():
-            stack = gr.File(
-                label="Brightfield stack: a TIFF of all focal planes, raw counts",
-                file_types=[".tif", ".tiff"],
-                elem_id="stack",
-            )
-            with gr.Column():
-                magnification = _choice("Magnification", [f"{known}x" for known in MAGNIFICATIONS])
-                intensities = _choice("Intensities", list(_INTENSITIES))
-                measure = gr.Checkbox(
-                    label="Measure: cells, droplets and lipid; half a minute for a full field",
-                    elem_id="measure",
-                )
-                uncertainty = gr.Checkbox(
-                    label="Say how sure it is: a verdict, and what is unsure in grey",
-                    elem_id="uncertainty",
-                )
-                button = gr.Button("Stain", variant="primary", elem_id="stain")
+        asked, button = _form()
         said = gr.Markdown(elem_id="said")
         with gr.Row():
             with gr.Column():
@@ -142,7 +125,7 @@ def page(client: StainClient, scratch: Path) -> gr.Blocks:
         blocks.load(lambda: "" if client.answers() else f"⚠️ {_NO_SERVER}", None, said)
         painted = button.click(
             stain,
-            [stack, magnification, intensities, measure, uncertainty],
+            asked,
             [shown, said, z_plane, files, counts, diameters],
         )
         painted.then(_stains, [shown], stains).then(_plane, [shown, z_plane], brightfield).then(
@@ -152,6 +135,29 @@ def page(client: StainClient, scratch: Path) -> gr.Blocks:
         for slider in (sure, *gains):
             slider.change(_composite, [shown, sure, *gains], composite, show_progress="hidden")
     return blocks
+
+
+def _form() -> tuple[list[gr.components.Component], gr.Button]:
+    """What a visitor chooses, in the order of `_stain`'s arguments, and the button."""
+    with gr.Row():
+        stack = gr.File(
+            label="Brightfield stack: a TIFF of all focal planes, raw counts",
+            file_types=[".tif", ".tiff"],
+            elem_id="stack",
+        )
+        with gr.Column():
+            magnification = _choice("Magnification", [f"{known}x" for known in MAGNIFICATIONS])
+            intensities = _choice("Intensities", list(_INTENSITIES))
+            measure = gr.Checkbox(
+                label="Measure: cells, droplets and lipid; half a minute for a full field",
+                elem_id="measure",
+            )
+            uncertainty = gr.Checkbox(
+                label="Say how sure it is: a verdict, and what is unsure in grey",
+                elem_id="uncertainty",
+            )
+            button = gr.Button("Stain", variant="primary", elem_id="stain")
+    return [stack, magnification, intensities, measure, uncertainty], button
 
 
 def open_page(server: str, port: int) -> None:

@@ -235,6 +235,37 @@ def reliability(name: str, bins: Sequence[tuple[float, float, int]]) -> Markup:
     return svg(name, 300, 300, draw)
 
 
+def expected_errors(name: str, pairs: Mapping[str, Sequence[tuple[float, float]]]) -> Markup:
+    """The true against the expected error of each field, by target, with the line of equality.
+
+    *pairs* are (expected, true), MAE over the median.
+    """
+
+    def draw(axes: Axes) -> None:
+        both = np.array([pair for of_target in pairs.values() for pair in of_target])
+        low, high = 0.8 * both.min(), 1.25 * both.max()
+        axes.plot([low, high], [low, high], color=LINE, linestyle="--", zorder=1)
+        for target, of_target in pairs.items():
+            colour = TARGET_COLOURS[target]
+            axes.scatter(*np.array(of_target).T, s=22, color=colour, label=target, zorder=2)
+        axes.set(
+            xscale="log",
+            yscale="log",
+            xlim=(low, high),
+            ylim=(low, high),
+            xlabel="expected MAE / median",
+            ylabel="true MAE / median",
+        )
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_formatter(NullFormatter())
+        axes.grid()
+        axes.set_axisbelow(True)
+
+    return svg(name, 300, 260, draw)
+
+
 def distributions(
     name: str,
     truth: NDArray[np.int64],

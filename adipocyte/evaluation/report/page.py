@@ -1,5 +1,6 @@
 """The page, section by section: what the template shows."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from adipocyte.evaluation.reality import Reliability
 from adipocyte.evaluation.report import charts
 from adipocyte.evaluation.report.images import Gallery, chosen, gallery
 from adipocyte.evaluation.report.template import template
+from adipocyte.evaluation.sureness import Held, Sureness
 
 WAY_NAMES = {
     "none": "as painted",
@@ -32,6 +34,7 @@ METRIC_NAMES = {
     "feature_metric": "Feature metric",
 }
 EMPTY: Mapping[tuple[int, str], Reliability] = {}
+NOT_SURE = Sureness()
 KIND_COLOURS = {"nuclei": TARGET_COLOURS["A1"], "droplets": TARGET_COLOURS["A2"]}
 
 
@@ -102,14 +105,16 @@ def page(
     origin: Mapping[str, str],
     grades: Sequence[Grade] = (),
     reliable: Mapping[tuple[int, str], Reliability] = EMPTY,
+    sureness: Sureness = NOT_SURE,
 ) -> str:
     """An evaluation as one HTML page that needs no network and no other file.
 
     *scores* by way ("none", "matching", …; "prediction"); *shown* is the way whose
     pictures, features and objects are shown; *origin* says by name what was judged and how,
     *grades* what measurements of the painted images are worth, *reliable*, by magnification and
-    table, how far the probabilities of painted objects can be believed. The
-    same arguments give the same text, which stays under 50 MB.
+    table, how far the probabilities of painted objects can be believed, *sureness* whether
+    intervals hold and expected errors come true. The same arguments give the same text, which stays
+    under 50 MB.
 
     Raises ImageError, naming the file, when an image of *paths* cannot be read.
     """
@@ -140,6 +145,9 @@ def page(
         worths=summary(grades),
         graded=_graded(grades),
         reliable=[_reliable(*place, one) for place, one in reliable.items()],
+        held=_by_stain(sureness),
+        foretold=_foretold(sureness),
+        verdicts=Counter(str(one.trust.verdict) for one in sureness.foretold),
         distributions=[_distribution(measurements, *pair, list(scores)) for pair in pairs],
         plates=_plates(measurements, pairs, shown),
         way_names=WAY_NAMES,
@@ -211,6 +219,28 @@ def _group(feature: str) -> str:
         if word in feature.lower():
             return group
     return "image"
+
+
+def _by_stain(sureness: Sureness) -> dict[str, list[Held]]:
+    """How often the intervals of each stain and magnification held, at every place."""
+    found: dict[str, list[Held]] = {}
+    for one in sureness.held:
+        name = f"{one.target} {TARGET_NAMES[one.target]}, {one.magnification}x"
+        found.setdefault(name, []).append(one)
+    return found
+
+
+def _foretold(sureness: Sureness) -> dict[int, Markup]:
+    """By magnification a chart of the fields' expected and true errors."""
+    pairs: dict[int, dict[str, list[tuple[float, float]]]] = {}
+    for one in sureness.foretold:
+        for target in sorted(one.errors.keys() & one.trust.errors.keys()):
+            of_target = pairs.setdefault(one.key.magnification, {}).setdefault(target, [])
+            of_target.append((one.trust.errors[target], one.errors[target]))
+    return {
+        magnification: charts.expected_errors(f"expected-{magnification}", of)
+        for magnification, of in sorted(pairs.items())
+    }
 
 
 def _graded(grades: Sequence[Grade]) -> dict[int, list[Grade]]:

@@ -89,5 +89,6 @@ class FieldPainter:
         for target, bounds in stained.intervals.items():
             images |= dict(zip(interval_names(field, target), bounds, strict=True))
         for name, image in images.items():
-            write_claimed(self._out, self._assignment.claim, name, encode_image(image))
+            data = encode_image(image, field.um_per_px)
+            write_claimed(self._out, self._assignment.claim, name, data)
         return FieldOutcome(field.key, PAINTED, time.perf_counter() - start, stained.warnings)

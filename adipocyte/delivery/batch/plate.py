@@ -19,6 +19,7 @@ from adipocyte.delivery.batch.claim import (
 )
 from adipocyte.delivery.batch.output import Output
 from adipocyte.delivery.batch.painter import FAILED, PAINTED, Assignment, FieldOutcome, FieldPainter
+from adipocyte.delivery.batch.tiffs import described
 from adipocyte.delivery.models.load import load_grades, load_manifest, pinned
 from adipocyte.domain import FieldKey
 from adipocyte.errors import ConfigError
@@ -27,7 +28,7 @@ from adipocyte.networks.predictor import INSTALL_COMPILER, NO_COMPILER, has_comp
 from adipocyte.plate.fields import FieldFiles, painted_names
 from adipocyte.plate.problems import Problem
 from adipocyte.plate.scan import scan_plate
-from adipocyte.plate.stained import GRADES, PLATE_MANIFEST, PLATE_ORIGIN
+from adipocyte.plate.stained import GRADES, IMAGE_TABLE, PLATE_MANIFEST, PLATE_ORIGIN
 from adipocyte.plate.understood import understood_table
 from adipocyte.staining.bundle import BundleManifest
 from adipocyte.system.files import json_bytes, short_digest
@@ -111,6 +112,7 @@ def stain_plate(config: StainConfig, crew: Crew) -> StainedPlate:
 
     Beside them, `stained.json` says what painted which plate, and how, `manifest.json` what became
     of each field, and `grades.json` what measurements of the images are worth, if the model knows.
+    At the end of the plate `images.csv` lists the images for CellProfiler.
     A field is skipped if the manifest calls it painted, from the files that it has now, and its
     images are there; so the same command continues an interrupted one. A field that is incomplete
     or cannot be read is recorded and does not stop the plate.
@@ -136,7 +138,7 @@ def stain_plate(config: StainConfig, crew: Crew) -> StainedPlate:
         field.key: painted_names(field, bundle.targets, with_intervals=config.uncertainty)
         for field in scanned.fields
     }
-    for name in [PLATE_ORIGIN, PLATE_MANIFEST, GRADES, *chain(*images.values())]:
+    for name in [PLATE_ORIGIN, PLATE_MANIFEST, GRADES, IMAGE_TABLE, *chain(*images.values())]:
         out.require_own(name)
     begun = begun_in(out)
     origin = _origin(config, bundle, crew, begun, len(scanned.fields))
@@ -165,6 +167,9 @@ def stain_plate(config: StainConfig, crew: Crew) -> StainedPlate:
         painting = _checked(crew.paint(assignment, left), left, made_from)
         outcomes = tqdm(painting, total=len(left), desc="stain", unit="field")
     kept = list(manifest.kept(outcomes))
+    painted = [field for field in scanned.fields if manifest.is_painted(field.key)]
+    for name, data in described(painted, bundle.targets).items():
+        write_claimed(out, assignment.claim, name, data)
     return StainedPlate(
         painted=[outcome.key for outcome in kept if outcome.status == PAINTED],
         skipped=skipped,
@@ -301,6 +306,10 @@ class PlateManifest:
             entry = self._broken.setdefault(problem.where, _entry(FAILED, 0, (), problem))
             if _sentence(problem) not in entry["problem"]:
                 entry["problem"] += f"; {_sentence(problem)}"
+
+    def is_painted(self, key: FieldKey) -> bool:
+        """Whether there is an entry that calls a field painted."""
+        return self.entries.get(str(key), {}).get("status") == PAINTED
 
     def kept(self, outcomes: Iterable[FieldOutcome]) -> Iterator[FieldOutcome]:
         """Pass *outcomes* on, each an entry that is on disk within seconds.

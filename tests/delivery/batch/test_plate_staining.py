@@ -1,5 +1,6 @@
 """A whole plate is painted field by field, and the same command resumes after any interruption."""
 
+import csv
 import json
 import os
 import re
@@ -26,6 +27,7 @@ from adipocyte.domain import FieldKey
 from adipocyte.errors import ConfigError, OutputError, PlateError
 from adipocyte.measuring.grades import trust
 from adipocyte.plate.fields import FieldFiles, read_field, stained_name
+from adipocyte.plate.names import parse_name
 from adipocyte.plate.scan import scan_plate
 from adipocyte.plate.stains import list_stains
 from adipocyte.staining.bundle import add_grades, write_intervals
@@ -102,6 +104,57 @@ def test_every_field_is_painted_as_the_stainer_paints_it(stain, plate, small_bun
     for target, channel in (("A1", "C01"), ("A2", "C02"), ("A3", "C03")):
         [path] = (tmp_path / "out").glob(f"20x_images/*F003*{channel}.tif")
         assert (tifffile.imread(path) == expected[target]).all()
+
+
+def loaded(table: Path, base: Path) -> list[tuple[dict[str, Path], dict[str, str]]]:
+    """The images and the metadata of each row, as CellProfiler's LoadData reads them.
+
+    cellprofiler/modules/loaddata.py: `header_to_column` drops "Image_"; `prepare_run` splits each
+    name at its first "_" into a category and the rest, refuses rows of another length than the
+    header's, and joins the base image location, the PathName and the FileName. All else is data of
+    the row, that of the category Metadata by its name.
+    """
+    header, *rows = csv.reader(table.read_text().splitlines())
+    columns = [re.sub("^Image_(?=(FileName|PathName)_)", "", name) for name in header]
+    found = []
+    for row in rows:
+        assert len(row) == len(columns)
+        by_category: dict[str, dict[str, str]] = {}
+        for column, value in zip(columns, row, strict=True):
+            category, _, name = column.partition("_")
+            by_category.setdefault(category, {})[name] = value
+        files, folders = by_category.pop("FileName"), by_category.pop("PathName")
+        assert by_category.keys() == {"Metadata"}
+        paths = {name: base / folders[name] / file for name, file in files.items()}
+        found.append((paths, by_category["Metadata"]))
+    return found
+
+
+def test_cellprofiler_loads_what_is_painted_also_after_a_move(stain, plate, tmp_path):
+    out, moved = tmp_path / "out", tmp_path / "moved"
+    broken = shutil.copytree(plate, tmp_path / "broken")
+    plane(broken, 2, 3).unlink()
+    with pytest.raises(KeyboardInterrupt):
+        stain(LeavesEarly(1, KeyboardInterrupt()), plate=broken)
+    assert not (out / "images.csv").exists()
+    stain(plate=broken)
+    out.rename(moved)
+    rows = loaded(moved / "images.csv", moved)
+    assert [metadata for _, metadata in rows] == [
+        {
+            "Plate": "AssayPlate_Greiner_#655090",
+            "Magnification": "20",
+            "Well": "B03",
+            "Site": str(fov),
+        }
+        for fov in (1, 3, 4, 5)
+    ]
+    listed = [path for paths, _ in rows for path in paths.values()]
+    assert sorted(listed) == sorted(moved.rglob("*.tif"))
+    for paths, metadata in rows:
+        for target, path in paths.items():
+            name = parse_name(path.name)
+            assert (name.target, name.fov) == (target, int(metadata["Site"]))
 
 
 @pytest.mark.slow

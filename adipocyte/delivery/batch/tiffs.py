@@ -1,0 +1,39 @@
+"""A stained plate as TIFFs under the challenge's names, and the table of them for CellProfiler."""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from adipocyte.plate.fields import FieldFiles, stained_name
+from adipocyte.plate.stained import IMAGE_TABLE
+
+
+def described(fields: Iterable[FieldFiles], targets: Sequence[str]) -> dict[str, bytes]:
+    """The file beside the images of *fields* that says which they are, for CellProfiler.
+
+    Its columns are those that the module LoadData reads
+    (https://github.com/CellProfiler/CellProfiler, cellprofiler/modules/loaddata.py): a row for each
+    field, and for each of *targets* the name of its image and its folder. A folder that is relative
+    is looked for in LoadData's "Base image location", so a plate may be moved.
+    """
+    text = io.StringIO()
+    files = [f"Image_{part}_{target}" for target in targets for part in ("FileName", "PathName")]
+    metadata = [f"Metadata_{name}" for name in ("Plate", "Magnification", "Well", "Site")]
+    writer = csv.DictWriter(text, [*files, *metadata], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_row(field, targets) for field in fields)
+    return {IMAGE_TABLE: text.getvalue().encode()}
+
+
+def _row(field: FieldFiles, targets: Sequence[str]) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "Metadata_Plate": field.plate,
+        "Metadata_Magnification": field.key.magnification,
+        "Metadata_Well": field.key.well,
+        "Metadata_Site": field.key.fov,
+    }
+    for target in targets:
+        folder, _, name = stained_name(field, target).rpartition("/")
+        row |= {f"Image_FileName_{target}": name, f"Image_PathName_{target}": folder}
+    return row

@@ -23,19 +23,21 @@ from adipocyte.delivery.batch import painter
 from adipocyte.delivery.batch import plate as batch
 from adipocyte.delivery.batch.painter import Assignment, FieldOutcome
 from adipocyte.delivery.batch.plate import Here, should_compile, stain_plate
-from adipocyte.domain import FieldKey
+from adipocyte.delivery.batch.tiffs import described
+from adipocyte.domain import TARGETS, FieldKey
 from adipocyte.errors import ConfigError, OutputError, PlateError
 from adipocyte.measuring.grades import trust
-from adipocyte.plate.fields import FieldFiles, read_field, stained_name
+from adipocyte.plate.fields import FieldFiles, RawField, read_field, stained_name
 from adipocyte.plate.names import parse_name
 from adipocyte.plate.scan import scan_plate
 from adipocyte.plate.stains import list_stains
+from adipocyte.plate.tiff import write_image
 from adipocyte.staining.bundle import add_grades, write_intervals
 from adipocyte.staining.stainer import Stainer
 from entrypoints.stain import stain as command
 from tests.support import ROOT
 from tests.support.bundles import make_int8_bundle, some_widths
-from tests.support.layouts import write_imagexpress
+from tests.support.layouts import PATTERN, WRITERS, write_imagexpress
 from tests.support.plates import SHAPE_PX, images, plane, planes, write_plate
 from tests.support.processes import wait_for
 from tests.support.served import make_model
@@ -155,6 +157,36 @@ def test_cellprofiler_loads_what_is_painted_also_after_a_move(stain, plate, tmp_
         for target, path in paths.items():
             name = parse_name(path.name)
             assert (name.target, name.fov) == (target, int(metadata["Site"]))
+
+
+@pytest.mark.parametrize("layout", WRITERS)
+def test_images_are_named_after_their_fields_in_any_layout_and_read_again(layout, tmp_path):
+    """By `measure`, `evaluate` and CellProfiler; the plate's name is the instrument's own, "99"."""
+    planes_of = {
+        FieldKey(20, well, fov): RawField(planes(fov, (64, 65)), {})
+        for well in ("B03", "AF48")
+        for fov in (1, 12)
+    }
+    raw = WRITERS[layout](tmp_path / "raw", planes_of)
+    given = {"layout": layout, "channels": "brightfield=TL-20"} if layout == PATTERN else {}
+    fields = scan_plate(raw, (), **given).fields
+    out = tmp_path / "out"
+    for field in fields:
+        for target in TARGETS:
+            write_image(out / stained_name(field, target), planes(0, (64, 65))[0])
+    found = list_stains(out, "images", 0)
+    assert found.keys() == planes_of.keys()
+    for name, data in described(fields, TARGETS).items():
+        (out / name).write_bytes(data)
+    rows = loaded(out / "images.csv", out)
+    assert len(rows) == len(planes_of)
+    for paths, metadata in rows:
+        files = found[FieldKey(20, metadata["Well"], int(metadata["Site"]))]
+        assert files == {target: [path] for target, path in paths.items()}
+        assert metadata["Plate"] == "99"
+        assert all(path.name.startswith(f"99_{metadata['Well']}_") for path in paths.values())
+    overruled = scan_plate(raw, (), magnification=40, **given).fields[0]
+    assert overruled.um_per_px == (0.163 if layout == PATTERN else 0.325)  # the usual, else as told
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """The pixels of one field: read from a raw plate, or written under the challenge's names."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,15 +87,6 @@ def interval_names(files: FieldFiles, target: str) -> tuple[str, str]:
     """The names of the lowest and the highest counts of a field's painted *target*."""
     stem = stained_name(files, target).removesuffix(".tif")
     return f"{stem}_low.tif", f"{stem}_high.tif"
-
-
-def painted_names(files: FieldFiles, targets: Iterable[str], *, with_intervals: bool) -> list[str]:
-    """The names of all images of a field in a stained plate."""
-    names = []
-    for target in targets:
-        names.append(stained_name(files, target))
-        names += interval_names(files, target) if with_intervals else ()
-    return names
 
 
 def _alike(images: list[tuple[Path, NDArray[np.uint16]]]) -> list[NDArray[np.uint16]]:

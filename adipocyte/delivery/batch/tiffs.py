@@ -5,8 +5,27 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from adipocyte.plate.fields import FieldFiles, stained_name
+from adipocyte.plate.fields import FieldFiles, interval_names, stained_name
 from adipocyte.plate.stained import IMAGE_TABLE
+from adipocyte.plate.tiff import encode_image
+from adipocyte.staining.stainer import Stained
+
+
+def names(field: FieldFiles, targets: Sequence[str], with_intervals: bool) -> list[str]:
+    """The names of all images of a field."""
+    found = []
+    for target in targets:
+        found.append(stained_name(field, target))
+        found += interval_names(field, target) if with_intervals else ()
+    return found
+
+
+def files(field: FieldFiles, stained: Stained) -> dict[str, bytes]:
+    """A painted field as TIFFs."""
+    images = {stained_name(field, target): image for target, image in stained.images.items()}
+    for target, bounds in stained.intervals.items():
+        images |= dict(zip(interval_names(field, target), bounds, strict=True))
+    return {name: encode_image(image, field.um_per_px) for name, image in images.items()}
 
 
 def described(fields: Iterable[FieldFiles], targets: Sequence[str]) -> dict[str, bytes]:
@@ -18,9 +37,9 @@ def described(fields: Iterable[FieldFiles], targets: Sequence[str]) -> dict[str,
     is looked for in LoadData's "Base image location", so a plate may be moved.
     """
     text = io.StringIO()
-    files = [f"Image_{part}_{target}" for target in targets for part in ("FileName", "PathName")]
+    images = [f"Image_{part}_{target}" for target in targets for part in ("FileName", "PathName")]
     metadata = [f"Metadata_{name}" for name in ("Plate", "Magnification", "Well", "Site")]
-    writer = csv.DictWriter(text, [*files, *metadata], lineterminator="\n")
+    writer = csv.DictWriter(text, [*images, *metadata], lineterminator="\n")
     writer.writeheader()
     writer.writerows(_row(field, targets) for field in fields)
     return {IMAGE_TABLE: text.getvalue().encode()}

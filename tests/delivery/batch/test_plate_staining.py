@@ -16,7 +16,9 @@ import fsspec
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from click.testing import CliRunner
+from ome_zarr_models.v05 import HCS, Image
 
 from adipocyte.config import StainConfig
 from adipocyte.delivery.batch import painter
@@ -24,7 +26,7 @@ from adipocyte.delivery.batch import plate as batch
 from adipocyte.delivery.batch.painter import Assignment, FieldOutcome
 from adipocyte.delivery.batch.plate import Here, should_compile, stain_plate
 from adipocyte.delivery.batch.tiffs import described
-from adipocyte.domain import TARGETS, FieldKey
+from adipocyte.domain import TARGET_COLOURS, TARGETS, FieldKey
 from adipocyte.errors import ConfigError, OutputError, PlateError
 from adipocyte.measuring.grades import trust
 from adipocyte.plate.fields import FieldFiles, RawField, read_field, stained_name
@@ -248,6 +250,67 @@ def test_intervals_lie_beside_the_images_when_they_are_asked_for(stain, small_mo
     found = list_stains(out, "images", 0)
     assert {target for files in found.values() for target in files} == {"A1", "A2", "A3"}
     assert all(len(paths) == 1 for files in found.values() for paths in files.values())
+
+
+def channels_of(out: Path, fov: int) -> dict[str, np.ndarray]:
+    """What a public validator finds in an image of a plate that it finds valid, by channel."""
+    HCS.from_zarr(zarr.open_group(out / "20x.zarr", mode="r"))
+    group = zarr.open_group(out / "20x.zarr" / "B" / "3" / str(fov), mode="r")
+    image = Image.from_zarr(group).attributes.ome
+    [dataset] = image.multiscales[0].datasets
+    assert dataset.coordinateTransformations[0].scale == [1.0, 0.325, 0.325]
+    names = [channel["label"] for channel in image.omero["channels"]]
+    colours = [channel["color"] for channel in image.omero["channels"]]
+    assert colours == [TARGET_COLOURS[name[:2]].lstrip("#").upper() for name in names]
+    return dict(zip(names, np.asarray(group["0"]), strict=True))
+
+
+@pytest.mark.slow
+def test_an_ome_zarr_plate_is_valid_continues_and_holds_what_tiffs_hold(
+    stain, plate, tmp_path, small_model
+):
+    """Also with intervals, and in a place that is no folder."""
+    model = Path(shutil.copytree(small_model, tmp_path / "model"))
+    widths = {f"20/{target}": some_widths() for target in TARGETS}
+    write_intervals(model / "artifacts" / "bundle", widths)
+    given = {"model": str(model), "uncertainty": True}
+    stain(LeavesEarlyQuietly(1), out=str(tmp_path / "tiffs"), **given)
+    given |= {"format": "ome-zarr"}
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        stain(LeavesEarly(1, KeyboardInterrupt()), **given)
+    assert not (out / "20x.zarr" / "zarr.json").exists()
+    with pytest.raises(PlateError, match=r"as ome-zarr, not tiff: .*-P format=ome-zarr, or name"):
+        stain(**given | {"format": "tiff"})
+    again = stain(LeavesEarlyQuietly(1), **given)
+    assert (fovs(again.skipped), fovs(again.painted)) == ([1], [2])
+    found = channels_of(out, 1)
+    assert list(found)[:3] == list(TARGETS)
+    assert channels_of(out, 2).keys() == found.keys()
+    images_of_1 = {
+        f"A{int(path.name.partition('C0')[2][0])}{path.stem.partition('C0')[2][1:]}": path
+        for path in (tmp_path / "tiffs").rglob("*.tif")
+    }
+    assert images_of_1.keys() == found.keys()
+    for name, path in images_of_1.items():
+        np.testing.assert_array_equal(found[name], tifffile.imread(path))
+    with pytest.raises(PlateError, match="stain the plate once more with -P format=tiff"):
+        list_stains(out, "images", 0)
+
+    elsewhere = f"memory://{tmp_path.name}/stained"
+    stain(LeavesEarlyQuietly(1), out=elsewhere, **given)
+    files, root = fsspec.url_to_fs(elsewhere)
+    held = {path.removeprefix(root) for path in files.find(root)}
+    assert {"/20x.zarr/zarr.json", "/20x.zarr/B/3/1/zarr.json"} < held
+    files.rm(f"{root}/20x.zarr/B/3/1/0/c/8/0/0")
+    lost = stain(LeavesEarlyQuietly(1), out=elsewhere, **given)
+    assert (fovs(lost.painted), lost.skipped) == ([1], [])
+
+
+def test_tiffs_are_not_continued_as_ome_zarr(stain):
+    stain(LeavesEarlyQuietly(1))
+    with pytest.raises(PlateError, match=r"as tiff, not ome-zarr: finish it with -P format=tiff"):
+        stain(format="ome-zarr")
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,6 +25,7 @@ from urllib3.util import Retry
 
 from adipocyte.domain import TARGETS, bound_names
 from adipocyte.errors import ConfigError, ImageError, ServiceError, UnreachableError
+from adipocyte.imaging.trust import Trust, read_trust
 from adipocyte.plate.tiff import decode_stack, encode_stack
 from adipocyte.system.failures import without_passwords
 from adipocyte.system.files import parse_json
@@ -69,7 +70,8 @@ class Answer:
 
     Of a field that was measured: the 99 `features` of CellProfiler by name, nan where there is
     nothing to measure, and the `objects`. `intervals` by target are the lowest and the highest
-    count to be expected, images as above, if they were asked for.
+    count to be expected, images as above, if they were asked for; then `trust` says whether to
+    believe the field. A server that is older than that says nothing of it: None.
     """
 
     images: dict[str, NDArray[np.uint16]]
@@ -79,6 +81,7 @@ class Answer:
     intervals: dict[str, tuple[NDArray[np.uint16], NDArray[np.uint16]]] = field(
         default_factory=dict
     )
+    trust: Trust | None = None
 
 
 class _Request:
@@ -375,6 +378,8 @@ def _painted(body: bytearray, most_marks: int, is_measured: bool, has_intervals:
         raise ServiceError(_plain(error))
     features = _features(row.pop("features")) if is_measured else {}
     objects = _objects(row.pop("objects")) if is_measured else None
+    said = row.pop("trust", "") if has_intervals else ""
+    trust = _trust(said) if said else None
     targets = [target for target in TARGETS if target in row]
     bounds = {target: bound_names(target) for target in targets} if has_intervals else {}
     if unknown := sorted(row.keys() - {*targets, *chain(*bounds.values())}):
@@ -385,12 +390,20 @@ def _painted(body: bytearray, most_marks: int, is_measured: bool, has_intervals:
     intervals = {
         target: (_image(row, low), _image(row, high)) for target, (low, high) in bounds.items()
     }
-    return Answer(images, _plain(warnings), features, objects, intervals)
+    return Answer(images, _plain(warnings), features, objects, intervals, trust)
 
 
 def _image(row: dict[str, str], name: str) -> NDArray[np.uint16]:
     """An image, taken out of its *row*, because text and image of a full field have 28 MB each."""
     return decode_stack(base64.b64decode(row.pop(name)), 1)[0]
+
+
+def _trust(text: str) -> Trust:
+    """Raises ValueError."""
+    found = read_trust(parse_json(text.encode()))
+    if unknown := found.errors.keys() - TARGETS:
+        raise ValueError(f"an error of {min(unknown)[:100]!r}")
+    return replace(found, reason=_plain(found.reason))
 
 
 def _features(text: str) -> dict[str, float]:

@@ -56,7 +56,7 @@ def measure(config: MeasureConfig) -> None:
         )
         mlflow.log_figure(heat_maps(measured.wells), "plate.png")
         middle = measured.fields[len(measured.fields) // 2]
-        shown = outlined(config.images, middle, measured.trust)
+        shown = outlined(config.images, middle, measured.graded)
         mlflow.log_figure(outlines(shown.stains, shown.found, shown.key), "outlines.png")
         report = page(measured, shown)
         with replacing(config.out / REPORT) as partial:
@@ -78,8 +78,8 @@ def _told(measured: "MeasuredPlate") -> Iterator[str]:
     yield from without(measured.lacking)
     listed = ", ".join(f"{count} {name}" for name, count in measured.counts.items())
     yield f"{listed} in {len(measured.fields)} fields, {measured.n_new} measured now."
-    if measured.trust:
-        yield from measured.trust.sentences()
+    if measured.graded:
+        yield from measured.graded.sentences()
     for row in best_first(measured.controls)[:_MOST_SHOWN]:
         yield f"Controls, {row['Feature']}: Z' {row['Z_prime']:.2f}, SSMD {row['SSMD']:.1f}."
     yield f"Tables: {', '.join(str(path) for path in measured.tables.values())}"

@@ -35,12 +35,15 @@ def stain(config: StainConfig) -> None:
                 "skipped": len(result.skipped),
                 "changed": len(result.changed),
                 "problems": len(result.problems),
+                "refused": len(result.refused),
             }
         )
         mlflow.log_dict(read_own(Output(config.out), PLATE_MANIFEST), PLATE_MANIFEST)
         for key, sentences in result.warnings.items():
             for sentence in sentences:
                 print(f"warning, field {key}: {sentence}")
+        for key, reason in result.refused.items():
+            print(f"not to be believed, field {key}: {reason}")
         for key in result.changed:
             print(f"The files of field {key} have changed since it was painted: painted again.")
         print(

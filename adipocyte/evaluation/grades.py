@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adipocyte.domain import TARGETS, UM_PER_PX
-from adipocyte.evaluation import reality
+from adipocyte.evaluation import counts, reality
 from adipocyte.evaluation.cellprofiler.objects import DIAMETER, IMAGE
+from adipocyte.evaluation.counts import CountFactors, learn_counts
 from adipocyte.evaluation.measure import FieldMeasurement
 from adipocyte.evaluation.objects import ObjectPairs, f1, joined
 from adipocyte.evaluation.reality import Candidates, Reality, Reliability
@@ -98,6 +99,7 @@ class Earned(NamedTuple):
     intensities: str
     grades: list[Grade]
     realities: list[Reality]
+    counts: Sequence[CountFactors] = ()
 
 
 _FORM = {
@@ -129,7 +131,8 @@ def grades_of(measurements: Sequence[FieldMeasurement], way: str, *, seed: int =
 
 def earned_by(measurements: Sequence[FieldMeasurement], way: str, seed: int) -> Earned:
     """What images painted in a *way* earned on the fields that were measured."""
-    return Earned(way, grades_of(measurements, way, seed=seed), _realities_of(measurements, way))
+    grades = grades_of(measurements, way, seed=seed)
+    return Earned(way, grades, _realities_of(measurements, way), learn_counts(measurements, way))
 
 
 def to_rows(grades: Sequence[Grade]) -> list[dict[str, Any]]:
@@ -146,6 +149,7 @@ def to_json(earned: Earned) -> dict[str, Any]:
         "intensities": earned.intensities,
         "grades": to_rows(earned.grades),
         "objects": reality.to_json(earned.realities),
+        "counts": counts.to_json(earned.counts),
     }
 
 
@@ -155,7 +159,9 @@ def from_json(content: Any) -> Earned:
     grades = [
         Grade(**{name: _read(name, row[name]) for name in _FORM}) for row in content["grades"]
     ]
-    return Earned(content["intensities"], grades, reality.from_json(content["objects"]))
+    of_objects = reality.from_json(content["objects"])
+    of_counts = counts.from_json(content.get("counts", []))  # older models know none
+    return Earned(content["intensities"], grades, of_objects, of_counts)
 
 
 def _realities_of(measurements: Sequence[FieldMeasurement], way: str) -> list[Reality]:

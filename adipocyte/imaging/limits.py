@@ -153,6 +153,18 @@ def distance(measures: Measures, limits: Limits) -> float:
     return float(min(farthest, _FARTHEST))
 
 
+def on_scales(measures: Measures) -> Measures:
+    """The *measures* of a field's planes that have limits, each on the scale of its rule.
+
+    Those are logarithms for ratios, of which a black field has none: that measure is left out.
+    """
+    return {
+        name: float(_scaled(rule, np.array(measures[name])))
+        for name, rule in _RULES.items()
+        if rule.least and name in measures and not (rule.ratio and measures[name] <= 0)
+    }
+
+
 def _rule(name: str) -> _Rule | None:
     """The rule of a measure, None if it has no limits. A stain's measures begin with its name."""
     stain, _, measure = name.partition("_")

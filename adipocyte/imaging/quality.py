@@ -64,7 +64,7 @@ def measure_quality(
             "quality is measured on uint16 counts of shape (Z, Y, X) with sides of "
             f"{SMALLEST_PX} pixels or more",
         )
-    blocks = _cut(planes)
+    blocks = cut_blocks(planes)
     constant = np.ptp(blocks, axis=(1, 2, 3, 4)) == 0
     measures: Measures = {"brightfield_mean_counts": float(blocks.mean(dtype=np.float64))}
     if not constant.all():
@@ -82,10 +82,10 @@ def measure_quality(
     return measures
 
 
-def _cut(planes: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """Blocks of every plane, (Z, rows, columns, 48, 48), evenly from border to border.
+def cut_blocks(planes: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """Blocks of every plane of (Z, Y, X), (Z, rows, columns, 48, 48), evenly from border to border.
 
-    Neighbours share their margins, or lie further apart.
+    Neighbours share their margins, or lie further apart; there are at most 12 rows and 12 columns.
     """
     tops, lefts = map(_block_starts, planes.shape[1:])
     blocks = np.empty((len(planes), len(tops), len(lefts), _BLOCK_PX, _BLOCK_PX), dtype=np.float32)

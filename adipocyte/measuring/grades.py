@@ -5,34 +5,42 @@ lowered where this plate, or how it was painted, is another thing.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from adipocyte.domain import FieldKey
+from adipocyte.evaluation.cellprofiler.features import STAINS
 from adipocyte.evaluation.cellprofiler.objects import KINDS, NUMBER, Table, columns_of
+from adipocyte.evaluation.counts import COUNT, CountFactors
 from adipocyte.evaluation.grades import WELLS, Grade, Worth, from_json, summary
 from adipocyte.evaluation.reality import PROBABILITY, Reality
+from adipocyte.imaging.trust import UNTOLD, Trust, Verdict
 from adipocyte.plate.stained import GRADES, damaged, told_by
 
+VERDICT = "Metadata_Trust"
 MOST_UNLIKE = 0.5  # share of a magnification's fields that may be unlike the training wells
 
 
 @dataclass(frozen=True)
-class Trust:
+class Graded:
     """The `grades` of what is measured, and `doubts`: sentences for people about all of them.
 
     `unlike` are the fields that the painter found unlike its training wells. `realities` give
-    painted objects their probability of being real; there are none for images with other
-    intensities than those that they were learnt from.
+    painted objects their probability of being real; neither they nor `counts` are there for images
+    with other intensities than those that they were learnt from. `trusts` say which fields to
+    believe, where they were painted with uncertainty; `counts`, how many objects there may be where
+    so many are painted.
     """
 
     grades: tuple[Grade, ...] = ()
     doubts: tuple[str, ...] = ()
     unlike: frozenset[FieldKey] = frozenset()
     realities: tuple[Reality, ...] = ()
+    trusts: Mapping[FieldKey, Trust] = field(default_factory=dict)
+    counts: tuple[CountFactors, ...] = ()
 
     @cached_property
     def _of_wells(self) -> dict[tuple[int, str], Grade]:
@@ -59,6 +67,36 @@ class Trust:
         n = len(table[NUMBER])
         return table | {PROBABILITY: of_this(table) if of_this else np.full(n, np.nan)}
 
+    def of_field(self, key: FieldKey) -> dict[str, str]:
+        """The column VERDICT of a field, where any field has a verdict; else none."""
+        if not self.trusts:
+            return {}
+        return {VERDICT: str(self.trusts.get(key, UNTOLD).verdict)}
+
+    def of_well(self, keys: Sequence[FieldKey]) -> dict[str, str | float]:
+        """The column VERDICT of a well with the fields *keys*, and what error is to be expected.
+
+        A well is to be believed if all of its fields are; it is not if half of them are not. Of its
+        fields' expected errors it has the mean.
+        """
+        if not self.trusts:
+            return {}
+        trusts = [self.trusts.get(key, UNTOLD) for key in keys]
+        told: dict[str, str | float] = {VERDICT: str(_together([one.verdict for one in trusts]))}
+        for target in sorted({name for one in self.trusts.values() for name in one.errors}):
+            errors = [one.errors[target] for one in trusts if target in one.errors]
+            told[f"Metadata_ExpectedError_{STAINS[target]}"] = float(np.mean(errors or [np.nan]))
+        return told
+
+    def counts_of(self, row: Mapping[str, str | float]) -> dict[str, int]:
+        """Of a *row* of the table of wells the least and the greatest true number of objects."""
+        found = {}
+        for of in self.counts:
+            if of.magnification == row["Metadata_Magnification"]:
+                names = (f"Metadata_Count_{of.table}_{end}" for end in ("Low", "High"))
+                found |= dict(zip(names, of(float(row[COUNT + of.table])), strict=True))
+        return found
+
     def forbids(self, row: Mapping[str, str | float]) -> bool:
         """Whether the feature of a *row* of controls or doses is not to be trusted."""
         grade = self.of_wells(int(row["Metadata_Magnification"]), str(row["Feature"]))
@@ -70,9 +108,13 @@ class Trust:
             told = ", ".join(f"{n} {worth}" for worth, n in counts.items())
             yield f"Grades of the columns of wells at {magnification}x: {told}."
         yield from self.doubts
+        refused = sorted(key for key, one in self.trusts.items() if one.verdict is Verdict.NO)
+        if refused:
+            wells = ", ".join(dict.fromkeys(key.well for key in refused))
+            yield f"Not to be believed: {len(refused)} of {len(self.trusts)} fields, of {wells}."
 
 
-def trust(images: Path, keys: Sequence[FieldKey]) -> Trust | None:
+def graded_by(images: Path, keys: Sequence[FieldKey]) -> Graded | None:
     """What measurements of the fields *keys* in *images* are worth; None for images not painted.
 
     Raises PlateError when what the folder tells of itself is damaged.
@@ -81,12 +123,13 @@ def trust(images: Path, keys: Sequence[FieldKey]) -> Trust | None:
     if told is None:
         return None
     unlike = frozenset(key for key in keys if told.warnings.get(str(key)))
+    trusts = {key: told.trusts[str(key)] for key in keys if str(key) in told.trusts}
     if told.grades is None:
         doubt = (
             "The model that painted these images has no grades, so nothing says which columns can "
             "be trusted: register it again, and stain with the new version."
         )
-        return Trust((), (doubt,), unlike)
+        return Graded((), (doubt,), unlike, trusts=trusts)
     try:
         earned = from_json(told.grades)
     except ValueError as error:
@@ -102,8 +145,19 @@ def trust(images: Path, keys: Sequence[FieldKey]) -> Trust | None:
         f"At {magnification}x each grade is one lower: {doubt}."
         for magnification, doubt in doubts.items()
     )
-    realities = tuple(earned.realities) if earned.intensities == told.intensities else ()
-    return Trust((*found, *of_objects), sentences, unlike, realities)
+    if earned.intensities != told.intensities:
+        return Graded((*found, *of_objects), sentences, unlike, trusts=trusts)
+    learnt = tuple(earned.realities), trusts, tuple(earned.counts)
+    return Graded((*found, *of_objects), sentences, unlike, *learnt)
+
+
+def _together(verdicts: Sequence[Verdict]) -> Verdict:
+    """The verdict on a well whose fields have these *verdicts*."""
+    if 2 * sum(one is Verdict.NO for one in verdicts) >= len(verdicts):
+        return Verdict.NO
+    if all(one is verdicts[0] for one in verdicts):
+        return verdicts[0]
+    return Verdict.CARE
 
 
 def grade_rows(grades: Iterable[Grade]) -> list[dict[str, str | float]]:

@@ -19,9 +19,10 @@ from adipocyte.evaluation.cellprofiler.features import STAINS, Measured, measure
 from adipocyte.evaluation.cellprofiler.labelling import Labels
 from adipocyte.evaluation.cellprofiler.objects import IMAGE, KINDS, tables_of
 from adipocyte.evaluation.cellprofiler.wells import well_row
+from adipocyte.evaluation.counts import COUNT
 from adipocyte.evaluation.reality import PROBABILITY
 from adipocyte.measuring.files import table_file
-from adipocyte.measuring.grades import Trust, grade_rows, trust
+from adipocyte.measuring.grades import Graded, grade_rows, graded_by
 from adipocyte.measuring.parts import PART_FORMAT, has_part, read_part, write_part
 from adipocyte.measuring.plate_map import Treatment, read_plate_map
 from adipocyte.measuring.screen import control_rows, dose_rows
@@ -37,7 +38,6 @@ from adipocyte.system.processes import each
 WELLS, CONTROLS, DOSES, GRADES = "Wells", "Controls", "DoseResponse", "Grades"
 LABELS = "labels"
 _MOST_NAMED = 5
-_COUNT = "Image_Count_"  # what the names of the columns of wells that count objects begin with
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class MeasuredPlate:
 
     `problems` are of fields that could not be measured, `lacking` are fields without a stain, by
     target. `controls` and `doses` are the rows of the tables CONTROLS and DOSES, none without a
-    plate map. `trust` says what measurements of painted images are worth, None for other images.
+    plate map. `graded` says what measurements of painted images are worth, None for other images.
     `tables` are the files, by name.
     """
 
@@ -73,15 +73,15 @@ class MeasuredPlate:
     lacking: dict[str, tuple[FieldKey, ...]]
     controls: list[dict[str, str | float]]
     doses: list[dict[str, str | float]]
-    trust: Trust | None
+    graded: Graded | None
     tables: dict[str, Path]
 
     @property
     def counts(self) -> dict[str, int]:
         """How many objects of each kind there are, defective droplets too."""
-        names = [name for name in self.wells[0] if name.startswith(_COUNT)]
+        names = [name for name in self.wells[0] if name.startswith(COUNT)]
         return {
-            name.removeprefix(_COUNT): sum(int(row[name]) for row in self.wells) for name in names
+            name.removeprefix(COUNT): sum(int(row[name]) for row in self.wells) for name in names
         }
 
 
@@ -156,7 +156,7 @@ def measure_plate(
     fields, problems = _fields(images, magnification)
     wells = {field.key.well for field in fields}
     treatments = read_plate_map(plate_map, wells) if plate_map else {}
-    trusted = trust(images, [field.key for field in fields])
+    graded = graded_by(images, [field.key for field in fields])
     tasks = [Task(field, out, labels, _made_of(field, labels)) for field in fields]
     due = [task for task in tasks if not has_part(out, task.field.key, task.made_of)]
     done = tqdm(crew(due), total=len(due), desc="measure", unit="field")
@@ -168,10 +168,10 @@ def measure_plate(
         raise PlateError(
             f"no field of {images} can be measured", f"mend one:\n{problem_table(problems)}"
         )
-    rows, tables = _write_tables(whole, out, csv, treatments, trusted or Trust())
+    rows, tables = _write_tables(whole, out, csv, treatments, graded or Graded())
     controls = control_rows(rows, treatments) if treatments else []
     doses = dose_rows(rows, treatments)
-    grades = grade_rows(trusted.grades) if trusted else []
+    grades = grade_rows(graded.grades) if graded else []
     tables |= _write_rows({CONTROLS: controls, DOSES: doses, GRADES: grades}, out, csv)
     lacking = {
         target: tuple(field.key for field in whole if target not in field.files)
@@ -185,7 +185,7 @@ def measure_plate(
         {target: keys for target, keys in lacking.items() if keys},
         controls,
         doses,
-        trusted,
+        graded,
         tables,
     )
 
@@ -204,17 +204,17 @@ def few(names: Sequence[object]) -> str:
     return ", ".join(map(str, names[:_MOST_NAMED])) + more
 
 
-def outlined(images: Path, field: StainedField, trusted: Trust | None) -> Shown:
-    """A *field* of the folder *images* to look at, and what is found in it and can be *trusted*.
+def outlined(images: Path, field: StainedField, graded: Graded | None) -> Shown:
+    """A *field* of the folder *images* to look at, and what is found in it; *graded* knows objects.
 
     Brightfield lies beside true stains, or in the raw plate of painted ones.
     """
     told, key, stains = told_by(images), field.key, field.read()
     folders = [images, *([told.plate] if told else [])]
     found = measure(stains, key.magnification)
-    trusted = trusted or Trust()
+    graded = graded or Graded()
     tables = {
-        name: trusted.with_probability(name, key.magnification, table)
+        name: graded.with_probability(name, key.magnification, table)
         for name, table in tables_of(found, key.magnification).items()
     }
     known = {name: table[PROBABILITY] for name, table in tables.items() if PROBABILITY in table}
@@ -277,7 +277,7 @@ def _write_tables(
     out: Path,
     csv: bool,
     treatments: Mapping[str, Treatment],
-    trusted: Trust,
+    graded: Graded,
 ) -> tuple[list[dict[str, str | float]], dict[str, Path]]:
     """Write all tables from the parts, one field at a time; the rows of wells, and the files."""
     paths = {name: _path(out, name, csv) for name in (IMAGE, *KINDS)}
@@ -287,14 +287,18 @@ def _write_tables(
         files = {name: stack.enter_context(table_file(path)) for name, path in paths.items()}
         bar = tqdm(numbered, total=len(fields), desc="tables", unit="field")
         for _, group in groupby(bar, key=lambda item: _well_and_key(item[1])[0]):
-            found = []
+            found, keys = [], []
             for number, field in group:
                 found.append(read_part(out, field.key))
                 for name in (IMAGE, *KINDS):
                     m, table = field.key.magnification, found[-1][name]
-                    table = trusted.with_probability(name, m, table)
-                    files[name].append(_metadata(field, number), table)
-            rows.append(_of_well(field) | _given(field, treatments) | well_row(found))
+                    table = graded.with_probability(name, m, table)
+                    told = _metadata(field, number) | graded.of_field(field.key)
+                    files[name].append(told, table)
+                keys.append(field.key)
+            about = _of_well(field) | graded.of_well(keys) | _given(field, treatments)
+            row = about | well_row(found)
+            rows.append(row | graded.counts_of(row))
     return rows, paths | _write_rows({WELLS: rows}, out, csv)
 
 

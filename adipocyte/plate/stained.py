@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from adipocyte.errors import PlateError
+from adipocyte.imaging.trust import Trust, read_trust
 from adipocyte.system.files import read_json
 from adipocyte.system.forms import require_form
 
@@ -17,14 +18,16 @@ IMAGE_TABLE = "images.csv"  # the painted images of each field, for CellProfiler
 class Told:
     """What a `folder` of painted images tells: their raw `plate` and their `intensities`.
 
-    `warnings` are what the painter had to say of each field, by its key as text; `grades` is the
-    content of GRADES, None where the model had none.
+    `warnings` are what the painter had to say of each field, by its key as text, and `trusts`
+    whether to believe it, where that was asked for; `grades` is the content of GRADES, None where
+    the model had none.
     """
 
     folder: Path
     plate: Path
     intensities: str
     warnings: dict[str, list[str]]
+    trusts: dict[str, Trust]
     grades: Any
 
 
@@ -44,16 +47,18 @@ def _read(folder: Path) -> Told:
     try:
         origin = read_json(folder / name)
         require_form(origin, {"plate": str, "intensities": str}, name)
-        warnings, grades = {}, None
+        fields, grades = {}, None
         name = PLATE_MANIFEST
         if (folder / name).is_file():
             manifest = read_json(folder / name)
             require_form(manifest, {"fields": {...: {"warnings": [str]}}}, name)
-            warnings = {key: entry["warnings"] for key, entry in manifest["fields"].items()}
+            fields = manifest["fields"]
+        trusts = {key: read_trust(one["trust"]) for key, one in fields.items() if "trust" in one}
         name = GRADES
         if (folder / name).is_file():
             grades = read_json(folder / name)
-        return Told(folder, Path(origin["plate"]), origin["intensities"], warnings, grades)
+        warnings = {key: one["warnings"] for key, one in fields.items()}
+        return Told(folder, Path(origin["plate"]), origin["intensities"], warnings, trusts, grades)
     except (OSError, ValueError) as error:
         raise damaged(folder / name, error) from error
 

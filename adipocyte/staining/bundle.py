@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from adipocyte.domain import (
     table_key,
 )
 from adipocyte.errors import BundleError, ConfigError, ImageError, NewerBundleError
+from adipocyte.imaging import foreteller
+from adipocyte.imaging.foreteller import Foreteller
 from adipocyte.imaging.histograms import N_COUNTS, counts_histogram
 from adipocyte.imaging.intervals import Widths
 from adipocyte.imaging.limits import Limits
@@ -47,6 +49,7 @@ _PLATE_ALONE = 5  # the format in which a bundle did not say how it normalises
 _SEPARATE = 4  # the one before, in which each network painted one target, and A1's saw a mask
 BUNDLE_MANIFEST, _HISTOGRAMS = "bundle.json", "histograms.safetensors"
 _INTERVALS = "intervals.safetensors"  # optional: older bundles have none
+_TRUST = "trust.json"  # likewise
 _AGAIN = "register the model again with mlflow run . -e register"
 _FORM = {
     "targets": [str],
@@ -259,8 +262,8 @@ def calibrate_bundle(
     """Give the bundle in *folder* its *calibrations* and the way of *intensities* that it keeps.
 
     *calibrations* maps "20/A1", … for every magnification and target to a table (65536,) (see
-    `imaging.calibration`); or is empty. Intervals that the bundle had are left out, because they
-    were those of other images. The bundle stays whole when the process is killed.
+    `imaging.calibration`); or is empty. Intervals and foretellers that the bundle had are left out,
+    because they were those of other images. The bundle stays whole when the process is killed.
 
     Raises BundleError when there is no bundle, a table is missing or *intensities* is no way of
     `domain.Intensities`.
@@ -269,7 +272,7 @@ def calibrate_bundle(
     checksums = {
         name: digest
         for name, digest in manifest.checksums.items()
-        if name not in (manifest.calibrations, _INTERVALS)
+        if name not in (manifest.calibrations, _INTERVALS, _TRUST)
     }
     changed = replace(manifest, intensities=intensities, calibrations="", checksums=checksums)
     if calibrations or Intensities(intensities).takes_calibrations:
@@ -302,6 +305,14 @@ def write_intervals(folder: Path, intervals: Mapping[str, Widths]) -> None:
         for part, table in widths.tables.items()
     }
     _add_file(folder, _INTERVALS, save(tables))
+
+
+def write_foretellers(folder: Path, foretellers: Sequence[Foreteller]) -> None:
+    """Give the bundle in *folder* what foretells the errors of what it paints as it keeps it.
+
+    The bundle stays whole when the process is killed. Raises BundleError when there is no bundle.
+    """
+    _add_file(folder, _TRUST, json_bytes(foreteller.to_json(foretellers)))
 
 
 def _add_file(folder: Path, name: str, data: bytes) -> None:
@@ -408,6 +419,20 @@ def read_intervals(folder: Path, manifest: BundleManifest) -> dict[str, Widths]:
         return {name: Widths(**parts) for name, parts in tables.items()}
     except (TypeError, ValueError) as error:  # a table is missing, unknown, or of another form
         raise BundleError(f"{folder / _INTERVALS} holds no intervals ({error})", _AGAIN) from error
+
+
+def read_foretellers(folder: Path, manifest: BundleManifest) -> dict[int, Foreteller]:
+    """The foretellers of a bundle by magnification; those that it has, which may be none.
+
+    Raises BundleError when they are damaged.
+    """
+    if _TRUST not in manifest.checksums:
+        return {}
+    try:
+        found = foreteller.from_json(read_json(folder / _TRUST))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{folder / _TRUST} foretells nothing ({error})", _AGAIN) from error
+    return {one.magnification: one for one in found}
 
 
 def _with_calibrations(

@@ -19,11 +19,13 @@ from adipocyte.domain import (
 )
 from adipocyte.errors import BundleError, ConfigError, ImageError, MemoryLimitError
 from adipocyte.imaging import limits, quality
+from adipocyte.imaging.appearance import measure_appearance
 from adipocyte.imaging.histograms import apply_table, match_highlights, match_histogram
 from adipocyte.imaging.intervals import FEWEST_WELLS, Widths
 from adipocyte.imaging.normalisation import Scaling
 from adipocyte.imaging.padding import pad_to_multiple
 from adipocyte.imaging.planes import as_many
+from adipocyte.imaging.trust import UNTOLD, Trust
 from adipocyte.networks.files import load_network
 from adipocyte.networks.predictor import Predictor, make_ready
 from adipocyte.networks.tiles import Tiling, predict_windows, smallest_tile_px
@@ -31,6 +33,7 @@ from adipocyte.networks.unet import DIVISOR, UNetSpec
 from adipocyte.staining.bundle import (
     check_files,
     read_calibrations,
+    read_foretellers,
     read_histograms,
     read_intervals,
     read_manifest,
@@ -61,13 +64,15 @@ class Stained:
     """A painted field: `images` by target, (Y, X) uint16 in counts.
 
     `warnings` name each measurement of quality in which the input differs from the training wells,
-    and say when the counts may therefore mean nothing. `intervals` by target are the lowest and the
-    highest true count to be expected, if they were asked for.
+    and say when the counts may therefore mean nothing. If they were asked for, `intervals` by
+    target are the lowest and the highest true count to be expected, and `trust` says whether to
+    believe the field.
     """
 
     images: dict[str, NDArray[np.uint16]]
     warnings: tuple[str, ...]
     intervals: dict[str, Interval] = field(default_factory=dict)
+    trust: Trust = UNTOLD
 
 
 class Stainer:
@@ -98,6 +103,7 @@ class Stainer:
         self.histograms = read_histograms(folder)
         self._calibrations = read_calibrations(folder, self.manifest)
         self._widths = read_intervals(folder, self.manifest)
+        self._foretellers = read_foretellers(folder, self.manifest)
         device = fastest_device()
         self.precision = arithmetic(precision, device)
         self._keeps_memory = compiled  # compiled networks do not free theirs between fields
@@ -137,7 +143,8 @@ class Stainer:
         once, or where that would take too much memory, the largest tiles that do not. *tta*
         averages the paintings of the field turned and mirrored in all eight ways, and takes eight
         times as long. With *level* there are intervals, too, that hold the true count of so many of
-        a well's pixels (see `Widths.interval`). Returns images of the same (Y, X).
+        a well's pixels (see `Widths.interval`), and a verdict on the field, for which all that the
+        bundle has is painted. Returns images of the same (Y, X).
 
         Raises ImageError for a stack of another kind or a magnification that the bundle has not
         seen, MemoryLimitError before it would take more memory than `memory_mb`, ConfigError for an
@@ -146,29 +153,51 @@ class Stainer:
         """
         way, targets = self.manifest.way(intensities), self._targets(targets)
         self._check_planes(planes)
-        shape_px = planes.shape[1:]
-        self._check_field(shape_px, magnification)
+        self._check_field(planes.shape[1:], magnification)
         if level is not None:
             self._check_level(level, magnification, targets, way)
         planes = as_many(planes, self.manifest.n_z_planes)
+        painted = self._counts(planes, magnification, self._needed(targets, level), tile_px, tta)
+        light = quality.measure_quality(planes)
+        warnings = self._warnings(light, magnification)
+        images = {target: painted[target] for target in targets}
+        images = self.rescale(images, magnification, way)
+        if level is None:
+            return Stained(images, warnings)
+        intervals = self._intervals(images, magnification, level)
+        foreteller, trust = self._foretellers.get(magnification), UNTOLD
+        if foreteller:
+            trust = foreteller(measure_appearance(light, painted), warnings)
+        return Stained(images, warnings, intervals, trust)
+
+    def _counts(
+        self,
+        planes: NDArray[np.uint16],
+        magnification: int,
+        targets: Sequence[str],
+        tile_px: int | None,
+        tta: bool,
+    ) -> dict[str, NDArray[np.uint16]]:
+        """*targets* in counts, before intensities are set; *planes* are as many as networks see."""
+        shape_px = planes.shape[1:]
         tiling = self._tiling(shape_px, targets, tile_px, tta)
         source = _Source(planes, self.manifest.light_scaling(magnification, planes), tiling)
         run = partial(predict_windows, shape_px=shape_px, tiling=tiling, tta=tta)
-        images = {
+        return {
             target: self.manifest.scaling(magnification, target).denormalise(output)
             for target, output in self._painted(source, targets, run)
         }
-        images = {target: images[target] for target in targets}  # in the order of *targets*
-        images = self.rescale(images, magnification, way)
-        intervals = {}
-        if level is not None:
-            intervals = self._intervals(images, magnification, level)
-        return Stained(images, self._warnings(planes, magnification), intervals)
 
-    def _warnings(self, planes: NDArray[np.uint16], magnification: int) -> tuple[str, ...]:
+    def _needed(self, targets: Sequence[str], level: float | None) -> Sequence[str]:
+        """What must be painted of a field of which *targets* are asked for, with a *level* or not.
+
+        A verdict looks at all that the bundle paints.
+        """
+        return self.manifest.targets if level is not None and self._foretellers else targets
+
+    def _warnings(self, light: quality.Measures, magnification: int) -> tuple[str, ...]:
         """What is unlike the training wells; and then, if painted counts may mean nothing, that."""
-        of_training = self.manifest.limits[str(magnification)]
-        warnings = limits.flags(quality.measure_quality(planes), of_training)
+        warnings = limits.flags(light, self.manifest.limits[str(magnification)])
         if warnings and self.manifest.normalisation == Normalisation.FIELD:
             return (*warnings, TYPICAL_COUNTS)
         return warnings
@@ -235,7 +264,7 @@ class Stainer:
         self._check_field(shape_px, magnification)
         if level is not None:
             self._check_level(level, magnification, targets, way)
-        self._tiling(shape_px, targets, tile_px, tta)
+        self._tiling(shape_px, self._needed(targets, level), tile_px, tta)
 
     def rescale(
         self, images: dict[str, NDArray[np.uint16]], magnification: int, way: str

@@ -10,7 +10,7 @@ from adipocyte.errors import PlateError
 from adipocyte.evaluation.cellprofiler.objects import DIAMETER
 from adipocyte.evaluation.grades import WELLS, Earned, Grade, Worth, to_json
 from adipocyte.evaluation.reality import PREDICTORS, Reality
-from adipocyte.measuring.grades import grade_rows, trust
+from adipocyte.measuring.grades import grade_rows, graded_by
 
 KEYS = [FieldKey(m, "B03", fov) for m in (20, 40) for fov in range(1, 5)]
 AREA = "AreaShape_Area"
@@ -61,7 +61,7 @@ def worths(found) -> dict[tuple[int, str, str], tuple[str, str]]:
 
 
 def test_columns_of_objects_have_the_grade_of_their_mean_or_their_own(tmp_path):
-    found = trust(painted(tmp_path / "stained"), KEYS)
+    found = graded_by(painted(tmp_path / "stained"), KEYS)
     assert worths(found) == {
         (20, WELLS, f"Nuclei_Mean_{AREA}"): ("use", ""),
         (40, WELLS, f"Nuclei_Mean_{AREA}"): ("use", ""),
@@ -80,7 +80,7 @@ def test_columns_of_objects_have_the_grade_of_their_mean_or_their_own(tmp_path):
 
 def test_a_plate_unlike_the_training_wells_lowers_the_grades_of_that_magnification(tmp_path):
     unlike = tuple(KEYS[:3])
-    found = trust(painted(tmp_path / "stained", unlike=unlike), KEYS)
+    found = graded_by(painted(tmp_path / "stained", unlike=unlike), KEYS)
     doubt = "3 of 4 fields are unlike the training wells"
     assert worths(found)[20, "Nuclei", AREA] == ("with care", doubt)
     assert worths(found)[20, WELLS, "Image_Count_Cells"] == ("not", f"r 0.10; {doubt}")
@@ -90,7 +90,7 @@ def test_a_plate_unlike_the_training_wells_lowers_the_grades_of_that_magnificati
 
 
 def test_half_of_the_fields_lower_nothing(tmp_path):
-    found = trust(painted(tmp_path / "stained", unlike=tuple(KEYS[:2])), KEYS)
+    found = graded_by(painted(tmp_path / "stained", unlike=tuple(KEYS[:2])), KEYS)
     assert found.doubts == ()
     assert len(found.unlike) == 2
 
@@ -98,23 +98,23 @@ def test_half_of_the_fields_lower_nothing(tmp_path):
 def test_intensities_that_were_not_graded_lower_all(tmp_path):
     folder = painted(tmp_path / "stained", way="matching")
     (folder / "20x_images").mkdir()
-    found = trust(folder / "20x_images", KEYS[:4])
+    found = graded_by(folder / "20x_images", KEYS[:4])
     assert found.doubts == (
         "At 20x each grade is one lower: intensities are matching, and none was graded.",
     )
     assert found.realities == ()
-    as_learnt = trust(painted(tmp_path / "kept"), KEYS[:4])
+    as_learnt = graded_by(painted(tmp_path / "kept"), KEYS[:4])
     assert [one.table for one in as_learnt.realities] == ["LipidDroplets"]
 
 
 def test_images_that_nobody_painted_have_no_grades(tmp_path):
-    assert trust(tmp_path, KEYS) is None
+    assert graded_by(tmp_path, KEYS) is None
 
 
 def test_a_model_without_grades_is_named(tmp_path):
     folder = painted(tmp_path / "stained")
     (folder / "grades.json").unlink()
-    found = trust(folder, KEYS)
+    found = graded_by(folder, KEYS)
     assert found.grades == ()
     assert "register it again" in found.doubts[0]
 
@@ -127,4 +127,4 @@ def test_what_is_damaged_is_named(tmp_path, name, content):
     folder = painted(tmp_path / "stained")
     (folder / name).write_text(content)
     with pytest.raises(PlateError, match=f"{name}.* is damaged .*remove the file and measure"):
-        trust(folder, KEYS)
+        graded_by(folder, KEYS)

@@ -20,7 +20,7 @@ from adipocyte.evaluation.cellprofiler.objects import (
 )
 from adipocyte.evaluation.cellprofiler.wells import SHARES, well_row
 from adipocyte.evaluation.grades import WELLS, Grade, Worth
-from adipocyte.measuring.grades import Trust
+from adipocyte.measuring.grades import Graded
 from adipocyte.measuring.pictures import SHOWN
 from adipocyte.measuring.plate import MeasuredPlate, Shown, StainedField
 from adipocyte.measuring.plate_map import Role, Treatment, written
@@ -108,7 +108,7 @@ def measured_plate(
         lacking={},
         controls=control_rows(rows, given) if given else [],
         doses=dose_rows(rows, given),
-        trust=None,
+        graded=None,
         tables={},
     )
 
@@ -386,8 +386,8 @@ def test_what_is_not_to_be_trusted_is_grey_and_says_why(browser, with_map, field
         Grade(20, WELLS, name, *worths.get(name, (Worth.USE, "")), n_fields=9, n_wells=3)
         for name in features_of(with_map.wells)
     ]
-    trust = Trust(tuple(grades), ("A doubt.",), frozenset({FieldKey(20, "B03", 1)}))
-    text = page(dataclasses.replace(with_map, trust=trust), field)
+    graded = Graded(tuple(grades), ("A doubt.",), frozenset({FieldKey(20, "B03", 1)}))
+    text = page(dataclasses.replace(with_map, graded=graded), field)
     told = section(text, "overview")
     assert f"{len(grades) - 2} use, 1 with care, 1 not" in told
     assert "A doubt." in told

@@ -10,6 +10,7 @@ import torch
 
 import adipocyte
 from adipocyte.domain import BRIGHTFIELD, N_Z_PLANES, SEGMENTER, TARGETS
+from adipocyte.imaging.foreteller import Foreteller
 from adipocyte.imaging.histograms import N_COUNTS
 from adipocyte.imaging.intervals import Residuals, Widths
 from adipocyte.imaging.limits import learn_limits
@@ -52,6 +53,24 @@ def some_widths() -> Widths:
         painted = random.integers(0, 5000, (64, 64), dtype=np.uint16)
         residuals.note(well, painted, painted + random.integers(0, 50, (64, 64), dtype=np.uint16))
     return residuals.fit()
+
+
+def some_foreteller(refused: float = 2.0, farthest: float = 0.01) -> Foreteller:
+    """One for 20x to which any field is too far from what taught it, unless *farthest* is large."""
+    targets = dict.fromkeys(TARGETS, 0.2)
+    return Foreteller(
+        20,
+        ["noise_percent"],
+        centres=[0.0],
+        scales=[1.0],
+        weights={target: [np.log(0.3), 0.0, 0.0] for target in targets},
+        usual=targets,
+        doubted=1.2,
+        refused=refused,
+        farthest=farthest,
+        n_fields=4,
+        n_wells=2,
+    )
 
 
 def make_int8_bundle(folder: Path) -> Path:

@@ -15,6 +15,7 @@ from adipocyte.delivery.batch.painter import FAILED, Assignment, FieldOutcome, F
 from adipocyte.delivery.batch.workers import Answer, Share, Workers, workers_at
 from adipocyte.domain import FieldKey
 from adipocyte.errors import OutputError, PlateError
+from adipocyte.imaging.trust import read_trust
 from adipocyte.networks.predictor import has_compiler
 from adipocyte.plate.fields import FieldFiles
 from adipocyte.plate.problems import Problem
@@ -116,5 +117,10 @@ def _field(content: dict[str, Any]) -> FieldFiles:
 def _outcome(said: Answer) -> FieldOutcome:
     problem = Problem(**said["problem"]) if said["problem"] else None
     return FieldOutcome(
-        FieldKey(**said["key"]), said["status"], said["seconds"], tuple(said["warnings"]), problem
+        FieldKey(**said["key"]),
+        said["status"],
+        said["seconds"],
+        tuple(said["warnings"]),
+        problem,
+        read_trust(said["trust"]) if said["trust"] else None,
     )

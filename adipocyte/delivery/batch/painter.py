@@ -10,6 +10,7 @@ from adipocyte.delivery.batch.output import Output
 from adipocyte.delivery.models.load import load_stainer
 from adipocyte.domain import FieldKey
 from adipocyte.errors import ImageError, PlateError
+from adipocyte.imaging.trust import Trust
 from adipocyte.plate.fields import FieldFiles, read_field
 from adipocyte.plate.problems import Problem, problem_of
 
@@ -43,7 +44,8 @@ class Assignment:
 class FieldOutcome:
     """What became of one field: PAINTED, or FAILED because of a `problem`.
 
-    `seconds` is the time from reading the field to having written its images. `made_from` names the
+    `seconds` is the time from reading the field to having written its images. `trust` says whether
+    to believe it, where that was asked for. `made_from` names the
     files of the field; the process that keeps the plate's manifest fills it in.
     """
 
@@ -52,6 +54,7 @@ class FieldOutcome:
     seconds: float
     warnings: tuple[str, ...] = ()
     problem: Problem | None = None
+    trust: Trust | None = None
     made_from: str = ""
 
 
@@ -90,4 +93,6 @@ class FieldPainter:
             return FieldOutcome(field.key, FAILED, time.perf_counter() - start, problem=problem)
         for name, data in self._format.files(field, stained).items():
             write_claimed(self._out, self._assignment.claim, name, data)
-        return FieldOutcome(field.key, PAINTED, time.perf_counter() - start, stained.warnings)
+        seconds = time.perf_counter() - start
+        trust = None if self._assignment.level is None else stained.trust
+        return FieldOutcome(field.key, PAINTED, seconds, stained.warnings, trust=trust)

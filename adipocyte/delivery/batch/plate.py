@@ -24,6 +24,7 @@ from adipocyte.delivery.models.load import load_grades, load_manifest, pinned
 from adipocyte.domain import FieldKey
 from adipocyte.errors import ConfigError
 from adipocyte.imaging.intervals import LEVEL
+from adipocyte.imaging.trust import Verdict
 from adipocyte.networks.predictor import INSTALL_COMPILER, NO_COMPILER, has_compiler
 from adipocyte.plate.fields import FieldFiles
 from adipocyte.plate.problems import Problem
@@ -67,6 +68,7 @@ class StainedPlate:
     """What became of a plate: fields painted now, fields painted before, problems and warnings.
 
     `changed` are those painted before whose files are others now, so that they were not skipped.
+    `refused` are those that are not to be believed, where that was asked for, and why.
     """
 
     painted: list[FieldKey]
@@ -74,6 +76,7 @@ class StainedPlate:
     changed: list[FieldKey]
     problems: list[Problem]
     warnings: dict[FieldKey, tuple[str, ...]]
+    refused: dict[FieldKey, str]
 
 
 class Here:
@@ -171,12 +174,26 @@ def stain_plate(config: StainConfig, crew: Crew) -> StainedPlate:
     painted = [field for field in scanned.fields if manifest.is_painted(field.key)]
     for name, data in form.described(painted, bundle.targets).items():
         write_claimed(out, assignment.claim, name, data)
+    return _became(kept, skipped, changed, scanned.problems)
+
+
+def _became(
+    kept: Sequence[FieldOutcome],
+    skipped: list[FieldKey],
+    changed: list[FieldKey],
+    problems: Iterable[Problem],
+) -> StainedPlate:
     return StainedPlate(
         painted=[outcome.key for outcome in kept if outcome.status == PAINTED],
         skipped=skipped,
         changed=changed,
-        problems=[*scanned.problems, *(outcome.problem for outcome in kept if outcome.problem)],
+        problems=[*problems, *(outcome.problem for outcome in kept if outcome.problem)],
         warnings={outcome.key: outcome.warnings for outcome in kept if outcome.warnings},
+        refused={
+            outcome.key: outcome.trust.reason
+            for outcome in kept
+            if outcome.trust and outcome.trust.verdict is Verdict.NO
+        },
     )
 
 
@@ -325,6 +342,8 @@ class PlateManifest:
                 entry = _entry(outcome.status, outcome.seconds, outcome.warnings, outcome.problem)
                 if outcome.status == PAINTED:
                     entry["made_from"] = outcome.made_from
+                if outcome.trust:
+                    entry["trust"] = asdict(outcome.trust)
                 self.entries[str(outcome.key)] = entry
                 if time.monotonic() - self._written_at > WRITE_EVERY_S:
                     self._write()

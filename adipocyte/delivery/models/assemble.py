@@ -21,6 +21,7 @@ from adipocyte.delivery.runs.runs import (
 from adipocyte.domain import BRIGHTFIELD, SEGMENTER, Intensities, table_key
 from adipocyte.errors import RunError
 from adipocyte.evaluation.fields import FieldPaths
+from adipocyte.evaluation.foretelling import learn_foretellers
 from adipocyte.evaluation.metric import Score
 from adipocyte.evaluation.painting import (
     Tables,
@@ -37,6 +38,7 @@ from adipocyte.staining.bundle import (
     NetworkEntry,
     calibrate_bundle,
     write_bundle,
+    write_foretellers,
     write_intervals,
 )
 from adipocyte.staining.stainer import Stainer
@@ -104,6 +106,17 @@ def assemble(
         return Assembled(bundle, fields, {})  # a magnification has no validation field
     judged = cross_calibrated(fields, stainer.histograms, folder)
     return Assembled(bundle, judged, calibrations)
+
+
+def teach_trust(bundle: Path, store: Store, seed: int) -> None:
+    """Let the *bundle*, which keeps its intensities, foretell the errors of what it paints.
+
+    The validation wells teach it; where there are too few, it cannot. The same *seed* gives the
+    same.
+    """
+    found = learn_foretellers(Stainer(bundle), store, store.keys("validation"), seed)
+    if found:
+        write_foretellers(bundle, found)
 
 
 def gather(store: Store, runs: dict[str, str], folder: Path, storage: str) -> Path:

@@ -15,7 +15,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 import adipocyte
 from adipocyte.config import RegisterConfig, plain
-from adipocyte.delivery.models.assemble import assemble
+from adipocyte.delivery.models.assemble import assemble, teach_trust
 from adipocyte.delivery.models.load import is_whole, load_stainer
 from adipocyte.delivery.models.package import as_model, code_digest, requirements
 from adipocyte.delivery.runs.datasets import store_dataset
@@ -168,6 +168,7 @@ def _make_version(
             seed=config.seed,
         )
         judgement = replace(judgement, kept=assembled.finish(judgement.scores))
+        teach_trust(assembled.folder, store, config.seed)
         measured = measure_more(judgement, config.grade_fields, config.workers)
         earned = earned_by(measured, judgement.kept, config.seed)
         if earned.grades:

@@ -47,11 +47,13 @@ _INTENSITIES = {  # the page's words and the client's `histogram_matching`
 class Shown:
     """A visitor's field as the page shows it, 0 to 1, reduced to fit a screen.
 
-    `planes` are (Z, Y, X), `stains` by target (Y, X).
+    `planes` are (Z, Y, X), `stains` by target (Y, X). `unsure`, (Y, X), says how wide the widest
+    interval is, in parts of the range of counts that its stain is shown in; 0 without intervals.
     """
 
     planes: NDArray[np.float32]
     stains: dict[str, NDArray[np.float32]]
+    unsure: NDArray[np.float32]
 
 
 class OwnVisitorsOnly:
@@ -101,6 +103,10 @@ def page(client: StainClient, scratch: Path) -> gr.Blocks:
                     label="Measure: cells, droplets and lipid; half a minute for a full field",
                     elem_id="measure",
                 )
+                uncertainty = gr.Checkbox(
+                    label="Say how sure it is: a verdict, and what is unsure in grey",
+                    elem_id="uncertainty",
+                )
                 button = gr.Button("Stain", variant="primary", elem_id="stain")
         said = gr.Markdown(elem_id="said")
         with gr.Row():
@@ -110,6 +116,14 @@ def page(client: StainClient, scratch: Path) -> gr.Blocks:
             with gr.Column():
                 composite = _image("Composite")
                 gains = [_gain(target) for target in TARGETS]
+                sure = gr.Slider(
+                    0,
+                    1,
+                    value=1,
+                    step=0.02,
+                    label="Grey where the interval is wider than this part of the brightness",
+                    elem_id="sure",
+                )
         with gr.Row():
             stains = [_image(f"{target} {TARGET_NAMES[target]}") for target in TARGETS]
         with gr.Row():
@@ -128,15 +142,15 @@ def page(client: StainClient, scratch: Path) -> gr.Blocks:
         blocks.load(lambda: "" if client.answers() else f"⚠️ {_NO_SERVER}", None, said)
         painted = button.click(
             stain,
-            [stack, magnification, intensities, measure],
+            [stack, magnification, intensities, measure, uncertainty],
             [shown, said, z_plane, files, counts, diameters],
         )
         painted.then(_stains, [shown], stains).then(_plane, [shown, z_plane], brightfield).then(
-            _composite, [shown, *gains], composite
+            _composite, [shown, sure, *gains], composite
         )
         z_plane.change(_plane, [shown, z_plane], brightfield, show_progress="hidden")
-        for gain in gains:
-            gain.change(_composite, [shown, *gains], composite, show_progress="hidden")
+        for slider in (sure, *gains):
+            slider.change(_composite, [shown, sure, *gains], composite, show_progress="hidden")
     return blocks
 
 
@@ -210,6 +224,7 @@ def _stain(
     magnification: str,
     intensities: str,
     measure: bool,
+    uncertainty: bool,
 ) -> Outcome:
     """What the page gets for the stack at *path*.
 
@@ -224,6 +239,7 @@ def _stain(
             int(magnification.removesuffix("x")),
             histogram_matching=_INTENSITIES[intensities],
             measure=measure,
+            uncertainty=uncertainty,
         )
     except (ImageError, ServiceError) as error:
         sentence = str(error).replace(str(path), Path(path).name)  # not where uploads lie
@@ -264,11 +280,15 @@ def _shown(planes: NDArray[np.uint16], answer: Answer) -> Shown:
     stride = -(-max(planes.shape[1:]) // _SHOWN_PX)
     low, high = np.percentile(planes[:, ::stride, ::stride], (0.5, 99.5))
     light = _unit(planes[:, ::stride, ::stride], low, high)
-    stains = {}
+    stains, unsure = {}, np.zeros(light.shape[1:], np.float32)
     for target, image in answer.images.items():
         reduced = image[::stride, ::stride]
-        stains[target] = _unit(reduced, *np.percentile(reduced, (1, 99.8)))
-    return Shown(light, stains)
+        dark, bright = np.percentile(reduced, (1, 99.8))
+        stains[target] = _unit(reduced, dark, bright)
+        if target in answer.intervals:
+            low, high = (bound[::stride, ::stride] for bound in answer.intervals[target])
+            np.maximum(unsure, _unit(high - low, 0, bright - dark), out=unsure)
+    return Shown(light, stains, unsure)
 
 
 def _unit(image: NDArray[np.uint16], low: float, high: float) -> NDArray[np.float32]:
@@ -280,6 +300,9 @@ def _said(planes: NDArray[np.uint16], answer: Answer) -> str:
     _, height, width = planes.shape
     size = f"{len(planes)} planes of {height} × {width} pixels"
     said = f"{size}, painted: {', '.join(answer.images)}."
+    if answer.trust:
+        why = f": {_escaped(answer.trust.reason)}" if answer.trust.reason else ""
+        said += f"\n\n**To be believed: {answer.trust.verdict}**{why}"
     return f"{said}\n\n⚠️ {_escaped(answer.warnings)}" if answer.warnings else said
 
 
@@ -342,14 +365,19 @@ def _stains(shown: Shown | None) -> list[NDArray[np.uint8] | None]:
     return [_grey(stains[target]) if target in stains else None for target in TARGETS]
 
 
-def _composite(shown: Shown | None, *gains: float) -> NDArray[np.uint8] | None:
-    """The stains in colours, added up, each as bright as its gain says."""
+def _composite(shown: Shown | None, sure: float, *gains: float) -> NDArray[np.uint8] | None:
+    """The stains in colours, added up, each as bright as its gain says.
+
+    What is less sure than *sure* is grey.
+    """
     if shown is None:
         return None
     colours = np.zeros((*shown.planes.shape[1:], 3))
     for target, gain in zip(TARGETS, gains, strict=True):
         if target in shown.stains:
             colours += gain * shown.stains[target][..., None] * _light(TARGET_COLOURS[target])
+    is_unsure = shown.unsure > sure  # at most 1, so that 1 leaves everything as it is
+    colours[is_unsure] = colours[is_unsure].mean(axis=1, keepdims=True)
     return (255 * np.clip(colours, 0, 1)).astype(np.uint8)
 
 

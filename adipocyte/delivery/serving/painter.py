@@ -1,9 +1,10 @@
 """Rows of a request in, painted rows out, one after the other."""
 
+import json
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -148,6 +149,8 @@ class Painter:
             for name, image in zip(bound_names(target), interval, strict=True)
         }
         answer = images | bounds | {"warnings": "; ".join(stained.warnings)}
+        if asked.uncertainty:
+            answer["trust"] = json.dumps(asdict(stained.trust))
         measure = partial(self._measure, images, field.magnification) if asked.measure else None
         return Painted(answer, measure)
 
@@ -163,7 +166,7 @@ def _empty(targets: Iterable[str], asked: Parameters) -> dict[str, Any]:
     columns: dict[str, Any] = dict.fromkeys(targets)
     if asked.uncertainty:
         columns |= dict.fromkeys(name for target in columns for name in bound_names(target))
-    columns |= {"warnings": ""}
+    columns |= {"warnings": ""} | ({"trust": None} if asked.uncertainty else {})
     if asked.measure:
         columns |= {"features": None, "objects": None}
     return columns | ({"error": ""} if asked.reports_errors else {})

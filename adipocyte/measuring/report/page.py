@@ -18,7 +18,7 @@ from adipocyte.evaluation.cellprofiler.objects import KINDS, LIPID_AREA, N_DROPL
 from adipocyte.evaluation.report.images import data_uri, embedded
 from adipocyte.evaluation.report.template import template
 from adipocyte.imaging.grey import display_range, to_grey
-from adipocyte.measuring.grades import Trust
+from adipocyte.measuring.grades import Graded
 from adipocyte.measuring.pictures import FOUND_IN
 from adipocyte.measuring.plate import MeasuredPlate, Shown, few, without
 from adipocyte.measuring.report.plates import VIRIDIS, figure, groups_of, heat_maps, plate_data
@@ -80,21 +80,21 @@ def page(measured: MeasuredPlate, shown: Shown) -> str:
     The field *shown* can be looked at. The same arguments give the same text.
     """
     plates = by_plate(measured.wells)
-    trusted = measured.trust or Trust()
+    graded = measured.graded or Graded()
     has_map = any("Metadata_Role" in row for row in measured.wells)
-    curves = [row for row in measured.doses if not trusted.forbids(row)]
+    curves = [row for row in measured.doses if not graded.forbids(row)]
     method, pictures = _pictures(shown)
     return template("adipocyte.measuring.report", "adipocyte.evaluation.report").render(
         n_fields=len(measured.fields),
         counts={name: _total(measured.wells, name) for name in KINDS},
         n_wells=len({(str(row["Metadata_Plate"]), row["Metadata_Well"]) for row in measured.wells}),
         problems=measured.problems,
-        warnings=[*without(measured.lacking), *trusted.sentences(), *_warnings(measured)],
-        trusted=trusted,
+        warnings=[*without(measured.lacking), *graded.sentences(), *_warnings(measured)],
+        graded=graded,
         has_map=has_map,
-        groups=groups_of(measured.wells, trusted),
+        groups=groups_of(measured.wells, graded),
         maps=heat_maps(plates),
-        data=plate_data(plates, trusted),
+        data=plate_data(plates, graded),
         viridis=VIRIDIS,
         droplets=[droplets(*plate) for plate in plates],
         controls=controls(measured.controls),
@@ -117,8 +117,8 @@ def _total(wells: Sequence[Row], kind: str) -> int:
 
 def _warnings(measured: MeasuredPlate) -> Iterator[str]:
     """What a reader should know before believing the numbers."""
-    if measured.trust and measured.trust.unlike:
-        wells = sorted({key.well for key in measured.trust.unlike})
+    if measured.graded and measured.graded.unlike:
+        wells = sorted({key.well for key in measured.graded.unlike})
         yield f"Painted from brightfield unlike the training wells: {few(wells)}."
     for named, rows in by_plate(measured.wells):
         for kind in KINDS:

@@ -9,7 +9,7 @@ from matplotlib import colormaps
 
 from adipocyte.evaluation.cellprofiler.objects import IMAGE, KINDS
 from adipocyte.evaluation.grades import Worth
-from adipocyte.measuring.grades import Trust
+from adipocyte.measuring.grades import Graded
 from adipocyte.measuring.pictures import SHOWN, from_above
 from adipocyte.measuring.plate_map import Role
 from adipocyte.measuring.report.treatments import Plate, given, title
@@ -59,13 +59,13 @@ def figure(value: str | float) -> str:
     return f"{short:.10g}".replace("-", "−")
 
 
-def groups_of(wells: Sequence[Row], trusted: Trust) -> dict[str, dict[str, str]]:
+def groups_of(wells: Sequence[Row], graded: Graded) -> dict[str, dict[str, str]]:
     """The features to choose from and what they are called, by group; those of no worth last."""
     if not wells:
         return {}
     magnifications = {int(row["Metadata_Magnification"]) for row in wells}
     features = features_of(wells)
-    forbidden = [name for name in features if _is_forbidden(name, magnifications, trusted)]
+    forbidden = [name for name in features if _is_forbidden(name, magnifications, graded)]
     left = [name for name in features if name not in forbidden]
     first = {name: words for name, words in SHOWN.items() if name in left}
     by_table = {
@@ -76,8 +76,8 @@ def groups_of(wells: Sequence[Row], trusted: Trust) -> dict[str, dict[str, str]]
     return {group: named for group, named in groups.items() if named}
 
 
-def _is_forbidden(feature: str, magnifications: set[int], trusted: Trust) -> bool:
-    grades = [trusted.of_wells(magnification, feature) for magnification in magnifications]
+def _is_forbidden(feature: str, magnifications: set[int], graded: Graded) -> bool:
+    grades = [graded.of_wells(magnification, feature) for magnification in magnifications]
     return all(grade is not None and grade.grade is Worth.NOT for grade in grades)
 
 
@@ -99,7 +99,7 @@ def heat_maps(plates: Sequence[Plate]) -> list[HeatMap]:
     return maps
 
 
-def plate_data(plates: Sequence[Plate], trusted: Trust) -> list[dict[str, object]]:
+def plate_data(plates: Sequence[Plate], graded: Graded) -> list[dict[str, object]]:
     """What the page's script draws: the wells of each plate, values and grades of all features."""
     return [
         {
@@ -112,7 +112,7 @@ def plate_data(plates: Sequence[Plate], trusted: Trust) -> list[dict[str, object
             "grades": {
                 feature: [grade.grade, grade.reason]
                 for feature in features_of(wells)
-                if (grade := trusted.of_wells(int(named["Metadata_Magnification"]), feature))
+                if (grade := graded.of_wells(int(named["Metadata_Magnification"]), feature))
             },
         }
         for named, wells in plates

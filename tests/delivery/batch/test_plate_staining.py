@@ -28,17 +28,17 @@ from adipocyte.delivery.batch.plate import Here, should_compile, stain_plate
 from adipocyte.delivery.batch.tiffs import described
 from adipocyte.domain import TARGET_COLOURS, TARGETS, FieldKey
 from adipocyte.errors import ConfigError, OutputError, PlateError
-from adipocyte.measuring.grades import trust
+from adipocyte.measuring.grades import graded_by
 from adipocyte.plate.fields import FieldFiles, RawField, read_field, stained_name
 from adipocyte.plate.names import parse_name
 from adipocyte.plate.scan import scan_plate
 from adipocyte.plate.stains import list_stains
 from adipocyte.plate.tiff import write_image
-from adipocyte.staining.bundle import add_grades, write_intervals
+from adipocyte.staining.bundle import add_grades, write_foretellers, write_intervals
 from adipocyte.staining.stainer import Stainer
 from entrypoints.stain import stain as command
 from tests.support import ROOT
-from tests.support.bundles import make_int8_bundle, some_widths
+from tests.support.bundles import make_int8_bundle, some_foreteller, some_widths
 from tests.support.layouts import PATTERN, WRITERS, write_imagexpress
 from tests.support.plates import SHAPE_PX, images, plane, planes, write_plate
 from tests.support.processes import wait_for
@@ -219,7 +219,7 @@ def test_what_the_models_measurements_are_worth_lies_beside_the_images(
     out = tmp_path / "out"
     result = stain(model=str(model))
     assert json.loads((out / "grades.json").read_text()) == grades
-    found = trust(out, [*result.painted, FieldKey(20, "C03", 1)])
+    found = graded_by(out, [*result.painted, FieldKey(20, "C03", 1)])
     assert found.unlike == set(result.painted)  # noise is unlike the training wells
 
 
@@ -245,8 +245,20 @@ def test_intervals_lie_beside_the_images_when_they_are_asked_for(stain, small_mo
         painted = tifffile.imread(path)
         assert (tifffile.imread(low) <= painted).all()
         assert (painted <= tifffile.imread(high)).all()
+    told = [entry["trust"] for entry in entries(out).values()]
+    assert [one["verdict"] for one in told] == ["unknown", "unknown"]
+    assert "register it again" in told[0]["reason"]
+    write_foretellers(model / "artifacts" / "bundle", [some_foreteller()])
+    shutil.rmtree(out)
+    result = stain(**given, uncertainty=True)
+    assert result.refused == dict.fromkeys(
+        result.painted, "it looks like nothing that the model was tested on"
+    )
     again = stain(**given, uncertainty=True)
     assert (len(again.skipped), again.painted) == (2, [])
+    graded = graded_by(out, again.skipped)
+    assert graded.of_well(again.skipped)["Metadata_Trust"] == "no"
+    assert graded.of_field(again.skipped[0]) == {"Metadata_Trust": "no"}
     found = list_stains(out, "images", 0)
     assert {target for files in found.values() for target in files} == {"A1", "A2", "A3"}
     assert all(len(paths) == 1 for files in found.values() for paths in files.values())

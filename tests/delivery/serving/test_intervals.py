@@ -4,6 +4,7 @@ import base64
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,9 @@ from adipocyte.delivery.serving.request import RequestError, Row
 from adipocyte.domain import TARGETS
 from adipocyte.imaging.intervals import LEVEL
 from adipocyte.plate.tiff import decode_stack, encode_stack
-from adipocyte.staining.bundle import write_intervals
+from adipocyte.staining.bundle import write_foretellers, write_intervals
 from adipocyte.staining.stainer import Stainer
-from tests.support.bundles import some_widths
+from tests.support.bundles import some_foreteller, some_widths
 from tests.support.plates import planes
 
 pytestmark = pytest.mark.slow  # paints with four networks, many times
@@ -29,6 +30,7 @@ STACK = planes(0, (96, 80))
 def stainer(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Stainer:
     folder = shutil.copytree(small_bundle, tmp_path_factory.mktemp("sure") / "bundle")
     write_intervals(folder, {f"20/{target}": some_widths() for target in TARGETS})
+    write_foretellers(folder, [some_foreteller(farthest=1e6)])
     return Stainer(folder)
 
 
@@ -38,13 +40,22 @@ def answers(stainer: Stainer, **params) -> Iterator[dict]:
 
 def test_the_answer_holds_the_intervals_of_what_is_painted(stainer):
     [answer] = answers(stainer, uncertainty=True, targets="A2,A1")
-    assert list(answer) == ["A2", "A1", "A2_low", "A2_high", "A1_low", "A1_high", "warnings"]
+    bounds = ["A2_low", "A2_high", "A1_low", "A1_high"]
+    assert list(answer) == ["A2", "A1", *bounds, "warnings", "trust"]
     stained = stainer.stain(STACK, 20, level=LEVEL)
     for target in ("A1", "A2"):
         names = (target, f"{target}_low", f"{target}_high")
         images = [decode_stack(answer[name], 1)[0] for name in names]
         expected = (stained.images[target], *stained.intervals[target])
         np.testing.assert_array_equal(images, expected)
+    trust = json.loads(answer["trust"])
+    assert trust == asdict(stained.trust)
+    assert trust["verdict"] == "with care"
+    assert (
+        trust["reason"]
+        == "the error of A1 is expected to be 1.5 times the usual one, 30% of its median"
+    )
+    assert trust["errors"] == pytest.approx(dict.fromkeys(TARGETS, 0.3))
     [plain] = answers(stainer, targets="A1")
     assert list(plain) == ["A1", "warnings"]
 
@@ -59,11 +70,15 @@ def test_the_client_takes_them_out_of_the_answer(stainer):
     found = _painted(body, 10_000, False, True)
     stained = stainer.stain(STACK, 20, level=LEVEL)
     assert list(found.images) == list(found.intervals) == list(TARGETS)
+    assert found.trust == stained.trust
     for target in TARGETS:
         np.testing.assert_array_equal(found.images[target], stained.images[target])
         np.testing.assert_array_equal(found.intervals[target], stained.intervals[target])
     with pytest.raises(ValueError, match="an image named 'A1_high'"):
         _painted(body, 10_000, False, False)
+    del row["trust"]  # an older server
+    older = _painted(bytearray(json.dumps({"predictions": [row]}).encode()), 10_000, False, True)
+    assert older.trust is None
     del row["A2_low"]
     with pytest.raises(KeyError, match="A2_low"):
         _painted(bytearray(json.dumps({"predictions": [row]}).encode()), 10_000, False, True)

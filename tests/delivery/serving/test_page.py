@@ -18,6 +18,7 @@ import tifffile
 
 from adipocyte.client import Answer, Objects, StainClient
 from adipocyte.domain import TARGET_COLOURS
+from adipocyte.imaging.trust import Trust, Verdict
 from adipocyte.plate.tiff import encode_stack, read_image
 from tests.support import ROOT
 from tests.support.plates import planes
@@ -343,3 +344,21 @@ def test_without_a_server_it_says_how_to_start_one(browser, tmp_path):
     tab.locator("#said").get_by_text("mlflow models serve -m models:/adipocyte@champion").wait_for()
     tab.close()
     blocks.close()
+
+
+def test_what_is_unsure_is_grey_and_the_verdict_is_said():
+    from adipocyte.delivery.serving.page import _composite, _said, _shown
+
+    image = np.tile(np.linspace(0, 1000, 80).astype(np.uint16), (96, 1))
+    high = image.copy()
+    high[:, 40:] += 500  # half of the range that is shown
+    trust = Trust(Verdict.NO, "the error of A3 is *large*", {})
+    answer = Answer({"A3": image}, "", intervals={"A3": (image, high)}, trust=trust)
+    field = planes(1, (96, 80))
+    shown = _shown(field, answer)
+    every, sure = (_composite(shown, most, 1, 1, 1) for most in (1, 0.4))
+    np.testing.assert_array_equal(every[:, :40], sure[:, :40])
+    assert (np.ptp(every[:, 45:], axis=-1) > 50).all()
+    assert (np.ptp(sure[:, 40:], axis=-1) == 0).all()
+    assert "To be believed: no**: the error of A3 is &#42;large&#42;" in _said(field, answer)
+    assert "believed" not in _said(field, Answer({"A3": image}, ""))

@@ -1,0 +1,90 @@
+"""The error of a painted field is foretold from its looks, and wrong fields are refused."""
+
+import json
+
+import numpy as np
+import pytest
+
+from adipocyte.imaging.foreteller import Painted, from_json, learn, to_json
+from adipocyte.imaging.trust import Verdict
+
+QUIET, LOUD = 0.1, 1.0
+
+
+def field(noise: float, well: str, is_good: bool, random: np.random.Generator) -> Painted:
+    """The error of A2 grows with the noise; nothing tells that of A1."""
+    errors = {"A1": random.uniform(0.18, 0.22), "A2": 0.1 * np.exp(2 * noise)}
+    return Painted(well, is_good, {"noise": noise, "hue": random.normal()}, errors)
+
+
+def taught(random: np.random.Generator, n: int = 300) -> list[Painted]:
+    good = [field(random.normal(QUIET, 0.02), f"B{i % 6:02d}", True, random) for i in range(n)]
+    return good + [field(random.uniform(0, LOUD), f"B{i % 6:02d}", False, random) for i in range(n)]
+
+
+@pytest.fixture(scope="module")
+def learnt():
+    return learn(20, taught(np.random.default_rng(0)))
+
+
+@pytest.mark.parametrize("noise", [QUIET, 0.5, 0.9])
+def test_the_error_is_foretold(learnt, noise):
+    errors = learnt({"noise": noise, "hue": 0.0}).errors
+    assert errors["A1"] == pytest.approx(0.2, rel=0.1)
+    assert errors["A2"] == pytest.approx(0.1 * np.exp(2 * noise), rel=0.2)
+
+
+def test_few_good_fields_and_all_that_are_wrong_are_refused(learnt):
+    random = np.random.default_rng(1)
+    good = [
+        learnt(field(random.normal(QUIET, 0.02), "C02", True, random).appearance)
+        for _ in range(400)
+    ]
+    verdicts = [one.verdict for one in good]
+    assert verdicts.count(Verdict.NO) / len(good) < 0.08
+    assert verdicts.count(Verdict.YES) / len(good) > 0.8
+    wrong = learnt({"noise": 0.8, "hue": 0.0})
+    assert wrong.verdict is Verdict.NO
+    assert wrong.reason.startswith("the error of A2 is expected to be 4.")
+
+
+def test_a_field_like_nothing_that_taught_is_refused_whatever_is_expected(learnt):
+    found = learnt({"noise": QUIET, "hue": 500.0})
+    assert (found.verdict, found.reason) == (
+        Verdict.NO,
+        "it looks like nothing that the model was tested on",
+    )
+
+
+def test_warnings_of_the_light_make_it_doubtful(learnt):
+    seen = {"noise": QUIET, "hue": 0.0}
+    assert learnt(seen).verdict is Verdict.YES
+    assert learnt(seen, ("dim: …",)).verdict is Verdict.CARE
+
+
+def test_what_is_not_known_of_a_field_is_taken_to_be_as_usual(learnt):
+    assert (
+        learnt({}).errors
+        == learnt(dict(zip(learnt.predictors, learnt.centres, strict=True))).errors
+    )
+
+
+def test_it_survives_its_file(learnt):
+    assert from_json(json.loads(json.dumps(to_json([learnt])))) == [learnt]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weights": {"A1": [0.0]}},
+        {"centres": [0.0]},
+        {"scales": [0.0, 1.0]},
+        {"usual": {"A1": 1.0}},
+        {"refused": "often"},
+        {"weights": {}, "usual": {}},
+    ],
+)
+def test_a_file_of_something_else_is_refused(learnt, change):
+    [content] = json.loads(json.dumps(to_json([learnt])))
+    with pytest.raises(ValueError, match=r"foreteller|expected type|item"):
+        from_json([content | change])

@@ -739,8 +739,13 @@ class StainConfig:
     plate_name: str = _plate_name()
     model: str = option("Address of a registered model.", f"models:/{MODEL_NAME}@champion")
     out: str = option(
-        "Folder for the stained TIFFs, or an address that fsspec knows: s3://bucket/folder.",
+        "Folder for the stained images, or an address that fsspec knows: s3://bucket/folder.",
         "stained",
+    )
+    format: Literal["tiff", "ome-zarr"] = option(
+        "What images are written as: tiff, a file for each stain under the challenge's names; or "
+        "ome-zarr, a plate of NGFF 0.5 with the stains as channels.",
+        "tiff",
     )
     cluster: str = option(
         "Address of a Ray cluster to paint on, such as 10.0.0.1:6379; empty: this machine.", ""

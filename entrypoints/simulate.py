@@ -57,6 +57,7 @@ def simulate(config: SimulateConfig) -> None:
                 config.out,
                 FieldKey(magnification, well, fov),
                 RawField(field.planes, field.targets),
+                instrument.optics.um_per_px if instrument else None,
             )
     setting = shlex.quote(f"plate={config.out}")
     print(f"{len(fields)} fields in {config.out}. Next: mlflow run . -P {setting}")

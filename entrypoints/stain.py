@@ -1,4 +1,4 @@
-"""`mlflow run . -e stain`: a raw plate through a registered model into TIFFs."""
+"""`mlflow run . -e stain`: a raw plate through a registered model into images of its stains."""
 
 from adipocyte.config import StainConfig
 from adipocyte.errors import PlateError
@@ -7,7 +7,7 @@ from entrypoints.command import command
 
 @command(StainConfig)
 def stain(config: StainConfig) -> None:
-    """Paint every field of a raw plate into uint16 TIFFs under the challenge's names.
+    """Paint every field of a raw plate into uint16 TIFFs, or into an OME-Zarr plate.
 
     Fields already done are skipped.
     """

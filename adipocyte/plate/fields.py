@@ -1,13 +1,12 @@
 """The pixels of one field: read from a raw plate, or written under the challenge's names."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from adipocyte.domain import FieldKey
+from adipocyte.domain import UM_PER_PX, FieldKey
 from adipocyte.errors import PlateError
 from adipocyte.plate.names import brightfield_name, magnification_folder, target_name
 from adipocyte.plate.tiff import read_image, read_stack, write_image
@@ -19,7 +18,7 @@ class FieldFiles:
     """The files of one field.
 
     `planes` is a file for each z-plane, or one stack of all `n_z_planes`; `targets` holds those
-    that are there. `shape` is (Y, X) in pixels.
+    that are there. `shape` is (Y, X) in pixels, of `um_per_px` each.
     """
 
     key: FieldKey
@@ -28,6 +27,7 @@ class FieldFiles:
     targets: dict[str, Path]
     n_z_planes: int
     shape: tuple[int, int]
+    um_per_px: float
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -62,13 +62,19 @@ def read_field(files: FieldFiles, targets: tuple[str, ...]) -> RawField:
     return RawField(planes, dict(zip(targets, images, strict=True)))
 
 
-def write_field(folder: Path, key: FieldKey, field: RawField) -> None:
-    """Write a field into the plate *folder*, under the challenge's names."""
+def write_field(
+    folder: Path, key: FieldKey, field: RawField, um_per_px: float | None = None
+) -> None:
+    """Write a field into the plate *folder*, under the challenge's names.
+
+    Its pixels are of *um_per_px*; None: as is usual at its magnification.
+    """
     images = folder / magnification_folder(key.magnification)
+    um_per_px = um_per_px or UM_PER_PX[key.magnification]
     for z, plane in enumerate(field.planes, start=1):
-        write_image(images / str(brightfield_name(key.well, key.fov, z)), plane)
+        write_image(images / str(brightfield_name(key.well, key.fov, z)), plane, um_per_px)
     for target, image in field.targets.items():
-        write_image(images / str(target_name(key.well, key.fov, target)), image)
+        write_image(images / str(target_name(key.well, key.fov, target)), image, um_per_px)
 
 
 def stained_name(files: FieldFiles, target: str) -> str:
@@ -81,15 +87,6 @@ def interval_names(files: FieldFiles, target: str) -> tuple[str, str]:
     """The names of the lowest and the highest counts of a field's painted *target*."""
     stem = stained_name(files, target).removesuffix(".tif")
     return f"{stem}_low.tif", f"{stem}_high.tif"
-
-
-def painted_names(files: FieldFiles, targets: Iterable[str], *, with_intervals: bool) -> list[str]:
-    """The names of all images of a field in a stained plate."""
-    names = []
-    for target in targets:
-        names.append(stained_name(files, target))
-        names += interval_names(files, target) if with_intervals else ()
-    return names
 
 
 def _alike(images: list[tuple[Path, NDArray[np.uint16]]]) -> list[NDArray[np.uint16]]:

@@ -13,7 +13,7 @@ because they can be meant only one way. Wells go up to AF48, as on plates of 153
 import re
 from dataclasses import dataclass
 
-from adipocyte.domain import ROWS, TARGETS
+from adipocyte.domain import MAGNIFICATIONS, ROWS, TARGETS
 from adipocyte.errors import PlateError
 
 _PLACE = (
@@ -111,6 +111,16 @@ def parse_magnification(folder: str) -> int | None:
 def magnification_folder(magnification: int) -> str:
     """The folder's name for a magnification: 20 → "20x_images"."""
     return f"{magnification}x_images"
+
+
+def zarr_folder(magnification: int) -> str:
+    """The folder of an OME-Zarr plate for a magnification: 20 → "20x.zarr"."""
+    return f"{magnification}x.zarr"
+
+
+def in_zarr_plate(path: str) -> bool:
+    """Whether *path*, of a file or folder in a plate, is an OME-Zarr plate or lies in one."""
+    return path.partition("/")[0] in map(zarr_folder, MAGNIFICATIONS)
 
 
 def is_image(path: str) -> bool:

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from adipocyte.domain import BRIGHTFIELD, N_Z_PLANES, TARGETS, FieldKey
+from adipocyte.domain import BRIGHTFIELD, N_Z_PLANES, TARGETS, UM_PER_PX, FieldKey
 from adipocyte.errors import ImageError, PlateError
 from adipocyte.plate.choice import Choice, Understood, choose
 from adipocyte.plate.fields import FieldFiles
@@ -140,7 +140,7 @@ def scan_plate(
     if not any(one.paths() for one in images.values()):
         raise _nothing(folder, choice, problems)
     headers, errors = _read_headers(list(chain(*(one.paths() for one in images.values()))))
-    usual = _usual(list(images.values()), headers, targets)
+    usual, told = _usual(list(images.values()), headers, targets), choice.understood
     fields, partial = [], []
     for key, one in sorted(images.items()):
         wrong = _problems(key, one, headers, errors, usual)
@@ -148,7 +148,7 @@ def scan_plate(
         problems += wrong + [Problem(str(key), found, remedy) for found, remedy in lacks]
         has_any = any(target in one.targets for target in usual.targets) or not usual.targets
         if not wrong and has_any:
-            (partial if lacks else fields).append(_field_files(key, one, headers, usual))
+            (partial if lacks else fields).append(_field_files(key, one, headers, usual, told))
     return Plate(
         tuple(fields),
         tuple(partial),
@@ -190,12 +190,15 @@ def _usual(fields: list[_Images], headers: Headers, targets: tuple[str, ...]) ->
     )
 
 
-def _field_files(key: FieldKey, images: _Images, headers: Headers, usual: _Usual) -> FieldFiles:
+def _field_files(
+    key: FieldKey, images: _Images, headers: Headers, usual: _Usual, told: Understood
+) -> FieldFiles:
     """The files of a field, with the stains that it has."""
     planes = tuple(images.planes[z][0].path for z in sorted(images.planes, key=lambda z: z or 0))
     stains = {t: images.targets[t][0].path for t in usual.targets if t in images.targets}
     shape = headers[planes[0]].shape
-    return FieldFiles(key, images.plate, planes, stains, usual.n_z_planes, shape)
+    um_per_px = told.um_per_px.get(key.magnification, UM_PER_PX[key.magnification])
+    return FieldFiles(key, images.plate, planes, stains, usual.n_z_planes, shape, um_per_px)
 
 
 def _by_field(choice: Choice, targets: tuple[str, ...], stain_z: int) -> dict[FieldKey, _Images]:

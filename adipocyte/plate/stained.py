@@ -1,4 +1,4 @@
-"""What a folder of painted images says of itself, in three files beside the images."""
+"""What a folder of painted images says of itself, in files beside the images."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from adipocyte.system.forms import require_form
 
 # By which model and settings; what became of each field; what measurements of the images are worth.
 PLATE_ORIGIN, PLATE_MANIFEST, GRADES = "stained.json", "manifest.json", "grades.json"
+IMAGE_TABLE = "images.csv"  # the painted images of each field, for CellProfiler
 
 
 @dataclass(frozen=True)

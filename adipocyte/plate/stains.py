@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from adipocyte.domain import SMALLEST_PX, FieldKey
 from adipocyte.errors import ImageError, PlateError
 from adipocyte.plate.listing import list_folders, list_images, named
-from adipocyte.plate.names import magnification_folder, parse_magnification
+from adipocyte.plate.names import in_zarr_plate, magnification_folder, parse_magnification
 from adipocyte.plate.problems import Problem
 from adipocyte.plate.tiff import Header, read_header, read_stack
 
@@ -46,6 +46,11 @@ def list_stains(folder: Path, name: str, magnification: int) -> Listed:
                     "or give -P magnification=20, 40 or 60",
                 )
             listed[FieldKey(known, image.well, image.fov)][image.target].append(path)
+    if not listed and any(in_zarr_plate(path.name) for path in (folder, *folder.iterdir())):
+        raise PlateError(
+            f"{folder} holds images as OME-Zarr, which cannot be measured",
+            "stain the plate once more with -P format=tiff, into another folder, and measure that",
+        )
     if not listed:
         example = "AssayPlate_Greiner_#655090_B03_T0001F001L01A01Z01C01.tif"
         raise PlateError(

@@ -40,6 +40,7 @@ _MAX_GROWTH = 2
 _SPARE_PAGES = 8  # beside a reduced copy of each plane: a pyramid's
 _CHUNK_START_BYTES = 1024  # what a codec may write for a strip without a pixel
 _CHUNK_BYTES = 512  # of the file for each strip or tile beyond MAX_CHUNKS
+_UNITS_PER_UM = 10**6  # in which sizes of pixels are written: picometres
 _ROWS = 256  # in a strip of our own: as many as a processor's cache holds
 # tifffile guesses the pages of these vendors' files one by one, which takes long.
 _VENDORS: dict[str, Any] = dict.fromkeys(("is_lsm", "is_ndpi", "is_scanimage"), False)
@@ -141,9 +142,22 @@ def stack_shape(data: bytes, n_planes: int | range) -> tuple[int, int]:
         return header.shape
 
 
-def encode_image(image: NDArray[np.uint16]) -> bytes:
-    """A one-page TIFF of a (Y, X) image in counts."""
-    return _encode(image)
+def encode_image(image: NDArray[np.uint16], um_per_px: float | None = None) -> bytes:
+    """A one-page TIFF of a (Y, X) image in counts, of pixels of *um_per_px* if that is known.
+
+    That is written as ImageJ does, pixels per µm and the unit in words. Bio-Formats reads it, too,
+    because its TiffReader takes a resolution without a unit for pixels per µm.
+    """
+    if um_per_px is None:
+        return _encode(image)
+    px_per_um = (_UNITS_PER_UM, round(_UNITS_PER_UM * um_per_px))  # a fraction of whole numbers
+    return _encode(
+        image,
+        description="ImageJ=1.11a\nunit=um\n",
+        metadata=None,  # tifffile's own words would be a second description
+        resolution=(px_per_um, px_per_um),
+        resolutionunit="NONE",
+    )
 
 
 def encode_stack(stack: NDArray[np.uint16]) -> bytes:
@@ -164,9 +178,9 @@ def _encode(pages: NDArray[np.uint16], **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def write_image(path: Path, image: NDArray[np.uint16]) -> None:
-    """Write a (Y, X) image in counts to *path*, whole or not at all."""
-    write_whole(path, encode_image(image))
+def write_image(path: Path, image: NDArray[np.uint16], um_per_px: float | None = None) -> None:
+    """Write a (Y, X) image in counts to *path*, whole or not at all (see `encode_image`)."""
+    write_whole(path, encode_image(image, um_per_px))
 
 
 @contextmanager

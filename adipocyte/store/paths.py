@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from adipocyte.domain import FieldKey, row_and_column
+from adipocyte.plate.names import zarr_folder
 
 MASK = "nuclei"
 HISTOGRAMS = "histograms.safetensors"
@@ -11,7 +12,7 @@ RECORDS = "records"  # only while the store is made
 
 def plate_path(folder: Path, magnification: int) -> Path:
     """The OME-Zarr plate of a magnification."""
-    return folder / f"{magnification}x.zarr"
+    return folder / zarr_folder(magnification)
 
 
 def field_path(folder: Path, key: FieldKey) -> Path:

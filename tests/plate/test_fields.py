@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tifffile
 
 from adipocyte.domain import TARGETS, FieldKey
 from adipocyte.errors import ImageError, PlateError
@@ -36,6 +37,19 @@ def test_a_field_written_and_read_is_the_same_field(plate):
     assert (files.key, tuple(files.targets), files.n_z_planes) == (KEY, TARGETS, 7)
     np.testing.assert_array_equal(field.planes, noise(7, 8, 9))
     np.testing.assert_array_equal(list(field.targets.values()), noise(3, 8, 9))
+
+
+def test_a_fields_files_tell_the_size_of_its_pixels(tmp_path):
+    write_field(tmp_path, FieldKey(40, "B03", 1), RawField(noise(1, 8, 9), {"A1": noise(8, 9)}))
+    write_field(tmp_path, KEY, RawField(noise(1, 8, 9), {}), 0.3)
+    n_told = {"40x": 0, "20x": 0}
+    for path in tmp_path.rglob("*.tif"):
+        with tifffile.TiffFile(path) as file:
+            n_px, n_um = file.pages.first.tags["XResolution"].value
+        at = path.parent.name.partition("_")[0]
+        assert n_um / n_px == {"40x": 0.163, "20x": 0.3}[at]
+        n_told[at] += 1
+    assert n_told == {"40x": 2, "20x": 1}
 
 
 def test_targets_are_found_under_the_organisers_names_too(plate):

@@ -118,6 +118,22 @@ def test_an_image_is_written_whole_or_the_old_one_stays(tmp_path, monkeypatch, m
     np.testing.assert_array_equal(read_image(path), noise(8, 9))
 
 
+def test_an_images_scale_is_told_as_fiji_and_bio_formats_read_it_and_changes_no_pixel():
+    """Both take the resolution for pixels per unit=um: FileOpener.java, TiffReader.java."""
+    image = noise(64, 65)
+    data = encode_image(image, 0.163)
+    assert data == encode_image(image, 0.163)
+    np.testing.assert_array_equal(decode_stack(data, 1), image[None])
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        assert file.is_imagej
+        tags = file.pages.first.tags
+        assert tags["ImageDescription"].value == "ImageJ=1.11a\nunit=um"
+        assert tags["ResolutionUnit"].value == 1  # none: words tell it
+        for name in ("XResolution", "YResolution"):
+            n_px, n_um = tags[name].value
+            assert n_um / n_px == 0.163
+
+
 # A stack
 
 

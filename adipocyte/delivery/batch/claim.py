@@ -6,7 +6,7 @@ from typing import Any
 
 from adipocyte.delivery.batch.output import Output
 from adipocyte.errors import OutputError, PlateError
-from adipocyte.plate.names import is_image
+from adipocyte.plate.names import in_zarr_plate, is_image
 from adipocyte.plate.stained import PLATE_ORIGIN
 from adipocyte.system.files import json_bytes
 from adipocyte.system.machine import PRECISIONS
@@ -20,7 +20,7 @@ def begun_in(out: Output) -> dict[str, Any]:
     Raises PlateError for images without a `stained.json`, and for one that says something else.
     """
     begun = read_own(out, PLATE_ORIGIN)
-    images = sorted(name for name in out.files() if is_image(name))
+    images = sorted(name for name in out.files() if is_image(name) or in_zarr_plate(name))
     if not images:
         return {}
     if not begun:
@@ -43,7 +43,13 @@ def claim_for(out: Output, origin: dict[str, Any], begun: dict[str, Any]) -> str
     Raises PlateError when it holds images of another origin, OutputError when another command
     claims it at this moment.
     """
-    settings = {name: value for name, value in begun.items() if name != "claim"}
+    # What was begun before there were other formats are TIFFs.
+    settings = {"format": "tiff"} | {name: begun[name] for name in begun if name != "claim"}
+    if begun and settings["format"] != origin["format"]:
+        raise PlateError(
+            f"{out.address} holds images as {settings['format']}, not {origin['format']}",
+            f"finish it with -P format={settings['format']}, or {ANOTHER_FOLDER}",
+        )
     if begun and settings != _as_written(origin, settings):
         raise PlateError(
             f"{out.address} holds images of another plate, model, intensities, tiles or arithmetic "

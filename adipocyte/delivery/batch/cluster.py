@@ -110,6 +110,7 @@ def _field(content: dict[str, Any]) -> FieldFiles:
         targets={},
         n_z_planes=content["n_z_planes"],
         shape=tuple(content["shape"]),
+        um_per_px=content["um_per_px"],
     )
 
 

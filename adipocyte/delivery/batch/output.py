@@ -88,6 +88,15 @@ class Output:
         except Exception as error:
             raise _lost(self.address, "looked into", error) from error
 
+    def holds(self, name: str) -> bool:
+        """Whether a file is there that is not empty."""
+        try:
+            return self._size(name) > 0
+        except FileNotFoundError:
+            return False
+        except Exception as error:
+            raise _lost(self.address, "looked into", error) from error
+
     def write(self, name: str, data: bytes) -> None:
         """Write a file, whole or not at all. Raises OutputError when it lies in the raw plate."""
         self.require_own(name)
@@ -139,7 +148,7 @@ class Output:
             return file.read(n_bytes)
 
     def _size(self, name: str) -> int:
-        """Bytes of a file in a place that is no folder."""
+        """Bytes of a file."""
         return self._files.size(self._path(name)) or 0
 
     def _put(self, name: str, data: bytes) -> None:

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adipocyte.delivery.batch.claim import write_claimed
+from adipocyte.delivery.batch.formats import TIFF, format_named
 from adipocyte.delivery.batch.output import Output
 from adipocyte.delivery.models.load import load_stainer
 from adipocyte.domain import FieldKey
 from adipocyte.errors import ImageError, PlateError
 from adipocyte.imaging.trust import Trust
-from adipocyte.plate.fields import FieldFiles, interval_names, read_field, stained_name
+from adipocyte.plate.fields import FieldFiles, read_field
 from adipocyte.plate.problems import Problem, problem_of
-from adipocyte.plate.tiff import encode_image
 
 PAINTED, FAILED = "painted", "failed"
 
@@ -23,7 +23,7 @@ class Assignment:
 
     *model*, *plate* and *out* are addresses that hold on each machine. *claim* is written in *out*,
     so that a process can tell that folder from another of the same path, and stops when another
-    command has claimed it. With *level* intervals are painted, too.
+    command has claimed it. With *level* intervals are painted, too. *format* is one of `formats`.
     """
 
     model: str
@@ -37,6 +37,7 @@ class Assignment:
     compiled: bool
     memory_mb: float | None
     level: float | None = None
+    format: str = TIFF
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,14 @@ class FieldOutcome:
 class FieldPainter:
     """Paints fields of a plate, each from its files to its files, with a model that it loads once.
 
-    Raises RunError when there is no such model, OutputError when an image cannot be written, would
+    Raises RunError when there is no such model, ConfigError when packages that the format takes are
+    not installed, OutputError when an image cannot be written, would
     lie in the raw plate, or another command writes there.
     """
 
     def __init__(self, assignment: Assignment) -> None:
         self._assignment = assignment
+        self._format = format_named(assignment.format)
         self._out = Output(assignment.out, Path(assignment.plate))
         self._stainer = load_stainer(
             assignment.model,
@@ -88,11 +91,8 @@ class FieldPainter:
         except (ImageError, PlateError) as error:
             problem = problem_of(field.key, error)
             return FieldOutcome(field.key, FAILED, time.perf_counter() - start, problem=problem)
-        images = {stained_name(field, target): image for target, image in stained.images.items()}
-        for target, bounds in stained.intervals.items():
-            images |= dict(zip(interval_names(field, target), bounds, strict=True))
-        for name, image in images.items():
-            write_claimed(self._out, self._assignment.claim, name, encode_image(image))
+        for name, data in self._format.files(field, stained).items():
+            write_claimed(self._out, self._assignment.claim, name, data)
         seconds = time.perf_counter() - start
         trust = None if self._assignment.level is None else stained.trust
         return FieldOutcome(field.key, PAINTED, seconds, stained.warnings, trust=trust)

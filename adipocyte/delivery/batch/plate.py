@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from typing import Any, Protocol, TypeGuard
@@ -17,6 +17,7 @@ from adipocyte.delivery.batch.claim import (
     read_own,
     write_claimed,
 )
+from adipocyte.delivery.batch.formats import format_named
 from adipocyte.delivery.batch.output import Output
 from adipocyte.delivery.batch.painter import FAILED, PAINTED, Assignment, FieldOutcome, FieldPainter
 from adipocyte.delivery.models.load import load_grades, load_manifest, pinned
@@ -25,10 +26,10 @@ from adipocyte.errors import ConfigError
 from adipocyte.imaging.intervals import LEVEL
 from adipocyte.imaging.trust import Verdict
 from adipocyte.networks.predictor import INSTALL_COMPILER, NO_COMPILER, has_compiler
-from adipocyte.plate.fields import FieldFiles, painted_names
+from adipocyte.plate.fields import FieldFiles
 from adipocyte.plate.problems import Problem
 from adipocyte.plate.scan import scan_plate
-from adipocyte.plate.stained import GRADES, PLATE_MANIFEST, PLATE_ORIGIN
+from adipocyte.plate.stained import GRADES, IMAGE_TABLE, PLATE_MANIFEST, PLATE_ORIGIN
 from adipocyte.plate.understood import understood_table
 from adipocyte.staining.bundle import BundleManifest
 from adipocyte.system.files import json_bytes, short_digest
@@ -110,10 +111,11 @@ def should_compile(wish: str, n_fields: int, *, possible: bool) -> bool:
 
 
 def stain_plate(config: StainConfig, crew: Crew) -> StainedPlate:
-    """Let a *crew* paint every field of a raw plate: uint16 TIFFs under the challenge's names.
+    """Let a *crew* paint every field of a raw plate: uint16 TIFFs, or an OME-Zarr plate.
 
     Beside them, `stained.json` says what painted which plate, and how, `manifest.json` what became
     of each field, and `grades.json` what measurements of the images are worth, if the model knows.
+    The files that list all images, for CellProfiler or of the OME-Zarr plate, end the plate.
     A field is skipped if the manifest calls it painted, from the files that it has now, and its
     images are there; so the same command continues an interrupted one. A field that is incomplete
     or cannot be read is recorded and does not stop the plate.
@@ -135,11 +137,11 @@ def stain_plate(config: StainConfig, crew: Crew) -> StainedPlate:
     out = Output(config.out, config.plate)
     model = pinned(config.model)
     bundle = load_manifest(model)
-    images = {
-        field.key: painted_names(field, bundle.targets, with_intervals=config.uncertainty)
-        for field in scanned.fields
+    form = format_named(config.format)
+    files = {
+        field.key: form.names(field, bundle.targets, config.uncertainty) for field in scanned.fields
     }
-    for name in [PLATE_ORIGIN, PLATE_MANIFEST, GRADES, *chain(*images.values())]:
+    for name in [PLATE_ORIGIN, PLATE_MANIFEST, GRADES, IMAGE_TABLE, *chain(*files.values())]:
         out.require_own(name)
     begun = begun_in(out)
     origin = _origin(config, bundle, crew, begun, len(scanned.fields))
@@ -155,11 +157,12 @@ def stain_plate(config: StainConfig, crew: Crew) -> StainedPlate:
         precision=origin["precision"],
         compiled=origin["compiled"],
         memory_mb=config.memory_mb or None,
+        format=config.format,
     )
     if grades := load_grades(model):
         write_claimed(out, assignment.claim, GRADES, grades)
     made_from = {field.key: _made_from(field) for field in scanned.fields}
-    before, changed = painted_before(out, scanned.fields, images, made_from)
+    before, changed = painted_before(out, scanned.fields, files, form.is_there, made_from)
     manifest = PlateManifest(out, assignment.claim, before, scanned.problems)
     skipped = [field.key for field in scanned.fields if str(field.key) in manifest.entries]
     left = [field for field in scanned.fields if str(field.key) not in manifest.entries]
@@ -168,11 +171,23 @@ def stain_plate(config: StainConfig, crew: Crew) -> StainedPlate:
         painting = _checked(crew.paint(assignment, left), left, made_from)
         outcomes = tqdm(painting, total=len(left), desc="stain", unit="field")
     kept = list(manifest.kept(outcomes))
+    painted = [field for field in scanned.fields if manifest.is_painted(field.key)]
+    for name, data in form.described(painted, bundle.targets).items():
+        write_claimed(out, assignment.claim, name, data)
+    return _became(kept, skipped, changed, scanned.problems)
+
+
+def _became(
+    kept: Sequence[FieldOutcome],
+    skipped: list[FieldKey],
+    changed: list[FieldKey],
+    problems: Iterable[Problem],
+) -> StainedPlate:
     return StainedPlate(
         painted=[outcome.key for outcome in kept if outcome.status == PAINTED],
         skipped=skipped,
         changed=changed,
-        problems=[*scanned.problems, *(outcome.problem for outcome in kept if outcome.problem)],
+        problems=[*problems, *(outcome.problem for outcome in kept if outcome.problem)],
         warnings={outcome.key: outcome.warnings for outcome in kept if outcome.warnings},
         refused={
             outcome.key: outcome.trust.reason
@@ -193,6 +208,7 @@ def _origin(
     if precision == "auto":
         precision = begun.get("precision") or crew.fastest()
     return {
+        "format": config.format,
         "plate": str(config.plate.resolve()),
         "bundle": _described(bundle),
         "intensities": bundle.way(None if config.intensities == "kept" else config.intensities),
@@ -236,11 +252,12 @@ def _is_compiled(config: StainConfig, crew: Crew, begun: dict[str, Any], n_field
 def painted_before(
     out: Output,
     fields: Sequence[FieldFiles],
-    images: Mapping[FieldKey, Sequence[str]],
+    files: Mapping[FieldKey, Sequence[str]],
+    is_there: Callable[[Output, str, FieldFiles], bool],
     made_from: Mapping[FieldKey, str],
 ) -> tuple[dict[str, Any], list[FieldKey]]:
-    """The entries of those *fields* that the manifest in *out* calls painted, whose *images* are
-    there.
+    """The entries of those *fields* that the manifest in *out* calls painted, all of whose *files*
+    are there.
 
     And the fields that were painted, but not *made_from* the files that they have now. An entry of
     an older version, which did not say from which, is taken to be of these. An entry that is not as
@@ -255,7 +272,7 @@ def painted_before(
             continue
         if entry.get("made_from", now) != now:
             changed.append(field.key)
-        elif all(out.holds_image(name, field.shape) for name in images[field.key]):
+        elif all(is_there(out, name, field) for name in files[field.key]):
             kept[str(field.key)] = entry | {"made_from": now}
     return kept, changed
 
@@ -309,6 +326,10 @@ class PlateManifest:
             entry = self._broken.setdefault(problem.where, _entry(FAILED, 0, (), problem))
             if _sentence(problem) not in entry["problem"]:
                 entry["problem"] += f"; {_sentence(problem)}"
+
+    def is_painted(self, key: FieldKey) -> bool:
+        """Whether there is an entry that calls a field painted."""
+        return self.entries.get(str(key), {}).get("status") == PAINTED
 
     def kept(self, outcomes: Iterable[FieldOutcome]) -> Iterator[FieldOutcome]:
         """Pass *outcomes* on, each an entry that is on disk within seconds.

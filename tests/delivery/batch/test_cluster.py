@@ -48,6 +48,17 @@ def plate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_plate(tmp_path_factory.mktemp("raw") / "plate", range(1, N_FIELDS + 1))
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """As many threads as the workers have."""
+    n_threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        torch.set_num_threads(1)
+        yield
+    torch.set_num_threads(n_threads)
+
+
 @pytest.fixture(scope="module")
 def expected(
     plate: Path, small_model: Path, tmp_path_factory: pytest.TempPathFactory
@@ -56,12 +67,9 @@ def expected(
 
     Sums in float32 depend on how threads share them.
     """
-    out, n_threads = tmp_path_factory.mktemp("here"), torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("here")
+    with one_thread():
         stain_plate(config(plate, small_model, out, precision="32", intensities="none"), Here())
-    torch.set_num_threads(n_threads)
     return images(out)
 
 
@@ -212,6 +220,25 @@ def kill_at_work(times: int) -> None:
         stuck = wait_for(lambda: stopped_at_work(killed))
         killed.append(stuck.pid)
         stuck.kill()
+
+
+def test_workers_write_ome_zarr_as_this_machine_does(nodes, small_model, tmp_path):
+    plate = write_plate(tmp_path / "plate", (1, 2))
+    settings = {"format": "ome-zarr", "precision": "32", "intensities": "none"}
+    with one_thread():
+        stain_plate(config(plate, small_model, tmp_path / "here", **settings), Here())
+    with joined(nodes.address, 1) as crew:
+        stain_plate(config(plate, small_model, tmp_path / "there", **settings), crew)
+    here_and_there = [
+        {
+            path.relative_to(folder): path.read_bytes()
+            for path in (folder / "20x.zarr").rglob("*")
+            if path.is_file()
+        }
+        for folder in (tmp_path / "here", tmp_path / "there")
+    ]
+    assert len(here_and_there[0]) == 3 + 2 * 5  # plate, row, well; three chunks and two heads
+    assert here_and_there[0] == here_and_there[1]
 
 
 def test_a_field_that_kills_its_worker_is_tried_thrice_and_recorded(nodes, small_model, tmp_path):

@@ -1,5 +1,6 @@
 """A whole plate is painted field by field, and the same command resumes after any interruption."""
 
+import csv
 import json
 import os
 import re
@@ -15,25 +16,30 @@ import fsspec
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from click.testing import CliRunner
+from ome_zarr_models.v05 import HCS, Image
 
 from adipocyte.config import StainConfig
 from adipocyte.delivery.batch import painter
 from adipocyte.delivery.batch import plate as batch
 from adipocyte.delivery.batch.painter import Assignment, FieldOutcome
 from adipocyte.delivery.batch.plate import Here, should_compile, stain_plate
-from adipocyte.domain import FieldKey
+from adipocyte.delivery.batch.tiffs import described
+from adipocyte.domain import TARGET_COLOURS, TARGETS, FieldKey
 from adipocyte.errors import ConfigError, OutputError, PlateError
 from adipocyte.measuring.grades import graded_by
-from adipocyte.plate.fields import FieldFiles, read_field, stained_name
+from adipocyte.plate.fields import FieldFiles, RawField, read_field, stained_name
+from adipocyte.plate.names import parse_name
 from adipocyte.plate.scan import scan_plate
 from adipocyte.plate.stains import list_stains
+from adipocyte.plate.tiff import write_image
 from adipocyte.staining.bundle import add_grades, write_foretellers, write_intervals
 from adipocyte.staining.stainer import Stainer
 from entrypoints.stain import stain as command
 from tests.support import ROOT
 from tests.support.bundles import make_int8_bundle, some_foreteller, some_widths
-from tests.support.layouts import write_imagexpress
+from tests.support.layouts import PATTERN, WRITERS, write_imagexpress
 from tests.support.plates import SHAPE_PX, images, plane, planes, write_plate
 from tests.support.processes import wait_for
 from tests.support.served import make_model
@@ -102,6 +108,87 @@ def test_every_field_is_painted_as_the_stainer_paints_it(stain, plate, small_bun
     for target, channel in (("A1", "C01"), ("A2", "C02"), ("A3", "C03")):
         [path] = (tmp_path / "out").glob(f"20x_images/*F003*{channel}.tif")
         assert (tifffile.imread(path) == expected[target]).all()
+
+
+def loaded(table: Path, base: Path) -> list[tuple[dict[str, Path], dict[str, str]]]:
+    """The images and the metadata of each row, as CellProfiler's LoadData reads them.
+
+    cellprofiler/modules/loaddata.py: `header_to_column` drops "Image_"; `prepare_run` splits each
+    name at its first "_" into a category and the rest, refuses rows of another length than the
+    header's, and joins the base image location, the PathName and the FileName. All else is data of
+    the row, that of the category Metadata by its name.
+    """
+    header, *rows = csv.reader(table.read_text().splitlines())
+    columns = [re.sub("^Image_(?=(FileName|PathName)_)", "", name) for name in header]
+    found = []
+    for row in rows:
+        assert len(row) == len(columns)
+        by_category: dict[str, dict[str, str]] = {}
+        for column, value in zip(columns, row, strict=True):
+            category, _, name = column.partition("_")
+            by_category.setdefault(category, {})[name] = value
+        files, folders = by_category.pop("FileName"), by_category.pop("PathName")
+        assert by_category.keys() == {"Metadata"}
+        paths = {name: base / folders[name] / file for name, file in files.items()}
+        found.append((paths, by_category["Metadata"]))
+    return found
+
+
+def test_cellprofiler_loads_what_is_painted_also_after_a_move(stain, plate, tmp_path):
+    out, moved = tmp_path / "out", tmp_path / "moved"
+    broken = shutil.copytree(plate, tmp_path / "broken")
+    plane(broken, 2, 3).unlink()
+    with pytest.raises(KeyboardInterrupt):
+        stain(LeavesEarly(1, KeyboardInterrupt()), plate=broken)
+    assert not (out / "images.csv").exists()
+    stain(plate=broken)
+    out.rename(moved)
+    rows = loaded(moved / "images.csv", moved)
+    assert [metadata for _, metadata in rows] == [
+        {
+            "Plate": "AssayPlate_Greiner_#655090",
+            "Magnification": "20",
+            "Well": "B03",
+            "Site": str(fov),
+        }
+        for fov in (1, 3, 4, 5)
+    ]
+    listed = [path for paths, _ in rows for path in paths.values()]
+    assert sorted(listed) == sorted(moved.rglob("*.tif"))
+    for paths, metadata in rows:
+        for target, path in paths.items():
+            name = parse_name(path.name)
+            assert (name.target, name.fov) == (target, int(metadata["Site"]))
+
+
+@pytest.mark.parametrize("layout", WRITERS)
+def test_images_are_named_after_their_fields_in_any_layout_and_read_again(layout, tmp_path):
+    """By `measure`, `evaluate` and CellProfiler; the plate's name is the instrument's own, "99"."""
+    planes_of = {
+        FieldKey(20, well, fov): RawField(planes(fov, (64, 65)), {})
+        for well in ("B03", "AF48")
+        for fov in (1, 12)
+    }
+    raw = WRITERS[layout](tmp_path / "raw", planes_of)
+    given = {"layout": layout, "channels": "brightfield=TL-20"} if layout == PATTERN else {}
+    fields = scan_plate(raw, (), **given).fields
+    out = tmp_path / "out"
+    for field in fields:
+        for target in TARGETS:
+            write_image(out / stained_name(field, target), planes(0, (64, 65))[0])
+    found = list_stains(out, "images", 0)
+    assert found.keys() == planes_of.keys()
+    for name, data in described(fields, TARGETS).items():
+        (out / name).write_bytes(data)
+    rows = loaded(out / "images.csv", out)
+    assert len(rows) == len(planes_of)
+    for paths, metadata in rows:
+        files = found[FieldKey(20, metadata["Well"], int(metadata["Site"]))]
+        assert files == {target: [path] for target, path in paths.items()}
+        assert metadata["Plate"] == "99"
+        assert all(path.name.startswith(f"99_{metadata['Well']}_") for path in paths.values())
+    overruled = scan_plate(raw, (), magnification=40, **given).fields[0]
+    assert overruled.um_per_px == (0.163 if layout == PATTERN else 0.325)  # the usual, else as told
 
 
 @pytest.mark.slow
@@ -175,6 +262,67 @@ def test_intervals_lie_beside_the_images_when_they_are_asked_for(stain, small_mo
     found = list_stains(out, "images", 0)
     assert {target for files in found.values() for target in files} == {"A1", "A2", "A3"}
     assert all(len(paths) == 1 for files in found.values() for paths in files.values())
+
+
+def channels_of(out: Path, fov: int) -> dict[str, np.ndarray]:
+    """What a public validator finds in an image of a plate that it finds valid, by channel."""
+    HCS.from_zarr(zarr.open_group(out / "20x.zarr", mode="r"))
+    group = zarr.open_group(out / "20x.zarr" / "B" / "3" / str(fov), mode="r")
+    image = Image.from_zarr(group).attributes.ome
+    [dataset] = image.multiscales[0].datasets
+    assert dataset.coordinateTransformations[0].scale == [1.0, 0.325, 0.325]
+    names = [channel["label"] for channel in image.omero["channels"]]
+    colours = [channel["color"] for channel in image.omero["channels"]]
+    assert colours == [TARGET_COLOURS[name[:2]].lstrip("#").upper() for name in names]
+    return dict(zip(names, np.asarray(group["0"]), strict=True))
+
+
+@pytest.mark.slow
+def test_an_ome_zarr_plate_is_valid_continues_and_holds_what_tiffs_hold(
+    stain, plate, tmp_path, small_model
+):
+    """Also with intervals, and in a place that is no folder."""
+    model = Path(shutil.copytree(small_model, tmp_path / "model"))
+    widths = {f"20/{target}": some_widths() for target in TARGETS}
+    write_intervals(model / "artifacts" / "bundle", widths)
+    given = {"model": str(model), "uncertainty": True}
+    stain(LeavesEarlyQuietly(1), out=str(tmp_path / "tiffs"), **given)
+    given |= {"format": "ome-zarr"}
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        stain(LeavesEarly(1, KeyboardInterrupt()), **given)
+    assert not (out / "20x.zarr" / "zarr.json").exists()
+    with pytest.raises(PlateError, match=r"as ome-zarr, not tiff: .*-P format=ome-zarr, or name"):
+        stain(**given | {"format": "tiff"})
+    again = stain(LeavesEarlyQuietly(1), **given)
+    assert (fovs(again.skipped), fovs(again.painted)) == ([1], [2])
+    found = channels_of(out, 1)
+    assert list(found)[:3] == list(TARGETS)
+    assert channels_of(out, 2).keys() == found.keys()
+    images_of_1 = {
+        f"A{int(path.name.partition('C0')[2][0])}{path.stem.partition('C0')[2][1:]}": path
+        for path in (tmp_path / "tiffs").rglob("*.tif")
+    }
+    assert images_of_1.keys() == found.keys()
+    for name, path in images_of_1.items():
+        np.testing.assert_array_equal(found[name], tifffile.imread(path))
+    with pytest.raises(PlateError, match="stain the plate once more with -P format=tiff"):
+        list_stains(out, "images", 0)
+
+    elsewhere = f"memory://{tmp_path.name}/stained"
+    stain(LeavesEarlyQuietly(1), out=elsewhere, **given)
+    files, root = fsspec.url_to_fs(elsewhere)
+    held = {path.removeprefix(root) for path in files.find(root)}
+    assert {"/20x.zarr/zarr.json", "/20x.zarr/B/3/1/zarr.json"} < held
+    files.rm(f"{root}/20x.zarr/B/3/1/0/c/8/0/0")
+    lost = stain(LeavesEarlyQuietly(1), out=elsewhere, **given)
+    assert (fovs(lost.painted), lost.skipped) == ([1], [])
+
+
+def test_tiffs_are_not_continued_as_ome_zarr(stain):
+    stain(LeavesEarlyQuietly(1))
+    with pytest.raises(PlateError, match=r"as tiff, not ome-zarr: finish it with -P format=tiff"):
+        stain(format="ome-zarr")
 
 
 @pytest.mark.slow

@@ -254,9 +254,10 @@ _plate_name = partial(
 )
 _layout = partial(
     option,
-    "How the plate's folder is laid out: auto, which recognises challenge, yokogawa and "
-    "imagexpress; one of these; or a pattern of names such as {plate}_{well}_s{fov}_w{channel}.tif "
-    "with {z} and {time} where there are any, and * for any text.",
+    "How the plate's folder is laid out: auto, which recognises challenge, yokogawa, "
+    "imagexpress and phenix; one of these; or a pattern of names such as "
+    "{plate}_{well}_s{fov}_w{channel}.tif with {z} and {time} where there are any, and * for any "
+    "text.",
     "auto",
 )
 _channels = partial(

@@ -12,6 +12,7 @@ from adipocyte.plate.channels import Roles, roles_of
 from adipocyte.plate.layouts.challenge import CHALLENGE, ROLES
 from adipocyte.plate.layouts.imagexpress import IMAGEXPRESS
 from adipocyte.plate.layouts.listed import Channel, Image, Listed
+from adipocyte.plate.layouts.phenix import PHENIX
 from adipocyte.plate.layouts.yokogawa import YOKOGAWA
 
 _MOST_NAMED = 5
@@ -139,6 +140,8 @@ def _check_times(images: Sequence[Image], layout: str) -> None:
         pattern = f"{{plate}}_{{well}}_T{times[0]:04d}F{{fov}}L*A*Z{{z}}C{{channel}}.tif"
         magnification = f"-P magnification={first.magnification or 20}"
         way = f"take one with -P {shlex.quote(f'layout={pattern}')} {magnification} -P channels=…"
+    elif layout == PHENIX:
+        way = "export one alone from Harmony"
     raise PlateError(
         f"fields have up to {len(times)} time points ({shown})",
         f"one is due, because time points are not told apart: {way}",

@@ -12,7 +12,7 @@ from adipocyte.plate.fields import RawField, read_field, stained_name, write_fie
 from adipocyte.plate.scan import Plate, scan_plate
 from adipocyte.plate.understood import understood_table
 from tests.support import SHARED
-from tests.support.layouts import PATTERN, WRITERS, Fields
+from tests.support.layouts import PATTERN, WRITERS, Fields, write_phenix
 
 VENDORS = SHARED / "data" / "vendors"
 YOKOGAWA = VENDORS / "yokogawa_cv8000" / "CV8000-Minimal-DataSet-2C-3W-4S-FP2-stack"
@@ -82,7 +82,7 @@ def test_what_was_understood_is_a_table(layout, plate):
 
 
 def test_channels_are_named_by_number_or_name(layout, plate):
-    last = {"imagexpress": "w4", "yokogawa": "C04", PATTERN: "tl-20"}[layout]
+    last = {"imagexpress": "w4", "yokogawa": "C04", "phenix": "4", PATTERN: "tl-20"}[layout]
     scanned = scan(layout, plate, channels=f"brightfield={last}, A1=BODIPY 493")
     assert (scanned.targets, scanned.problems) == (("A1",), ())
     truth = fields_of("B03")
@@ -144,7 +144,7 @@ def test_in_the_challenges_layout_channels_may_mean_something_else(tmp_path):
 
 
 @pytest.mark.parametrize(("magnification", "told"), [(10, "taken at 10x"), (100, "taken at 100x")])
-@pytest.mark.parametrize("layout", ["imagexpress", "yokogawa"])
+@pytest.mark.parametrize("layout", ["imagexpress", "yokogawa", "phenix"])
 def test_another_objective_is_refused_unless_the_right_one_is_given(
     layout, magnification, told, tmp_path
 ):
@@ -319,6 +319,77 @@ def test_metaseries_with_entities_are_read_no_further(tmp_path):
     with pytest.raises(PlateError, match=r"cannot be told: give it with -P magnification=20"):
         scan_plate(plate)
     assert len(scan_plate(plate, magnification=20).fields) == 2
+
+
+# The index of an Opera Phenix
+
+
+def test_the_form_of_harmony_5_is_read_like_the_later_ones(tmp_path):
+    fields = fields_of("B03", "AF48")
+    later = scan_plate(WRITERS["phenix"](tmp_path / "later", fields))
+    plate = write_phenix(tmp_path / "plate", fields, version=5)
+    for folder in (plate, plate / "Images"):
+        scanned = scan_plate(folder)
+        assert understood_table(scanned) == understood_table(later)
+        for files in scanned.fields:
+            np.testing.assert_array_equal(read_field(files, ()).planes, fields[files.key].planes)
+
+
+def index_of(plate, before: str, after: str) -> None:
+    """Replace text in the index of a plate."""
+    path = plate / "Images" / "Index.xml"
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after))
+
+
+def test_phase_contrast_is_not_taken_for_brightfield_though_its_light_is_transmitted(tmp_path):
+    plate = WRITERS["phenix"](tmp_path / "plate", fields_of("B03"))
+    light = "<IlluminationType>Transmitted</IlluminationType>"
+    index_of(plate, "<ChannelType>Brightfield", f"{light}<ChannelType>Phase")
+    index_of(plate, "TL-20", "Digital Phase Contrast")
+    with pytest.raises(PlateError, match=r"^no channel is brightfield.*4 Digital Phase Contrast"):
+        scan_plate(plate)
+    assert len(scan_plate(plate, channels="brightfield=4").fields) == 2
+
+
+def test_a_record_of_a_phenix_without_its_file_and_a_file_without_a_record_are_told(tmp_path):
+    plate = WRITERS["phenix"](tmp_path / "plate", fields_of("B03", "B04"))
+    name, other = "r02c03f01p03-ch4sk1fk1fl1.tiff", "r02c04f01p01-ch4sk1fk1fl1.tiff"
+    (plate / "Images" / name).rename(tmp_path / name)
+    index_of(plate, f"<URL>{name}", f"<URL>..\\..\\{name}")  # never leads out of the plate
+    stray = plate / "Images" / "r02c03f09p01-ch4sk1fk1fl1.tiff"
+    shutil.copy(plate / "Images" / other, stray)
+    scanned = scan_plate(plate)
+    assert {problem.where: problem.found for problem in scanned.problems} == {
+        "Index.xml": f"1 images have no record in it: {stray.name}",
+        "20x B03 F001": f"1 files that the instrument recorded are missing: {name}",
+    }
+    assert len(scanned.fields) == 3
+    index_of(plate, f"<URL>{other}", f"<URL>Images/{other}")  # from the measurement's folder
+    assert len(scan_plate(plate).fields) == 3
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "found"),
+    [
+        ("<Row>2</Row><Col>3</Col><FieldID>", "<Row>x</Row><FieldID>", "whose Row is 'x'"),
+        ("<Row>2</Row><Col>3</Col><FieldID>", "<Row>33</Row><Col>3</Col><FieldID>", "of row 33"),
+        ("<URL>r02c03f01p01-ch4sk1fk1fl1.tiff", "<URL>", "without a file's name"),
+        ("</Images>", "", "is damaged"),
+        ("<EvaluationInputData ", f"{BOMB[: BOMB.index('<a>')]}<a ", "document type"),
+    ],
+)
+def test_an_index_that_cannot_be_used_is_refused(tmp_path, before, after, found):
+    plate = WRITERS["phenix"](tmp_path / "plate", fields_of("B03"))
+    index_of(plate, before, after)
+    with pytest.raises(PlateError, match=f"Index.xml .*{re.escape(found)}"):
+        scan_plate(plate)
+
+
+def test_a_folder_without_an_index_is_no_phenix(tmp_path):
+    with pytest.raises(PlateError, match="holds neither Index.idx.xml nor Index.xml"):
+        scan_plate(tmp_path, layout="phenix")
 
 
 # Patterns

@@ -113,8 +113,61 @@ def write_own(folder: Path, fields: Fields) -> Path:
     return folder
 
 
+_HARMONY = "http://www.perkinelmer.com/PEHH/HarmonyV"
+
+
+def _channel_facts(kind: str, magnification: int) -> str:
+    """What Harmony says of a channel."""
+    light = "Brightfield" if kind == "brightfield" else "Fluorescence"
+    name = "TL-20" if kind == "brightfield" else CHANNELS[kind]
+    return (
+        f"<ChannelName>{name}</ChannelName><ImageType>Signal</ImageType>"
+        f"<ChannelType>{light}</ChannelType>"
+        '<ImageResolutionX Unit="m">3.25E-07</ImageResolutionX>'
+        f'<ObjectiveMagnification Unit="">{magnification}</ObjectiveMagnification>'
+    )
+
+
+def write_phenix(folder: Path, fields: Fields, version: int = 6) -> Path:
+    """As Harmony exports it, in the form of version 5 or of a later one."""
+    (folder / "Images").mkdir(parents=True)
+    magnification = next(iter(fields)).magnification
+    facts = {kind: _channel_facts(kind, magnification) for kind in CHANNELS}
+    records = []
+    for key, field in fields.items():
+        row, column = row_and_column(key.well)
+        place = f"<Row>{ROWS.index(row) + 1}</Row><Col>{column}</Col><FieldID>{key.fov}</FieldID>"
+        where = f"r{ROWS.index(row) + 1:02d}c{column:02d}f{key.fov:02d}"
+        for kind, z, pixels in images_of(field):
+            name = f"{where}p{z:02d}-ch{_NUMBERS[kind]}sk1fk1fl1.tiff"
+            records.append(
+                f'<Image Version="1"><id>1</id><State>Ok</State><URL>{name}</URL>{place}'
+                f"<PlaneID>{z}</PlaneID><TimepointID>0</TimepointID>"
+                f"<ChannelID>{_NUMBERS[kind]}</ChannelID>{facts[kind] if version == 5 else ''}"
+                f'<PositionZ Unit="m">{2e-6 * z:E}</PositionZ></Image>'
+            )
+            tifffile.imwrite(folder / "Images" / name, pixels, photometric="minisblack")
+    entries = "".join(
+        f'<Entry ChannelID="{_NUMBERS[kind]}">{told}</Entry>' for kind, told in facts.items()
+    )
+    flat = "".join(
+        f'<Entry ChannelID="{number}"><FlatfieldProfile>{{Channel: {number}}}</FlatfieldProfile>'
+        "</Entry>"
+        for number in _NUMBERS.values()
+    )
+    maps = f"<Map>{flat}</Map>" + (f"<Map>{entries}</Map>" if version > 5 else "")
+    (folder / "Images" / ("Index.idx.xml" if version == 5 else "Index.xml")).write_text(
+        f'<EvaluationInputData xmlns="{_HARMONY}{version}" Version="1"><Plates><Plate>'
+        '<PlateID>7</PlateID><Name>99</Name><Well id="0203" /></Plate></Plates><Wells><Well>'
+        '<id>0203</id><Row>2</Row><Col>3</Col><Image id="0203K1F1P1R1" /></Well></Wells>'
+        f"<Maps>{maps}</Maps><Images>{''.join(records)}</Images></EvaluationInputData>"
+    )
+    return folder
+
+
 WRITERS: dict[str, Callable[[Path, Fields], Path]] = {
     "imagexpress": write_imagexpress,
     "yokogawa": write_yokogawa,
+    "phenix": write_phenix,
     PATTERN: write_own,
 }

@@ -255,7 +255,7 @@ _plate_name = partial(
 _layout = partial(
     option,
     "How the plate's folder is laid out: auto, which recognises challenge, yokogawa, "
-    "imagexpress and phenix; one of these; or a pattern of names such as "
+    "imagexpress, phenix and ome-zarr; one of these; or a pattern of names such as "
     "{plate}_{well}_s{fov}_w{channel}.tif with {z} and {time} where there are any, and * for any "
     "text.",
     "auto",

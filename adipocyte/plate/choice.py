@@ -12,6 +12,7 @@ from adipocyte.plate.channels import Roles, roles_of
 from adipocyte.plate.layouts.challenge import CHALLENGE, ROLES
 from adipocyte.plate.layouts.imagexpress import IMAGEXPRESS
 from adipocyte.plate.layouts.listed import Channel, Image, Listed
+from adipocyte.plate.layouts.ome_zarr import OME_ZARR
 from adipocyte.plate.layouts.phenix import PHENIX
 from adipocyte.plate.layouts.yokogawa import YOKOGAWA
 
@@ -131,21 +132,25 @@ def _check_times(images: Sequence[Image], layout: str) -> None:
     if len(times) < 2:
         return
     shown = ", ".join(map(str, times[:_MOST_NAMED]))
-    way = "write the number of one into the pattern in place of {time}"
     first = next(image for image in images if image.time == times[0])
-    if layout == IMAGEXPRESS:
-        folders = [one for one in first.path.parents if one.name.lower().startswith("timepoint_")]
-        way = f"take one with -P {shlex.quote(f'plate={folders[0]}')}"
-    elif layout == YOKOGAWA:
-        pattern = f"{{plate}}_{{well}}_T{times[0]:04d}F{{fov}}L*A*Z{{z}}C{{channel}}.tif"
-        magnification = f"-P magnification={first.magnification or 20}"
-        way = f"take one with -P {shlex.quote(f'layout={pattern}')} {magnification} -P channels=…"
-    elif layout == PHENIX:
-        way = "export one alone from Harmony"
     raise PlateError(
         f"fields have up to {len(times)} time points ({shown})",
-        f"one is due, because time points are not told apart: {way}",
+        f"one is due, because time points are not told apart: {_way_to_one_time(first, layout)}",
     )
+
+
+def _way_to_one_time(first: Image, layout: str) -> str:
+    """How to take only the time point of an image, the *first*."""
+    if layout == IMAGEXPRESS:
+        folders = [one for one in first.path.parents if one.name.lower().startswith("timepoint_")]
+        return f"take one with -P {shlex.quote(f'plate={folders[0]}')}"
+    if layout == YOKOGAWA:
+        pattern = f"{{plate}}_{{well}}_T{first.time:04d}F{{fov}}L*A*Z{{z}}C{{channel}}.tif"
+        magnification = f"-P magnification={first.magnification or 20}"
+        return f"take one with -P {shlex.quote(f'layout={pattern}')} {magnification} -P channels=…"
+    if layout in (PHENIX, OME_ZARR):
+        return "save or export one alone"
+    return "write the number of one into the pattern in place of {time}"
 
 
 def _check_objectives(images: Sequence[Image], roles: Roles) -> None:

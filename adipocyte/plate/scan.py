@@ -21,8 +21,9 @@ from adipocyte.plate.layouts.challenge import CHALLENGE
 from adipocyte.plate.layouts.listed import Image
 from adipocyte.plate.listing import doubled, named
 from adipocyte.plate.names import brightfield_name, target_name
+from adipocyte.plate.planes import read_header
 from adipocyte.plate.problems import Problem, problem_of
-from adipocyte.plate.tiff import Header, read_header
+from adipocyte.plate.tiff import Header
 
 T = TypeVar("T")
 Headers = dict[Path, Header]  # of the images that can be read

@@ -5,12 +5,15 @@ import shutil
 
 import numpy as np
 import pytest
+import zarr
 
 from adipocyte.domain import TARGETS, FieldKey
 from adipocyte.errors import ConfigError, PlateError
 from adipocyte.plate.fields import RawField, read_field, stained_name, write_field
 from adipocyte.plate.scan import Plate, scan_plate
 from adipocyte.plate.understood import understood_table
+from adipocyte.store.writer import describe_plates
+from adipocyte.store.writer import write_field as store_field
 from tests.support import SHARED
 from tests.support.layouts import PATTERN, WRITERS, Fields, write_phenix
 
@@ -34,9 +37,8 @@ def fields_of(*wells: str, magnification: int = 20) -> Fields:
     }
 
 
-def setting(layout: str) -> str:
-    """What `layout` is for such a plate: only a pattern must be given."""
-    return layout if layout == PATTERN else "auto"
+# A pattern must be given, and which z-plane of stains that have one at each z.
+SETTINGS = {PATTERN: {"layout": PATTERN}, "ome-zarr": {"stain_z": 1}}
 
 
 @pytest.fixture(params=WRITERS)
@@ -50,7 +52,7 @@ def plate(layout, tmp_path):
 
 
 def scan(layout, plate, **settings) -> Plate:
-    return scan_plate(plate, **{"layout": setting(layout)} | settings)
+    return scan_plate(plate, **SETTINGS.get(layout, {}) | settings)
 
 
 def test_every_layout_gives_the_fields_and_pixels_of_the_challenges(layout, tmp_path):
@@ -82,7 +84,7 @@ def test_what_was_understood_is_a_table(layout, plate):
 
 
 def test_channels_are_named_by_number_or_name(layout, plate):
-    last = {"imagexpress": "w4", "yokogawa": "C04", "phenix": "4", PATTERN: "tl-20"}[layout]
+    last = {"imagexpress": "w4", "yokogawa": "C04", PATTERN: "tl-20"}.get(layout, "4")
     scanned = scan(layout, plate, channels=f"brightfield={last}, A1=BODIPY 493")
     assert (scanned.targets, scanned.problems) == (("A1",), ())
     truth = fields_of("B03")
@@ -388,8 +390,104 @@ def test_an_index_that_cannot_be_used_is_refused(tmp_path, before, after, found)
 
 
 def test_a_folder_without_an_index_is_no_phenix(tmp_path):
-    with pytest.raises(PlateError, match="holds neither Index.idx.xml nor Index.xml"):
+    with pytest.raises(PlateError, match=r"holds neither Index\.idx\.xml nor Index\.xml"):
         scan_plate(tmp_path, layout="phenix")
+
+
+# OME-Zarr
+
+
+def test_a_prepared_store_is_a_plate_too(tmp_path):
+    fields = fields_of("B03", "AF48") | fields_of("B03", magnification=40)
+    lacking = FieldKey(20, "B03", 2)
+    del fields[lacking].targets["A2"]
+    for key, field in fields.items():
+        store_field(tmp_path / "prepared", key, field, np.ones(field.planes.shape[1:], bool))
+    describe_plates(tmp_path / "prepared", fields)
+    (tmp_path / "prepared" / "manifest.json").write_text("{}")
+    scanned = scan_plate(tmp_path / "prepared")
+    assert [files.key for files in scanned.partial] == [lacking]
+    assert {files.key for files in (*scanned.fields, *scanned.partial)} == fields.keys()
+    for files in scanned.fields:
+        read = read_field(files, TARGETS)
+        np.testing.assert_array_equal(read.planes, fields[files.key].planes)
+        np.testing.assert_equal(read.targets, fields[files.key].targets)
+    table = understood_table(scanned)
+    assert "20x, 0.325 µm per pixel, 40x, 0.163 µm per pixel\n" in table
+    assert re.search(r"plate +prepared\n", table)
+    assert re.search(r"channel +A1: A1 nuclei\n", table)
+    assert "1 files: manifest.json" in table
+    one = scan_plate(tmp_path / "prepared" / "20x.zarr", ())
+    assert len(one.fields) == 4
+
+
+@pytest.fixture
+def converted(tmp_path):
+    return WRITERS["ome-zarr"](tmp_path / "plate", fields_of("B03", "B04"))
+
+
+def change(path, before: str, after: str) -> None:
+    """Replace text in the metadata of a group."""
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after))
+
+
+def test_fields_that_are_not_there_or_not_named_are_told(converted):
+    well = converted / "20x.zarr" / "B" / "3"
+    shutil.copytree(well / "1", well / "7")
+    shutil.rmtree(well / "2")
+    change(converted / "20x.zarr" / "B" / "4" / "1" / ".zattrs", '"x"', '"u"')
+    change(converted / "20x.zarr" / "B" / "4" / "2" / "0" / ".zarray", '"<u2"', '"|O"')
+    scanned = scan_plate(converted, stain_z=1)
+    told = [(problem.where, problem.found) for problem in scanned.problems]
+    assert [files.key for files in scanned.fields] == [FieldKey(20, "B03", 1)]
+    assert [where for where, _ in told] == ["B03", "20x B03 F002", "20x B04 F001", "20x B04 F002"]
+    assert "1 fields that its metadata do not name: 7" in told[0][1]
+    assert "cannot be read (No such file" in told[1][1]
+    assert "has the axes 'tczyu'" in told[2][1]
+    assert "has values of type '|O'" in told[3][1]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "found"),
+    [
+        ('"B/3"', '"../B/3"', "lead to '../B/3', out of it"),
+        ('"B/3"', '"/etc/3"', "lead to '/etc/3', out of it"),
+        ('"B/3"', '"B/3x"', "have a well 'B/3x'"),
+        ('"wells"', '"well"', "are damaged (it 'plate' 'wells' is not there)"),
+    ],
+)
+def test_metadata_of_a_plate_that_cannot_be_used_are_refused(converted, before, after, found):
+    change(converted / "20x.zarr" / ".zattrs", before, after)
+    with pytest.raises(PlateError, match=re.escape(found)):
+        scan_plate(converted)
+
+
+def test_several_times_and_acquisitions_of_an_ome_zarr_are_refused(converted):
+    fields = converted / "20x.zarr" / "B" / "3"
+    change(fields / ".zattrs", '"path": "1"', '"path": "1", "acquisition": 1')
+    with pytest.raises(PlateError, match="holds 2 acquisitions: one is due"):
+        scan_plate(converted)
+    change(fields / ".zattrs", ', "acquisition": 1', "")
+    array = zarr.open_array(fields / "1" / "0")
+    array.resize((2, *array.shape[1:]))
+    with pytest.raises(PlateError, match=r"2 time points \(1, 2\).*save or export one alone"):
+        scan_plate(converted)
+
+
+def test_fields_that_are_counted_from_0_are_counted_from_1(converted):
+    for well in (converted / "20x.zarr" / "B").iterdir():
+        if well.is_dir():
+            (well / "1").rename(well / "0")
+            change(well / ".zattrs", '"path": "1"', '"path": "0"')
+    scanned = scan_plate(converted, stain_z=1)
+    assert [files.key.fov for files in scanned.fields] == [1, 3, 1, 3]
+
+
+def test_a_plates_name_is_never_a_path(converted):
+    change(converted / "20x.zarr" / ".zattrs", '"99"', '"../..\\\\a:b"')
+    assert scan_plate(converted, ()).fields[0].plate == "_.._a_b"
 
 
 # Patterns

@@ -6,6 +6,7 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 import tifffile
+import zarr
 
 from adipocyte.domain import ROWS, TARGETS, FieldKey, row_and_column
 from adipocyte.plate.fields import RawField
@@ -165,9 +166,39 @@ def write_phenix(folder: Path, fields: Fields, version: int = 6) -> Path:
     return folder
 
 
+def write_ome_zarr(folder: Path, fields: Fields) -> Path:
+    """As converters write it: NGFF 0.4, axes tczyx; the stains are in the first z-plane."""
+    name = f"{next(iter(fields)).magnification}x.zarr"
+    plate = zarr.create_group(folder / name, zarr_format=2)
+    paths = {key.well: "/".join(map(str, row_and_column(key.well))) for key in fields}
+    plate.attrs["plate"] = {"name": "99", "wells": [{"path": path} for path in paths.values()]}
+    for well, path in paths.items():
+        fovs = [{"path": str(key.fov)} for key in fields if key.well == well]
+        plate.require_group(path).attrs["well"] = {"images": fovs}
+    for key, field in fields.items():
+        image = plate.require_group(f"{paths[key.well]}/{key.fov}")
+        stack = np.zeros((1, len(CHANNELS), *field.planes.shape), np.uint16)
+        for kind, z, pixels in images_of(field):
+            stack[0, _NUMBERS[kind] - 1, z - 1] = pixels
+        image.create_array("0", data=stack, chunks=(1, 1, 1, 5, 5), chunk_key_encoding=_SLASH)
+        units = {axis: {"unit": "micrometer"} for axis in "zyx"}
+        scale = {"type": "scale", "scale": [1, 1, 2.0, 0.325, 0.325]}
+        image.attrs["multiscales"] = [
+            {
+                "version": "0.4",
+                "axes": [{"name": axis} | units.get(axis, {}) for axis in "tczyx"],
+                "datasets": [{"path": "0", "coordinateTransformations": [scale]}],
+            }
+        ]
+        image.attrs["omero"] = {"channels": [{"label": label} for label in CHANNELS.values()]}
+    return folder
+
+
+_SLASH = {"name": "v2", "separator": "/"}
 WRITERS: dict[str, Callable[[Path, Fields], Path]] = {
     "imagexpress": write_imagexpress,
     "yokogawa": write_yokogawa,
     "phenix": write_phenix,
+    "ome-zarr": write_ome_zarr,
     PATTERN: write_own,
 }

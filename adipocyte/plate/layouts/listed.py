@@ -71,9 +71,13 @@ def well_named(text: str) -> str:
     return f"{row.upper()}{int(text[len(row) :]):02d}"
 
 
-def plate_called(plate: Path) -> str:
-    """The name of a plate that its files do not tell: its folder's."""
-    return plate.resolve().name or "plate"
+def plate_called(plate: Path, told: str = "") -> str:
+    """The name of a plate as it is *told*, else its folder's, without what no file's name may have.
+
+    Stained images are named so.
+    """
+    name = "".join(letter if letter.isprintable() else "_" for letter in told.strip())
+    return re.sub(r'[/\\:*?"<>|]', "_", name)[:100].lstrip(".") or plate.resolve().name or "plate"
 
 
 def magnification_in(text: str) -> int | None:

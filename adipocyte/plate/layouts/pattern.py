@@ -64,8 +64,8 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     if "well" not in groups or unknown or is_doubled or len(pattern) > _MAX_CHARACTERS:
         raise ConfigError(
             f"layout={pattern[:100]!r} is neither a layout's name nor a pattern",
-            f"-P layout=auto, challenge, yokogawa, imagexpress or phenix; or a pattern like "
-            f"{EXAMPLE}, with {{well}} and any of {', '.join(_shown(_GROUPS))}, each once",
+            "-P layout=auto, challenge, yokogawa, imagexpress, phenix or ome-zarr; or a pattern "
+            f"like {EXAMPLE}, with {{well}} and any of {', '.join(_shown(_GROUPS))}, each once",
         )
     body = "".join(_expression(part) for part in parts)
     return re.compile(rf"(?:.*/)?{body}", re.IGNORECASE | re.ASCII)

@@ -56,7 +56,7 @@ def list_phenix(plate: Path) -> Listed:
     channels: dict[str, Channel] = {}
     for name, facts in _records(index):
         path = _path(index, _text(facts, "URL"), files)
-        image = _image(path, name or plate_called(plate), facts, index.name)
+        image = _image(path, plate_called(plate, name), facts, index.name)
         images[image.path] = image
         hints = tuple(filter(None, [_text(facts, "ChannelType")]))
         channels[image.channel] = Channel(image.channel, _text(facts, "ChannelName"), hints)

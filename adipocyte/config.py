@@ -448,6 +448,9 @@ class PreprocessConfig:
         "skip it; of a field that only lacks stains, skip those.",
         "stop",
     )
+    look: bool = option(
+        "Print what is understood of the plate and every problem of it, and prepare nothing.", False
+    )
     workers: int = option(
         "Processes that prepare fields; 0: only this one.", 2, low=0, high=_MOST_WORKERS
     )

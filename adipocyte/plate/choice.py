@@ -11,12 +11,14 @@ from adipocyte.errors import PlateError
 from adipocyte.plate.channels import Roles, roles_of
 from adipocyte.plate.layouts.challenge import CHALLENGE, ROLES
 from adipocyte.plate.layouts.imagexpress import IMAGEXPRESS
-from adipocyte.plate.layouts.listed import Channel, Image, Listed
+from adipocyte.plate.layouts.listed import Channel, Image, LeftAlone, Listed
 from adipocyte.plate.layouts.ome_zarr import OME_ZARR
 from adipocyte.plate.layouts.phenix import PHENIX
 from adipocyte.plate.layouts.yokogawa import YOKOGAWA
+from adipocyte.plate.listing import is_passed_over
 
 _MOST_NAMED = 5
+_HIDDEN = "files that are hidden, or links to nothing"
 _ALIKE = 1.1  # pixels of sizes that differ by less are those of one objective
 _SIZES = ", ".join(f"{magnification}x" for magnification in MAGNIFICATIONS)
 
@@ -49,7 +51,7 @@ class Choice:
 
     images: tuple[Image, ...]
     absent: tuple[Image, ...]
-    others: tuple[Path, ...]
+    others: LeftAlone
     understood: Understood
 
 
@@ -63,7 +65,6 @@ def choose(
     """
     roles = roles_of(listed, channels, targets)
     images = [image for image in listed.images if image.channel in roles]
-    further = [image.path for image in listed.images if image.channel not in roles]
     _check_one_plate(images, plate_name)
     images = [image for image in images if plate_name in ("", image.plate)]
     absent = [image for image in listed.absent if image.channel in roles]
@@ -79,11 +80,20 @@ def choose(
     um_per_px = _um_per_px(images)
     notes += _unlike_pixels(um_per_px)
     understood = Understood(listed.layout, listed.channels, roles, um_per_px, tuple(notes))
-    return Choice(tuple(images), tuple(absent), _sorted(listed.others, further), understood)
+    return Choice(tuple(images), tuple(absent), _left_alone(listed, roles), understood)
 
 
-def _sorted(*paths: Sequence[Path]) -> tuple[Path, ...]:
-    return tuple(sorted((path for some in paths for path in some), key=lambda p: (p.parent, p)))
+def _left_alone(listed: Listed, roles: Roles) -> LeftAlone:
+    """What belongs to no field, by what it is."""
+    found: dict[str, list[Path]] = defaultdict(list)
+    for what, paths in listed.others.items():
+        for path in paths:
+            found[_HIDDEN if is_passed_over(path) else what].append(path)
+    names = {one.number: str(one) for one in listed.channels}
+    for image in listed.images:
+        if image.channel not in roles:
+            found[f"images of channel {names[image.channel]}"].append(image.path)
+    return {what: sorted(paths) for what, paths in found.items()}
 
 
 def _check_one_plate(images: Sequence[Image], plate_name: str) -> None:

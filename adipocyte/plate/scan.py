@@ -4,11 +4,12 @@ No pixel is read for it.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar
+from typing import TypedDict, TypeVar, Unpack
 
 from tqdm import tqdm
 
@@ -18,7 +19,7 @@ from adipocyte.plate.choice import Choice, Understood, choose
 from adipocyte.plate.fields import FieldFiles
 from adipocyte.plate.layouts.auto import AUTO, list_plate
 from adipocyte.plate.layouts.challenge import CHALLENGE
-from adipocyte.plate.layouts.listed import Image
+from adipocyte.plate.layouts.listed import Image, LeftAlone
 from adipocyte.plate.listing import doubled, named
 from adipocyte.plate.names import brightfield_name, target_name
 from adipocyte.plate.planes import read_header
@@ -29,10 +30,23 @@ T = TypeVar("T")
 Headers = dict[Path, Header]  # of the images that can be read
 Wrong = list[tuple[str, str]]  # what was found in a field, and the remedy
 
+_READERS = 8
+_AT_ONCE = 1000
+
 _LAYOUT = (
     "a plate is a folder with 20x_images/, 40x_images/ or 60x_images/ in it, which hold the "
     "challenge's TIFFs"
 )
+
+
+class Meant(TypedDict, total=False):
+    """What may be said of a plate beside its folder; `find_images` has the defaults."""
+
+    plate_name: str
+    stain_z: int
+    layout: str
+    channels: str
+    magnification: int
 
 
 @dataclass(frozen=True)
@@ -40,8 +54,8 @@ class Plate:
     """A scanned plate: its whole `fields` in order, and the `problems` of all others.
 
     `partial` fields have problems too, but lack nothing except some of the stains. `n_z_planes` is
-    what most fields have; a field with another number is not whole. `ignored` are the files that
-    belong to no field.
+    what most fields have; a field with another number is not whole. `left_alone` is what belongs to
+    no field, by what it is.
     """
 
     fields: tuple[FieldFiles, ...]
@@ -49,8 +63,13 @@ class Plate:
     problems: tuple[Problem, ...]
     n_z_planes: int
     targets: tuple[str, ...]
-    ignored: tuple[Path, ...]
+    left_alone: LeftAlone
     understood: Understood
+
+    @property
+    def ignored(self) -> list[Path]:
+        """The files that belong to no field, in order."""
+        return _in_order(self.left_alone)
 
     @property
     def n_ignored(self) -> int:
@@ -100,7 +119,46 @@ class _Usual:
         return len(self.z_planes)
 
 
-def scan_plate(
+@dataclass(frozen=True)
+class Found:
+    """The images of each field of a plate, of which none was opened, and `problems` so far."""
+
+    choice: Choice
+    images: dict[FieldKey, _Images]
+    problems: list[Problem]
+
+
+def scan_plate(folder: Path, targets: tuple[str, ...] = TARGETS, **meant: Unpack[Meant]) -> Plate:
+    """Look through a raw plate. Reads the header of every brightfield image and of *targets*.
+
+    What else may be *meant* and what is raised: see `find_images`. All else that is wrong is listed
+    in `Plate.problems`.
+    """
+    seen = find_images(folder, targets, **meant)
+    paths = list(chain(*(one.paths() for one in seen.images.values())))
+    headers, errors = _read_headers(paths)
+    usual = _usual(list(seen.images.values()), headers, targets)
+    fields, partial = [], []
+    problems = seen.problems
+    for key, one in sorted(seen.images.items()):
+        wrong = _problems(key, one, headers, errors, usual)
+        lacks = _missing_targets(key, one, usual.targets)
+        problems += wrong + [Problem(str(key), found, remedy) for found, remedy in lacks]
+        has_any = any(target in one.targets for target in usual.targets) or not usual.targets
+        if not wrong and has_any:
+            (partial if lacks else fields).append(_field_files(key, one, headers, usual))
+    return Plate(
+        tuple(fields),
+        tuple(partial),
+        tuple(problems),
+        usual.n_z_planes,
+        usual.targets,
+        seen.choice.others,
+        seen.choice.understood,
+    )
+
+
+def find_images(
     folder: Path,
     targets: tuple[str, ...] = TARGETS,
     *,
@@ -109,8 +167,8 @@ def scan_plate(
     layout: str = AUTO,
     channels: str = "",
     magnification: int = 0,
-) -> Plate:
-    """Look through a raw plate. Reads the header of every brightfield image and of *targets*.
+) -> Found:
+    """Find the images of a raw plate, brightfield and *targets*, and open none.
 
     *layout* is how the folder is laid out (see `layouts`), *channels* what its channels show (see
     `channels`; "": as the plate tells), *magnification* that of a plate which does not tell it.
@@ -118,8 +176,7 @@ def scan_plate(
     of stains at several z *stain_z* tells which, by the number in the names, if it is not 0.
 
     Raises PlateError when there is no such folder, no image in it, or images of several plates and
-    none is named; or as `list_plate` and `choose` do. All else that is wrong is listed in
-    `Plate.problems`.
+    none is named; or as `list_plate` and `choose` do.
     """
     if not folder.is_dir():
         raise PlateError(
@@ -140,32 +197,18 @@ def scan_plate(
     problems = [*listed.problems, *_untold(choice.images)]
     if not any(one.paths() for one in images.values()):
         raise _nothing(folder, choice, problems)
-    headers, errors = _read_headers(list(chain(*(one.paths() for one in images.values()))))
-    usual = _usual(list(images.values()), headers, targets)
-    fields, partial = [], []
-    for key, one in sorted(images.items()):
-        wrong = _problems(key, one, headers, errors, usual)
-        lacks = _missing_targets(key, one, usual.targets)
-        problems += wrong + [Problem(str(key), found, remedy) for found, remedy in lacks]
-        has_any = any(target in one.targets for target in usual.targets) or not usual.targets
-        if not wrong and has_any:
-            (partial if lacks else fields).append(_field_files(key, one, headers, usual))
-    return Plate(
-        tuple(fields),
-        tuple(partial),
-        tuple(problems),
-        usual.n_z_planes,
-        usual.targets,
-        choice.others,
-        choice.understood,
-    )
+    return Found(choice, images, problems)
+
+
+def _in_order(others: LeftAlone) -> list[Path]:
+    return sorted(chain(*others.values()), key=lambda path: (path.parent, path))
 
 
 def _nothing(folder: Path, choice: Choice, problems: list[Problem]) -> PlateError:
     """What to say of a folder without images."""
     told = "".join(f"; {one.where} {one.found}: {one.remedy}" for one in problems)
-    beside = f", only {len(choice.others)} other files: {named(choice.others)}"
-    beside = beside if choice.others else ""
+    others = _in_order(choice.others)
+    beside = f", only {len(others)} other files: {named(others)}" if others else ""
     if choice.understood.layout != CHALLENGE:
         return PlateError(
             f"{folder} holds no image that is asked for, in its layout {choice.understood.layout}"
@@ -239,12 +282,32 @@ def _read_headers(paths: list[Path]) -> tuple[Headers, dict[Path, ImageError]]:
     """The headers of the images that can be read, and why the others cannot be."""
     headers: Headers = {}
     errors: dict[Path, ImageError] = {}
-    for path in tqdm(paths, desc="scan", unit="file"):
-        try:
-            headers[path] = read_header(path)
-        except ImageError as error:
-            errors[path] = error
+    with tqdm(total=len(paths), desc="scan", unit="file") as bar:
+        for path, told in zip(paths, _told_by(paths), strict=True):
+            if isinstance(told, Header):
+                headers[path] = told
+            else:
+                errors[path] = told
+            bar.update()
     return headers, errors
+
+
+def _told_by(paths: list[Path]) -> Iterator[Header | ImageError]:
+    """The header of each image, or why it has none, in order.
+
+    Threads wait for several disks' or servers' answers at once. A part is given to them at a time,
+    because each image that waits for its turn takes memory.
+    """
+    with ThreadPoolExecutor(_READERS) as readers:
+        for start in range(0, len(paths), _AT_ONCE):
+            yield from readers.map(_header, paths[start : start + _AT_ONCE])
+
+
+def _header(path: Path) -> Header | ImageError:
+    try:
+        return read_header(path)
+    except ImageError as error:
+        return error
 
 
 def _span(images: _Images, headers: Headers) -> range:

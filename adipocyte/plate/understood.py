@@ -24,9 +24,11 @@ def understood_table(plate: Plate) -> str:
         ("z-planes", str(plate.n_z_planes)),
         *(("channel", f"{one}: {_role(told.roles.get(one.number))}") for one in told.channels),
         *(("note", note) for note in told.notes),
+        *(
+            ("left alone", f"{len(paths)} {what}: {named(paths)}")
+            for what, paths in plate.left_alone.items()
+        ),
     ]
-    if plate.ignored:
-        rows.append(("left alone", f"{plate.n_ignored} files: {named(plate.ignored)}"))
     return "\n".join(f"{heading:14} {on_one_line(text)}" for heading, text in rows if text)
 
 

@@ -80,7 +80,7 @@ def test_what_was_understood_is_a_table(layout, plate):
     assert re.search(r"channel +.*DAPI: A1 nuclei\n", table)
     assert len(re.findall(r"^channel", table, re.MULTILINE)) == 4
     if layout == "imagexpress":
-        assert re.search(r"note +20 thumbnails\n", table)
+        assert re.search(r"left alone +20 thumbnails: ", table)
 
 
 def test_channels_are_named_by_number_or_name(layout, plate):
@@ -416,7 +416,7 @@ def test_a_prepared_store_is_a_plate_too(tmp_path):
     assert "20x, 0.325 µm per pixel, 40x, 0.163 µm per pixel\n" in table
     assert re.search(r"plate +prepared\n", table)
     assert re.search(r"channel +A1: A1 nuclei\n", table)
-    assert "1 files: manifest.json" in table
+    assert "1 files beside the plates: manifest.json" in table
     one = scan_plate(tmp_path / "prepared" / "20x.zarr", ())
     assert len(one.fields) == 4
 

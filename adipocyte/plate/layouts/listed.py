@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,8 @@ from adipocyte.plate.listing import is_odd
 from adipocyte.plate.problems import Problem
 
 DEPTH = 4  # folders below the plate's own: date, number, TimePoint_1, ZStep_1
+LeftAlone = Mapping[str, Sequence[Path]]  # by what these are: "files without a record"
+NOT_NAMED, UNRECORDED = "files not named as an image is", "files without a record"
 WELL = rf"(?:{'|'.join(ROWS)})[0-9]{{1,2}}"
 
 
@@ -51,14 +53,13 @@ class Listed:
     """What a plate's folder holds in its `layout`.
 
     `absent` are images whose files are not where the instrument's records have them. `others` are
-    files that were passed over, and `notes` say why. `roles` are those of the channels, None where
-    the layout does not set them.
+    what was passed over. `roles` are those of the channels, None where the layout sets none.
     """
 
     layout: str
     images: tuple[Image, ...]
     channels: tuple[Channel, ...]
-    others: tuple[Path, ...]
+    others: LeftAlone
     absent: tuple[Image, ...] = ()
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()

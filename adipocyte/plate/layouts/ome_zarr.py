@@ -95,7 +95,7 @@ def list_ome_zarr(plate: Path) -> Listed:
         OME_ZARR,
         tuple(images),
         channels,
-        tuple(sorted(others)),
+        {"files beside the plates": others},
         problems=tuple(problems),
         roles=_STORED if is_stored else None,
     )

@@ -8,7 +8,15 @@ from pathlib import Path
 
 from adipocyte.domain import BRIGHTFIELD
 from adipocyte.errors import ConfigError, PlateError
-from adipocyte.plate.layouts.listed import WELL, Channel, Image, Listed, plate_called, walk
+from adipocyte.plate.layouts.listed import (
+    NOT_NAMED,
+    WELL,
+    Channel,
+    Image,
+    Listed,
+    plate_called,
+    walk,
+)
 from adipocyte.plate.layouts.listed import well_named as named_well
 from adipocyte.plate.listing import is_passed_over, named
 from adipocyte.plate.names import parse_magnification
@@ -52,7 +60,7 @@ def list_pattern(plate: Path, pattern: str) -> Listed:
         )
     channels = tuple(map(Channel, sorted({image.channel for image in images}, key=_order)))
     roles = None if "channel" in compiled.groupindex else {"1": BRIGHTFIELD}
-    return Listed(pattern, tuple(images), channels, tuple(others), roles=roles)
+    return Listed(pattern, tuple(images), channels, {NOT_NAMED: others}, roles=roles)
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:

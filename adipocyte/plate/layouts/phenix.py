@@ -9,7 +9,7 @@ from collections.abc import Iterator, Set
 from pathlib import Path, PureWindowsPath
 
 from adipocyte.errors import PlateError
-from adipocyte.plate.layouts.listed import Channel, Image, Listed, plate_called, walk
+from adipocyte.plate.layouts.listed import UNRECORDED, Channel, Image, Listed, plate_called, walk
 from adipocyte.plate.layouts.records import (
     Element,
     damaged_record,
@@ -66,7 +66,7 @@ def list_phenix(plate: Path) -> Listed:
         PHENIX,
         tuple(image for path, image in images.items() if path in files),
         tuple(channels[number] for number in sorted(channels, key=int)),
-        tuple(others),
+        {UNRECORDED: others},
         absent=tuple(image for path, image in images.items() if path not in files),
         problems=unrecorded(strays, index.name),
     )

@@ -9,7 +9,7 @@ from collections import defaultdict
 from pathlib import Path, PureWindowsPath
 
 from adipocyte.errors import PlateError
-from adipocyte.plate.layouts.listed import Channel, Image, Listed, plate_called
+from adipocyte.plate.layouts.listed import UNRECORDED, Channel, Image, Listed, plate_called
 from adipocyte.plate.layouts.records import (
     Element,
     damaged_record,
@@ -65,7 +65,7 @@ def list_yokogawa(plate: Path) -> Listed:
         YOKOGAWA,
         tuple(image for name, image in images.items() if name in files),
         tuple(_channel(one, settings, lights, projections[one]) for one in numbers),
-        tuple(others),
+        {UNRECORDED: others},
         absent=tuple(image for name, image in images.items() if name not in files),
         problems=unrecorded([path for path in others if _is_named(path.name)], RECORDS),
         notes=(f"{n_errors} errors that the instrument recorded",) if n_errors else (),

@@ -74,10 +74,11 @@ def choose(
         notes += _overruled(images, magnification, listed.layout)
         images = [_at(image, magnification, listed.layout) for image in images]
         absent = [_at(image, magnification, listed.layout) for image in absent]
+    used = [image for image in images if roles[image.channel] in (BRIGHTFIELD, *targets)]
     if listed.layout != CHALLENGE:
-        _check_times(images, listed.layout)
-        _check_objectives(images, roles)
-    um_per_px = _um_per_px(images)
+        _check_times(used, listed.layout)
+        _check_objectives(used, roles)
+    um_per_px = _um_per_px(used)
     notes += _unlike_pixels(um_per_px)
     understood = Understood(listed.layout, listed.channels, roles, um_per_px, tuple(notes))
     return Choice(tuple(images), tuple(absent), _left_alone(listed, roles), understood)

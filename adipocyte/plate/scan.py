@@ -7,8 +7,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
+from statistics import median
 from typing import TypedDict, TypeVar, Unpack
 
 from tqdm import tqdm
@@ -31,6 +32,7 @@ Headers = dict[Path, Header]  # of the images that can be read
 Wrong = list[tuple[str, str]]  # what was found in a field, and the remedy
 
 _READERS = 8
+_STEP_TOLERANCE = 0.1  # a stage does not come to rest where it should to the last digit
 _AT_ONCE = 1000
 
 _LAYOUT = (
@@ -54,7 +56,8 @@ class Plate:
     """A scanned plate: its whole `fields` in order, and the `problems` of all others.
 
     `partial` fields have problems too, but lack nothing except some of the stains. `n_z_planes` is
-    what most fields have; a field with another number is not whole. `left_alone` is what belongs to
+    what most fields have; a field with another number is not whole. `z_steps_um` is how far their
+    planes lie apart, by magnification, where the plate tells it. `left_alone` is what belongs to
     no field, by what it is.
     """
 
@@ -63,6 +66,7 @@ class Plate:
     problems: tuple[Problem, ...]
     n_z_planes: int
     targets: tuple[str, ...]
+    z_steps_um: dict[int, float]
     left_alone: LeftAlone
     understood: Understood
 
@@ -106,11 +110,13 @@ class _Images:
 class _Usual:
     """What the fields of a plate have in common.
 
-    `z_planes` are the numbers of their planes in names; those of a stack count from 1. `dtypes` is
-    by kind: brightfield or a target.
+    `z_planes` are the numbers of their planes in names; those of a stack count from 1. `z_steps_um`
+    is how far planes lie apart, by magnification, where it is told. `dtypes` is by kind:
+    brightfield or a target.
     """
 
     z_planes: range
+    z_steps_um: dict[int, float]
     targets: tuple[str, ...]
     dtypes: dict[str, str]
 
@@ -137,7 +143,7 @@ def scan_plate(folder: Path, targets: tuple[str, ...] = TARGETS, **meant: Unpack
     seen = find_images(folder, targets, **meant)
     paths = list(chain(*(one.paths() for one in seen.images.values())))
     headers, errors = _read_headers(paths)
-    usual = _usual(list(seen.images.values()), headers, targets)
+    usual = _usual(seen.images, headers, targets)
     fields, partial = [], []
     problems = seen.problems
     for key, one in sorted(seen.images.items()):
@@ -153,6 +159,7 @@ def scan_plate(folder: Path, targets: tuple[str, ...] = TARGETS, **meant: Unpack
         tuple(problems),
         usual.n_z_planes,
         usual.targets,
+        usual.z_steps_um,
         seen.choice.others,
         seen.choice.understood,
     )
@@ -222,13 +229,18 @@ def _nothing(folder: Path, choice: Choice, problems: list[Problem]) -> PlateErro
     )
 
 
-def _usual(fields: list[_Images], headers: Headers, targets: tuple[str, ...]) -> _Usual:
+def _usual(by_key: dict[FieldKey, _Images], headers: Headers, targets: tuple[str, ...]) -> _Usual:
     """What most fields have; a target is the plate's when at least half of the fields have it."""
+    fields = list(by_key.values())
+    steps: dict[int, list[float]] = defaultdict(list)
+    for key, one in by_key.items():
+        steps[key.magnification] += _z_step_um(one)
     spans = [span for one in fields if (span := _span(one, headers))]
     n_having = Counter(chain(*(one.targets for one in fields)))
     kinds = (BRIGHTFIELD, *targets)
     return _Usual(
         z_planes=_most_frequent_span(spans),
+        z_steps_um={one: _most_frequent(some, default=0) for one, some in steps.items() if some},
         targets=tuple(target for target in targets if 2 * n_having[target] >= len(fields)),
         dtypes={kind: _most_frequent(_dtypes(fields, headers, kind), default="") for kind in kinds},
     )
@@ -362,8 +374,26 @@ def _problems(
     unreadable = [problem_of(key, errors[path]) for path in images.paths() if path in errors]
     wrong = _doubled(images) + _missing_planes(key, images, headers, usual.z_planes)
     if not unreadable and not wrong:
-        wrong = _unlike(images, headers, usual)
+        wrong = _unlike(images, headers, usual) + _unlike_steps(key, images, usual)
     return unreadable + [Problem(str(key), found, remedy) for found, remedy in wrong]
+
+
+def _z_step_um(images: _Images) -> list[float]:
+    """How far a field's planes lie apart, in one number; none where their places are not told."""
+    planes = [images.planes[z][0].z_um for z in sorted(images.planes, key=lambda z: z or 0)]
+    places = [place for place in planes if place is not None]
+    steps = [abs(after - before) for before, after in pairwise(places)]
+    return [round(median(steps), 3)] if steps and len(places) == len(planes) else []
+
+
+def _unlike_steps(key: FieldKey, images: _Images, usual: _Usual) -> Wrong:
+    """Planes that lie farther apart than those of other fields, or closer."""
+    due = usual.z_steps_um.get(key.magnification, 0)
+    return [
+        (f"its z-planes lie {step:g} µm apart, others {due:g} µm", "move it elsewhere")
+        for step in _z_step_um(images)
+        if abs(step - due) > _STEP_TOLERANCE * max(step, due)
+    ]
 
 
 def _doubled(images: _Images) -> Wrong:

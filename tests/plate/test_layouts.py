@@ -174,6 +174,17 @@ def test_two_layouts_in_a_folder_are_named_and_one_is_taken(tmp_path):
     assert len(scan_plate(plate).fields) == 4
 
 
+@pytest.mark.parametrize("layout", ["yokogawa", "phenix", "ome-zarr"])
+def test_the_challenges_images_beside_another_layouts_are_named(layout, tmp_path):
+    plate = WRITERS[layout](tmp_path / "plate", fields_of("B03"))
+    for key, field in fields_of("C02", "C03").items():
+        write_field(plate, key, field)
+    with pytest.raises(PlateError, match=f"has the layouts challenge and {layout}: take one"):
+        scan_plate(plate)
+    assert len(scan_plate(plate, (), layout=layout).fields) == 2
+    assert len(scan_plate(plate, (), layout="challenge").fields) == 4
+
+
 def test_several_time_points_are_refused_with_how_to_take_one(tmp_path):
     plate = WRITERS["imagexpress"](tmp_path / "plate", fields_of("B03"))
     shutil.copytree(plate / "TimePoint_1", plate / "TimePoint_2")
@@ -326,6 +337,19 @@ def test_metaseries_with_entities_are_read_no_further(tmp_path):
 # The index of an Opera Phenix
 
 
+def test_planes_that_lie_otherwise_apart_are_told(tmp_path):
+    plate = WRITERS["phenix"](tmp_path / "plate", fields_of("B03", "B04"))
+    assert "z-planes       7, 2 µm apart at 20x\n" in understood_table(scan_plate(plate))
+    path = plate / "Images" / "Index.xml"
+    before, after = path.read_text().split("<URL>r02c03f02", 1)
+    for z in range(7, 0, -1):  # three times as far apart
+        after = after.replace(f">{2e-6 * z:E}<", f">{6e-6 * z:E}<", 1)
+    path.write_text(f"{before}<URL>r02c03f02{after}")
+    [problem] = scan_plate(plate).problems
+    assert problem.where == "20x B03 F002"
+    assert problem.found == "its z-planes lie 6 µm apart, others 2 µm"
+
+
 def test_the_form_of_harmony_5_is_read_like_the_later_ones(tmp_path):
     fields = fields_of("B03", "AF48")
     later = scan_plate(WRITERS["phenix"](tmp_path / "later", fields))
@@ -343,6 +367,16 @@ def index_of(plate, before: str, after: str) -> None:
     text = path.read_text()
     assert before in text
     path.write_text(text.replace(before, after))
+
+
+def test_pixels_of_two_sizes_in_the_channels_of_a_phenix_are_refused(tmp_path):
+    plate = WRITERS["phenix"](tmp_path / "plate", fields_of("B03"))
+    before = "<ChannelName>DAPI</ChannelName><ImageType>Signal</ImageType>"
+    before += '<ChannelType>Fluorescence</ChannelType><ImageResolutionX Unit="m">3.25E-07'
+    index_of(plate, before, before.replace("3.25", "6.5"))
+    with pytest.raises(PlateError, match=r"images at 20x have pixels of 0\.325 µm .* 0\.65 µm"):
+        scan_plate(plate)
+    assert len(scan_plate(plate, ()).fields) == 2
 
 
 def test_phase_contrast_is_not_taken_for_brightfield_though_its_light_is_transmitted(tmp_path):

@@ -21,7 +21,8 @@ class Image:
     """One image. Numbers count from 1; `z_plane` is None for a stack or a projection.
 
     `folder` is one that holds images of one plate. `channel` is as the layout numbers or calls it.
-    `magnification` and `um_per_px` are None where nothing tells them.
+    `magnification`, `um_per_px` and `z_um`, the place of the plane in µm, are None where nothing
+    tells them.
     """
 
     path: Path
@@ -34,6 +35,7 @@ class Image:
     z_plane: int | None = None
     magnification: int | None = None
     um_per_px: float | None = None
+    z_um: float | None = None
 
 
 @dataclass(frozen=True)

@@ -291,4 +291,5 @@ def _planes(root: Path, name: str, well: str, fov: int, field: _Field) -> Iterat
             z_plane=int(stored[1]) if stored else z_plane,
             magnification=parse_magnification(root.stem),
             um_per_px=size if 0 < size < _MOST_UM else None,
+            z_um=z * field.um["z"] if "z" in field.um else None,
         )

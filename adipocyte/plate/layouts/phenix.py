@@ -13,6 +13,7 @@ from adipocyte.plate.layouts.listed import UNRECORDED, Channel, Image, Listed, p
 from adipocyte.plate.layouts.records import (
     Element,
     damaged_record,
+    decimal,
     read_elements,
     unrecorded,
     well_at,
@@ -24,7 +25,6 @@ PHENIX = "phenix"
 INDICES = ("Index.idx.xml", "Index.xml")  # in the measurement's folder or beside the images
 _IMAGES = "Images"
 _NAME = re.compile(r"r[0-9]{2}c[0-9]{2}f[0-9]+p[0-9]+-ch[0-9]+.*\.tiff?", re.IGNORECASE)
-_DECIMAL = re.compile(r"-?[0-9]{1,9}(\.[0-9]{1,25})?(E[+-]?[0-9]{1,2})?", re.IGNORECASE)
 _UM = {"m": 1e6, "mm": 1e3, "µm": 1.0, "um": 1.0}
 
 Facts = dict[str, Element]  # the elements inside a record, by tag
@@ -115,7 +115,8 @@ def _image(path: Path, plate: str, facts: Facts, index: str) -> Image:
         whole_number(numbers, tag, index)
         for tag in ("Row", "Col", "FieldID", "ChannelID", "TimepointID", "PlaneID")
     )
-    objective = _decimal(facts, "ObjectiveMagnification")
+    objective = decimal(_text(facts, "ObjectiveMagnification"))
+    size = _um(facts, "ImageResolutionX")
     return Image(
         path=path,
         folder=path.parent,
@@ -126,7 +127,8 @@ def _image(path: Path, plate: str, facts: Facts, index: str) -> Image:
         time=time,
         z_plane=z_plane,
         magnification=round(objective) if objective else None,
-        um_per_px=_um(facts, "ImageResolutionX"),
+        um_per_px=size if size and size > 0 else None,
+        z_um=_um(facts, "PositionZ"),
     )
 
 
@@ -134,14 +136,8 @@ def _text(facts: Facts, tag: str) -> str:
     return facts[tag].text if tag in facts else ""
 
 
-def _decimal(facts: Facts, tag: str) -> float | None:
-    """A number that is told, None where there is none."""
-    text = _text(facts, tag)
-    return float(text) if _DECIMAL.fullmatch(text) else None
-
-
 def _um(facts: Facts, tag: str) -> float | None:
-    """A length in µm, None where none is told or it is 0."""
-    length = _decimal(facts, tag)
-    unit = _UM.get(facts[tag].attributes.get("Unit", "m")) if length else None
-    return length * unit if length and unit else None
+    """A length or a place in µm, None where none is told."""
+    length = decimal(_text(facts, tag))
+    unit = _UM.get(facts[tag].attributes.get("Unit", "m")) if tag in facts else None
+    return None if length is None or unit is None else length * unit

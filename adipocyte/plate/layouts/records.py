@@ -3,6 +3,7 @@
 No entity is defined and no other file opened, whatever the XML asks for.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ MAX_BYTES = 500_000_000  # a record of an image takes 400: a million of them
 _CHUNK_BYTES = 1_000_000
 _MAX_DEPTH = 50
 _MAX_CHARACTERS = 10_000  # of an element's text: a file's name
+_DECIMAL = re.compile(r"-?[0-9]{1,9}(\.[0-9]{1,25})?(E[+-]?[0-9]{1,2})?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,11 @@ def whole_number(record: Mapping[str, str], key: str, name: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) <= 4):
         raise damaged_record(name, f"whose {key} is {text[:20]!r}")
     return int(text)
+
+
+def decimal(text: str) -> float | None:
+    """A number as instruments write it, such as "5.98E-07"; None for anything else."""
+    return float(text) if _DECIMAL.fullmatch(text) else None
 
 
 def well_at(row: int, column: int, name: str) -> str:

@@ -13,6 +13,7 @@ from adipocyte.plate.layouts.listed import UNRECORDED, Channel, Image, Listed, p
 from adipocyte.plate.layouts.records import (
     Element,
     damaged_record,
+    decimal,
     read_elements,
     unrecorded,
     well_at,
@@ -23,8 +24,6 @@ from adipocyte.plate.names import parse_name
 
 YOKOGAWA = "yokogawa"
 RECORDS, DETAIL, SETTINGS = "MeasurementData.mlf", "MeasurementDetail.mrf", ".mes"
-
-_DECIMAL = re.compile(r"[0-9]{1,5}(\.[0-9]{1,20})?")
 
 Elements = dict[str, Element]  # by the number of the channel
 
@@ -90,6 +89,7 @@ def _image(plate: Path, record: Element, settings: Elements, details: Elements) 
         z_plane=_number(record, "ZIndex") if "ZIndex" in record.attributes else None,
         magnification=round(objective) if objective else None,
         um_per_px=_decimal(details, channel, "HorizontalPixelDimension"),
+        z_um=decimal(record.attributes.get("Z", "")),
     )
 
 
@@ -108,8 +108,8 @@ def _is_named(name: str) -> bool:
 
 def _decimal(channels: Elements, number: str, key: str) -> float | None:
     """A positive number that is told of a channel; None where there is none."""
-    text = channels[number].attributes.get(key, "") if number in channels else ""
-    return float(text) or None if _DECIMAL.fullmatch(text) else None
+    told = decimal(channels[number].attributes.get(key, "")) if number in channels else None
+    return told if told and told > 0 else None
 
 
 def _details(files: dict[str, Path]) -> tuple[Elements, str]:

@@ -133,7 +133,9 @@ def read_planes(array: Array, indices: Sequence[Index]) -> NDArray[np.uint16]:
     planes = np.full((len(indices), *array.shape[lead:]), array.fill, dtype=np.uint16)
     by_chunk: dict[Index, list[tuple[int, Index]]] = defaultdict(list)
     for n, index in enumerate(indices):
-        if len(index) != lead or any(i >= n for i, n in zip(index, array.shape, strict=False)):
+        if len(index) != lead or any(
+            i >= side for i, side in zip(index, array.shape, strict=False)
+        ):
             raise ImageError(f"{array.folder} has no plane {list(index)}", _AGAIN)
         sides = array.chunks.shape[:lead]
         where = tuple(i // side for i, side in zip(index, sides, strict=True))

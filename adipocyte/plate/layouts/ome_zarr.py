@@ -126,8 +126,10 @@ def _attributes(folder: Path) -> dict[str, Any]:
     try:
         if path.exists():
             told = read_json(path)
-            require_form(told, {"attributes": {"ome": dict}}, path.name)
-            return told["attributes"]["ome"]
+            require_form(told, {"attributes": dict}, path.name)
+            told = told["attributes"].get("ome", {})
+            require_form(told, dict, f"ome of {path.name}")
+            return told
         path = folder / ".zattrs"
         told = read_json(path)
         require_form(told, dict, path.name)

@@ -519,6 +519,16 @@ def test_fields_that_are_counted_from_0_are_counted_from_1(converted):
     assert [files.key.fov for files in scanned.fields] == [1, 3, 1, 3]
 
 
+def test_of_several_plates_in_a_folder_one_is_named(converted):
+    shutil.copytree(converted / "20x.zarr", converted / "other.zarr")
+    (converted / "20x.zarr").rename(converted / "one.zarr")
+    change(converted / "other.zarr" / ".zattrs", '"99"', '"100"')
+    with pytest.raises(PlateError, match=r"holds images of 2 plates: .*-P plate_name=100"):
+        scan_plate(converted, (), magnification=20)
+    scanned = scan_plate(converted, (), magnification=20, plate_name="100")
+    assert (len(scanned.fields), scanned.fields[0].plate) == (4, "100")
+
+
 def test_a_plates_name_is_never_a_path(converted):
     change(converted / "20x.zarr" / ".zattrs", '"99"', '"../..\\\\a:b"')
     assert scan_plate(converted, ()).fields[0].plate == "_.._a_b"

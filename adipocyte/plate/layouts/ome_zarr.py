@@ -76,10 +76,12 @@ def list_ome_zarr(plate: Path) -> Listed:
         )
     for root in roots:
         name = _plate_name(plate, root)
+        # Plates of one folder are told apart by name, those of several objectives are one.
+        folder = root if parse_magnification(root.stem) else plate
         for where, well, fov in _fields(root, problems):
             try:
                 field = _field(where)
-                images += _planes(root, name, well, fov, field)
+                images += _planes(folder, name, well, fov, field)
             except (ImageError, PlateError) as error:
                 problems.append(Problem(_key(root, well, fov), error.found, error.remedy))
                 continue
@@ -271,7 +273,7 @@ def _channels(field: _Field) -> list[tuple[str, str]]:
     return [(str(number), label) for number, label in enumerate(field.labels, start=1)]
 
 
-def _planes(root: Path, name: str, well: str, fov: int, field: _Field) -> Iterator[Image]:
+def _planes(folder: Path, name: str, well: str, fov: int, field: _Field) -> Iterator[Image]:
     """An image for each plane of a field's array."""
     n_times, n_z_planes = field.lengths.get("t", 1), field.lengths.get("z", 1)
     channels = list(enumerate(_channels(field)))
@@ -284,14 +286,14 @@ def _planes(root: Path, name: str, well: str, fov: int, field: _Field) -> Iterat
         z_plane = z + 1 if "z" in field.axes else None
         yield Image(
             path=plane_in(field.array, tuple(at[axis] for axis in field.axes[:-2])),
-            folder=root,
+            folder=folder,
             plate=name,
             well=well,
             fov=fov,
             channel=channel,
             time=time + 1,
             z_plane=int(stored[1]) if stored else z_plane,
-            magnification=parse_magnification(root.stem),
+            magnification=parse_magnification(folder.stem),
             um_per_px=size if 0 < size < _MOST_UM else None,
             z_um=z * field.um["z"] if "z" in field.um else None,
         )

@@ -254,9 +254,10 @@ _plate_name = partial(
 )
 _layout = partial(
     option,
-    "How the plate's folder is laid out: auto, which recognises challenge, yokogawa and "
-    "imagexpress; one of these; or a pattern of names such as {plate}_{well}_s{fov}_w{channel}.tif "
-    "with {z} and {time} where there are any, and * for any text.",
+    "How the plate's folder is laid out: auto, which recognises challenge, yokogawa, "
+    "imagexpress, phenix and ome-zarr; one of these; or a pattern of names such as "
+    "{plate}_{well}_s{fov}_w{channel}.tif with {z} and {time} where there are any, and * for any "
+    "text.",
     "auto",
 )
 _channels = partial(
@@ -446,6 +447,9 @@ class PreprocessConfig:
         "At a field that is not whole or cannot be read: stop, with a table of all of them, or "
         "skip it; of a field that only lacks stains, skip those.",
         "stop",
+    )
+    look: bool = option(
+        "Print what is understood of the plate and every problem of it, and prepare nothing.", False
     )
     workers: int = option(
         "Processes that prepare fields; 0: only this one.", 2, low=0, high=_MOST_WORKERS

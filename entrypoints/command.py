@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 LOOPBACK = "localhost,127.0.0.1,::1"
-_OF_MAIN = ("target", "segmenter", "resume")  # `main` and `tune` set these for the steps they run
+# `main` and `tune` set the first for the steps that they run, and want the work of these done.
+_OF_MAIN = ("target", "segmenter", "resume", "look")
 
 
 def command(

@@ -43,12 +43,12 @@ def main(config: MainConfig, extra: dict[str, Any]) -> None:
         interrupted_run,
         step_run,
     )
-    from adipocyte.plate.scan import scan_plate
+    from adipocyte.plate.scan import find_images
     from adipocyte.store.reader import Store
 
     settings = {**plain(config), **extra}
     wanted = build(PreprocessConfig, only(PreprocessConfig, settings))
-    scan_plate(
+    find_images(  # the step reads what is in them
         wanted.plate,
         plate_name=wanted.plate_name,
         stain_z=wanted.stain_z,

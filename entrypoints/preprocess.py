@@ -10,6 +10,9 @@ def preprocess(config: PreprocessConfig) -> None:
 
     The plate itself is only read. The same command resumes an interrupted preparation.
     """
+    if config.look:
+        look_at(config)
+        return
     import mlflow
 
     from adipocyte.delivery.runs.runs import STORE_TAG, log_table, step_run
@@ -67,6 +70,24 @@ def preprocess(config: PreprocessConfig) -> None:
     )
     print(f"{manifest.n_ignored} other files were left alone{others}.")
     print(f"Next: {next_command('train_segmenter', config.store)}")
+
+
+def look_at(config: PreprocessConfig) -> None:
+    """Print what is understood of a plate and its problems. The run is of a step of its own."""
+    import mlflow
+
+    from adipocyte.delivery.runs.runs import step_run
+    from adipocyte.plate.problems import problem_table
+    from adipocyte.plate.understood import understood_table
+    from adipocyte.preparation.prepare import look
+
+    with step_run("look", config):
+        plate = look(config)
+        parts = [understood_table(plate)]
+        parts += [problem_table(plate.problems)] if plate.problems else []
+        mlflow.log_text("\n\n".join(parts) + "\n", "understood.txt")
+    print("\n\n".join(parts))
+    print("Nothing was prepared. Next: the same command without look.")
 
 
 if __name__ == "__main__":

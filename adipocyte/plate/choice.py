@@ -11,10 +11,14 @@ from adipocyte.errors import PlateError
 from adipocyte.plate.channels import Roles, roles_of
 from adipocyte.plate.layouts.challenge import CHALLENGE, ROLES
 from adipocyte.plate.layouts.imagexpress import IMAGEXPRESS
-from adipocyte.plate.layouts.listed import Channel, Image, Listed
+from adipocyte.plate.layouts.listed import Channel, Image, LeftAlone, Listed
+from adipocyte.plate.layouts.ome_zarr import OME_ZARR
+from adipocyte.plate.layouts.phenix import PHENIX
 from adipocyte.plate.layouts.yokogawa import YOKOGAWA
+from adipocyte.plate.listing import is_passed_over
 
 _MOST_NAMED = 5
+_HIDDEN = "files that are hidden, or links to nothing"
 _ALIKE = 1.1  # pixels of sizes that differ by less are those of one objective
 _SIZES = ", ".join(f"{magnification}x" for magnification in MAGNIFICATIONS)
 
@@ -47,7 +51,7 @@ class Choice:
 
     images: tuple[Image, ...]
     absent: tuple[Image, ...]
-    others: tuple[Path, ...]
+    others: LeftAlone
     understood: Understood
 
 
@@ -61,7 +65,6 @@ def choose(
     """
     roles = roles_of(listed, channels, targets)
     images = [image for image in listed.images if image.channel in roles]
-    further = [image.path for image in listed.images if image.channel not in roles]
     _check_one_plate(images, plate_name)
     images = [image for image in images if plate_name in ("", image.plate)]
     absent = [image for image in listed.absent if image.channel in roles]
@@ -71,17 +74,27 @@ def choose(
         notes += _overruled(images, magnification, listed.layout)
         images = [_at(image, magnification, listed.layout) for image in images]
         absent = [_at(image, magnification, listed.layout) for image in absent]
+    used = [image for image in images if roles[image.channel] in (BRIGHTFIELD, *targets)]
     if listed.layout != CHALLENGE:
-        _check_times(images, listed.layout)
-        _check_objectives(images, roles)
-    um_per_px = _um_per_px(images)
+        _check_times(used, listed.layout)
+        _check_objectives(used, roles)
+    um_per_px = _um_per_px(used)
     notes += _unlike_pixels(um_per_px)
     understood = Understood(listed.layout, listed.channels, roles, um_per_px, tuple(notes))
-    return Choice(tuple(images), tuple(absent), _sorted(listed.others, further), understood)
+    return Choice(tuple(images), tuple(absent), _left_alone(listed, roles), understood)
 
 
-def _sorted(*paths: Sequence[Path]) -> tuple[Path, ...]:
-    return tuple(sorted((path for some in paths for path in some), key=lambda p: (p.parent, p)))
+def _left_alone(listed: Listed, roles: Roles) -> LeftAlone:
+    """What belongs to no field, by what it is."""
+    found: dict[str, list[Path]] = defaultdict(list)
+    for what, paths in listed.others.items():
+        for path in paths:
+            found[_HIDDEN if is_passed_over(path) else what].append(path)
+    names = {one.number: str(one) for one in listed.channels}
+    for image in listed.images:
+        if image.channel not in roles:
+            found[f"images of channel {names[image.channel]}"].append(image.path)
+    return {what: sorted(paths) for what, paths in found.items()}
 
 
 def _check_one_plate(images: Sequence[Image], plate_name: str) -> None:
@@ -130,19 +143,25 @@ def _check_times(images: Sequence[Image], layout: str) -> None:
     if len(times) < 2:
         return
     shown = ", ".join(map(str, times[:_MOST_NAMED]))
-    way = "write the number of one into the pattern in place of {time}"
     first = next(image for image in images if image.time == times[0])
-    if layout == IMAGEXPRESS:
-        folders = [one for one in first.path.parents if one.name.lower().startswith("timepoint_")]
-        way = f"take one with -P {shlex.quote(f'plate={folders[0]}')}"
-    elif layout == YOKOGAWA:
-        pattern = f"{{plate}}_{{well}}_T{times[0]:04d}F{{fov}}L*A*Z{{z}}C{{channel}}.tif"
-        magnification = f"-P magnification={first.magnification or 20}"
-        way = f"take one with -P {shlex.quote(f'layout={pattern}')} {magnification} -P channels=…"
     raise PlateError(
         f"fields have up to {len(times)} time points ({shown})",
-        f"one is due, because time points are not told apart: {way}",
+        f"one is due, because time points are not told apart: {_way_to_one_time(first, layout)}",
     )
+
+
+def _way_to_one_time(first: Image, layout: str) -> str:
+    """How to take only the time point of an image, the *first*."""
+    if layout == IMAGEXPRESS:
+        folders = [one for one in first.path.parents if one.name.lower().startswith("timepoint_")]
+        return f"take one with -P {shlex.quote(f'plate={folders[0]}')}"
+    if layout == YOKOGAWA:
+        pattern = f"{{plate}}_{{well}}_T{first.time:04d}F{{fov}}L*A*Z{{z}}C{{channel}}.tif"
+        magnification = f"-P magnification={first.magnification or 20}"
+        return f"take one with -P {shlex.quote(f'layout={pattern}')} {magnification} -P channels=…"
+    if layout in (PHENIX, OME_ZARR):
+        return "save or export one alone"
+    return "write the number of one into the pattern in place of {time}"
 
 
 def _check_objectives(images: Sequence[Image], roles: Roles) -> None:

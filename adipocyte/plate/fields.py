@@ -9,16 +9,17 @@ from numpy.typing import NDArray
 from adipocyte.domain import UM_PER_PX, FieldKey
 from adipocyte.errors import PlateError
 from adipocyte.plate.names import brightfield_name, magnification_folder, target_name
-from adipocyte.plate.tiff import read_image, read_stack, write_image
-from adipocyte.system.files import fingerprint
+from adipocyte.plate.planes import Fingerprint, fingerprints, read_images, read_stack
+from adipocyte.plate.tiff import write_image
 
 
 @dataclass(frozen=True)
 class FieldFiles:
     """The files of one field.
 
-    `planes` is a file for each z-plane, or one stack of all `n_z_planes`; `targets` holds those
-    that are there. `shape` is (Y, X) in pixels, of `um_per_px` each.
+    `planes` is a file, or a path into an array (see `planes`), for each z-plane, or one stack of
+    all `n_z_planes`; `targets` holds those that are there. `shape` is (Y, X) in pixels, of
+    `um_per_px` each.
     """
 
     key: FieldKey
@@ -34,9 +35,9 @@ class FieldFiles:
         return (*self.planes, *self.targets.values())
 
     @property
-    def fingerprints(self) -> list[tuple[str, int, int]]:
-        """What tells that a file was replaced, for each (see `system.files.fingerprint`)."""
-        return [fingerprint(path) for path in self.paths]
+    def fingerprints(self) -> list[Fingerprint]:
+        """What tells that a file was replaced, for each."""
+        return fingerprints(self.paths)
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,15 @@ def read_field(files: FieldFiles, targets: tuple[str, ...]) -> RawField:
     Raises PlateError for images of two sizes, ImageError for an image that cannot be used; both
     name the file.
     """
-    if len(files.planes) == 1:
-        planes = read_stack(files.planes[0], files.n_z_planes)
+    singles = files.planes if len(files.planes) > 1 else ()
+    paths = [*singles, *(files.targets[target] for target in targets)]
+    images = list(zip(paths, read_images(paths), strict=True))
+    if singles:
+        planes = np.stack(_alike(images[: len(singles)]))
     else:
-        planes = np.stack(_alike([(path, read_image(path)) for path in files.planes]))
-    stains = [(files.targets[target], read_image(files.targets[target])) for target in targets]
-    images = _alike([(files.planes[0], planes[0]), *stains])[1:]
-    return RawField(planes, dict(zip(targets, images, strict=True)))
+        planes = read_stack(files.planes[0], files.n_z_planes)
+    stains = _alike([(files.planes[0], planes[0]), *images[len(singles) :]])[1:]
+    return RawField(planes, dict(zip(targets, stains, strict=True)))
 
 
 def write_field(

@@ -4,11 +4,13 @@ No pixel is read for it.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
-from typing import TypeVar
+from statistics import median
+from typing import TypedDict, TypeVar, Unpack
 
 from tqdm import tqdm
 
@@ -18,15 +20,20 @@ from adipocyte.plate.choice import Choice, Understood, choose
 from adipocyte.plate.fields import FieldFiles
 from adipocyte.plate.layouts.auto import AUTO, list_plate
 from adipocyte.plate.layouts.challenge import CHALLENGE
-from adipocyte.plate.layouts.listed import Image
+from adipocyte.plate.layouts.listed import Image, LeftAlone
 from adipocyte.plate.listing import doubled, named
 from adipocyte.plate.names import brightfield_name, target_name
+from adipocyte.plate.planes import read_header
 from adipocyte.plate.problems import Problem, problem_of
-from adipocyte.plate.tiff import Header, read_header
+from adipocyte.plate.tiff import Header
 
 T = TypeVar("T")
 Headers = dict[Path, Header]  # of the images that can be read
 Wrong = list[tuple[str, str]]  # what was found in a field, and the remedy
+
+_READERS = 8
+_STEP_TOLERANCE = 0.1  # a stage does not come to rest where it should to the last digit
+_AT_ONCE = 1000
 
 _LAYOUT = (
     "a plate is a folder with 20x_images/, 40x_images/ or 60x_images/ in it, which hold the "
@@ -34,13 +41,24 @@ _LAYOUT = (
 )
 
 
+class Meant(TypedDict, total=False):
+    """What may be said of a plate beside its folder; `find_images` has the defaults."""
+
+    plate_name: str
+    stain_z: int
+    layout: str
+    channels: str
+    magnification: int
+
+
 @dataclass(frozen=True)
 class Plate:
     """A scanned plate: its whole `fields` in order, and the `problems` of all others.
 
     `partial` fields have problems too, but lack nothing except some of the stains. `n_z_planes` is
-    what most fields have; a field with another number is not whole. `ignored` are the files that
-    belong to no field.
+    what most fields have; a field with another number is not whole. `z_steps_um` is how far their
+    planes lie apart, by magnification, where the plate tells it. `left_alone` is what belongs to
+    no field, by what it is.
     """
 
     fields: tuple[FieldFiles, ...]
@@ -48,8 +66,14 @@ class Plate:
     problems: tuple[Problem, ...]
     n_z_planes: int
     targets: tuple[str, ...]
-    ignored: tuple[Path, ...]
+    z_steps_um: dict[int, float]
+    left_alone: LeftAlone
     understood: Understood
+
+    @property
+    def ignored(self) -> list[Path]:
+        """The files that belong to no field, in order."""
+        return _in_order(self.left_alone)
 
     @property
     def n_ignored(self) -> int:
@@ -86,11 +110,13 @@ class _Images:
 class _Usual:
     """What the fields of a plate have in common.
 
-    `z_planes` are the numbers of their planes in names; those of a stack count from 1. `dtypes` is
-    by kind: brightfield or a target.
+    `z_planes` are the numbers of their planes in names; those of a stack count from 1. `z_steps_um`
+    is how far planes lie apart, by magnification, where it is told. `dtypes` is by kind:
+    brightfield or a target.
     """
 
     z_planes: range
+    z_steps_um: dict[int, float]
     targets: tuple[str, ...]
     dtypes: dict[str, str]
 
@@ -99,7 +125,47 @@ class _Usual:
         return len(self.z_planes)
 
 
-def scan_plate(
+@dataclass(frozen=True)
+class Found:
+    """The images of each field of a plate, of which none was opened, and `problems` so far."""
+
+    choice: Choice
+    images: dict[FieldKey, _Images]
+    problems: list[Problem]
+
+
+def scan_plate(folder: Path, targets: tuple[str, ...] = TARGETS, **meant: Unpack[Meant]) -> Plate:
+    """Look through a raw plate. Reads the header of every brightfield image and of *targets*.
+
+    What else may be *meant* and what is raised: see `find_images`. All else that is wrong is listed
+    in `Plate.problems`.
+    """
+    seen = find_images(folder, targets, **meant)
+    paths = list(chain(*(one.paths() for one in seen.images.values())))
+    headers, errors = _read_headers(paths)
+    usual, told = _usual(seen.images, headers, targets), seen.choice.understood
+    fields, partial = [], []
+    problems = seen.problems
+    for key, one in sorted(seen.images.items()):
+        wrong = _problems(key, one, headers, errors, usual)
+        lacks = _missing_targets(key, one, usual.targets)
+        problems += wrong + [Problem(str(key), found, remedy) for found, remedy in lacks]
+        has_any = any(target in one.targets for target in usual.targets) or not usual.targets
+        if not wrong and has_any:
+            (partial if lacks else fields).append(_field_files(key, one, headers, usual, told))
+    return Plate(
+        tuple(fields),
+        tuple(partial),
+        tuple(problems),
+        usual.n_z_planes,
+        usual.targets,
+        usual.z_steps_um,
+        seen.choice.others,
+        seen.choice.understood,
+    )
+
+
+def find_images(
     folder: Path,
     targets: tuple[str, ...] = TARGETS,
     *,
@@ -108,8 +174,8 @@ def scan_plate(
     layout: str = AUTO,
     channels: str = "",
     magnification: int = 0,
-) -> Plate:
-    """Look through a raw plate. Reads the header of every brightfield image and of *targets*.
+) -> Found:
+    """Find the images of a raw plate, brightfield and *targets*, and open none.
 
     *layout* is how the folder is laid out (see `layouts`), *channels* what its channels show (see
     `channels`; "": as the plate tells), *magnification* that of a plate which does not tell it.
@@ -117,8 +183,7 @@ def scan_plate(
     of stains at several z *stain_z* tells which, by the number in the names, if it is not 0.
 
     Raises PlateError when there is no such folder, no image in it, or images of several plates and
-    none is named; or as `list_plate` and `choose` do. All else that is wrong is listed in
-    `Plate.problems`.
+    none is named; or as `list_plate` and `choose` do.
     """
     if not folder.is_dir():
         raise PlateError(
@@ -139,32 +204,18 @@ def scan_plate(
     problems = [*listed.problems, *_untold(choice.images)]
     if not any(one.paths() for one in images.values()):
         raise _nothing(folder, choice, problems)
-    headers, errors = _read_headers(list(chain(*(one.paths() for one in images.values()))))
-    usual, told = _usual(list(images.values()), headers, targets), choice.understood
-    fields, partial = [], []
-    for key, one in sorted(images.items()):
-        wrong = _problems(key, one, headers, errors, usual)
-        lacks = _missing_targets(key, one, usual.targets)
-        problems += wrong + [Problem(str(key), found, remedy) for found, remedy in lacks]
-        has_any = any(target in one.targets for target in usual.targets) or not usual.targets
-        if not wrong and has_any:
-            (partial if lacks else fields).append(_field_files(key, one, headers, usual, told))
-    return Plate(
-        tuple(fields),
-        tuple(partial),
-        tuple(problems),
-        usual.n_z_planes,
-        usual.targets,
-        choice.others,
-        choice.understood,
-    )
+    return Found(choice, images, problems)
+
+
+def _in_order(others: LeftAlone) -> list[Path]:
+    return sorted(chain(*others.values()), key=lambda path: (path.parent, path))
 
 
 def _nothing(folder: Path, choice: Choice, problems: list[Problem]) -> PlateError:
     """What to say of a folder without images."""
     told = "".join(f"; {one.where} {one.found}: {one.remedy}" for one in problems)
-    beside = f", only {len(choice.others)} other files: {named(choice.others)}"
-    beside = beside if choice.others else ""
+    others = _in_order(choice.others)
+    beside = f", only {len(others)} other files: {named(others)}" if others else ""
     if choice.understood.layout != CHALLENGE:
         return PlateError(
             f"{folder} holds no image that is asked for, in its layout {choice.understood.layout}"
@@ -178,13 +229,18 @@ def _nothing(folder: Path, choice: Choice, problems: list[Problem]) -> PlateErro
     )
 
 
-def _usual(fields: list[_Images], headers: Headers, targets: tuple[str, ...]) -> _Usual:
+def _usual(by_key: dict[FieldKey, _Images], headers: Headers, targets: tuple[str, ...]) -> _Usual:
     """What most fields have; a target is the plate's when at least half of the fields have it."""
+    fields = list(by_key.values())
+    steps: dict[int, list[float]] = defaultdict(list)
+    for key, one in by_key.items():
+        steps[key.magnification] += _z_step_um(one)
     spans = [span for one in fields if (span := _span(one, headers))]
     n_having = Counter(chain(*(one.targets for one in fields)))
     kinds = (BRIGHTFIELD, *targets)
     return _Usual(
         z_planes=_most_frequent_span(spans),
+        z_steps_um={one: _most_frequent(some, default=0) for one, some in steps.items() if some},
         targets=tuple(target for target in targets if 2 * n_having[target] >= len(fields)),
         dtypes={kind: _most_frequent(_dtypes(fields, headers, kind), default="") for kind in kinds},
     )
@@ -241,12 +297,32 @@ def _read_headers(paths: list[Path]) -> tuple[Headers, dict[Path, ImageError]]:
     """The headers of the images that can be read, and why the others cannot be."""
     headers: Headers = {}
     errors: dict[Path, ImageError] = {}
-    for path in tqdm(paths, desc="scan", unit="file"):
-        try:
-            headers[path] = read_header(path)
-        except ImageError as error:
-            errors[path] = error
+    with tqdm(total=len(paths), desc="scan", unit="file") as bar:
+        for path, told in zip(paths, _told_by(paths), strict=True):
+            if isinstance(told, Header):
+                headers[path] = told
+            else:
+                errors[path] = told
+            bar.update()
     return headers, errors
+
+
+def _told_by(paths: list[Path]) -> Iterator[Header | ImageError]:
+    """The header of each image, or why it has none, in order.
+
+    Threads wait for several disks' or servers' answers at once. A part is given to them at a time,
+    because each image that waits for its turn takes memory.
+    """
+    with ThreadPoolExecutor(_READERS) as readers:
+        for start in range(0, len(paths), _AT_ONCE):
+            yield from readers.map(_header, paths[start : start + _AT_ONCE])
+
+
+def _header(path: Path) -> Header | ImageError:
+    try:
+        return read_header(path)
+    except ImageError as error:
+        return error
 
 
 def _span(images: _Images, headers: Headers) -> range:
@@ -301,8 +377,26 @@ def _problems(
     unreadable = [problem_of(key, errors[path]) for path in images.paths() if path in errors]
     wrong = _doubled(images) + _missing_planes(key, images, headers, usual.z_planes)
     if not unreadable and not wrong:
-        wrong = _unlike(images, headers, usual)
+        wrong = _unlike(images, headers, usual) + _unlike_steps(key, images, usual)
     return unreadable + [Problem(str(key), found, remedy) for found, remedy in wrong]
+
+
+def _z_step_um(images: _Images) -> list[float]:
+    """How far a field's planes lie apart, in one number; none where their places are not told."""
+    planes = [images.planes[z][0].z_um for z in sorted(images.planes, key=lambda z: z or 0)]
+    places = [place for place in planes if place is not None]
+    steps = [abs(after - before) for before, after in pairwise(places)]
+    return [round(median(steps), 3)] if steps and len(places) == len(planes) else []
+
+
+def _unlike_steps(key: FieldKey, images: _Images, usual: _Usual) -> Wrong:
+    """Planes that lie farther apart than those of other fields, or closer."""
+    due = usual.z_steps_um.get(key.magnification, 0)
+    return [
+        (f"its z-planes lie {step:g} µm apart, others {due:g} µm", "move it elsewhere")
+        for step in _z_step_um(images)
+        if abs(step - due) > _STEP_TOLERANCE * max(step, due)
+    ]
 
 
 def _doubled(images: _Images) -> Wrong:

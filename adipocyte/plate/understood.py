@@ -21,18 +21,25 @@ def understood_table(plate: Plate) -> str:
         ("magnification", ", ".join(_objective(one, told.um_per_px) for one in magnifications)),
         ("wells", f"{len(wells)}: {_some(wells)}" if wells else "none"),
         ("fields", _fields(plate)),
-        ("z-planes", str(plate.n_z_planes)),
+        ("z-planes", _z_planes(plate)),
         *(("channel", f"{one}: {_role(told.roles.get(one.number))}") for one in told.channels),
         *(("note", note) for note in told.notes),
+        *(
+            ("left alone", f"{len(paths)} {what}: {named(paths)}")
+            for what, paths in plate.left_alone.items()
+        ),
     ]
-    if plate.ignored:
-        rows.append(("left alone", f"{plate.n_ignored} files: {named(plate.ignored)}"))
     return "\n".join(f"{heading:14} {on_one_line(text)}" for heading, text in rows if text)
 
 
 def _objective(magnification: int, um_per_px: dict[int, float]) -> str:
     size = um_per_px.get(magnification)
     return f"{magnification}x, {size:g} µm per pixel" if size else f"{magnification}x"
+
+
+def _z_planes(plate: Plate) -> str:
+    steps = [f"{um:g} µm apart at {one}x" for one, um in sorted(plate.z_steps_um.items())]
+    return ", ".join([str(plate.n_z_planes), *steps])
 
 
 def _some(wells: list[str]) -> str:

@@ -56,10 +56,28 @@ _ELSEWHERE = (
     "plate_name",
     "stain_z",
     "store",
+    "look",
     "workers",
 )
 # Settings that a store's digest leaves out, because it has their outcome instead.
 _RESOLVED = ("align", "on_error", "seed", "validation_wells", "test_wells")
+
+
+def look(config: PreprocessConfig) -> Plate:
+    """What the raw plate of *config* holds, by the headers of its images. Nothing is written.
+
+    Raises PlateError and ConfigError as `scan_plate` does.
+    """
+    return _without_small(
+        scan_plate(
+            config.plate.resolve(),
+            plate_name=config.plate_name,
+            stain_z=config.stain_z,
+            layout=config.layout,
+            channels=config.channels,
+            magnification=config.magnification,
+        )
+    )
 
 
 def prepare(config: PreprocessConfig) -> Store:
@@ -79,16 +97,9 @@ def prepare(config: PreprocessConfig) -> Store:
             f"{folder} lies inside the raw plate, which is never written to",
             "name another folder with -P store=<folder>",
         )
-    found = scan_plate(
-        plate,
-        plate_name=config.plate_name,
-        stain_z=config.stain_z,
-        layout=config.layout,
-        channels=config.channels,
-        magnification=config.magnification,
-    )
+    found = look(config)
     print(understood_table(found))
-    scanned = _without_small(_with_partial(found))
+    scanned = _with_partial(found)
     _refuse(scanned.problems, config)
     _check_usable(scanned)
     keys = [files.key for files in scanned.fields]
@@ -128,7 +139,10 @@ def _with_partial(scanned: Plate) -> Plate:
 
 def _without_small(scanned: Plate) -> Plate:
     """The plate with its fields below SMALLEST_PX among its problems."""
-    small = [files for files in scanned.fields if min(files.shape) < SMALLEST_PX]
+    every = (*scanned.fields, *scanned.partial)
+    small = sorted(
+        (files for files in every if min(files.shape) < SMALLEST_PX), key=lambda files: files.key
+    )
     remedy = (
         f"a side must be at least {SMALLEST_PX}: export larger images, or move the field elsewhere"
     )
@@ -139,6 +153,7 @@ def _without_small(scanned: Plate) -> Plate:
     return replace(
         scanned,
         fields=tuple(files for files in scanned.fields if files not in small),
+        partial=tuple(files for files in scanned.partial if files not in small),
         problems=(*scanned.problems, *problems),
     )
 

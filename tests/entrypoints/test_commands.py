@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import re
 import shlex
 import shutil
 import socket
@@ -201,6 +202,23 @@ def test_a_missing_plane_is_named_and_leaves_no_store(elsewhere: Path):
     assert "lacks Z7" in said
     assert "-P on_error=skip" in said
     assert not (elsewhere / "prepared").exists()
+
+
+def test_preprocess_only_looks_when_asked_to(elsewhere: Path, small_plate: Path):
+    shutil.copytree(small_plate / "20x_images", elsewhere / "plate" / "20x_images")
+    next((elsewhere / "plate").glob("20x_images/*C03*Z07C04.tif")).unlink()
+    (elsewhere / "plate" / "20x_images" / "notes.txt").touch()
+    before = {*elsewhere.rglob("*")}
+    result = run("preprocess", "--plate=plate", "--look=true")
+    assert result.exit_code == 0, result.output
+    assert re.search(r"fields +3 whole, 1 problems\n", result.stdout)
+    assert re.search(r"left alone +1 files not named as an image is: notes.txt\n", result.stdout)
+    assert "20x C03 F001  lacks Z7" in result.stdout
+    [looked] = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert (looked.info.status, looked.data.tags["adipocyte.step"]) == ("FINISHED", "look")
+    assert mlflow.artifacts.load_text(f"runs:/{looked.info.run_id}/understood.txt") in result.stdout
+    made = {*elsewhere.rglob("*")} - before
+    assert all(path.relative_to(elsewhere).parts[0].startswith("ml") for path in made)
 
 
 def test_preprocess_skips_on_request_and_shows_what_it_found(elsewhere: Path, small_plate: Path):

@@ -5,14 +5,17 @@ import shutil
 
 import numpy as np
 import pytest
+import zarr
 
 from adipocyte.domain import TARGETS, FieldKey
 from adipocyte.errors import ConfigError, PlateError
 from adipocyte.plate.fields import RawField, read_field, stained_name, write_field
 from adipocyte.plate.scan import Plate, scan_plate
 from adipocyte.plate.understood import understood_table
+from adipocyte.store.writer import describe_plates
+from adipocyte.store.writer import write_field as store_field
 from tests.support import SHARED
-from tests.support.layouts import PATTERN, WRITERS, Fields
+from tests.support.layouts import PATTERN, WRITERS, Fields, write_phenix
 
 VENDORS = SHARED / "data" / "vendors"
 YOKOGAWA = VENDORS / "yokogawa_cv8000" / "CV8000-Minimal-DataSet-2C-3W-4S-FP2-stack"
@@ -34,9 +37,8 @@ def fields_of(*wells: str, magnification: int = 20) -> Fields:
     }
 
 
-def setting(layout: str) -> str:
-    """What `layout` is for such a plate: only a pattern must be given."""
-    return layout if layout == PATTERN else "auto"
+# A pattern must be given, and which z-plane of stains that have one at each z.
+SETTINGS = {PATTERN: {"layout": PATTERN}, "ome-zarr": {"stain_z": 1}}
 
 
 @pytest.fixture(params=WRITERS)
@@ -50,7 +52,7 @@ def plate(layout, tmp_path):
 
 
 def scan(layout, plate, **settings) -> Plate:
-    return scan_plate(plate, **{"layout": setting(layout)} | settings)
+    return scan_plate(plate, **SETTINGS.get(layout, {}) | settings)
 
 
 def test_every_layout_gives_the_fields_and_pixels_of_the_challenges(layout, tmp_path):
@@ -78,11 +80,11 @@ def test_what_was_understood_is_a_table(layout, plate):
     assert re.search(r"channel +.*DAPI: A1 nuclei\n", table)
     assert len(re.findall(r"^channel", table, re.MULTILINE)) == 4
     if layout == "imagexpress":
-        assert re.search(r"note +20 thumbnails\n", table)
+        assert re.search(r"left alone +20 thumbnails: ", table)
 
 
 def test_channels_are_named_by_number_or_name(layout, plate):
-    last = {"imagexpress": "w4", "yokogawa": "C04", PATTERN: "tl-20"}[layout]
+    last = {"imagexpress": "w4", "yokogawa": "C04", PATTERN: "tl-20"}.get(layout, "4")
     scanned = scan(layout, plate, channels=f"brightfield={last}, A1=BODIPY 493")
     assert (scanned.targets, scanned.problems) == (("A1",), ())
     truth = fields_of("B03")
@@ -144,7 +146,7 @@ def test_in_the_challenges_layout_channels_may_mean_something_else(tmp_path):
 
 
 @pytest.mark.parametrize(("magnification", "told"), [(10, "taken at 10x"), (100, "taken at 100x")])
-@pytest.mark.parametrize("layout", ["imagexpress", "yokogawa"])
+@pytest.mark.parametrize("layout", ["imagexpress", "yokogawa", "phenix"])
 def test_another_objective_is_refused_unless_the_right_one_is_given(
     layout, magnification, told, tmp_path
 ):
@@ -170,6 +172,17 @@ def test_two_layouts_in_a_folder_are_named_and_one_is_taken(tmp_path):
     assert len(scan_plate(plate, layout="challenge").fields) == 4
     shutil.rmtree(plate / "TimePoint_1")  # what is left of the other has no images
     assert len(scan_plate(plate).fields) == 4
+
+
+@pytest.mark.parametrize("layout", ["yokogawa", "phenix", "ome-zarr"])
+def test_the_challenges_images_beside_another_layouts_are_named(layout, tmp_path):
+    plate = WRITERS[layout](tmp_path / "plate", fields_of("B03"))
+    for key, field in fields_of("C02", "C03").items():
+        write_field(plate, key, field)
+    with pytest.raises(PlateError, match=f"has the layouts challenge and {layout}: take one"):
+        scan_plate(plate)
+    assert len(scan_plate(plate, (), layout=layout).fields) == 2
+    assert len(scan_plate(plate, (), layout="challenge").fields) == 4
 
 
 def test_several_time_points_are_refused_with_how_to_take_one(tmp_path):
@@ -319,6 +332,206 @@ def test_metaseries_with_entities_are_read_no_further(tmp_path):
     with pytest.raises(PlateError, match=r"cannot be told: give it with -P magnification=20"):
         scan_plate(plate)
     assert len(scan_plate(plate, magnification=20).fields) == 2
+
+
+# The index of an Opera Phenix
+
+
+def test_planes_that_lie_otherwise_apart_are_told(tmp_path):
+    plate = WRITERS["phenix"](tmp_path / "plate", fields_of("B03", "B04"))
+    assert "z-planes       7, 2 µm apart at 20x\n" in understood_table(scan_plate(plate))
+    path = plate / "Images" / "Index.xml"
+    before, after = path.read_text().split("<URL>r02c03f02", 1)
+    for z in range(7, 0, -1):  # three times as far apart
+        after = after.replace(f">{2e-6 * z:E}<", f">{6e-6 * z:E}<", 1)
+    path.write_text(f"{before}<URL>r02c03f02{after}")
+    [problem] = scan_plate(plate).problems
+    assert problem.where == "20x B03 F002"
+    assert problem.found == "its z-planes lie 6 µm apart, others 2 µm"
+
+
+def test_the_form_of_harmony_5_is_read_like_the_later_ones(tmp_path):
+    fields = fields_of("B03", "AF48")
+    later = scan_plate(WRITERS["phenix"](tmp_path / "later", fields))
+    plate = write_phenix(tmp_path / "plate", fields, version=5)
+    for folder in (plate, plate / "Images"):
+        scanned = scan_plate(folder)
+        assert understood_table(scanned) == understood_table(later)
+        for files in scanned.fields:
+            np.testing.assert_array_equal(read_field(files, ()).planes, fields[files.key].planes)
+
+
+def index_of(plate, before: str, after: str) -> None:
+    """Replace text in the index of a plate."""
+    path = plate / "Images" / "Index.xml"
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after))
+
+
+def test_pixels_of_two_sizes_in_the_channels_of_a_phenix_are_refused(tmp_path):
+    plate = WRITERS["phenix"](tmp_path / "plate", fields_of("B03"))
+    before = "<ChannelName>DAPI</ChannelName><ImageType>Signal</ImageType>"
+    before += '<ChannelType>Fluorescence</ChannelType><ImageResolutionX Unit="m">3.25E-07'
+    index_of(plate, before, before.replace("3.25", "6.5"))
+    with pytest.raises(PlateError, match=r"images at 20x have pixels of 0\.325 µm .* 0\.65 µm"):
+        scan_plate(plate)
+    assert len(scan_plate(plate, ()).fields) == 2
+
+
+def test_phase_contrast_is_not_taken_for_brightfield_though_its_light_is_transmitted(tmp_path):
+    plate = WRITERS["phenix"](tmp_path / "plate", fields_of("B03"))
+    light = "<IlluminationType>Transmitted</IlluminationType>"
+    index_of(plate, "<ChannelType>Brightfield", f"{light}<ChannelType>Phase")
+    index_of(plate, "TL-20", "Digital Phase Contrast")
+    with pytest.raises(PlateError, match=r"^no channel is brightfield.*4 Digital Phase Contrast"):
+        scan_plate(plate)
+    assert len(scan_plate(plate, channels="brightfield=4").fields) == 2
+
+
+def test_a_record_of_a_phenix_without_its_file_and_a_file_without_a_record_are_told(tmp_path):
+    plate = WRITERS["phenix"](tmp_path / "plate", fields_of("B03", "B04"))
+    name, other = "r02c03f01p03-ch4sk1fk1fl1.tiff", "r02c04f01p01-ch4sk1fk1fl1.tiff"
+    (plate / "Images" / name).rename(tmp_path / name)
+    index_of(plate, f"<URL>{name}", f"<URL>..\\..\\{name}")  # never leads out of the plate
+    stray = plate / "Images" / "r02c03f09p01-ch4sk1fk1fl1.tiff"
+    shutil.copy(plate / "Images" / other, stray)
+    scanned = scan_plate(plate)
+    assert {problem.where: problem.found for problem in scanned.problems} == {
+        "Index.xml": f"1 images have no record in it: {stray.name}",
+        "20x B03 F001": f"1 files that the instrument recorded are missing: {name}",
+    }
+    assert len(scanned.fields) == 3
+    index_of(plate, f"<URL>{other}", f"<URL>Images/{other}")  # from the measurement's folder
+    assert len(scan_plate(plate).fields) == 3
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "found"),
+    [
+        ("<Row>2</Row><Col>3</Col><FieldID>", "<Row>x</Row><FieldID>", "whose Row is 'x'"),
+        ("<Row>2</Row><Col>3</Col><FieldID>", "<Row>33</Row><Col>3</Col><FieldID>", "of row 33"),
+        ("<URL>r02c03f01p01-ch4sk1fk1fl1.tiff", "<URL>", "without a file's name"),
+        ("</Images>", "", "is damaged"),
+        ("<EvaluationInputData ", f"{BOMB[: BOMB.index('<a>')]}<a ", "document type"),
+    ],
+)
+def test_an_index_that_cannot_be_used_is_refused(tmp_path, before, after, found):
+    plate = WRITERS["phenix"](tmp_path / "plate", fields_of("B03"))
+    index_of(plate, before, after)
+    with pytest.raises(PlateError, match=f"Index.xml .*{re.escape(found)}"):
+        scan_plate(plate)
+
+
+def test_a_folder_without_an_index_is_no_phenix(tmp_path):
+    with pytest.raises(PlateError, match=r"holds neither Index\.idx\.xml nor Index\.xml"):
+        scan_plate(tmp_path, layout="phenix")
+
+
+# OME-Zarr
+
+
+def test_a_prepared_store_is_a_plate_too(tmp_path):
+    fields = fields_of("B03", "AF48") | fields_of("B03", magnification=40)
+    lacking = FieldKey(20, "B03", 2)
+    del fields[lacking].targets["A2"]
+    for key, field in fields.items():
+        store_field(tmp_path / "prepared", key, field, np.ones(field.planes.shape[1:], bool))
+    describe_plates(tmp_path / "prepared", fields)
+    (tmp_path / "prepared" / "manifest.json").write_text("{}")
+    scanned = scan_plate(tmp_path / "prepared")
+    assert [files.key for files in scanned.partial] == [lacking]
+    assert {files.key for files in (*scanned.fields, *scanned.partial)} == fields.keys()
+    for files in scanned.fields:
+        read = read_field(files, TARGETS)
+        np.testing.assert_array_equal(read.planes, fields[files.key].planes)
+        np.testing.assert_equal(read.targets, fields[files.key].targets)
+    table = understood_table(scanned)
+    assert "20x, 0.325 µm per pixel, 40x, 0.163 µm per pixel\n" in table
+    assert re.search(r"plate +prepared\n", table)
+    assert re.search(r"channel +A1: A1 nuclei\n", table)
+    assert "1 files beside the plates: manifest.json" in table
+    one = scan_plate(tmp_path / "prepared" / "20x.zarr", ())
+    assert len(one.fields) == 4
+
+
+@pytest.fixture
+def converted(tmp_path):
+    return WRITERS["ome-zarr"](tmp_path / "plate", fields_of("B03", "B04"))
+
+
+def change(path, before: str, after: str) -> None:
+    """Replace text in the metadata of a group."""
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after))
+
+
+def test_fields_that_are_not_there_or_not_named_are_told(converted):
+    well = converted / "20x.zarr" / "B" / "3"
+    shutil.copytree(well / "1", well / "7")
+    shutil.rmtree(well / "2")
+    change(converted / "20x.zarr" / "B" / "4" / "1" / ".zattrs", '"x"', '"u"')
+    change(converted / "20x.zarr" / "B" / "4" / "2" / "0" / ".zarray", '"<u2"', '"|O"')
+    scanned = scan_plate(converted, stain_z=1)
+    told = [(problem.where, problem.found) for problem in scanned.problems]
+    assert [files.key for files in scanned.fields] == [FieldKey(20, "B03", 1)]
+    assert [where for where, _ in told] == ["B03", "20x B03 F002", "20x B04 F001", "20x B04 F002"]
+    assert "1 fields that its metadata do not name: 7" in told[0][1]
+    assert "cannot be read (No such file" in told[1][1]
+    assert "has the axes 'tczyu'" in told[2][1]
+    assert "has values of type '|O'" in told[3][1]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "found"),
+    [
+        ('"B/3"', '"../B/3"', "lead to '../B/3', out of it"),
+        ('"B/3"', '"/etc/3"', "lead to '/etc/3', out of it"),
+        ('"B/3"', '"B/3x"', "have a well 'B/3x'"),
+        ('"wells"', '"well"', "are damaged (it 'plate' 'wells' is not there)"),
+    ],
+)
+def test_metadata_of_a_plate_that_cannot_be_used_are_refused(converted, before, after, found):
+    change(converted / "20x.zarr" / ".zattrs", before, after)
+    with pytest.raises(PlateError, match=re.escape(found)):
+        scan_plate(converted)
+
+
+def test_several_times_and_acquisitions_of_an_ome_zarr_are_refused(converted):
+    fields = converted / "20x.zarr" / "B" / "3"
+    change(fields / ".zattrs", '"path": "1"', '"path": "1", "acquisition": 1')
+    with pytest.raises(PlateError, match="holds 2 acquisitions: one is due"):
+        scan_plate(converted)
+    change(fields / ".zattrs", ', "acquisition": 1', "")
+    array = zarr.open_array(fields / "1" / "0")
+    array.resize((2, *array.shape[1:]))
+    with pytest.raises(PlateError, match=r"2 time points \(1, 2\).*save or export one alone"):
+        scan_plate(converted)
+
+
+def test_fields_that_are_counted_from_0_are_counted_from_1(converted):
+    for well in (converted / "20x.zarr" / "B").iterdir():
+        if well.is_dir():
+            (well / "1").rename(well / "0")
+            change(well / ".zattrs", '"path": "1"', '"path": "0"')
+    scanned = scan_plate(converted, stain_z=1)
+    assert [files.key.fov for files in scanned.fields] == [1, 3, 1, 3]
+
+
+def test_of_several_plates_in_a_folder_one_is_named(converted):
+    shutil.copytree(converted / "20x.zarr", converted / "other.zarr")
+    (converted / "20x.zarr").rename(converted / "one.zarr")
+    change(converted / "other.zarr" / ".zattrs", '"99"', '"100"')
+    with pytest.raises(PlateError, match=r"holds images of 2 plates: .*-P plate_name=100"):
+        scan_plate(converted, (), magnification=20)
+    scanned = scan_plate(converted, (), magnification=20, plate_name="100")
+    assert (len(scanned.fields), scanned.fields[0].plate) == (4, "100")
+
+
+def test_a_plates_name_is_never_a_path(converted):
+    change(converted / "20x.zarr" / ".zattrs", '"99"', '"../..\\\\a:b"')
+    assert scan_plate(converted, ()).fields[0].plate == "_.._a_b"
 
 
 # Patterns

@@ -6,6 +6,7 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 import tifffile
+import zarr
 
 from adipocyte.domain import ROWS, TARGETS, FieldKey, row_and_column
 from adipocyte.plate.fields import RawField
@@ -113,8 +114,91 @@ def write_own(folder: Path, fields: Fields) -> Path:
     return folder
 
 
+_HARMONY = "http://www.perkinelmer.com/PEHH/HarmonyV"
+
+
+def _channel_facts(kind: str, magnification: int) -> str:
+    """What Harmony says of a channel."""
+    light = "Brightfield" if kind == "brightfield" else "Fluorescence"
+    name = "TL-20" if kind == "brightfield" else CHANNELS[kind]
+    return (
+        f"<ChannelName>{name}</ChannelName><ImageType>Signal</ImageType>"
+        f"<ChannelType>{light}</ChannelType>"
+        '<ImageResolutionX Unit="m">3.25E-07</ImageResolutionX>'
+        f'<ObjectiveMagnification Unit="">{magnification}</ObjectiveMagnification>'
+    )
+
+
+def write_phenix(folder: Path, fields: Fields, version: int = 6) -> Path:
+    """As Harmony exports it, in the form of version 5 or of a later one."""
+    (folder / "Images").mkdir(parents=True)
+    magnification = next(iter(fields)).magnification
+    facts = {kind: _channel_facts(kind, magnification) for kind in CHANNELS}
+    records = []
+    for key, field in fields.items():
+        row, column = row_and_column(key.well)
+        place = f"<Row>{ROWS.index(row) + 1}</Row><Col>{column}</Col><FieldID>{key.fov}</FieldID>"
+        where = f"r{ROWS.index(row) + 1:02d}c{column:02d}f{key.fov:02d}"
+        for kind, z, pixels in images_of(field):
+            name = f"{where}p{z:02d}-ch{_NUMBERS[kind]}sk1fk1fl1.tiff"
+            records.append(
+                f'<Image Version="1"><id>1</id><State>Ok</State><URL>{name}</URL>{place}'
+                f"<PlaneID>{z}</PlaneID><TimepointID>0</TimepointID>"
+                f"<ChannelID>{_NUMBERS[kind]}</ChannelID>{facts[kind] if version == 5 else ''}"
+                f'<PositionZ Unit="m">{2e-6 * z:E}</PositionZ></Image>'
+            )
+            tifffile.imwrite(folder / "Images" / name, pixels, photometric="minisblack")
+    entries = "".join(
+        f'<Entry ChannelID="{_NUMBERS[kind]}">{told}</Entry>' for kind, told in facts.items()
+    )
+    flat = "".join(
+        f'<Entry ChannelID="{number}"><FlatfieldProfile>{{Channel: {number}}}</FlatfieldProfile>'
+        "</Entry>"
+        for number in _NUMBERS.values()
+    )
+    maps = f"<Map>{flat}</Map>" + (f"<Map>{entries}</Map>" if version > 5 else "")
+    (folder / "Images" / ("Index.idx.xml" if version == 5 else "Index.xml")).write_text(
+        f'<EvaluationInputData xmlns="{_HARMONY}{version}" Version="1"><Plates><Plate>'
+        '<PlateID>7</PlateID><Name>99</Name><Well id="0203" /></Plate></Plates><Wells><Well>'
+        '<id>0203</id><Row>2</Row><Col>3</Col><Image id="0203K1F1P1R1" /></Well></Wells>'
+        f"<Maps>{maps}</Maps><Images>{''.join(records)}</Images></EvaluationInputData>"
+    )
+    return folder
+
+
+def write_ome_zarr(folder: Path, fields: Fields) -> Path:
+    """As converters write it: NGFF 0.4, axes tczyx; the stains are in the first z-plane."""
+    name = f"{next(iter(fields)).magnification}x.zarr"
+    plate = zarr.create_group(folder / name, zarr_format=2)
+    paths = {key.well: "/".join(map(str, row_and_column(key.well))) for key in fields}
+    plate.attrs["plate"] = {"name": "99", "wells": [{"path": path} for path in paths.values()]}
+    for well, path in paths.items():
+        fovs = [{"path": str(key.fov)} for key in fields if key.well == well]
+        plate.require_group(path).attrs["well"] = {"images": fovs}
+    for key, field in fields.items():
+        image = plate.require_group(f"{paths[key.well]}/{key.fov}")
+        stack = np.zeros((1, len(CHANNELS), *field.planes.shape), np.uint16)
+        for kind, z, pixels in images_of(field):
+            stack[0, _NUMBERS[kind] - 1, z - 1] = pixels
+        image.create_array("0", data=stack, chunks=(1, 1, 1, 5, 5), chunk_key_encoding=_SLASH)
+        units = {axis: {"unit": "micrometer"} for axis in "zyx"}
+        scale = {"type": "scale", "scale": [1, 1, 2.0, 0.325, 0.325]}
+        image.attrs["multiscales"] = [
+            {
+                "version": "0.4",
+                "axes": [{"name": axis} | units.get(axis, {}) for axis in "tczyx"],
+                "datasets": [{"path": "0", "coordinateTransformations": [scale]}],
+            }
+        ]
+        image.attrs["omero"] = {"channels": [{"label": label} for label in CHANNELS.values()]}
+    return folder
+
+
+_SLASH = {"name": "v2", "separator": "/"}
 WRITERS: dict[str, Callable[[Path, Fields], Path]] = {
     "imagexpress": write_imagexpress,
     "yokogawa": write_yokogawa,
+    "phenix": write_phenix,
+    "ome-zarr": write_ome_zarr,
     PATTERN: write_own,
 }

@@ -7,7 +7,9 @@ from adipocyte.errors import PlateError
 from adipocyte.plate.layouts.challenge import CHALLENGE, has_folders, list_challenge
 from adipocyte.plate.layouts.imagexpress import IMAGEXPRESS, has_marks, list_imagexpress
 from adipocyte.plate.layouts.listed import Listed
+from adipocyte.plate.layouts.ome_zarr import OME_ZARR, has_plates, list_ome_zarr
 from adipocyte.plate.layouts.pattern import list_pattern
+from adipocyte.plate.layouts.phenix import PHENIX, has_index, list_phenix
 from adipocyte.plate.layouts.yokogawa import YOKOGAWA, has_records, list_yokogawa
 
 AUTO = "auto"
@@ -15,6 +17,8 @@ _LAYOUTS: dict[str, Callable[[Path], Listed]] = {
     CHALLENGE: list_challenge,
     YOKOGAWA: list_yokogawa,
     IMAGEXPRESS: list_imagexpress,
+    PHENIX: list_phenix,
+    OME_ZARR: list_ome_zarr,
 }
 
 
@@ -28,7 +32,12 @@ def list_plate(plate: Path, layout: str) -> Listed:
         return _LAYOUTS[layout](plate)
     if layout != AUTO:
         return list_pattern(plate, layout)
-    marks = {YOKOGAWA: has_records, IMAGEXPRESS: has_marks}
+    marks = {
+        YOKOGAWA: has_records,
+        IMAGEXPRESS: has_marks,
+        PHENIX: has_index,
+        OME_ZARR: has_plates,
+    }
     found = [name for name, is_in in marks.items() if is_in(plate)]
     if found and has_folders(plate):
         found = [CHALLENGE, *found]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from adipocyte.domain import BRIGHTFIELD, TARGETS
-from adipocyte.plate.layouts.listed import Channel, Image, Listed
+from adipocyte.plate.layouts.listed import NOT_NAMED, Channel, Image, Listed
 from adipocyte.plate.listing import list_folders, list_images, similar_problem
 from adipocyte.plate.names import BRIGHTFIELD_CHANNEL, ImageName, parse_magnification
 
@@ -34,7 +34,12 @@ def list_challenge(plate: Path) -> Listed:
     numbers = sorted({int(image.channel) for image in images})
     channels = tuple(Channel(str(number)) for number in numbers)
     return Listed(
-        CHALLENGE, tuple(images), channels, tuple(others), problems=tuple(problems), roles=ROLES
+        CHALLENGE,
+        tuple(images),
+        channels,
+        {NOT_NAMED: others},
+        problems=tuple(problems),
+        roles=ROLES,
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from adipocyte.errors import ImageError, PlateError
 from adipocyte.plate.layouts.listed import (
+    NOT_NAMED,
     WELL,
     Channel,
     Image,
@@ -82,14 +83,11 @@ def list_imagexpress(plate: Path) -> Listed:
     kept, projections = _without_projections(images)
     optics = _optics(kept)
     images = [_seen(image, optics) for image in kept]
-    notes = [f"{len(thumbs)} thumbnails"] if thumbs else []
-    notes += [f"{len(projections)} projections of z-planes"] if projections else []
     return Listed(
         IMAGEXPRESS,
         tuple(images),
         tuple(_channels(images, waves, optics)),
-        (*others, *thumbs, *projections),
-        notes=tuple(notes),
+        {NOT_NAMED: others, "thumbnails": thumbs, "projections of z-planes": projections},
     )
 
 

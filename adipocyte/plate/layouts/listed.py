@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,8 @@ from adipocyte.plate.listing import is_odd
 from adipocyte.plate.problems import Problem
 
 DEPTH = 4  # folders below the plate's own: date, number, TimePoint_1, ZStep_1
+LeftAlone = Mapping[str, Sequence[Path]]  # by what these are: "files without a record"
+NOT_NAMED, UNRECORDED = "files not named as an image is", "files without a record"
 WELL = rf"(?:{'|'.join(ROWS)})[0-9]{{1,2}}"
 
 
@@ -19,7 +21,8 @@ class Image:
     """One image. Numbers count from 1; `z_plane` is None for a stack or a projection.
 
     `folder` is one that holds images of one plate. `channel` is as the layout numbers or calls it.
-    `magnification` and `um_per_px` are None where nothing tells them.
+    `magnification`, `um_per_px` and `z_um`, the place of the plane in µm, are None where nothing
+    tells them.
     """
 
     path: Path
@@ -32,6 +35,7 @@ class Image:
     z_plane: int | None = None
     magnification: int | None = None
     um_per_px: float | None = None
+    z_um: float | None = None
 
 
 @dataclass(frozen=True)
@@ -51,14 +55,13 @@ class Listed:
     """What a plate's folder holds in its `layout`.
 
     `absent` are images whose files are not where the instrument's records have them. `others` are
-    files that were passed over, and `notes` say why. `roles` are those of the channels, None where
-    the layout does not set them.
+    what was passed over. `roles` are those of the channels, None where the layout sets none.
     """
 
     layout: str
     images: tuple[Image, ...]
     channels: tuple[Channel, ...]
-    others: tuple[Path, ...]
+    others: LeftAlone
     absent: tuple[Image, ...] = ()
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
@@ -71,9 +74,13 @@ def well_named(text: str) -> str:
     return f"{row.upper()}{int(text[len(row) :]):02d}"
 
 
-def plate_called(plate: Path) -> str:
-    """The name of a plate that its files do not tell: its folder's."""
-    return plate.resolve().name or "plate"
+def plate_called(plate: Path, told: str = "") -> str:
+    """The name of a plate as it is *told*, else its folder's, without what no file's name may have.
+
+    Stained images are named so.
+    """
+    name = "".join(letter if letter.isprintable() else "_" for letter in told.strip())
+    return re.sub(r'[/\\:*?"<>|]', "_", name)[:100].lstrip(".") or plate.resolve().name or "plate"
 
 
 def magnification_in(text: str) -> int | None:

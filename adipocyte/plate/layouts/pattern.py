@@ -8,7 +8,15 @@ from pathlib import Path
 
 from adipocyte.domain import BRIGHTFIELD
 from adipocyte.errors import ConfigError, PlateError
-from adipocyte.plate.layouts.listed import WELL, Channel, Image, Listed, plate_called, walk
+from adipocyte.plate.layouts.listed import (
+    NOT_NAMED,
+    WELL,
+    Channel,
+    Image,
+    Listed,
+    plate_called,
+    walk,
+)
 from adipocyte.plate.layouts.listed import well_named as named_well
 from adipocyte.plate.listing import is_passed_over, named
 from adipocyte.plate.names import parse_magnification
@@ -52,7 +60,7 @@ def list_pattern(plate: Path, pattern: str) -> Listed:
         )
     channels = tuple(map(Channel, sorted({image.channel for image in images}, key=_order)))
     roles = None if "channel" in compiled.groupindex else {"1": BRIGHTFIELD}
-    return Listed(pattern, tuple(images), channels, tuple(others), roles=roles)
+    return Listed(pattern, tuple(images), channels, {NOT_NAMED: others}, roles=roles)
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:
@@ -64,8 +72,8 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     if "well" not in groups or unknown or is_doubled or len(pattern) > _MAX_CHARACTERS:
         raise ConfigError(
             f"layout={pattern[:100]!r} is neither a layout's name nor a pattern",
-            f"-P layout=auto, challenge, yokogawa or imagexpress; or a pattern like {EXAMPLE}, "
-            f"with {{well}} and any of {', '.join(_shown(_GROUPS))}, each once",
+            "-P layout=auto, challenge, yokogawa, imagexpress, phenix or ome-zarr; or a pattern "
+            f"like {EXAMPLE}, with {{well}} and any of {', '.join(_shown(_GROUPS))}, each once",
         )
     body = "".join(_expression(part) for part in parts)
     return re.compile(rf"(?:.*/)?{body}", re.IGNORECASE | re.ASCII)

@@ -1,21 +1,26 @@
-"""The elements of XML that an instrument wrote, read under limits.
+"""What an instrument recorded of its images: the elements of its XML, read under limits.
 
 No entity is defined and no other file opened, whatever the XML asks for.
 """
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 from xml.parsers import expat
 
+from adipocyte.domain import ROWS
 from adipocyte.errors import PlateError
+from adipocyte.plate.listing import named
+from adipocyte.plate.problems import Problem
 from adipocyte.system.files import open_regular
 
 MAX_BYTES = 500_000_000  # a record of an image takes 400: a million of them
 _CHUNK_BYTES = 1_000_000
 _MAX_DEPTH = 50
 _MAX_CHARACTERS = 10_000  # of an element's text: a file's name
+_DECIMAL = re.compile(r"-?[0-9]{1,9}(\.[0-9]{1,25})?(E[+-]?[0-9]{1,2})?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -99,3 +104,40 @@ def parse_elements(chunks: Iterable[bytes], name: str) -> Iterator[Element]:
             f"{name} is damaged ({error})",
             "copy it again, as the instrument wrote it",
         ) from error
+
+
+def whole_number(record: Mapping[str, str], key: str, name: str) -> int:
+    """A number of up to four digits of a *record* in the file *name*. Raises PlateError."""
+    text = record.get(key, "")
+    if not (text.isascii() and text.isdecimal() and len(text) <= 4):
+        raise damaged_record(name, f"whose {key} is {text[:20]!r}")
+    return int(text)
+
+
+def decimal(text: str) -> float | None:
+    """A number as instruments write it, such as "5.98E-07"; None for anything else."""
+    return float(text) if _DECIMAL.fullmatch(text) else None
+
+
+def well_at(row: int, column: int, name: str) -> str:
+    """A well by its numbers, from 1, in a record of the file *name*. Raises PlateError."""
+    if not (1 <= row <= len(ROWS) and 1 <= column <= 99):
+        raise damaged_record(name, f"of row {row} and column {column}")
+    return f"{ROWS[row - 1]}{column:02d}"
+
+
+def damaged_record(name: str, what: str) -> PlateError:
+    """What to say of a record in the file *name* that is of no image."""
+    return PlateError(f"{name} has a record {what}", "copy it again, as the instrument wrote it")
+
+
+def unrecorded(paths: Sequence[Path], name: str) -> tuple[Problem, ...]:
+    """What to say of images that have no record in the file *name*, if there are any."""
+    if not paths:
+        return ()
+    problem = Problem(
+        name,
+        f"{len(paths)} images have no record in it: {named(paths)}",
+        "copy it again, whole, or move these images out of the plate",
+    )
+    return (problem,)

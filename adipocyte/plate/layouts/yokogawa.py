@@ -8,18 +8,22 @@ import re
 from collections import defaultdict
 from pathlib import Path, PureWindowsPath
 
-from adipocyte.domain import ROWS
 from adipocyte.errors import PlateError
-from adipocyte.plate.layouts.listed import Channel, Image, Listed, plate_called
-from adipocyte.plate.layouts.records import Element, read_elements
-from adipocyte.plate.listing import is_passed_over, named
+from adipocyte.plate.layouts.listed import UNRECORDED, Channel, Image, Listed, plate_called
+from adipocyte.plate.layouts.records import (
+    Element,
+    damaged_record,
+    decimal,
+    read_elements,
+    unrecorded,
+    well_at,
+    whole_number,
+)
+from adipocyte.plate.listing import is_passed_over
 from adipocyte.plate.names import parse_name
-from adipocyte.plate.problems import Problem
 
 YOKOGAWA = "yokogawa"
 RECORDS, DETAIL, SETTINGS = "MeasurementData.mlf", "MeasurementDetail.mrf", ".mes"
-
-_DECIMAL = re.compile(r"[0-9]{1,5}(\.[0-9]{1,20})?")
 
 Elements = dict[str, Element]  # by the number of the channel
 
@@ -56,14 +60,13 @@ def list_yokogawa(plate: Path) -> Listed:
     numbers = sorted({image.channel for image in images.values()}, key=int)
     read = (RECORDS, DETAIL, settings_name)
     others = [path for name, path in files.items() if name not in images and name not in read]
-    unrecorded = [path for path in others if _is_named(path.name)]
     return Listed(
         YOKOGAWA,
         tuple(image for name, image in images.items() if name in files),
         tuple(_channel(one, settings, lights, projections[one]) for one in numbers),
-        tuple(others),
+        {UNRECORDED: others},
         absent=tuple(image for name, image in images.items() if name not in files),
-        problems=_unrecorded(unrecorded),
+        problems=unrecorded([path for path in others if _is_named(path.name)], RECORDS),
         notes=(f"{n_errors} errors that the instrument recorded",) if n_errors else (),
     )
 
@@ -72,35 +75,26 @@ def _image(plate: Path, record: Element, settings: Elements, details: Elements) 
     """The image of a record. Only the name of its file counts, not where the record says it is."""
     name = PureWindowsPath(record.text).name
     if not name:
-        raise _damaged("without a file's name")
-    row, column = _number(record, "Row"), _number(record, "Column")
-    if not (1 <= row <= len(ROWS) and 1 <= column <= 99):
-        raise _damaged(f"of row {row} and column {column}")
+        raise damaged_record(RECORDS, "without a file's name")
     channel = str(_number(record, "Ch"))
     objective = _decimal(settings, channel, "Magnification")
     return Image(
         path=plate / name,
         folder=plate,
         plate=parse_name(name).plate if _is_named(name) else plate_called(plate),
-        well=f"{ROWS[row - 1]}{column:02d}",
+        well=well_at(_number(record, "Row"), _number(record, "Column"), RECORDS),
         fov=_number(record, "FieldIndex"),
         channel=channel,
         time=_number(record, "TimePoint"),
         z_plane=_number(record, "ZIndex") if "ZIndex" in record.attributes else None,
         magnification=round(objective) if objective else None,
         um_per_px=_decimal(details, channel, "HorizontalPixelDimension"),
+        z_um=decimal(record.attributes.get("Z", "")),
     )
 
 
 def _number(record: Element, key: str) -> int:
-    text = record.attributes.get(key, "")
-    if not (text.isascii() and text.isdecimal() and len(text) <= 4):
-        raise _damaged(f"whose {key} is {text[:20]!r}")
-    return int(text)
-
-
-def _damaged(what: str) -> PlateError:
-    return PlateError(f"{RECORDS} has a record {what}", "copy it again, as the instrument wrote it")
+    return whole_number(record.attributes, key, RECORDS)
 
 
 def _is_named(name: str) -> bool:
@@ -114,8 +108,8 @@ def _is_named(name: str) -> bool:
 
 def _decimal(channels: Elements, number: str, key: str) -> float | None:
     """A positive number that is told of a channel; None where there is none."""
-    text = channels[number].attributes.get(key, "") if number in channels else ""
-    return float(text) or None if _DECIMAL.fullmatch(text) else None
+    told = decimal(channels[number].attributes.get(key, "")) if number in channels else None
+    return told if told and told > 0 else None
 
 
 def _details(files: dict[str, Path]) -> tuple[Elements, str]:
@@ -169,14 +163,3 @@ def _channel(
     lamp = "transmitted light" if "Lamp" in lights[number] and not is_other else ""
     name = f"{told.get('Target', '')} {projection}".strip()
     return Channel(number, name, tuple(filter(None, (told.get("Fluorophore", ""), kind, lamp))))
-
-
-def _unrecorded(paths: list[Path]) -> tuple[Problem, ...]:
-    if not paths:
-        return ()
-    problem = Problem(
-        RECORDS,
-        f"{len(paths)} images have no record in it: {named(paths)}",
-        "copy it again, whole, or move these images out of the plate",
-    )
-    return (problem,)

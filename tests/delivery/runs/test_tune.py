@@ -27,14 +27,13 @@ from adipocyte.training import generator
 from entrypoints.train_segmenter import train_segmenter
 from entrypoints.tune import tune
 from tests.support import ROOT
-from tests.support.bundles import SMALLEST
 from tests.support.processes import wait_for
 from tests.support.tracking import tracked_at
 
 pytestmark = pytest.mark.slow  # searches in processes of their own
 
 TINY = {
-    "encoder": SMALLEST,
+    "encoder": "resnet18",
     "patch_px": 32,
     "batch": 2,
     "epochs": 1,

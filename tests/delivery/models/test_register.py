@@ -27,6 +27,7 @@ import pytest
 import requests
 import sqlalchemy
 import torch
+import torch._dynamo  # here, because its import makes a folder among the temporary ones
 import yaml
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException

@@ -99,16 +99,20 @@ def train(parent: str, store: "Store", step: str, settings: dict[str, Any]) -> s
     resumed.
     """
     from adipocyte.delivery.runs.runs import child_of
-    from adipocyte.delivery.runs.training import is_resumable
 
     child = child_of(parent, step, store.digest, settings.get("target", ""))
-    if child and child.info.status == "FINISHED":
+    if child is None:
+        return run_step(step, settings).info.run_id
+    if child.info.status == "FINISHED":
         print(f"{child.info.run_name} is ready from before (run {child.info.run_id}).")
         return child.info.run_id
-    if child and is_resumable(child.info.run_id, store):
-        run_step(step, settings | {"resume": child.info.run_id})
-        return child.info.run_id
-    return run_step(step, settings).info.run_id
+
+    from adipocyte.delivery.runs.training import is_resumable  # PyTorch comes with it
+
+    if not is_resumable(child.info.run_id, store):
+        return run_step(step, settings).info.run_id
+    run_step(step, settings | {"resume": child.info.run_id})
+    return child.info.run_id
 
 
 def run_step(entry_point: str, settings: dict[str, Any]) -> "Run":

@@ -17,7 +17,6 @@ def train_gan(config: GeneratorConfig) -> None:
     from adipocyte.delivery.models.start import start_of
     from adipocyte.delivery.runs.runs import segmenter_for, segmenter_of
     from adipocyte.delivery.runs.training import resumed, training_run
-    from adipocyte.evaluation.training_metric import TrainingFeatureMetric
     from adipocyte.networks.start import differences
     from adipocyte.store.reader import Store
     from adipocyte.training.generator import train_generator
@@ -28,6 +27,8 @@ def train_gan(config: GeneratorConfig) -> None:
     wanted = segmenter_of(config.resume) if config.resume else config.segmenter
     features = None
     if config.needs_features:
+        from adipocyte.evaluation.training_metric import TrainingFeatureMetric
+
         features = TrainingFeatureMetric(store, config.targets, config.select_fields)
     with (
         segmenter_for(config, store.digest, wanted) as (segmenter, tags),

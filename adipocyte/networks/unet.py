@@ -1,13 +1,14 @@
-"""Networks by their description: segmentation-models-pytorch's (report, 2.1.1, 4.1.2), or ours."""
+"""Networks by their description: segmentation-models-pytorch's (report, 2.1.1, 4.1.2), or ours.
+
+segmentation-models-pytorch and timm are imported where one of theirs is built, because they take
+two seconds and 190 MB, and painting with a compact network needs neither.
+"""
 
 from dataclasses import dataclass
 from typing import cast
 
-import segmentation_models_pytorch as smp
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from segmentation_models_pytorch.base.modules import Conv2dReLU
-from timm.models import adapt_input_conv
 from torch import nn
 
 from adipocyte.errors import ConfigError
@@ -113,6 +114,9 @@ def _compact(spec: UNetSpec, encoder_weights: str) -> nn.Module:
 
 
 def _with_weights(spec: UNetSpec, encoder_weights: str) -> nn.Module:
+    import segmentation_models_pytorch as smp
+    from timm.models import adapt_input_conv
+
     architecture = {"unet": smp.Unet, "unetplusplus": smp.UnetPlusPlus}[spec.architecture]
     network = architecture(
         spec.encoder,
@@ -135,6 +139,8 @@ def _with_weights(spec: UNetSpec, encoder_weights: str) -> nn.Module:
 
 def _widen(blocks: nn.Module, which: str) -> None:
     """Put 5x5 kernels into convolutions of a decoder's *blocks*: "none", the "last" or "all"."""
+    from segmentation_models_pytorch.base.modules import Conv2dReLU
+
     units = [module for module in blocks.modules() if isinstance(module, Conv2dReLU)]
     for unit in {"none": [], "last": units[-1:], "all": units}[which]:
         narrow = cast(nn.Conv2d, unit[0])  # a Conv2dReLU is a convolution, its normalisation, ReLU

@@ -106,7 +106,9 @@ def state_step(path: Path) -> int:
     """The step that a state file was saved at; -1 when the file is damaged or missing."""
     try:
         open_regular(path).close()
-        with safe_open(path, framework="pt") as file:
+        # As NumPy, because for PyTorch the file is opened twice, and a training may replace it in
+        # between.
+        with safe_open(path, framework="numpy") as file:
             return _progress(file.metadata()).step
     except (OSError, ValueError, TypeError, KeyError, SafetensorError):
         return -1

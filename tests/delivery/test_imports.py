@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from adipocyte.delivery.models.package import SERVING_PACKAGES
 from adipocyte.domain import FieldKey
 from adipocyte.plate.fields import RawField, write_field
 from adipocyte.plate.tiff import encode_stack
@@ -21,6 +22,8 @@ OTHER_PACKAGES = (
     "centrosome",
     "lightning_fabric",
     "matplotlib",
+    "ome_zarr",
+    "optuna",
     "skimage",
     "zarr",
 )
@@ -38,6 +41,7 @@ from adipocyte.config import StainConfig
 from adipocyte.delivery.batch import cluster
 from adipocyte.delivery.batch.plate import Here, stain_plate
 
+assert not {"segmentation_models_pytorch", "timm"} & sys.modules.keys()  # before a U-Net is built
 plate, model, out = sys.argv[1:]
 stained = stain_plate(StainConfig(plate=Path(plate), model=model, out=out), Here())
 assert len(stained.painted) == 1, stained
@@ -91,6 +95,7 @@ def needless(modules: set[str], heads: tuple[str, ...] = NOT_TO_STAIN) -> list[s
     )
 
 
+@pytest.mark.slow  # a process that imports PyTorch and MLflow
 def test_staining_a_plate_imports_only_what_it_needs(small_model: Path, tmp_path: Path):
     plate = write_plate(tmp_path / "plate", [1])
     modules = modules_after(STAIN_A_PLATE, plate, small_model, tmp_path / "out")
@@ -108,6 +113,7 @@ def test_measuring_on_a_node_imports_only_what_it_needs(tmp_path: Path):
     assert needless(modules, NOT_TO_MEASURE) == []
 
 
+@pytest.mark.slow  # a process that imports PyTorch and MLflow
 def test_a_served_model_imports_only_what_it_needs(small_model: Path, tmp_path: Path):
     counts = np.random.default_rng(0).integers(1000, 3000, (7, 64, 64), dtype=np.uint16)
     stack = tmp_path / "stack.tif"
@@ -115,6 +121,12 @@ def test_a_served_model_imports_only_what_it_needs(small_model: Path, tmp_path: 
     modules = modules_after(SERVE_A_ROW, stack, small_model)
     assert "adipocyte.staining.stainer" in modules
     assert needless(modules) == []
+    installed = {
+        package.replace("-", "_").replace("opencv_python_headless", "cv2")
+        for package in SERVING_PACKAGES
+    }
+    only_to_measure = {"centrosome", "scikit_image"}
+    assert installed - only_to_measure <= modules
 
 
 @pytest.mark.parametrize(

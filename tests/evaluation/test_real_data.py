@@ -72,12 +72,14 @@ def test_all_99_features_are_cellprofilers_in_the_larger_set(magnification, kind
     golden.assert_same_features(found, golden.features(magnification, kind, place))
 
 
+@pytest.mark.slow
 @golden.needs_larger
 @pytest.mark.parametrize("magnification", ONLY_LARGER_LABELS)
 def test_the_labels_of_every_step_are_cellprofilers_in_the_larger_set(magnification):
     golden.assert_same_labels(golden.LARGER, magnification)
 
 
+@pytest.mark.slow
 @golden.needs_larger
 @pytest.mark.parametrize("magnification", MAGNIFICATIONS)
 def test_the_challenges_score_is_the_organisers_in_the_larger_set(magnification):

@@ -25,6 +25,9 @@ from tests.support import ROOT
 from tests.support.plates import planes
 from tests.support.processes import free_port, wait_for
 
+# Of `mlflow server` and `mlflow ui`: it starts no processes for jobs, which each import MLflow.
+UNSCHEDULED = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+
 
 def make_model(folder: Path, bundle: Path, **changes: object) -> Path:
     """A *bundle* as `register` logs it, in *folder*; *changes* go to `mlflow.pyfunc.save_model`."""

@@ -55,15 +55,19 @@ class Cluster:
     def paint(self, assignment: Assignment, fields: Sequence[FieldFiles]) -> Iterator[FieldOutcome]:
         """See `Crew`. A field whose worker or node dies is painted again by another."""
         described = {field.key: asdict(field) for field in fields}
-        for key, said in self._workers.each(_begin, asdict(assignment), described):
+        for key, said in self._workers.each(begin_staining, asdict(assignment), described):
             if isinstance(said, Problem):
                 yield FieldOutcome(key, FAILED, 0.0, problem=said)
             else:
                 yield _outcome(said)
 
 
-def _begin(assignment: dict[str, Any], share: Share) -> Callable[[dict[str, Any]], Answer]:
-    """What a worker runs on its node; gives the painter of its fields."""
+def begin_staining(assignment: dict[str, Any], share: Share) -> Callable[[dict[str, Any]], Answer]:
+    """What a worker runs on its node; gives the painter of its fields.
+
+    Raises PlateError or OutputError when this node does not see what the others see, and what
+    `FieldPainter` raises.
+    """
     torch.set_num_threads(share.n_cpus)
     painter = FieldPainter(_on_this_node(Assignment(**assignment), share.memory_mb))
     return lambda field: asdict(painter(_field(field)))

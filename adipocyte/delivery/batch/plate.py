@@ -100,13 +100,14 @@ class Here:
             yield painter(field)
 
 
-def should_compile(wish: str, n_fields: int, *, possible: bool) -> bool:
+def should_compile(wish: str, n_fields: int, possible: Callable[[], bool]) -> bool:
     """Whether a worker of *n_fields* compiles its networks: *wish* is "true", "false" or "auto".
 
-    "auto" compiles if it is *possible* and if the worker has at least 16 fields.
+    "auto" compiles if the worker has at least 16 fields and if it is *possible*, which is asked
+    last, because a cluster starts a process to answer.
     """
     if wish == "auto":
-        return possible and n_fields >= _COMPILING_PAYS_FIELDS
+        return n_fields >= _COMPILING_PAYS_FIELDS and possible()
     return wish == "true"
 
 
@@ -240,7 +241,7 @@ def _is_compiled(config: StainConfig, crew: Crew, begun: dict[str, Any], n_field
         compiled = False  # each turned field has another shape, and would be compiled anew
     else:
         n_each = n_fields // crew.n_workers
-        compiled = should_compile(config.compile, n_each, possible=crew.has_compiler())
+        compiled = should_compile(config.compile, n_each, crew.has_compiler)
     if compiled and not crew.has_compiler():
         way_out = "continue with -P compile=false"
         if begun:

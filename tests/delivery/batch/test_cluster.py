@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from click.testing import CliRunner
 from ray.cluster_utils import Cluster as RealCluster
 
 from adipocyte.config import StainConfig
-from adipocyte.delivery.batch.cluster import absolute_uri, joined
+from adipocyte.delivery.batch.cluster import absolute_uri, begin_staining, joined
 from adipocyte.delivery.batch.measuring import begin_measuring, measuring_at
 from adipocyte.delivery.batch.output import Output
 from adipocyte.delivery.batch.painter import FAILED, PAINTED, Assignment
@@ -61,7 +62,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def expected(
-    plate: Path, small_model: Path, tmp_path_factory: pytest.TempPathFactory
+    plate: Path, compact_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, bytes]:
     """What this process paints on as many threads as the workers have.
 
@@ -69,7 +70,7 @@ def expected(
     """
     out = tmp_path_factory.mktemp("here")
     with one_thread():
-        stain_plate(config(plate, small_model, out, precision="32", intensities="none"), Here())
+        stain_plate(config(plate, compact_model, out, precision="32", intensities="none"), Here())
     return images(out)
 
 
@@ -102,10 +103,15 @@ def entries(out: Path) -> dict[str, Any]:
     return json.loads((out / "manifest.json").read_text())["fields"]
 
 
-def at_work() -> list[psutil.Process]:
-    """The processes that have a field in hand."""
+def raylet_of(node: Any) -> psutil.Process:
+    """The process of a node that starts its workers."""
+    return psutil.Process(node.all_processes["raylet"][0].process.pid)
+
+
+def at_work(nodes: RealCluster) -> list[psutil.Process]:
+    """The processes of *nodes*, not of another cluster here, that have a field in hand."""
     found = []
-    for process in psutil.process_iter():
+    for process in [child for node in nodes.worker_nodes for child in raylet_of(node).children()]:
         with contextlib.suppress(psutil.Error):
             found += [process] if AT_WORK in " ".join(process.cmdline()) else []
     return found
@@ -116,9 +122,9 @@ def n_alive() -> int:
     return sum(node["Alive"] for node in ray.nodes() if node["Resources"].get("CPU"))
 
 
-def stopped_at_work(passed: Sequence[int] = ()) -> psutil.Process | None:
+def stopped_at_work(nodes: RealCluster, passed: Sequence[int] = ()) -> psutil.Process | None:
     """A process that has a field in hand, stopped with it; none of those that were *passed*."""
-    for process in at_work():
+    for process in at_work(nodes):
         with contextlib.suppress(psutil.Error):
             if process.pid in passed:
                 continue
@@ -131,7 +137,7 @@ def stopped_at_work(passed: Sequence[int] = ()) -> psutil.Process | None:
 
 
 def test_a_node_dies_and_every_field_is_painted_once_and_as_here(
-    nodes, small_model, expected, tmp_path
+    nodes, compact_model, expected, tmp_path
 ):
     """A worker is stopped with a field in hand, and its node is killed."""
     plate = write_plate(tmp_path / "plate", range(1, N_FIELDS + 1))
@@ -140,12 +146,8 @@ def test_a_node_dies_and_every_field_is_painted_once_and_as_here(
     nodes.wait_for_nodes()
 
     def kill_a_node_at_work() -> None:
-        stuck = wait_for(stopped_at_work)
-        [its_node] = [
-            node
-            for node in nodes.worker_nodes
-            if node.all_processes["raylet"][0].process.pid == stuck.ppid()
-        ]
+        stuck = wait_for(lambda: stopped_at_work(nodes))
+        [its_node] = [node for node in nodes.worker_nodes if raylet_of(node).pid == stuck.ppid()]
         nodes.remove_node(its_node, allow_graceful=False)
         with contextlib.suppress(psutil.Error):
             stuck.kill()
@@ -155,7 +157,7 @@ def test_a_node_dies_and_every_field_is_painted_once_and_as_here(
         killing = killer.submit(kill_a_node_at_work)
         manifest = PlateManifest(Output(str(tmp_path / "out")), "ours", {}, ())
         records = list(
-            manifest.kept(crew.paint(assignment(plate, small_model, tmp_path / "out"), fields))
+            manifest.kept(crew.paint(assignment(plate, compact_model, tmp_path / "out"), fields))
         )
         killing.result()
         wait_for(lambda: n_alive() == 1)
@@ -166,7 +168,7 @@ def test_a_node_dies_and_every_field_is_painted_once_and_as_here(
 
 
 def test_the_command_paints_on_a_cluster_and_resumes_after_a_kill(
-    nodes, small_model, expected, tmp_path
+    nodes, compact_model, expected, tmp_path
 ):
     """One field is bad and is recorded. The plate is another copy of the same fields."""
     plate = write_plate(tmp_path / "plate", range(1, N_FIELDS + 1))
@@ -174,7 +176,7 @@ def test_the_command_paints_on_a_cluster_and_resumes_after_a_kill(
     plane(plate, 5, 4).write_bytes(b"no TIFF")
     settings = {
         "plate": plate,
-        "model": small_model,
+        "model": compact_model,
         "out": tmp_path / "out",
         "precision": "32",
         "intensities": "none",
@@ -198,37 +200,34 @@ def test_the_command_paints_on_a_cluster_and_resumes_after_a_kill(
     assert {key for key, entry in told.items() if entry["status"] == FAILED} == {"20x B03 F005"}
 
     plane(plate, 5, 4).write_bytes(good)
-    result = CliRunner().invoke(stain, arguments, env=environment)
-    assert result.exit_code == 0, result.output
-    assert (
-        f"1 fields painted into {tmp_path}/out, {N_FIELDS - 1} were there already" in result.stdout
-    )
-    assert images(tmp_path / "out") == expected
-
     plane(plate, 7, 3).write_bytes(plane(plate, 8, 3).read_bytes())  # as if imaged again
     result = CliRunner().invoke(stain, arguments, env=environment)
+    assert result.exit_code == 0, result.output
     assert "The files of field 20x B03 F007 have changed since it was painted" in result.stdout
-    assert f"1 fields painted into {tmp_path}/out" in result.stdout
+    assert (
+        f"2 fields painted into {tmp_path}/out, {N_FIELDS - 2} were there already" in result.stdout
+    )
     differs = {name for name, data in images(tmp_path / "out").items() if data != expected[name]}
+    assert images(tmp_path / "out").keys() == expected.keys()
     assert {name.partition("F007")[1] for name in differs} == {"F007"}
 
 
-def kill_at_work(times: int) -> None:
+def kill_at_work(nodes: RealCluster, times: int) -> None:
     """Kill so many workers that have a field in hand, as the kernel kills for memory."""
     killed: list[int] = []
     while len(killed) < times:
-        stuck = wait_for(lambda: stopped_at_work(killed))
+        stuck = wait_for(lambda: stopped_at_work(nodes, killed))
         killed.append(stuck.pid)
         stuck.kill()
 
 
-def test_workers_write_ome_zarr_as_this_machine_does(nodes, small_model, tmp_path):
+def test_workers_write_ome_zarr_as_this_machine_does(nodes, compact_model, tmp_path):
     plate = write_plate(tmp_path / "plate", (1, 2))
     settings = {"format": "ome-zarr", "precision": "32", "intensities": "none"}
     with one_thread():
-        stain_plate(config(plate, small_model, tmp_path / "here", **settings), Here())
+        stain_plate(config(plate, compact_model, tmp_path / "here", **settings), Here())
     with joined(nodes.address, 1) as crew:
-        stain_plate(config(plate, small_model, tmp_path / "there", **settings), crew)
+        stain_plate(config(plate, compact_model, tmp_path / "there", **settings), crew)
     here_and_there = [
         {
             path.relative_to(folder): path.read_bytes()
@@ -241,22 +240,22 @@ def test_workers_write_ome_zarr_as_this_machine_does(nodes, small_model, tmp_pat
     assert here_and_there[0] == here_and_there[1]
 
 
-def test_a_field_that_kills_its_worker_is_tried_thrice_and_recorded(nodes, small_model, tmp_path):
-    plate = write_plate(tmp_path / "plate", (1,), (512, 512))
+def test_a_field_that_kills_its_worker_is_tried_thrice_and_recorded(nodes, compact_model, tmp_path):
+    plate = write_plate(tmp_path / "plate", (1,), (1024, 1024))
     fields = scan_plate(plate, ()).fields
     with joined(nodes.address, 1) as crew, ThreadPoolExecutor(1) as killer:
-        killing = killer.submit(kill_at_work, 3)
-        [record] = crew.paint(assignment(plate, small_model, tmp_path / "out"), fields)
+        killing = killer.submit(kill_at_work, nodes, 3)
+        [record] = crew.paint(assignment(plate, compact_model, tmp_path / "out"), fields)
         killing.result()
     assert (record.key, record.status) == (fields[0].key, FAILED)
     assert record.problem.found == "its worker died, 3 times"
 
 
 def test_what_keeps_all_fields_from_being_painted_ends_the_command_at_once(
-    nodes, plate, small_model, tmp_path
+    nodes, plate, compact_model, tmp_path
 ):
     fields = scan_plate(plate, ()).fields
-    claimed = assignment(plate, small_model, tmp_path / "out")
+    claimed = assignment(plate, compact_model, tmp_path / "out")
     with tracked_at(f"sqlite:///{tmp_path}/mlflow.db"), joined(nodes.address, 0) as crew:
         # The command reads its model's manifest before any worker does. Two workers that are first
         # would both make MLflow's tables.
@@ -265,21 +264,26 @@ def test_what_keeps_all_fields_from_being_painted_ends_the_command_at_once(
         with pytest.raises(
             RunError, match=r"a worker on .* gives up: .*no registered model at models:/nobody/1"
         ):
-            list(crew.paint(assignment(plate, "models:/nobody/1", tmp_path / "out"), fields))
-        elsewhere = assignment(tmp_path / "mine", small_model, tmp_path / "out")
-        with pytest.raises(
-            RunError,
-            match=r"no .*/mine on this node: the plate must lie on a disk that all nodes share",
-        ):
-            list(crew.paint(elsewhere, fields))
+            list(crew.paint(replace(claimed, model="models:/nobody/1"), fields))
         with pytest.raises(
             RunError,
             match="memory://stained on this node is not the folder that it is where the command",
         ):
-            list(crew.paint(Assignment(**vars(claimed) | {"out": "memory://stained"}), fields))
-        # What another plate left there by the same path.
-        with pytest.raises(RunError, match="out on this node is not the folder"):
-            list(crew.paint(Assignment(**vars(claimed) | {"claim": "theirs"}), fields))
+            list(crew.paint(replace(claimed, out="memory://stained"), fields))
+
+
+def test_a_node_that_does_not_see_the_plate_or_its_images_refuses(plate, compact_model, tmp_path):
+    claimed = assignment(plate, compact_model, tmp_path / "out")
+    assert begin_staining(vars(claimed), Share(1, None))
+    elsewhere = replace(claimed, plate=str(tmp_path / "mine"))
+    with pytest.raises(
+        PlateError,
+        match=r"no .*/mine on this node: the plate must lie on a disk that all nodes share",
+    ):
+        begin_staining(vars(elsewhere), Share(1, None))
+    # What another plate left there by the same path.
+    with pytest.raises(OutputError, match="out on this node is not the folder"):
+        begin_staining(vars(replace(claimed, claim="theirs")), Share(1, None))
 
 
 def drawn_plate(folder: Path, fovs: Sequence[int]) -> Path:
@@ -304,7 +308,7 @@ def test_the_command_measures_on_a_cluster_what_it_measures_here(nodes, tmp_path
     good = damaged.read_bytes()
     damaged.write_bytes(b"no TIFF")
     with ThreadPoolExecutor(1) as killer:
-        killing = killer.submit(kill_at_work, 1)
+        killing = killer.submit(kill_at_work, nodes, 1)
         result = CliRunner().invoke(measure, [*arguments, "--out", "theirs"], env=environment)
         killing.result()
     assert result.exit_code == 0, result.output
@@ -328,7 +332,7 @@ def test_what_keeps_a_field_or_all_of_them_from_being_measured_is_told(nodes, tm
     with measuring_at(nodes.address, 1) as crew, ThreadPoolExecutor(1) as killer:
         with pytest.raises(RunError, match=r"gives up: there is no .*mine.tif on this node"):
             list(crew([Task(elsewhere, tmp_path / "out", False, "")]))
-        killing = killer.submit(kill_at_work, 3)
+        killing = killer.submit(kill_at_work, nodes, 3)
         with pytest.raises(PlateError, match="20x B03 F001  its worker died, 3 times"):
             measure_plate(stained, tmp_path / "out", **settings, crew=crew)
         killing.result()

@@ -54,11 +54,15 @@ def plate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def stain(plate: Path, small_model: Path, tmp_path: Path):
+def stain(plate: Path, compact_model: Path, tmp_path: Path):
     """Paint the plate into tmp_path/out, or with other settings."""
 
     def run(crew: batch.Crew | None = None, **settings: Any) -> batch.StainedPlate:
-        given = {"plate": plate, "model": str(small_model), "out": str(tmp_path / "out")} | settings
+        given = {
+            "plate": plate,
+            "model": str(compact_model),
+            "out": str(tmp_path / "out"),
+        } | settings
         return stain_plate(StainConfig(**given), crew or Here())
 
     return run
@@ -99,12 +103,12 @@ def fovs(keys: Sequence[FieldKey]) -> list[int]:
     return [key.fov for key in keys]
 
 
-def test_every_field_is_painted_as_the_stainer_paints_it(stain, plate, small_bundle, tmp_path):
+def test_every_field_is_painted_as_the_stainer_paints_it(stain, plate, compact_bundle, tmp_path):
     result = stain()
     assert fovs(result.painted) == [1, 2, 3, 4, 5]
     assert (result.skipped, result.problems) == ([], [])
     planes = tifffile.imread([plane(plate, 3, z) for z in range(1, 8)])
-    expected = Stainer(small_bundle).stain(planes, 20).images
+    expected = Stainer(compact_bundle).stain(planes, 20).images
     for target, channel in (("A1", "C01"), ("A2", "C02"), ("A3", "C03")):
         [path] = (tmp_path / "out").glob(f"20x_images/*F003*{channel}.tif")
         assert (tifffile.imread(path) == expected[target]).all()
@@ -211,9 +215,9 @@ def test_an_instruments_own_folder_is_painted_as_the_challenges(stain, plate, tm
 
 @pytest.mark.slow
 def test_what_the_models_measurements_are_worth_lies_beside_the_images(
-    stain, small_model, tmp_path
+    stain, compact_model, tmp_path
 ):
-    model = Path(shutil.copytree(small_model, tmp_path / "model"))
+    model = Path(shutil.copytree(compact_model, tmp_path / "model"))
     grades = {"intensities": "none", "grades": [], "objects": []}
     add_grades(model / "artifacts" / "bundle", grades)
     out = tmp_path / "out"
@@ -224,9 +228,9 @@ def test_what_the_models_measurements_are_worth_lies_beside_the_images(
 
 
 @pytest.mark.slow
-def test_intervals_lie_beside_the_images_when_they_are_asked_for(stain, small_model, tmp_path):
+def test_intervals_lie_beside_the_images_when_they_are_asked_for(stain, compact_model, tmp_path):
     """Also for fields that were painted without."""
-    model = Path(shutil.copytree(small_model, tmp_path / "model"))
+    model = Path(shutil.copytree(compact_model, tmp_path / "model"))
     plate, out = write_plate(tmp_path / "plate", (1, 2)), tmp_path / "out"
     given = {"plate": plate, "model": str(model)}
     with pytest.raises(ConfigError, match=r"no intervals of A1 at 20x.* register it again"):
@@ -431,11 +435,11 @@ def test_what_an_older_version_painted_is_kept_and_its_files_are_remembered(stai
     assert fovs(stain(LeavesEarlyQuietly(0), plate=ours).changed) == [1]
 
 
-def test_the_command_says_which_fields_it_paints_again(plate, small_model, tmp_path, monkeypatch):
+def test_the_command_says_which_fields_it_paints_again(plate, compact_model, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     ours = tmp_path / "ours"
     write_plate(ours, range(1, 3))
-    settings = {"plate": ours, "model": small_model, "out": tmp_path / "out"}
+    settings = {"plate": ours, "model": compact_model, "out": tmp_path / "out"}
     arguments = [f"--{name}={value}" for name, value in settings.items()]
     assert "2 fields painted" in CliRunner().invoke(command, arguments).stdout
     image_again(ours, 2)
@@ -461,9 +465,16 @@ def test_what_was_painted_before_an_interruption_is_kept(stain, tmp_path, error)
 
 
 @pytest.mark.slow
-def test_a_plate_whose_painting_is_killed_resumes(stain, plate, small_model, tmp_path):
+def test_a_plate_whose_painting_is_killed_resumes(stain, plate, compact_model, tmp_path):
     command = [sys.executable, "-m", "entrypoints.stain"]
-    command += ["--plate", str(plate), "--model", str(small_model), "--out", str(tmp_path / "out")]
+    command += [
+        "--plate",
+        str(plate),
+        "--model",
+        str(compact_model),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
@@ -581,10 +592,10 @@ def test_int8_is_refused_for_a_model_without_ranges(stain):
 
 
 @pytest.fixture(scope="module")
-def compiled(plate: Path, small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def compiled(plate: Path, compact_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The plate as compiled networks paint it."""
     out = tmp_path_factory.mktemp("compiled")
-    settings = {"plate": plate, "model": str(small_model), "out": str(out), "compile": "true"}
+    settings = {"plate": plate, "model": str(compact_model), "out": str(out), "compile": "true"}
     stain_plate(StainConfig(**settings), Here())
     return out
 
@@ -858,11 +869,18 @@ def test_settings_bind_from_the_first_image_on(stain, tmp_path):
 
 
 def test_auto_compiles_for_workers_of_sixteen_fields_where_it_is_possible():
-    wanted = [should_compile("auto", n_fields, possible=True) for n_fields in (1, 15, 16, 3456)]
+    here, plain = Here().has_compiler, Plain().has_compiler
+    wanted = [should_compile("auto", n_fields, here) for n_fields in (1, 15, 16, 3456)]
     assert wanted == [False, False, True, True]
-    assert not should_compile("auto", 1000, possible=False)
-    assert should_compile("true", 1, possible=False)  # `stain_plate` says what to install
-    assert not should_compile("false", 3456, possible=True)
+    assert not should_compile("auto", 1000, plain)
+    assert should_compile("true", 1, plain)  # `stain_plate` says what to install
+    assert not should_compile("false", 3456, here)
+
+
+def test_a_crew_is_not_asked_for_a_compiler_that_would_not_be_used():
+    """A cluster starts a process to answer."""
+    for wish, n_fields in (("auto", 15), ("false", 3456)):
+        assert not should_compile(wish, n_fields, lambda: pytest.fail("asked"))
 
 
 class Plain(Here):

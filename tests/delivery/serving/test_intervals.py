@@ -27,8 +27,8 @@ STACK = planes(0, (96, 80))
 
 
 @pytest.fixture(scope="module")
-def stainer(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Stainer:
-    folder = shutil.copytree(small_bundle, tmp_path_factory.mktemp("sure") / "bundle")
+def stainer(compact_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Stainer:
+    folder = shutil.copytree(compact_bundle, tmp_path_factory.mktemp("sure") / "bundle")
     write_intervals(folder, {f"20/{target}": some_widths() for target in TARGETS})
     write_foretellers(folder, [some_foreteller(farthest=1e6)])
     return Stainer(folder)
@@ -93,6 +93,6 @@ def test_images_in_another_way_than_the_models_have_none(stainer, params, said):
         next(answers(stainer, uncertainty=True, **params))
 
 
-def test_a_model_that_knows_none_refuses(small_bundle):
+def test_a_model_that_knows_none_refuses(compact_bundle):
     with pytest.raises(RequestError, match=r"no intervals of A1 at 20x.* register it again"):
-        next(answers(Stainer(small_bundle), uncertainty=True))
+        next(answers(Stainer(compact_bundle), uncertainty=True))

@@ -239,9 +239,9 @@ def nulled(features: dict[str, float]) -> dict[str, float | None]:
 
 
 def test_a_field_too_small_to_be_measured_is_refused_before_any_is_painted(
-    small_model, monkeypatch
+    compact_model, monkeypatch
 ):
-    model = mlflow.pyfunc.load_model(str(small_model))
+    model = mlflow.pyfunc.load_model(str(compact_model))
     watched = Watched(monkeypatch)
     stacks = [encode_stack(planes(1, (370, 384))), encode_stack(GREY)]
     table = pd.DataFrame({"stack": stacks, "magnification": [20, 20]})
@@ -463,9 +463,11 @@ def test_a_field_beyond_the_memory_limit_is_painted_in_tiles_or_refused_and_the_
         assert second["error"] == ""
 
 
-def test_a_field_beyond_the_memory_limit_is_refused_before_it_is_decoded(small_model, monkeypatch):
+def test_a_field_beyond_the_memory_limit_is_refused_before_it_is_decoded(
+    compact_model, monkeypatch
+):
     monkeypatch.setenv("ADIPOCYTE_MEMORY_MB", "200")
-    model = mlflow.pyfunc.load_model(str(small_model))
+    model = mlflow.pyfunc.load_model(str(compact_model))
     table = pd.DataFrame(
         {"stack": [tiff(np.tile(GREY, (1, 40, 40)), compression="zlib")], "magnification": [20]}
     )
@@ -473,7 +475,7 @@ def test_a_field_beyond_the_memory_limit_is_refused_before_it_is_decoded(small_m
     try:
         with pytest.raises(
             MlflowException,
-            match=r"2560 x 2560 pixels takes .* MB of memory in tiles of 1088, 200 are allowed",
+            match=r"2560 x 2560 pixels takes .* MB of memory in tiles of 448, 200 are allowed",
         ):
             model.predict(table)
         assert tracemalloc.get_traced_memory()[1] < 30e6  # the stack alone has 92 MB
@@ -481,23 +483,23 @@ def test_a_field_beyond_the_memory_limit_is_refused_before_it_is_decoded(small_m
         tracemalloc.stop()
 
 
-def test_a_limit_that_no_field_fits_in_is_refused_as_such(small_model, monkeypatch):
+def test_a_limit_that_no_field_fits_in_is_refused_as_such(compact_model, monkeypatch):
     monkeypatch.setenv("ADIPOCYTE_MEMORY_MB", "1")
-    model = mlflow.pyfunc.load_model(str(small_model))
+    model = mlflow.pyfunc.load_model(str(compact_model))
     with pytest.raises(MlflowException, match="1 are allowed"):
         model.predict(pd.DataFrame({"stack": [encode_stack(GREY)], "magnification": [20]}))
 
 
-def test_a_memory_limit_that_is_no_number_is_refused(small_model, monkeypatch):
+def test_a_memory_limit_that_is_no_number_is_refused(compact_model, monkeypatch):
     monkeypatch.setenv("ADIPOCYTE_MEMORY_MB", "4 GB")
     with pytest.raises(
         Exception, match="ADIPOCYTE_MEMORY_MB must be a whole number of megabytes, got '4 GB'"
     ):
-        mlflow.pyfunc.load_model(str(small_model))
+        mlflow.pyfunc.load_model(str(compact_model))
 
 
-def test_one_field_is_painted_at_a_time(small_model, monkeypatch):
-    model = mlflow.pyfunc.load_model(str(small_model))
+def test_one_field_is_painted_at_a_time(compact_model, monkeypatch):
+    model = mlflow.pyfunc.load_model(str(compact_model))
     watched = Watched(monkeypatch)
     table = pd.DataFrame({"stack": [encode_stack(GREY)] * 2, "magnification": [20] * 2})
     with ThreadPoolExecutor(4) as clients:

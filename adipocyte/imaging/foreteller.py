@@ -28,8 +28,9 @@ class Foreteller:
     """Foretells the error of a painted field at a `magnification`.
 
     `predictors` (P,) names what it looks at, of which `centres` and `scales` (P,) are the median of
-    good fields and the spread of all. `weights` by target (1 + 2P,) are of 1, of each predictor and
-    of its square; they give the logarithm of MAE over the training wells' median. `usual` by target
+    good fields and the spread of all. `weights` by target (1 + P + P (P + 1) / 2,) are of 1, of each
+    predictor and of each product of two; they give the logarithm of MAE over the training wells'
+    median. `usual` by target
     is the median error of good fields. A field is doubted, or refused, when the largest error, in
     parts of the usual one, lies above `doubted` or `refused`; so are the shares of good fields
     DOUBTED and REFUSED, or more where there were few. `farthest` is the largest distance, in
@@ -145,7 +146,7 @@ def _left_out(
 
 
 def _fit(standard: NDArray[np.float64], errors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weights (1 + 2P,) of the ridge regression of the logarithms of *errors* that are known."""
+    """Weights of the terms, by ridge regression of the logarithms of *errors* that are known."""
     known = errors > 0
     terms = _terms(standard[known])
     ridge = _RIDGE * np.eye(terms.shape[1])
@@ -156,9 +157,10 @@ def _fit(standard: NDArray[np.float64], errors: NDArray[np.float64]) -> NDArray[
 
 
 def _terms(standard: NDArray[np.float64]) -> NDArray[np.float64]:
-    """1, each predictor, and its square: (N, P) to (N, 1 + 2P)."""
+    """1, each predictor, and each product of two: (N, P) to (N, 1 + P + P (P + 1) / 2)."""
     near = np.clip(standard, -_REACH, _REACH)
-    return np.column_stack([np.ones(len(near)), near, near**2])
+    first, second = np.triu_indices(near.shape[1])
+    return np.column_stack([np.ones(len(near)), near, near[:, first] * near[:, second]])
 
 
 def _distance(standard: NDArray[np.float64]) -> float:
@@ -197,9 +199,12 @@ def from_json(content: Any) -> list[Foreteller]:
     found = [Foreteller(**{name: one[name] for name in _FORM}) for one in content]
     for one in found:
         n = len(one.predictors)
-        halves = [(len(weights) - 1) / 2 for weights in one.weights.values()]
-        sizes = {len(one.centres), len(one.scales), *halves}
-        is_whole = sizes == {n} and one.weights.keys() == one.usual.keys() and one.weights
+        n_terms = 1 + n + n * (n + 1) // 2
+        is_whole = (
+            len(one.centres) == len(one.scales) == n
+            and {len(weights) for weights in one.weights.values()} == {n_terms}
+            and one.weights.keys() == one.usual.keys()
+        )
         if not is_whole or min(one.scales) <= 0 or min(one.usual.values()) <= 0:
             raise ValueError("the numbers of a foreteller do not belong together")
     return found

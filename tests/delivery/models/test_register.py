@@ -248,7 +248,7 @@ def test_a_version_says_what_measurements_of_its_images_are_worth(shelf, tmp_pat
     tags = {"target": "A1,A2,A3"}
     run = keep_network(store, tmp_path, "train_gan", config, GOOD, tags)
     made = register(store, dict.fromkeys(("A1", "A2", "A3"), run), "graded")
-    way, grades, _ = from_json(json.loads(load_grades(made.uri)))
+    way, grades, *_ = from_json(json.loads(load_grades(made.uri)))
     assert way == made.intensities
     by_table = Counter(grade.table for grade in grades)
     assert by_table["Image"] == len(COLUMNS)

@@ -28,13 +28,13 @@ class Foreteller:
     """Foretells the error of a painted field at a `magnification`.
 
     `predictors` (P,) names what it looks at, of which `centres` and `scales` (P,) are the median of
-    good fields and the spread of all. `weights` by target (1 + P + P (P + 1) / 2,) are of 1, of each
-    predictor and of each product of two; they give the logarithm of MAE over the training wells'
-    median. `usual` by target
-    is the median error of good fields. A field is doubted, or refused, when the largest error, in
-    parts of the usual one, lies above `doubted` or `refused`; so are the shares of good fields
-    DOUBTED and REFUSED, or more where there were few. `farthest` is the largest distance, in
-    `scales`, of a field that taught. It has learnt from `n_fields` fields of `n_wells` wells.
+    good fields and the spread of all. `weights` by target are of 1, of each predictor and of each
+    product of two, (1 + P + P (P + 1) / 2,); they give the logarithm of MAE over the training
+    wells' median. `usual` by target is the median error of good fields. A field is doubted, or
+    refused, when the largest error, in parts of the usual one, lies above `doubted` or `refused`;
+    so are the shares of good fields DOUBTED and REFUSED, or more where there were few. `farthest`
+    is the largest distance, in `scales`, of a field that taught. It has learnt from `n_fields`
+    fields of `n_wells` wells.
     """
 
     magnification: int

@@ -18,6 +18,7 @@ accidents give, of four strengths each. Of a stain's MAE over the training wells
 Each field is a file in <out>/fields; those that exist are not made again.
 """
 
+import shutil
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -223,7 +224,9 @@ def main() -> int:
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         made = pool.map(partial(make, folder), places())
         list(tqdm(made, total=len(places()), desc="simulate", unit="field"))
-    store, bundle = Store(given.trained / "store"), given.trained / "bundle"
+    store, bundle = Store(given.trained / "store"), given.out / "bundle"
+    shutil.rmtree(bundle, ignore_errors=True)
+    shutil.copytree(given.trained / "bundle", bundle)
     [learnt] = learn_foretellers(Stainer(bundle), store, store.keys("validation"), 0)
     write_foretellers(bundle, [learnt])
     stainer = Stainer(bundle)

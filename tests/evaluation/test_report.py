@@ -16,7 +16,9 @@ from adipocyte.evaluation.measure import FieldMeasurement, total
 from adipocyte.evaluation.metric import Part, Score
 from adipocyte.evaluation.objects import ObjectPairs, match_objects
 from adipocyte.evaluation.report import charts, images, page
+from adipocyte.evaluation.sureness import Foretold, Held, Sureness
 from adipocyte.imaging.grey import display_range, to_grey
+from adipocyte.imaging.trust import Trust, Verdict
 from adipocyte.plate.tiff import write_image
 from adipocyte.simulation import simulate_field
 from tests.support.pages import chromium, needs_chromium, opened_page, sandboxed
@@ -282,6 +284,21 @@ def test_the_plate_shows_the_mean_over_a_wells_fields_in_medians_of_the_truth(sm
     ]
     plate = re.search(r"A3 cytoplasm, 20x.*?</figure>", section(text, "plate"), re.DOTALL)[0]
     assert f">{np.mean(errors) / median:.2f}<" in plate
+
+
+def test_how_sure_the_model_was_is_compared_with_the_truth(small, text):
+    assert 'id="sure"' not in text
+    places = [Held(20, "A2", "all", 0.903, 1.5), Held(20, "A2", "edges", 0.61, 2.5)]
+    trust = Trust(Verdict.CARE, "", {"A2": 0.2, "A3": 0.3})
+    foretold = [
+        Foretold(FieldKey(20, "B03", fov), trust, {"A2": 0.1 * fov, "A3": 0.4}) for fov in (1, 2)
+    ]
+    sure = section(page(**small, sureness=Sureness(places, foretold)), "sure")
+    assert "A2 lipid droplets, 20x" in sure
+    assert "<td>edges</td><td>61.0 %</td><td>2.50</td>" in sure
+    assert "with care 2 fields" in sure
+    assert sure.count("<svg") == 1
+    assert "<svg" not in section(page(**small, sureness=Sureness(places)), "sure")
 
 
 def test_the_same_evaluation_gives_the_same_bytes(small, text):

@@ -244,7 +244,7 @@ def expected_errors(name: str, pairs: Mapping[str, Sequence[tuple[float, float]]
     def draw(axes: Axes) -> None:
         both = np.array([pair for of_target in pairs.values() for pair in of_target])
         low, high = 0.8 * both.min(), 1.25 * both.max()
-        axes.plot([low, high], [low, high], color=LINE, linestyle="--", zorder=1)
+        axes.plot((low, high), (low, high), color=INK, linewidth=1, dashes=(4, 3), zorder=1)
         for target, of_target in pairs.items():
             colour = TARGET_COLOURS[target]
             axes.scatter(*np.array(of_target).T, s=22, color=colour, label=target, zorder=2)

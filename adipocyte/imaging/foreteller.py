@@ -19,7 +19,7 @@ from adipocyte.system.forms import NUMBER, require_form
 REFUSED = 0.05  # the share of good fields that may be refused
 DOUBTED = 0.1  # and the share that may be refused or doubted
 _REACH = 5.0  # standard deviations: nothing is taken to be further off than this
-_RIDGE = 0.3
+_RIDGE = 0.06
 _FARTHEST = 1.5  # times the largest distance of what taught; beyond it nothing can be foretold
 
 
@@ -157,10 +157,14 @@ def _fit(standard: NDArray[np.float64], errors: NDArray[np.float64]) -> NDArray[
 
 
 def _terms(standard: NDArray[np.float64]) -> NDArray[np.float64]:
-    """1, each predictor, and each product of two: (N, P) to (N, 1 + P + P (P + 1) / 2)."""
-    near = np.clip(standard, -_REACH, _REACH)
-    first, second = np.triu_indices(near.shape[1])
-    return np.column_stack([np.ones(len(near)), near, near[:, first] * near[:, second]])
+    """1, each predictor, and each product of two: (N, P) to (N, 1 + P + P (P + 1) / 2).
+
+    Products of two different ones are smaller, because there are so many of them.
+    """
+    near, n = np.clip(standard, -_REACH, _REACH), standard.shape[1]
+    first, second = np.triu_indices(n, 1)
+    products = near[:, first] * near[:, second] / np.sqrt(n)
+    return np.column_stack([np.ones(len(near)), near, near**2, products])
 
 
 def _distance(standard: NDArray[np.float64]) -> float:

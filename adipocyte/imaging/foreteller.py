@@ -18,6 +18,8 @@ from adipocyte.system.forms import NUMBER, require_form
 
 REFUSED = 0.05  # the share of good fields that may be refused
 DOUBTED = 0.1  # and the share that may be refused or doubted
+# Times the usual error, with less of which no field is refused or doubted, however few wells taught.
+LEAST_REFUSED, LEAST_DOUBTED = 1.5, 1.25
 _REACH = 5.0  # standard deviations: nothing is taken to be further off than this
 _RIDGE = 0.06
 _FARTHEST = 1.5  # times the largest distance of what taught; beyond it nothing can be foretold
@@ -32,7 +34,8 @@ class Foreteller:
     product of two, (1 + P + P (P + 1) / 2,); they give the logarithm of MAE over the training
     wells' median. `usual` by target is the median error of good fields. A field is doubted, or
     refused, when the largest error, in parts of the usual one, lies above `doubted` or `refused`;
-    so are the shares of good fields DOUBTED and REFUSED, or more where there were few. `farthest`
+    so are the shares of good fields DOUBTED and REFUSED at most, or more where there were few.
+    `farthest`
     is the largest distance, in `scales`, of a field that taught. It has learnt from `n_fields`
     fields of `n_wells` wells.
     """
@@ -124,8 +127,8 @@ def learn(magnification: int, fields: Sequence[Painted]) -> Foreteller:
         scales.tolist(),
         {target: _fit(standard, errors[target]).tolist() for target in targets},
         usual,
-        doubted=_above(worst, DOUBTED),
-        refused=_above(worst, REFUSED),
+        doubted=max(_above(worst, DOUBTED), LEAST_DOUBTED),
+        refused=max(_above(worst, REFUSED), LEAST_REFUSED),
         farthest=max(map(_distance, standard)),
         n_fields=len(fields),
         n_wells=len(set(wells)),

@@ -18,7 +18,7 @@ from adipocyte.system.forms import NUMBER, require_form
 
 REFUSED = 0.05  # the share of good fields that may be refused
 DOUBTED = 0.1  # and the share that may be refused or doubted
-# Times the usual error, with less of which no field is refused or doubted, however few wells taught.
+# Times the usual error; with less no field is refused or doubted, however few wells taught.
 LEAST_REFUSED, LEAST_DOUBTED = 1.5, 1.25
 _REACH = 5.0  # standard deviations: nothing is taken to be further off than this
 _RIDGE = 0.06
@@ -35,9 +35,8 @@ class Foreteller:
     wells' median. `usual` by target is the median error of good fields. A field is doubted, or
     refused, when the largest error, in parts of the usual one, lies above `doubted` or `refused`;
     so are the shares of good fields DOUBTED and REFUSED at most, or more where there were few.
-    `farthest`
-    is the largest distance, in `scales`, of a field that taught. It has learnt from `n_fields`
-    fields of `n_wells` wells.
+    `farthest` is the largest distance, in `scales`, of a field that taught. It has learnt from
+    `n_fields` fields of `n_wells` wells.
     """
 
     magnification: int

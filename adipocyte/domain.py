@@ -3,6 +3,7 @@
 It imports nothing of ours.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from string import ascii_uppercase
@@ -60,14 +61,33 @@ class Intensities(StrEnum):
 
 @dataclass(frozen=True, order=True)
 class FieldKey:
-    """What names one field of view."""
+    """What names one field of view at one time point: "20x B03 F001 T0002".
+
+    The first time is not told in any name.
+    """
 
     magnification: int
     well: str
     fov: int
+    time: int = 1
 
     def __str__(self) -> str:
-        return f"{self.magnification}x {self.well} F{self.fov:03d}"
+        return f"{self.magnification}x {self.well} F{self.fov:03d} {self.time_mark}".rstrip()
+
+    @property
+    def time_mark(self) -> str:
+        """Its time in names, "T0002"; "" for the first."""
+        return f"T{self.time:04d}" if self.time != 1 else ""
+
+    def columns(self, *, with_time: bool) -> dict[str, str | int]:
+        """Its parts by name."""
+        parts = {"magnification": self.magnification, "well": self.well, "fov": self.fov}
+        return parts | {"time": self.time} if with_time else parts
+
+
+def has_times(keys: Iterable[FieldKey]) -> bool:
+    """Whether some of *keys* are of a later time than the first."""
+    return any(key.time != 1 for key in keys)
 
 
 def bound_names(target: str) -> tuple[str, str]:

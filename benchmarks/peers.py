@@ -606,7 +606,9 @@ def judged(learners: list[Learner], store: Store, folder: Path) -> dict[str, Any
 def written(folder: Path, key: FieldKey, images: dict[str, NDArray[np.uint16]]) -> dict[str, Path]:
     """The files of a field's *images*, by target."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = {target: folder / f"{key.well}-{key.fov}-{target}.tif" for target in images}
+    paths = {
+        target: folder / f"{key.well}-{key.fov}{key.time_mark}-{target}.tif" for target in images
+    }
     for target, path in paths.items():
         write_image(path, images[target])
     return paths

@@ -81,7 +81,7 @@ def write(plate: Path, wanted: tuple[int, int]) -> None:
     """Write the field of a laboratory at a magnification, unless it is there."""
     number, magnification = wanted
     folder = plate / magnification_folder(magnification)
-    if not (folder / str(brightfield_name(WELLS[number], 1, 7))).exists():
+    if not (folder / str(brightfield_name(FieldKey(20, WELLS[number], 1), 7))).exists():
         field = simulated(number, magnification, seed=0)
         key = FieldKey(magnification, WELLS[number], 1)
         write_field(plate, key, RawField(np.empty((0, 0, 0), np.uint16), field.targets))

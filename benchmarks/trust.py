@@ -81,7 +81,7 @@ def make(out: Path, bundle: Path, place: tuple[str, int]) -> None:
 
 def measured(folder: Path) -> list[FieldMeasurement]:
     """The fields of a part, painted against true."""
-    true, painted = (list_stains(folder / name, name, 0) for name in ("true", "painted"))
+    true, painted = list_stains({name: folder / name for name in ("true", "painted")}, 0)
     fields = [
         FieldPaths(key, _first(true[key]), {"painted": _first(painted[key])})
         for key in sorted(true)

@@ -1,7 +1,14 @@
 """`mlflow run . -e preprocess`: a raw plate to a prepared store."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from adipocyte.config import PreprocessConfig
 from entrypoints.command import command, next_command
+
+if TYPE_CHECKING:
+    from adipocyte.store.reader import Store
 
 
 @command(PreprocessConfig)
@@ -58,11 +65,7 @@ def preprocess(config: PreprocessConfig) -> None:
             f"{len(flagged)} flagged fields are used for training; "
             "-P flagged=leave_out trains without them."
         )
-    if shared := set(manifest.split["validation"]) & set(manifest.split["test"]):
-        print(
-            f"Few wells: {', '.join(sorted(shared))} both chooses the best networks and judges "
-            "them, so the measurements on it are a little too good."
-        )
+    say_of_split(store)
     others = f" ({manifest.ignored})" if manifest.ignored else ""
     print(
         f"{len(manifest.fields)} fields in {store.folder} (store {store.digest}, "
@@ -70,6 +73,21 @@ def preprocess(config: PreprocessConfig) -> None:
     )
     print(f"{manifest.n_ignored} other files were left alone{others}.")
     print(f"Next: {next_command('train_segmenter', config.store)}")
+
+
+def say_of_split(store: Store) -> None:
+    """Print what is unusual of a store's split: a well in two parts, a part without a stain."""
+    from adipocyte.preparation.split import rare_stains, without_stains
+
+    split = store.manifest.split
+    if shared := set(split["validation"]) & set(split["test"]):
+        print(
+            f"Few wells: {', '.join(sorted(shared))} both chooses the best networks and judges "
+            "them, so the measurements on it are a little too good."
+        )
+    stains = {key: store.targets(key) for key in store.manifest.fields}
+    if sentence := without_stains(split, rare_stains(stains)):
+        print(sentence)
 
 
 def look_at(config: PreprocessConfig) -> None:

@@ -181,9 +181,7 @@ def _calibrated(
 
 def _write(folder: Path, key: FieldKey, images: Images) -> dict[str, Path]:
     images_folder = folder / magnification_folder(key.magnification)
-    paths = {
-        target: images_folder / str(target_name(key.well, key.fov, target)) for target in images
-    }
+    paths = {target: images_folder / str(target_name(key, target)) for target in images}
     for target, path in paths.items():
         write_image(path, images[target])
     return paths

@@ -28,7 +28,7 @@ class Pairs:
 
 
 def pair(truth: Path, prediction: Path, magnification: int = 0) -> Pairs:
-    """Pair the images of two folders by magnification, well, field and channel, never by position.
+    """Pair the images of two folders by field and channel, never by position.
 
     A folder holds `20x_images/`, `40x_images/` and/or `60x_images/`, or is one of them; or it holds
     images of one *magnification*, which its name does not state. Both of the challenge's forms of
@@ -38,10 +38,7 @@ def pair(truth: Path, prediction: Path, magnification: int = 0) -> Pairs:
 
     Raises PlateError when a folder does not exist or has no stained image of the challenge's form.
     """
-    true, painted = (
-        list_stains(truth, "truth", magnification),
-        list_stains(prediction, "prediction", magnification),
-    )
+    true, painted = list_stains({"truth": truth, "prediction": prediction}, magnification)
     pairs = Pairs([])
     for key in tqdm(sorted(true.keys() | painted.keys()), desc="pair", unit="field"):
         files = true.get(key, {}), painted.get(key, {})

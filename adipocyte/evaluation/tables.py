@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from adipocyte.domain import has_times
 from adipocyte.evaluation.cellprofiler.features import COLUMNS
 from adipocyte.evaluation.judge import Judgement
 from adipocyte.evaluation.measure import FieldMeasurement
@@ -39,8 +40,9 @@ def metrics(judgement: Judgement) -> dict[str, float]:
 
 def rows(judgement: Judgement) -> list[dict[str, Any]]:
     """A row for each field, target and way: what was measured of its pixels."""
+    with_time = has_times(field.key for field in judgement.measurements)
     return [
-        {**vars(field.key), "target": target, "intensities": way, **measured}
+        {**field.key.columns(with_time=with_time), "target": target, "intensities": way, **measured}
         for field in judgement.measurements
         for way, targets in field.pixels.items()
         for target, measured in targets.items()
@@ -166,7 +168,8 @@ def _part_metrics(part: Part) -> dict[str, float | None]:
 def _image_table(measured: list[tuple[FieldMeasurement, dict[str, float]]]) -> str:
     """CSV with CellProfiler's columns in its order, which is alphabetical."""
     text = io.StringIO()
-    columns = sorted([*COLUMNS, "ImageNumber", "Metadata_FoV", "Metadata_Well"])
+    times = ["Metadata_Timepoint"] if has_times(field.key for field, _ in measured) else []
+    columns = sorted([*COLUMNS, "ImageNumber", "Metadata_FoV", *times, "Metadata_Well"])
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     for number, (field, features) in enumerate(measured, start=1):
@@ -174,7 +177,7 @@ def _image_table(measured: list[tuple[FieldMeasurement, dict[str, float]]]) -> s
             "ImageNumber": number,
             "Metadata_FoV": f"F{field.key.fov:03d}",
             "Metadata_Well": field.key.well,
-        }
+        } | dict.fromkeys(times, field.key.time)
         for name, value in features.items():
             row[name] = value if np.isfinite(value) else "nan"
         writer.writerow(row)

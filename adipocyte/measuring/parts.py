@@ -46,4 +46,6 @@ def read_part(out: Path, key: FieldKey) -> dict[str, Table]:
 
 
 def _path(out: Path, key: FieldKey) -> Path:
-    return out / PARTS / f"{key.magnification}x_{key.well}_F{key.fov:03d}.safetensors"
+    return (
+        out / PARTS / f"{key.magnification}x_{key.well}_F{key.fov:03d}{key.time_mark}.safetensors"
+    )

@@ -12,7 +12,7 @@ from adipocyte.domain import ROWS, TARGET_COLOURS, TARGET_NAMES, FieldKey
 from adipocyte.evaluation.cellprofiler.features import Measured
 from adipocyte.evaluation.cellprofiler.objects import AREA, DIAMETER, KINDS, LIPID_AREA, N_DROPLETS
 from adipocyte.imaging.grey import display_range
-from adipocyte.measuring.screen import Row, by_plate
+from adipocyte.measuring.screen import Row, by_plate, title
 
 # What a plate is looked at for first: columns of the table of wells, and what they are called.
 SHOWN = {
@@ -53,7 +53,7 @@ def outlines(images: Mapping[str, NDArray[np.uint16]], measured: Measured, key: 
 
 
 def heat_maps(wells: Sequence[Row]) -> Figure:
-    """A plate from above for each of SHOWN, a row of them for each plate and magnification.
+    """A plate from above for each of SHOWN, a row of them for each plate, magnification and time.
 
     *wells* are the rows of the table of wells. Wells without images are empty.
     """
@@ -61,14 +61,13 @@ def heat_maps(wells: Sequence[Row]) -> Figure:
     picture = Figure(figsize=(5 * len(SHOWN), 4 * len(plates)), layout="constrained")
     rows = picture.subplots(len(plates), len(SHOWN), squeeze=False)
     for panels, (named, of_plate) in zip(rows, plates, strict=True):
-        plate, magnification = named.values()
         grid, letters, columns = from_above(of_plate)
-        for panel, (feature, title) in zip(panels, SHOWN.items(), strict=True):
+        for panel, (feature, words) in zip(panels, SHOWN.items(), strict=True):
             shown = [[row[feature] if row else np.nan for row in line] for line in grid]
             drawn = panel.imshow(np.array(shown, dtype=np.float64), cmap="viridis")
             panel.set_xticks(range(len(columns)), columns, fontsize=7)
             panel.set_yticks(range(len(letters)), letters, fontsize=7)
-            panel.set_title(f"{title}\n{plate}, {magnification}x", fontsize=9)
+            panel.set_title(f"{words}\n{title(named)}", fontsize=9)
             picture.colorbar(drawn, ax=panel, shrink=0.8)
     return picture
 

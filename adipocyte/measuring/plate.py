@@ -13,7 +13,7 @@ import numpy as np
 import tifffile
 from tqdm import tqdm
 
-from adipocyte.domain import TARGET_NAMES, TARGETS, FieldKey, row_and_column
+from adipocyte.domain import TARGET_NAMES, TARGETS, FieldKey, has_times, row_and_column
 from adipocyte.errors import ConfigError, ImageError, PlateError
 from adipocyte.evaluation.cellprofiler.features import STAINS, Measured, measure
 from adipocyte.evaluation.cellprofiler.labelling import Labels
@@ -25,7 +25,7 @@ from adipocyte.measuring.files import table_file
 from adipocyte.measuring.grades import Graded, grade_rows, graded_by
 from adipocyte.measuring.parts import PART_FORMAT, has_part, read_part, write_part
 from adipocyte.measuring.plate_map import Treatment, read_plate_map
-from adipocyte.measuring.screen import control_rows, dose_rows
+from adipocyte.measuring.screen import TIME, control_rows, dose_rows
 from adipocyte.plate.listing import same_image
 from adipocyte.plate.names import magnification_folder, parse_name
 from adipocyte.plate.problems import Problem, problem_table
@@ -223,7 +223,8 @@ def outlined(images: Path, field: StainedField, graded: Graded | None) -> Shown:
 
 def _fields(images: Path, magnification: int) -> tuple[list[StainedField], list[Problem]]:
     fields, problems = [], []
-    for key, files in sorted(list_stains(images, "images", magnification).items()):
+    (listed,) = list_stains({"images": images}, magnification)
+    for key, files in sorted(listed.items()):
         found = list(_doubled(key, files))
         problems += found
         if not found:
@@ -265,7 +266,8 @@ def _write_labels(task: Task, labels: Mapping[str, Labels]) -> None:
     folder = task.out / LABELS / magnification_folder(task.field.key.magnification)
     for table, kind in KINDS.items():
         if kind in labels:
-            name = f"{task.field.plate}_{task.field.key.well}_F{task.field.key.fov:03d}_{table}.tif"
+            key = task.field.key
+            name = f"{task.field.plate}_{key.well}_F{key.fov:03d}{key.time_mark}_{table}.tif"
             image = labels[kind]
             dtype = np.uint16 if image.max() <= np.iinfo(np.uint16).max else np.uint32
             with replacing(folder / name) as partial:
@@ -282,6 +284,7 @@ def _write_tables(
     """Write all tables from the parts, one field at a time; the rows of wells, and the files."""
     paths = {name: _path(out, name, csv) for name in (IMAGE, *KINDS)}
     rows: list[dict[str, str | float]] = []
+    with_time = has_times(field.key for field in fields)
     numbered = enumerate(sorted(fields, key=_well_and_key), start=1)
     with ExitStack() as stack:
         files = {name: stack.enter_context(table_file(path)) for name, path in paths.items()}
@@ -293,10 +296,10 @@ def _write_tables(
                 for name in (IMAGE, *KINDS):
                     m, table = field.key.magnification, found[-1][name]
                     table = graded.with_probability(name, m, table)
-                    told = _metadata(field, number) | graded.of_field(field.key)
+                    told = _metadata(field, number, with_time) | graded.of_field(field.key)
                     files[name].append(told, table)
                 keys.append(field.key)
-            about = _of_well(field) | graded.of_well(keys) | _given(field, treatments)
+            about = _of_well(field, with_time) | graded.of_well(keys) | _given(field, treatments)
             row = about | well_row(found)
             rows.append(row | graded.counts_of(row))
     return rows, paths | _write_rows({WELLS: rows}, out, csv)
@@ -330,11 +333,13 @@ def _given(field: StainedField, treatments: Mapping[str, Treatment]) -> dict[str
     }
 
 
-def _well_and_key(field: StainedField) -> tuple[tuple[str, int, str], FieldKey]:
-    return (field.plate, field.key.magnification, field.key.well), field.key
+def _well_and_key(field: StainedField) -> tuple[tuple[str, int, str, int], FieldKey]:
+    """What its well is at one time, of which there is a row, and the field's key."""
+    key = field.key
+    return (field.plate, key.magnification, key.well, key.time), key
 
 
-def _of_well(field: StainedField) -> dict[str, str | float]:
+def _of_well(field: StainedField, with_time: bool) -> dict[str, str | float]:
     row, column = row_and_column(field.key.well)
     return {
         "Metadata_Plate": field.plate,
@@ -342,10 +347,12 @@ def _of_well(field: StainedField) -> dict[str, str | float]:
         "Metadata_Well": field.key.well,
         "Metadata_Row": row,
         "Metadata_Column": column,
+        **({TIME: field.key.time} if with_time else {}),
     }
 
 
-def _metadata(field: StainedField, number: int) -> dict[str, str | float]:
+def _metadata(field: StainedField, number: int, with_time: bool) -> dict[str, str | float]:
     names = {f"FileName_{STAINS[target]}": path.name for target, path in field.files.items()}
     named = {f"FileName_{stain}": names.get(f"FileName_{stain}", "") for stain in STAINS.values()}
-    return {"ImageNumber": number, **_of_well(field), "Metadata_Site": field.key.fov, **named}
+    of_well = _of_well(field, with_time)
+    return {"ImageNumber": number, **of_well, "Metadata_Site": field.key.fov, **named}

@@ -15,6 +15,8 @@ from adipocyte.measuring.plate_map import Role, Treatment
 
 Row = Mapping[str, str | float]  # of the table of wells
 MAD_TO_SD = 1.4826  # of a normal distribution
+TIME = "Metadata_Timepoint"  # where there are several
+_OF_PLATE = ("Metadata_Plate", "Metadata_Magnification", TIME)
 FEWEST_PLACES = 8  # wells without treatment, from which an effect of places is told
 FEWEST_DOSES = 4  # as many as a curve has parameters
 _LEVEL = 0.95
@@ -279,11 +281,15 @@ def _between(values: NDArray[np.float64], groups: Sequence[str | int]) -> float:
 
 
 def by_plate(rows: Sequence[Row]) -> list[tuple[dict[str, str | float], list[Row]]]:
-    """The rows of each plate and magnification, of any table, with what names them."""
-    groups: dict[tuple[str | float, str | float], list[Row]] = {}
+    """The rows of each plate, magnification and time, of any table, with what names them."""
+    groups: dict[tuple[tuple[str, str | float], ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row["Metadata_Plate"], row["Metadata_Magnification"]), []).append(row)
-    return [
-        ({"Metadata_Plate": plate, "Metadata_Magnification": magnification}, group)
-        for (plate, magnification), group in groups.items()
-    ]
+        of_plate = tuple((name, row[name]) for name in _OF_PLATE if name in row)
+        groups.setdefault(of_plate, []).append(row)
+    return [(dict(of_plate), group) for of_plate, group in groups.items()]
+
+
+def title(plate: Mapping[str, str | float]) -> str:
+    """A plate's name for people, with its magnification, and its time where there are several."""
+    time = f", time {plate[TIME]}" if TIME in plate else ""
+    return f"{plate['Metadata_Plate']}, {plate['Metadata_Magnification']}x{time}"

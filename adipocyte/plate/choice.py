@@ -1,8 +1,8 @@
-"""Which images of a listing are meant: those of one plate, one time, in channels with a role."""
+"""Which images of a listing are meant: those of one plate, in channels with a role."""
 
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,12 +10,9 @@ from adipocyte.domain import BRIGHTFIELD, MAGNIFICATIONS, UM_PER_PX
 from adipocyte.errors import PlateError
 from adipocyte.plate.channels import Roles, roles_of
 from adipocyte.plate.layouts.challenge import CHALLENGE, ROLES
-from adipocyte.plate.layouts.imagexpress import IMAGEXPRESS
 from adipocyte.plate.layouts.listed import Channel, Image, LeftAlone, Listed
-from adipocyte.plate.layouts.ome_zarr import OME_ZARR
-from adipocyte.plate.layouts.phenix import PHENIX
-from adipocyte.plate.layouts.yokogawa import YOKOGAWA
 from adipocyte.plate.listing import is_passed_over
+from adipocyte.plate.times import has_several, numbered
 
 _MOST_NAMED = 5
 _HIDDEN = "files that are hidden, or links to nothing"
@@ -60,7 +57,7 @@ def choose(
 ) -> Choice:
     """Take what is meant of a listing.
 
-    Raises PlateError for several plates, times or objectives, an objective that is not known or not
+    Raises PlateError for several plates or objectives, an objective that is not known or not
     told, and channels that cannot be told apart; ConfigError for *channels* that the plate lacks.
     """
     roles = roles_of(listed, channels, targets)
@@ -74,9 +71,12 @@ def choose(
         notes += _overruled(images, magnification, listed.layout)
         images = [_at(image, magnification, listed.layout) for image in images]
         absent = [_at(image, magnification, listed.layout) for image in absent]
+    everything = (*images, *absent)
+    several = has_several((_shown(image), image.time) for image in everything)
+    times = numbered({image.time for image in everything}, several=several)
+    images, absent = _at_numbered_times(images, times), _at_numbered_times(absent, times)
     used = [image for image in images if roles[image.channel] in (BRIGHTFIELD, *targets)]
     if listed.layout != CHALLENGE:
-        _check_times(used, listed.layout)
         _check_objectives(used, roles)
     um_per_px = _um_per_px(used)
     notes += _unlike_pixels(um_per_px)
@@ -134,34 +134,16 @@ def _overruled(images: Sequence[Image], given: int, layout: str) -> list[str]:
     return [f"taken as {given}x as you say; the plate says {_times(told)}"]
 
 
-def _check_times(images: Sequence[Image], layout: str) -> None:
-    """Raise PlateError when a field has several times; each well may have one of its own."""
-    by_field: dict[tuple[int | None, str, int], set[int]] = defaultdict(set)
-    for image in images:
-        by_field[image.magnification, image.well, image.fov].add(image.time)
-    times = sorted(max(by_field.values(), key=len, default=set()))
-    if len(times) < 2:
-        return
-    shown = ", ".join(map(str, times[:_MOST_NAMED]))
-    first = next(image for image in images if image.time == times[0])
-    raise PlateError(
-        f"fields have up to {len(times)} time points ({shown})",
-        f"one is due, because time points are not told apart: {_way_to_one_time(first, layout)}",
-    )
+def _at_numbered_times(images: Sequence[Image], times: Mapping[int, int]) -> list[Image]:
+    return [
+        image if image.time == times[image.time] else replace(image, time=times[image.time])
+        for image in images
+    ]
 
 
-def _way_to_one_time(first: Image, layout: str) -> str:
-    """How to take only the time point of an image, the *first*."""
-    if layout == IMAGEXPRESS:
-        folders = [one for one in first.path.parents if one.name.lower().startswith("timepoint_")]
-        return f"take one with -P {shlex.quote(f'plate={folders[0]}')}"
-    if layout == YOKOGAWA:
-        pattern = f"{{plate}}_{{well}}_T{first.time:04d}F{{fov}}L*A*Z{{z}}C{{channel}}.tif"
-        magnification = f"-P magnification={first.magnification or 20}"
-        return f"take one with -P {shlex.quote(f'layout={pattern}')} {magnification} -P channels=…"
-    if layout in (PHENIX, OME_ZARR):
-        return "save or export one alone"
-    return "write the number of one into the pattern in place of {time}"
+def _shown(image: Image) -> tuple[object, ...]:
+    """What an image shows, whenever it was taken."""
+    return image.magnification, image.well, image.fov, image.channel, image.z_plane
 
 
 def _check_objectives(images: Sequence[Image], roles: Roles) -> None:

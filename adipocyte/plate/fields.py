@@ -75,14 +75,14 @@ def write_field(
     images = folder / magnification_folder(key.magnification)
     um_per_px = um_per_px or UM_PER_PX[key.magnification]
     for z, plane in enumerate(field.planes, start=1):
-        write_image(images / str(brightfield_name(key.well, key.fov, z)), plane, um_per_px)
+        write_image(images / str(brightfield_name(key, z)), plane, um_per_px)
     for target, image in field.targets.items():
-        write_image(images / str(target_name(key.well, key.fov, target)), image, um_per_px)
+        write_image(images / str(target_name(key, target)), image, um_per_px)
 
 
 def stained_name(files: FieldFiles, target: str) -> str:
     """The name of a field's painted *target* in a stained plate, its folder included."""
-    name = target_name(files.key.well, files.key.fov, target, files.plate)
+    name = target_name(files.key, target, files.plate)
     return f"{magnification_folder(files.key.magnification)}/{name}"
 
 

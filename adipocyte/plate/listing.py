@@ -80,16 +80,12 @@ def same_image(paths: list[Path]) -> tuple[str, str]:
     """What to say of several files of one field that are the same channel: found, and a remedy."""
     names = [parse_name(path.name) for path in paths]
     z_planes = [name.z_plane or 0 for name in names]
-    return doubled(paths, [name.time for name in names], z_planes, names[0].target)
+    return doubled(paths, z_planes, names[0].target)
 
 
-def doubled(
-    paths: Sequence[Path], times: Sequence[int], z_planes: Sequence[int], target: str | None
-) -> tuple[str, str]:
+def doubled(paths: Sequence[Path], z_planes: Sequence[int], target: str | None) -> tuple[str, str]:
     """What to say of several *paths* for one image, a *target* or brightfield: found, a remedy."""
     found = f"{paths[0].name} and {paths[1].name} are the same image"
-    if times[0] != times[1]:
-        return found, "keep one: time points are not told apart"
     if target and len({*z_planes}) > 1:
         middle = sorted({*z_planes})[len({*z_planes}) // 2]
         stain = f"{target} has {len({*z_planes})} z-planes, one is due"

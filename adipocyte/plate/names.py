@@ -13,7 +13,7 @@ because they can be meant only one way. Wells go up to AF48, as on plates of 153
 import re
 from dataclasses import dataclass
 
-from adipocyte.domain import MAGNIFICATIONS, ROWS, TARGETS
+from adipocyte.domain import MAGNIFICATIONS, ROWS, TARGETS, FieldKey
 from adipocyte.errors import PlateError
 
 _PLACE = (
@@ -28,6 +28,7 @@ _NEARLY = re.compile(rf"{_PLACE}.*\.tiff?", re.IGNORECASE | re.ASCII)
 _FOLDER = re.compile(r"(20|40|60)x(_images)?", re.IGNORECASE | re.ASCII)
 BRIGHTFIELD_CHANNEL = 4
 DEFAULT_PLATE = "AssayPlate_Greiner_#655090"
+EXAMPLE = f"{DEFAULT_PLATE}_B03_T0001F001L01A04Z01C04.tif"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ def parse_name(text: str) -> ImageName:
     if found is None:
         raise PlateError(
             f"{text!r} is not a name of the challenge's form",
-            f"name it like {brightfield_name('B03', 1, 1)}",
+            f"name it like {EXAMPLE}",
         )
     return ImageName(
         plate=found["plate"],
@@ -89,17 +90,31 @@ def resembles(text: str) -> bool:
     return found is not None and _is_known(int(found["channel"]))
 
 
-def brightfield_name(well: str, fov: int, z_plane: int, plate: str = DEFAULT_PLATE) -> ImageName:
-    """The name of one focal plane."""
+def brightfield_name(key: FieldKey, z_plane: int, plate: str = DEFAULT_PLATE) -> ImageName:
+    """The name of one focal plane of a field."""
     return ImageName(
-        plate=plate, well=well, fov=fov, action=4, z_plane=z_plane, channel=BRIGHTFIELD_CHANNEL
+        plate=plate,
+        well=key.well,
+        fov=key.fov,
+        action=4,
+        z_plane=z_plane,
+        channel=BRIGHTFIELD_CHANNEL,
+        time=key.time,
     )
 
 
-def target_name(well: str, fov: int, target: str, plate: str = DEFAULT_PLATE) -> ImageName:
-    """The name of one stain; *target* is "A1", "A2" or "A3"."""
+def target_name(key: FieldKey, target: str, plate: str = DEFAULT_PLATE) -> ImageName:
+    """The name of one stain of a field; *target* is "A1", "A2" or "A3"."""
     number = int(target[1])
-    return ImageName(plate=plate, well=well, fov=fov, action=number, z_plane=1, channel=number)
+    return ImageName(
+        plate=plate,
+        well=key.well,
+        fov=key.fov,
+        action=number,
+        z_plane=1,
+        channel=number,
+        time=key.time,
+    )
 
 
 def parse_magnification(folder: str) -> int | None:

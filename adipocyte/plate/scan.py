@@ -22,7 +22,7 @@ from adipocyte.plate.layouts.auto import AUTO, list_plate
 from adipocyte.plate.layouts.challenge import CHALLENGE
 from adipocyte.plate.layouts.listed import Image, LeftAlone
 from adipocyte.plate.listing import doubled, named
-from adipocyte.plate.names import brightfield_name, target_name
+from adipocyte.plate.names import EXAMPLE, brightfield_name, target_name
 from adipocyte.plate.planes import read_header
 from adipocyte.plate.problems import Problem, problem_of
 from adipocyte.plate.tiff import Header
@@ -224,7 +224,7 @@ def _nothing(folder: Path, choice: Choice, problems: list[Problem]) -> PlateErro
         )
     return PlateError(
         f"{folder} holds no image of the challenge's form{beside}",
-        f"{_LAYOUT}, named like {brightfield_name('B03', 1, 1)}{told}. docs/data.md has the "
+        f"{_LAYOUT}, named like {EXAMPLE}{told}. docs/data.md has the "
         "layouts of instruments, and -P layout= for names of your own",
     )
 
@@ -265,7 +265,7 @@ def _by_field(choice: Choice, targets: tuple[str, ...], stain_z: int) -> dict[Fi
         for image in images:
             if image.magnification is None:
                 continue
-            key = FieldKey(image.magnification, image.well, image.fov)
+            key = FieldKey(image.magnification, image.well, image.fov, image.time)
             one = found.setdefault(key, _Images(image.folder, image.plate, is_usual))
             kind = roles[image.channel]
             is_stain = kind in targets and (not stain_z or image.z_plane in (stain_z, None))
@@ -406,8 +406,8 @@ def _doubled(images: _Images) -> Wrong:
 
 
 def _same(images: list[Image], target: str | None) -> tuple[str, str]:
-    paths, times = [image.path for image in images], [image.time for image in images]
-    return doubled(paths, times, [image.z_plane or 0 for image in images], target)
+    paths = [image.path for image in images]
+    return doubled(paths, [image.z_plane or 0 for image in images], target)
 
 
 def _missing_planes(key: FieldKey, images: _Images, headers: Headers, usual: range) -> Wrong:
@@ -432,7 +432,7 @@ def _missing_planes(key: FieldKey, images: _Images, headers: Headers, usual: ran
     wrong = []
     if missing := [z for z in usual if z not in images.planes]:
         found = f"lacks {', '.join(f'Z{z}' for z in missing)}"
-        name = brightfield_name(key.well, key.fov, missing[0], images.plate)
+        name = brightfield_name(key, missing[0], images.plate)
         wrong.append((found, _add(str(name), images)))
     for z in sorted(images.planes.keys() - {*usual}, key=lambda z: z or 0):
         beyond = f"a plane beyond Z{usual[0]}…Z{usual[-1]}, which others have"
@@ -445,7 +445,7 @@ def _missing_targets(key: FieldKey, images: _Images, targets: tuple[str, ...]) -
     wrong = []
     for target in dict.fromkeys((*targets, *images.absent)):
         if target not in (BRIGHTFIELD, *images.targets):
-            name = target_name(key.well, key.fov, target, images.plate)
+            name = target_name(key, target, images.plate)
             found = f"has no {target} image, which others have"
             if absent := images.absent.get(target):
                 found = f"has no {target} image, though the instrument recorded {named(absent)}"

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,21 +14,44 @@ from adipocyte.plate.listing import list_folders, list_images, named
 from adipocyte.plate.names import in_zarr_plate, magnification_folder, parse_magnification
 from adipocyte.plate.problems import Problem
 from adipocyte.plate.tiff import Header, read_header, read_stack
+from adipocyte.plate.times import has_several, numbered
 
 Files = dict[str, list[Path]]  # of a field, by target
 Listed = dict[FieldKey, Files]
 
 
-def list_stains(folder: Path, name: str, magnification: int) -> Listed:
-    """The stained images of a folder by field and target. Brightfield is ignored.
+def list_stains(folders: Mapping[str, Path], magnification: int) -> list[Listed]:
+    """The stained images of each of *folders*, by field and target. Brightfield is ignored.
 
     A folder holds `20x_images/`, `40x_images/` and/or `60x_images/`, or is one of them; or it holds
-    images of one *magnification*, which its name does not state. *name* is that of the setting
-    which gives the folder.
+    images of one *magnification*, which its name does not state. A folder's name is that
+    of the setting which gives it. Times are told apart where one of the folders has a stain at
+    several, so that fields of two folders have the same keys.
 
-    Raises PlateError when the folder does not exist, has no stained image of the challenge's form
+    Raises PlateError when a folder does not exist, has no stained image of the challenge's form
     or does not tell the magnification.
     """
+    listed = [_list_stains(folder, name, magnification) for name, folder in folders.items()]
+    several = any(
+        has_several(
+            ((replace(key, time=1), target), key.time) for key in fields for target in fields[key]
+        )
+        for fields in listed
+    )
+    return [_at_numbered_times(fields, several) for fields in listed]
+
+
+def _at_numbered_times(fields: Listed, several: bool) -> Listed:
+    times = numbered({key.time for key in fields}, several=several)
+    found: Listed = defaultdict(lambda: defaultdict(list))
+    for key, files in fields.items():
+        for target, paths in files.items():
+            found[replace(key, time=times[key.time])][target] += paths
+    return found
+
+
+def _list_stains(folder: Path, name: str, magnification: int) -> Listed:
+    """The stained images of a folder, at times as their names tell them."""
     if not folder.is_dir():
         raise PlateError(f"there is no folder {folder}", f"give the {name} with -P {name}=<folder>")
     listed: Listed = defaultdict(lambda: defaultdict(list))
@@ -45,7 +69,8 @@ def list_stains(folder: Path, name: str, magnification: int) -> Listed:
                     "put it into a folder named 20x_images, 40x_images or 60x_images, "
                     "or give -P magnification=20, 40 or 60",
                 )
-            listed[FieldKey(known, image.well, image.fov)][image.target].append(path)
+            key = FieldKey(known, image.well, image.fov, image.time)
+            listed[key][image.target].append(path)
     if not listed and any(in_zarr_plate(path.name) for path in (folder, *folder.iterdir())):
         raise PlateError(
             f"{folder} holds images as OME-Zarr, which cannot be measured",
@@ -69,10 +94,17 @@ def middle_plane(folders: Iterable[Path], key: FieldKey) -> NDArray[np.uint16] |
     for folder in folders:
         try:
             images = folder / magnification_folder(key.magnification)
-            planes = {
-                name.z_plane or 0: path
+            of_field = {
+                path: name
                 for path, name in list_images(images if images.is_dir() else folder).images.items()
                 if (name.well, name.fov, name.target) == (key.well, key.fov, None)
+            }
+            told = {name.time for name in of_field.values()}
+            times = numbered(told, several=len(told) > 1 or key.time != 1)
+            planes = {
+                name.z_plane or 0: path
+                for path, name in of_field.items()
+                if times[name.time] == key.time
             }
             if planes:
                 path = planes[sorted(planes)[len(planes) // 2]]

@@ -1,25 +1,29 @@
 """What was understood of a plate, as a table that is printed before any work."""
 
+from collections.abc import Sequence
+
 from adipocyte.domain import BRIGHTFIELD, TARGET_NAMES
 from adipocyte.plate.listing import named
 from adipocyte.plate.problems import on_one_line
 from adipocyte.plate.scan import Plate
 
-_MOST_WELLS = 8
+_MOST_SHOWN = 8
 
 
 def understood_table(plate: Plate) -> str:
-    """Layout, magnifications, wells, fields, z-planes, channels, and what was left alone."""
+    """Layout, magnifications, wells, times, fields, z-planes, channels, and what was left alone."""
     told = plate.understood
     fields = [*plate.fields, *plate.partial]
     names = sorted({files.plate for files in fields})
     magnifications = sorted({files.key.magnification for files in fields})
     wells = sorted({files.key.well for files in fields}, key=lambda well: (len(well), well))
+    times = sorted({files.key.time for files in fields})
     rows = [
         ("layout", told.layout),
         ("plate", ", ".join(names)),
         ("magnification", ", ".join(_objective(one, told.um_per_px) for one in magnifications)),
         ("wells", f"{len(wells)}: {_some(wells)}" if wells else "none"),
+        ("times", f"{len(times)}: {_some(times)}" if len(times) > 1 else ""),
         ("fields", _fields(plate)),
         ("z-planes", _z_planes(plate)),
         *(("channel", f"{one}: {_role(told.roles.get(one.number))}") for one in told.channels),
@@ -42,9 +46,9 @@ def _z_planes(plate: Plate) -> str:
     return ", ".join([str(plate.n_z_planes), *steps])
 
 
-def _some(wells: list[str]) -> str:
-    more = f" and {len(wells) - _MOST_WELLS} more" if len(wells) > _MOST_WELLS else ""
-    return ", ".join(wells[:_MOST_WELLS]) + more
+def _some(names: Sequence[object]) -> str:
+    more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
+    return ", ".join(map(str, names[:_MOST_SHOWN])) + more
 
 
 def _fields(plate: Plate) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from adipocyte.domain import BRIGHTFIELD
+from adipocyte.domain import BRIGHTFIELD, has_times
 from adipocyte.imaging.grey import display_range
 from adipocyte.imaging.limits import distance, flag_words
 from adipocyte.preparation.contact_sheet import contact_sheet, thumbnail
@@ -70,10 +70,11 @@ def quality_rows(store: Store) -> list[dict[str, Any]]:
     entries = store.manifest.fields
     names = list(dict.fromkeys(name for entry in entries.values() for name in entry.quality))
     rows = []
+    with_time = has_times(entries)
     for key, entry in sorted(entries.items(), key=lambda one: not one[1].flags):
         limits = store.manifest.limits[str(key.magnification)]
         row = {
-            **vars(key),
+            **key.columns(with_time=with_time),
             "flags": "; ".join(entry.flags),
             "distance": distance(entry.quality, limits),
         }

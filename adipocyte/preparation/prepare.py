@@ -1,7 +1,7 @@
 """From a raw plate to a prepared store: scan, prepare every field, sum up, write the manifest."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -29,7 +29,7 @@ from adipocyte.preparation.field import (
     prepare_field,
 )
 from adipocyte.preparation.progress import FieldRecord
-from adipocyte.preparation.split import split_wells
+from adipocyte.preparation.split import Split, rare_stains, split_wells
 from adipocyte.preparation.statistics import (
     medians_of,
     own_scalings,
@@ -102,10 +102,10 @@ def prepare(config: PreprocessConfig) -> Store:
     scanned = _with_partial(found)
     _refuse(scanned.problems, config)
     _check_usable(scanned)
-    keys = [files.key for files in scanned.fields]
-    _split(keys, scanned.problems, config)  # before the work, which a misspelt well would waste
+    stains = {files.key: tuple(files.targets) for files in scanned.fields}
+    _split(stains, scanned.problems, config)  # before the work, which a misspelt well would waste
     for path in _alignment_file(config):
-        read_alignments(path, keys)
+        read_alignments(path, stains)
     origin = _origin(scanned, config)
     try:
         with workspace.alone(folder) as partial:
@@ -186,12 +186,15 @@ def _check_usable(scanned: Plate) -> None:
 
 
 def _split(
-    keys: Iterable[FieldKey], problems: Sequence[Problem], config: PreprocessConfig
-) -> dict[str, tuple[str, ...]]:
-    wells = [key.well for key in keys]
+    stains: Mapping[FieldKey, Sequence[str]],
+    problems: Sequence[Problem],
+    config: PreprocessConfig,
+) -> Split:
+    """The split of the wells of fields with these *stains*."""
+    wells = [key.well for key in stains]
     validation, test = listed(config.validation_wells), listed(config.test_wells)
     try:
-        return split_wells(wells, validation, test, config.seed)
+        return split_wells(wells, validation, test, config.seed, rare_stains(stains))
     except (ConfigError, PlateError) as error:
         if not problems:
             raise
@@ -234,7 +237,8 @@ def _sum_up(
 
     Reference histograms and the metadata of the plates are written.
     """
-    split = _split(records, problems, config)
+    stains = {f.key: tuple(f.targets) for f in scanned.fields if f.key in records}
+    split = _split(stains, problems, config)
     limits = _limits(records, split["train"])
     lacks = _lacks(scanned)
     fields = {
@@ -341,7 +345,7 @@ def _digest(
     records: Records,
     scanned: Plate,
     config: PreprocessConfig,
-    split: dict[str, tuple[str, ...]],
+    split: Split,
     alignments: Alignments,
 ) -> str:
     """Name the pixels of a store and everything that is made of them."""
@@ -376,7 +380,7 @@ def _check_validated(used: Records, wells: tuple[str, ...]) -> None:
 
 def _check_stains(
     fields: dict[FieldKey, FieldEntry],
-    split: dict[str, tuple[str, ...]],
+    split: Split,
     used: set[FieldKey],
     targets: tuple[str, ...],
 ) -> None:

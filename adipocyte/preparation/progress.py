@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from adipocyte.domain import FieldKey
-from adipocyte.store.paths import RECORDS
+from adipocyte.store.paths import RECORDS, field_name
 from adipocyte.system.files import open_regular, parse_json, replacing
 from adipocyte.system.tensors import disk_errors
 
@@ -78,4 +78,5 @@ def keep_records(folder: Path, keys: set[FieldKey]) -> None:
 
 
 def _path(folder: Path, key: FieldKey) -> Path:
-    return folder / RECORDS / f"{key.magnification}x_{key.well}_{key.fov}.safetensors"
+    name = f"{key.magnification}x_{key.well}_{field_name(key)}.safetensors"
+    return folder / RECORDS / name

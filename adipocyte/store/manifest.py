@@ -22,6 +22,7 @@ STORE_FORMAT = 2
 STORE_MANIFEST = "manifest.json"
 _WELL = re.compile(rf"({'|'.join(ROWS)})[0-9]{{1,2}}")
 _MOST_PX = 1_000_000  # of a side
+_MOST_TIMES = 10_000
 _FIELD = {
     "magnification": int,
     "well": str,
@@ -111,7 +112,10 @@ class StoreManifest:
 
 def write_manifest(folder: Path, manifest: StoreManifest) -> None:
     """Write *manifest* into *folder*, whole or not at all."""
-    fields = [asdict(key) | asdict(entry) for key, entry in manifest.fields.items()]
+    fields = [
+        key.columns(with_time=key.time != 1) | asdict(entry)
+        for key, entry in manifest.fields.items()
+    ]
     content = asdict(replace(manifest, fields={})) | {"fields": fields}
     write_json(folder / STORE_MANIFEST, content)
 
@@ -157,10 +161,13 @@ def _parse(content: dict[str, Any]) -> StoreManifest:
             raise ValueError("a field lies at no magnification or well that is known")
         if min(one["fov"], *one["shape"]) < 0 or max(one["shape"]) > _MOST_PX:
             raise ValueError("a field has an impossible number or size")
+        require_form(one.get("time", 1), int, "a field's time")
+        if not 0 <= one.get("time", 1) <= _MOST_TIMES:
+            raise ValueError("a field has an impossible time")
         if not set(one.get("lacks", ())) < set(content["targets"]):
             raise ValueError("a field lacks all stains, or one that the store has not")
     fields = {
-        FieldKey(one["magnification"], one["well"], one["fov"]): FieldEntry(
+        FieldKey(one["magnification"], one["well"], one["fov"], one.get("time", 1)): FieldEntry(
             shape=tuple(one["shape"]),
             quality=one["quality"],
             flags=tuple(one["flags"]),

@@ -13,7 +13,8 @@ from ome_zarr.writer import (
 )
 from zarr.codecs import BloscCodec
 
-from adipocyte.domain import ROWS, TARGET_COLOURS, row_and_column
+from adipocyte.domain import ROWS, TARGET_COLOURS, FieldKey, row_and_column
+from adipocyte.store.paths import field_name
 
 _COMPRESSOR = BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle")
 
@@ -23,16 +24,16 @@ def ome(group: zarr.Group) -> dict[str, Any]:
     return cast(dict[str, Any], group.attrs["ome"])  # zarr declares any JSON; ours is an object
 
 
-def describe_plate(group: zarr.Group, wells: Mapping[str, Collection[int]]) -> None:
-    """List the *wells* of a plate, "B03", in its *group*, and the numbers of their fields."""
+def describe_plate(group: zarr.Group, wells: Mapping[str, Collection[FieldKey]]) -> None:
+    """List the *wells* of a plate, "B03", in its *group*, and their fields."""
     paths = {well: "/".join(map(str, row_and_column(well))) for well in wells}
     places = [row_and_column(well) for well in wells]
     rows = sorted({row for row, _ in places}, key=ROWS.index)
     columns = sorted({str(column) for _, column in places}, key=int)
     n_most = max(map(len, wells.values()))
     write_plate_metadata(group, rows, columns, list(paths.values()), field_count=n_most)
-    for well, fovs in wells.items():
-        images: list[str | dict] = [str(fov) for fov in sorted(fovs)]
+    for well, keys in wells.items():
+        images: list[str | dict] = [field_name(key) for key in sorted(keys)]
         write_well_metadata(group.require_group(paths[well]), images)
 
 

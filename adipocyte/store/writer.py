@@ -19,9 +19,9 @@ _CHUNK_PX = 256
 
 def describe_plates(folder: Path, keys: Iterable[FieldKey]) -> None:
     """List all fields of *folder*, which are *keys*, in the metadata of its plates and wells."""
-    plates: dict[int, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    plates: dict[int, dict[str, list[FieldKey]]] = defaultdict(lambda: defaultdict(list))
     for key in keys:
-        plates[key.magnification][key.well].append(key.fov)
+        plates[key.magnification][key.well].append(key)
     for magnification, wells in plates.items():
         group = zarr.open_group(plate_path(folder, magnification), mode="a", zarr_format=3)
         describe_plate(group, wells)

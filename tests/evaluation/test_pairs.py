@@ -30,7 +30,7 @@ def folders(tmp_path):
 
 
 def path_of(folder, key, target="A2"):
-    return folder / f"{key.magnification}x_images" / str(target_name(key.well, key.fov, target))
+    return folder / f"{key.magnification}x_images" / str(target_name(key, target))
 
 
 def problems(pairs):

@@ -185,12 +185,18 @@ def test_the_challenges_images_beside_another_layouts_are_named(layout, tmp_path
     assert len(scan_plate(plate, (), layout="challenge").fields) == 4
 
 
-def test_several_time_points_are_refused_with_how_to_take_one(tmp_path):
+def test_several_time_points_are_fields_of_their_own(tmp_path):
     plate = WRITERS["imagexpress"](tmp_path / "plate", fields_of("B03"))
     shutil.copytree(plate / "TimePoint_1", plate / "TimePoint_2")
-    with pytest.raises(PlateError, match=r"2 time points \(1, 2\): one is due.*TimePoint_1$"):
-        scan_plate(plate)
-    assert len(scan_plate(plate / "TimePoint_1").fields) == 2
+    scanned = scan_plate(plate)
+    assert [files.key for files in scanned.fields] == [
+        FieldKey(20, "B03", fov, time) for fov in (1, 2) for time in (1, 2)
+    ]
+    assert all(f"TimePoint_{files.key.time}/" in str(files.paths) for files in scanned.fields)
+    assert re.search(r"times +2: 1, 2\nfields +4 whole", understood_table(scanned))
+    alone = scan_plate(plate / "TimePoint_2")
+    assert [str(files.key) for files in alone.fields] == ["20x B03 F001", "20x B03 F002"]
+    assert "times" not in understood_table(alone)
     own = WRITERS[PATTERN](tmp_path / "own", fields_of("B03"))
     shutil.copytree(own / "20x", own / "20x_2")
     with pytest.raises(PlateError, match=r"magnification of .*20x_2.* cannot be told"):
@@ -293,16 +299,47 @@ def test_a_record_of_no_image_is_refused(recorded, before, after, found):
         scan_plate(recorded)
 
 
-def test_each_well_may_have_a_time_of_its_own_but_no_field_two(recorded):
-    """Wells of another timeline are counted on."""
+def test_a_pattern_and_opera_phenix_tell_times_apart(tmp_path):
+    own = WRITERS[PATTERN](tmp_path / "own", fields_of("B03"))
+    for path in list((own / "20x").iterdir()):
+        shutil.copy(path, path.with_name(f"t7_{path.name}"))
+        path.rename(path.with_name(f"t4_{path.name}"))
+    pattern = "t{time}_" + PATTERN
+    keys = [one.key for one in scan_plate(own, layout=pattern).fields]
+    assert keys == [FieldKey(20, "B03", fov, time) for fov in (1, 2) for time in (4, 7)]
+    phenix = WRITERS["phenix"](tmp_path / "phenix", fields_of("B03"))
+    index = phenix / "Images" / "Index.xml"
+    text = index.read_text()
+    records = text[text.index("<Images>") + len("<Images>") : text.index("</Images>")]
+    later = records.replace("<TimepointID>0<", "<TimepointID>1<").replace("sk1fk", "sk2fk")
+    index.write_text(text.replace("</Images>", f"{later}</Images>"))
+    for path in list(index.parent.glob("*.tiff")):
+        shutil.copy(path, path.with_name(path.name.replace("sk1fk", "sk2fk")))
+    scanned = scan_plate(phenix)
+    assert scanned.problems == ()
+    assert [str(one.key) for one in scanned.fields if one.key.fov == 1] == [
+        "20x B03 F001",
+        "20x B03 F001 T0002",
+    ]
+
+
+def test_times_are_told_apart_where_a_field_has_two_and_not_where_each_well_has_its_own(recorded):
     path = recorded / "MeasurementData.mlf"
     text = path.read_text(encoding="utf-8-sig")
     place = 'bts:Column="4" bts:TimePoint='
     path.write_text(text.replace(f'{place}"1"', f'{place}"2"'))
-    assert len(scan_plate(recorded).fields) == 4
-    path.write_text(text.replace(f'{place}"1"', f'{place}"2"', 5))
-    with pytest.raises(PlateError, match=r"up to 2 time points \(1, 2\): .*_T0001F\{fov\}"):
-        scan_plate(recorded)
+    scanned = scan_plate(recorded)
+    assert {files.key.time for files in scanned.fields} == {1}
+    assert len(scanned.fields) == 4
+    lines = text.splitlines(keepends=True)
+    again = [line.replace('bts:TimePoint="1"', 'bts:TimePoint="0"') for line in lines]
+    again = [line.replace("_T0001F", "_T0000F") for line in again if "MeasurementRecord" in line]
+    for image in list(recorded.glob("*_T0001F*.tif")):
+        shutil.copy(image, image.with_name(image.name.replace("_T0001F", "_T0000F")))
+    path.write_text("".join([*lines[:-1], *again, lines[-1]]))
+    keys = [files.key for files in scan_plate(recorded).fields]
+    assert len(keys) == 8
+    assert {key.time for key in keys} == {1, 2}  # though they are counted from 0
 
 
 def test_projections_of_a_yokogawa_are_channels_and_its_errors_are_noted(recorded):
@@ -498,7 +535,7 @@ def test_metadata_of_a_plate_that_cannot_be_used_are_refused(converted, before, 
         scan_plate(converted)
 
 
-def test_several_times_and_acquisitions_of_an_ome_zarr_are_refused(converted):
+def test_several_acquisitions_of_an_ome_zarr_are_refused_and_several_times_told_apart(converted):
     fields = converted / "20x.zarr" / "B" / "3"
     change(fields / ".zattrs", '"path": "1"', '"path": "1", "acquisition": 1')
     with pytest.raises(PlateError, match="holds 2 acquisitions: one is due"):
@@ -506,8 +543,8 @@ def test_several_times_and_acquisitions_of_an_ome_zarr_are_refused(converted):
     change(fields / ".zattrs", ', "acquisition": 1', "")
     array = zarr.open_array(fields / "1" / "0")
     array.resize((2, *array.shape[1:]))
-    with pytest.raises(PlateError, match=r"2 time points \(1, 2\).*save or export one alone"):
-        scan_plate(converted)
+    keys = [str(files.key) for files in scan_plate(converted, stain_z=1).fields]
+    assert [key for key in keys if "B03 F001" in key] == ["20x B03 F001", "20x B03 F001 T0002"]
 
 
 def test_fields_that_are_counted_from_0_are_counted_from_1(converted):
@@ -585,8 +622,9 @@ def test_a_real_yokogawa_plate_is_understood():
 @real
 def test_real_imagexpress_plates_are_understood():
     for plate in (EXPORTED, DATABASE):
-        with pytest.raises(PlateError, match=r"2 time points \(1, 2\).*-P plate=.*TimePoint_1"):
-            scan_plate(plate, channels="brightfield=2", magnification=20)
+        both = scan_plate(plate, (), channels="brightfield=2", magnification=20)
+        assert {files.key.time for files in both.fields} == {1, 2}
+        assert both.problems == ()
     exported = scan_plate(EXPORTED / "TimePoint_2", channels="brightfield=FITC, A1=DAPI")
     expected = [FieldKey(40, well, fov) for well in ("B02", "B03") for fov in (1, 2)]
     assert [files.key for files in exported.fields] == expected

@@ -291,12 +291,12 @@ def test_stains_at_several_z_are_told_and_one_is_taken(plate):
     assert scan_plate(plate, stain_z=4).targets == ()
 
 
-def test_several_time_points_are_told_as_such(plate):
+def test_a_file_of_another_time_is_of_a_field_of_its_own(plate):
     path = file_of(plate, 1, "A02Z01C02")
     write_image(path.with_name(path.name.replace("T0001", "T0002")), noise(*SHAPE))
-    [(_, told, remedy)] = found(plate)
-    assert told.endswith("are the same image")
-    assert remedy == "keep one: time points are not told apart"
+    told = found(plate)
+    assert {where for where, _, _ in told} == {"20x B03 F001 T0002"}
+    assert "_B03_T0002F001L01A04Z01C04.tif to" in told[0][2]
 
 
 def test_a_stain_that_is_not_asked_for_is_not_looked_at(plate):

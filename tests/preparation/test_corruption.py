@@ -133,8 +133,8 @@ def wreck(
 
 
 def _one_image(plate: Path, key: FieldKey, random: np.random.Generator) -> Path:
-    names = [brightfield_name(key.well, key.fov, z) for z in range(1, 8)] + [
-        target_name(key.well, key.fov, t) for t in ("A1", "A2", "A3")
+    names = [brightfield_name(key, z) for z in range(1, 8)] + [
+        target_name(key, t) for t in ("A1", "A2", "A3")
     ]
     return plate / "20x_images" / str(names[random.integers(10)])
 

@@ -4,8 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adipocyte.domain import TARGETS, FieldKey
 from adipocyte.errors import ConfigError, PlateError
-from adipocyte.preparation.split import FEW_WELLS, PARTS, split_wells
+from adipocyte.preparation.split import (
+    FEW_WELLS,
+    PARTS,
+    rare_stains,
+    split_wells,
+    without_stains,
+)
 
 WELLS = [f"{row}{column:02d}" for row in "ABCP" for column in (1, 2, 24)]
 
@@ -59,6 +66,40 @@ def test_the_eight_wells_of_the_challenge_split_in_five_one_and_two():
     assert len({split["test"] for split in splits}) > 5
     report = split_wells(wells, ("B03",), ("B04",), 0)
     assert report["train"] == ("C02", "C03", "C04", "D02", "D03", "D04")
+
+
+@given(seed=st.integers(0, 2**32), having=st.sets(st.sampled_from(WELLS), min_size=3))
+def test_each_part_has_a_stain_that_only_some_wells_have(seed, having):
+    stains = {
+        FieldKey(20, well, fov): TARGETS if well in having and fov == 2 else ("A1", "A3")
+        for well in WELLS
+        for fov in (1, 2)
+    }
+    rare = rare_stains(stains)
+    assert rare == ({(20, "A2"): having})
+    split = split_wells(WELLS, (), (), seed, rare)
+    assert all(having & set(wells) for wells in split.values())
+    assert without_stains(split, rare) == ""
+    assert split == split_wells(WELLS[::-1], (), (), seed, rare)
+    plain = split_wells(WELLS, (), (), seed)
+    assert {part: len(wells) for part, wells in split.items()} == {
+        part: len(wells) for part, wells in plain.items()
+    }
+    assert split == plain or not all(having & set(wells) for wells in plain.values())
+
+
+def test_stains_that_all_fields_of_a_magnification_have_draw_no_other_split():
+    assert not rare_stains({FieldKey(20, "B03", 1): TARGETS, FieldKey(40, "B04", 1): ("A1",)})
+
+
+def test_named_wells_are_taken_as_named_and_a_stain_that_they_lack_is_told():
+    rare = {(20, "A2"): {"A01", "A02", "B01"}}
+    split = split_wells(WELLS, ("A24",), ("C01", "C02"), 0, rare)
+    assert (split["validation"], split["test"]) == (("A24",), ("C01", "C02"))
+    assert without_stains(split, rare) == (
+        "No field of the validation wells A24 has A2 at 20x; "
+        "no field of the test wells C01, C02 has A2 at 20x."
+    )
 
 
 def test_a_well_named_twice_counts_once():

@@ -66,9 +66,9 @@ def files(field: FieldFiles, stained: Stained) -> dict[str, bytes]:
 
 def described(fields: Iterable[FieldFiles], targets: Sequence[str]) -> dict[str, bytes]:
     """The files that say which wells and *fields* there are; those of plates are the last."""
-    plates: dict[int, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    plates: dict[int, dict[str, list[FieldKey]]] = defaultdict(lambda: defaultdict(list))
     for field in fields:
-        plates[field.key.magnification][field.key.well].append(field.key.fov)
+        plates[field.key.magnification][field.key.well].append(field.key)
     made: dict[str, bytes] = {}
     for magnification, wells in plates.items():
         kept: dict[str, Any] = {}

@@ -28,9 +28,8 @@ from adipocyte.measuring.report.treatments import (
     droplets,
     given,
     n_compounds,
-    title,
 )
-from adipocyte.measuring.screen import Row, by_plate
+from adipocyte.measuring.screen import Row, by_plate, title
 
 # Of the pictures of the field; the wells' values are in the page, too.
 BUDGET_BYTES = 16_000_000

@@ -12,8 +12,8 @@ from adipocyte.evaluation.grades import Worth
 from adipocyte.measuring.grades import Graded
 from adipocyte.measuring.pictures import SHOWN, from_above
 from adipocyte.measuring.plate_map import Role
-from adipocyte.measuring.report.treatments import Plate, given, title
-from adipocyte.measuring.screen import Row, features_of
+from adipocyte.measuring.report.treatments import Plate, given
+from adipocyte.measuring.screen import Row, features_of, title
 
 NO_WORTH = "Not to be trusted in painted images"
 _COLOURS = (colormaps["viridis"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)

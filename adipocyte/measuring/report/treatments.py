@@ -14,7 +14,7 @@ from adipocyte.evaluation.cellprofiler.objects import DIAMETER
 from adipocyte.evaluation.cellprofiler.wells import SHARES
 from adipocyte.evaluation.report.charts import INK, svg
 from adipocyte.measuring.plate_map import Role, written
-from adipocyte.measuring.screen import Row, best_first, by_plate, logistic
+from adipocyte.measuring.screen import Row, best_first, by_plate, logistic, title
 
 Plate = tuple[Mapping[str, str | float], Sequence[Row]]  # what names it, and its wells
 MOST_CONDITIONS = 12
@@ -87,11 +87,6 @@ class Compound:
     name: str
     curves: list[DoseCurve]
     n_all: int
-
-
-def title(plate: Mapping[str, str | float]) -> str:
-    """A plate's name for people."""
-    return f"{plate['Metadata_Plate']}, {plate['Metadata_Magnification']}x"
 
 
 def given(row: Row) -> str:

@@ -8,7 +8,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -29,6 +29,7 @@ _AXES = "tczyx"
 _MOST_UM = 1e6
 _UM = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "meter": 1e6}
 _PLANE = re.compile(r"Z([0-9]{1,2})", re.ASCII)  # a channel of a prepared store
+_NUMBER = re.compile(r"([0-9]{1,4})(?:T([0-9]{4}))?", re.ASCII)  # of a field, its time in a store
 _STORED = {BRIGHTFIELD: BRIGHTFIELD} | {target: target for target in TARGETS}
 _AGAIN = "copy the plate again, whole, or save it again"
 
@@ -78,12 +79,14 @@ def list_ome_zarr(plate: Path) -> Listed:
         name = _plate_name(plate, root)
         # Plates of one folder are told apart by name, those of several objectives are one.
         folder = root if parse_magnification(root.stem) else plate
-        for where, well, fov in _fields(root, problems):
+        for where, well, fov, own_time in _fields(root, problems):
             try:
                 field = _field(where)
-                images += _planes(folder, name, well, fov, field)
+                planes = _planes(folder, name, well, fov, field)
+                images += [replace(one, time=own_time or one.time) for one in planes]
             except (ImageError, PlateError) as error:
-                problems.append(Problem(_key(root, well, fov), error.found, error.remedy))
+                key = _key(root, well, fov, own_time or 1)
+                problems.append(Problem(key, error.found, error.remedy))
                 continue
             for number, label in _channels(field):
                 labels[number].add(label)
@@ -165,8 +168,11 @@ def _plate_name(plate: Path, root: Path) -> str:
     return plate_called(plate, told if isinstance(told, str) else stem)
 
 
-def _fields(root: Path, problems: list[Problem]) -> Iterator[tuple[Path, str, int]]:
-    """The folder, well and number of each field, counted from 1 where the plate counts from 0."""
+def _fields(root: Path, problems: list[Problem]) -> Iterator[tuple[Path, str, int, int]]:
+    """The folder, well and number of each field, counted from 1 where the plate counts from 0.
+
+    And its time where the folder's name tells it, as in a prepared store, else 0.
+    """
     named: list[tuple[Path, str, str]] = []
     acquisitions = set()
     for one in _part(_attributes(root), "plate", {"wells": [{"path": str}]}, root)["wells"]:
@@ -189,15 +195,16 @@ def _fields(root: Path, problems: list[Problem]) -> Iterator[tuple[Path, str, in
     if len(acquisitions) > 1:
         raise PlateError(
             f"{root} holds {len(acquisitions)} acquisitions",
-            "one is due, because time points are not told apart: save one alone",
+            "one is due: save one alone",
         )
     by_well: dict[str, list[str]] = defaultdict(list)
     for _, well, path in named:
         by_well[well].append(path)
     is_from_0 = any(path == "0" for _, _, path in named)
     for folder, well, path in named:
-        is_number = path.isascii() and path.isdecimal() and len(path) <= 4
-        yield folder, well, int(path) + is_from_0 if is_number else by_well[well].index(path) + 1
+        told = _NUMBER.fullmatch(path)
+        fov = int(told[1]) + is_from_0 if told else by_well[well].index(path) + 1
+        yield folder, well, fov, int(told[2] or 0) if told else 0
 
 
 def _unlisted(folder: Path, well: str, listed: set[str]) -> list[Problem]:
@@ -215,10 +222,11 @@ def _unlisted(folder: Path, well: str, listed: set[str]) -> list[Problem]:
     ]
 
 
-def _key(root: Path, well: str, fov: int) -> str:
+def _key(root: Path, well: str, fov: int, time: int) -> str:
     """A field, as problems call it."""
     magnification = parse_magnification(root.stem)
-    return str(FieldKey(magnification, well, fov)) if magnification else f"{well} F{fov:03d}"
+    key = str(FieldKey(magnification or 0, well, fov, time))
+    return key if magnification else key.removeprefix("0x ")
 
 
 def _field(folder: Path) -> _Field:

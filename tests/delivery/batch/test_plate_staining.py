@@ -165,6 +165,26 @@ def test_cellprofiler_loads_what_is_painted_also_after_a_move(stain, plate, tmp_
             assert (name.target, name.fov) == (target, int(metadata["Site"]))
 
 
+@pytest.mark.parametrize("form", ["tiff", "ome-zarr"])
+def test_each_time_is_painted_and_told_apart(stain, form, tmp_path):
+    raw, out = write_plate(tmp_path / "plate", [1]), tmp_path / "out"
+    for path in list(raw.rglob("*.tif")):
+        later = tifffile.imread(path)[::-1]
+        write_image(path.with_name(path.name.replace("T0001", "T0002")), later)
+    assert len(stain(plate=raw, format=form).painted) == 2
+    assert entries(out).keys() == {"20x B03 F001", "20x B03 F001 T0002"}
+    if form == "ome-zarr":
+        shown = zarr.open_group(out / "20x.zarr" / "B" / "3", mode="r").attrs["ome"]["well"]
+        assert [image["path"] for image in shown["images"]] == ["1", "1T0002"]
+        return
+    rows = [metadata for _, metadata in loaded(out / "images.csv", out)]
+    assert [(row["Site"], row["Timepoint"]) for row in rows] == [("1", "1"), ("1", "2")]
+    assert (
+        sorted(parse_name(name.rpartition("/")[2]).time for name in images(out))
+        == [1] * 3 + [2] * 3
+    )
+
+
 @pytest.mark.parametrize("layout", WRITERS)
 def test_images_are_named_after_their_fields_in_any_layout_and_read_again(layout, tmp_path):
     """By `measure`, `evaluate` and CellProfiler; the plate's name is the instrument's own, "99"."""
@@ -180,7 +200,7 @@ def test_images_are_named_after_their_fields_in_any_layout_and_read_again(layout
     for field in fields:
         for target in TARGETS:
             write_image(out / stained_name(field, target), planes(0, (64, 65))[0])
-    found = list_stains(out, "images", 0)
+    (found,) = list_stains({"images": out}, 0)
     assert found.keys() == planes_of.keys()
     for name, data in described(fields, TARGETS).items():
         (out / name).write_bytes(data)
@@ -263,7 +283,7 @@ def test_intervals_lie_beside_the_images_when_they_are_asked_for(stain, compact_
     graded = graded_by(out, again.skipped)
     assert graded.of_well(again.skipped)["Metadata_Trust"] == "no"
     assert graded.of_field(again.skipped[0]) == {"Metadata_Trust": "no"}
-    found = list_stains(out, "images", 0)
+    (found,) = list_stains({"images": out}, 0)
     assert {target for files in found.values() for target in files} == {"A1", "A2", "A3"}
     assert all(len(paths) == 1 for files in found.values() for paths in files.values())
 
@@ -311,7 +331,7 @@ def test_an_ome_zarr_plate_is_valid_continues_and_holds_what_tiffs_hold(
     for name, path in images_of_1.items():
         np.testing.assert_array_equal(found[name], tifffile.imread(path))
     with pytest.raises(PlateError, match="stain the plate once more with -P format=tiff"):
-        list_stains(out, "images", 0)
+        list_stains({"images": out}, 0)
 
     elsewhere = f"memory://{tmp_path.name}/stained"
     stain(LeavesEarlyQuietly(1), out=elsewhere, **given)

@@ -775,7 +775,8 @@ class StainConfig:
     )
     uncertainty: bool = option(
         "Also write the lowest and the highest count to be expected at each pixel, ..._low.tif and "
-        "..._high.tif: the true count of 90 % of a well's pixels lies between them.",
+        "..._high.tif: the true count of 90 % of a well's pixels lies between them; and into "
+        "manifest.json whether to believe each field.",
         False,
     )
     memory_mb: int = option(

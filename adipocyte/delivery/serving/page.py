@@ -47,13 +47,13 @@ _INTENSITIES = {  # the page's words and the client's `histogram_matching`
 class Shown:
     """A visitor's field as the page shows it, 0 to 1, reduced to fit a screen.
 
-    `planes` are (Z, Y, X), `stains` by target (Y, X). `unsure`, (Y, X), says how wide the widest
-    interval is, in parts of the range of counts that its stain is shown in; 0 without intervals.
+    `planes` are (Z, Y, X), `stains` by target (Y, X). `unsure`, likewise, says how wide the
+    intervals are, in parts of the range of counts that the stain is shown in; none without any.
     """
 
     planes: NDArray[np.float32]
     stains: dict[str, NDArray[np.float32]]
-    unsure: NDArray[np.float32]
+    unsure: dict[str, NDArray[np.float32]]
 
 
 class OwnVisitorsOnly:
@@ -286,14 +286,14 @@ def _shown(planes: NDArray[np.uint16], answer: Answer) -> Shown:
     stride = -(-max(planes.shape[1:]) // _SHOWN_PX)
     low, high = np.percentile(planes[:, ::stride, ::stride], (0.5, 99.5))
     light = _unit(planes[:, ::stride, ::stride], low, high)
-    stains, unsure = {}, np.zeros(light.shape[1:], np.float32)
+    stains, unsure = {}, {}
     for target, image in answer.images.items():
         reduced = image[::stride, ::stride]
         dark, bright = np.percentile(reduced, (1, 99.8))
         stains[target] = _unit(reduced, dark, bright)
         if target in answer.intervals:
             low, high = (bound[::stride, ::stride] for bound in answer.intervals[target])
-            np.maximum(unsure, _unit(high - low, 0, bright - dark), out=unsure)
+            unsure[target] = _unit(high - low, 0, bright - dark)
     return Shown(light, stains, unsure)
 
 
@@ -374,16 +374,18 @@ def _stains(shown: Shown | None) -> list[NDArray[np.uint8] | None]:
 def _composite(shown: Shown | None, sure: float, *gains: float) -> NDArray[np.uint8] | None:
     """The stains in colours, added up, each as bright as its gain says.
 
-    What is less sure than *sure* is grey.
+    A stain is grey where its interval is wider than *sure*.
     """
     if shown is None:
         return None
     colours = np.zeros((*shown.planes.shape[1:], 3))
     for target, gain in zip(TARGETS, gains, strict=True):
         if target in shown.stains:
-            colours += gain * shown.stains[target][..., None] * _light(TARGET_COLOURS[target])
-    is_unsure = shown.unsure > sure  # at most 1, so that 1 leaves everything as it is
-    colours[is_unsure] = colours[is_unsure].mean(axis=1, keepdims=True)
+            colour = _light(TARGET_COLOURS[target])
+            part = gain * shown.stains[target][..., None] * colour
+            if target in shown.unsure:  # at most 1, so that 1 leaves everything as it is
+                part[shown.unsure[target] > sure] *= colour.mean() / colour
+            colours += part
     return (255 * np.clip(colours, 0, 1)).astype(np.uint8)
 
 

@@ -85,6 +85,9 @@ class FieldKey:
         return parts | {"time": self.time} if with_time else parts
 
 
+TIMEPOINT = "Metadata_Timepoint"  # the column of tables, where there are several
+
+
 def has_times(keys: Iterable[FieldKey]) -> bool:
     """Whether some of *keys* are of a later time than the first."""
     return any(key.time != 1 for key in keys)

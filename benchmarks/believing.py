@@ -29,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
@@ -43,16 +43,13 @@ from adipocyte.simulation import (
     draw_any_conditions,
     draw_conditions,
     draw_instrument,
-    simulate_field,
 )
 from adipocyte.staining.bundle import write_foretellers
 from adipocyte.staining.stainer import Stainer
 from adipocyte.store.reader import Store
-from adipocyte.system.files import replacing
 from benchmarks.report import parser, report
-from benchmarks.shift import HOME, Shift, camera, optics
+from benchmarks.shift import HOME, MAGNIFICATION, Shift, camera, optics, write_scene
 
-MAGNIFICATION, SIDE_PX = 20, 512
 N_GOOD, N_SCENES = 60, 2  # good fields; scenes of each shift and strength
 SEED = 31
 WRONG = 2.0  # times the usual error
@@ -107,7 +104,7 @@ def _cultures() -> Iterator[tuple[str, int, Shift]]:
 
 @dataclass(frozen=True)
 class Place:
-    """A field to make: of which shift, 0 strong if it is good, and which scene."""
+    """A field to make: of which shift, of the strength 0 if it is good, and which scene."""
 
     name: str
     strength: int
@@ -135,19 +132,7 @@ def places() -> list[Place]:
 
 def make(folder: Path, place: Place) -> None:
     """Simulate a field into *folder*."""
-    path, shift = folder / place.file, place.shift
-    if path.exists():
-        return
-    made = simulate_field(
-        MAGNIFICATION,
-        (SIDE_PX, SIDE_PX),
-        seed=place.seed,
-        conditions=shift.conditions,
-        instrument=shift.instrument,
-    )
-    planes = np.ascontiguousarray(made.planes[list(shift.planes)])
-    with replacing(path) as partial_:
-        save_file({"planes": planes, **made.targets}, partial_)
+    write_scene(folder / place.file, place.shift, place.seed)
 
 
 @dataclass(frozen=True)

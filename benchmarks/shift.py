@@ -210,13 +210,17 @@ def home_plate(folder: Path) -> Path:
 
 def shifted(name: str, number: int, folder: Path) -> None:
     """One scene as the instrument of the shift *name* sees it, into *folder*."""
-    path, shift = folder / f"{name}-{number}.safetensors", SHIFTS[name]
+    write_scene(folder / f"{name}-{number}.safetensors", SHIFTS[name], (7, number))
+
+
+def write_scene(path: Path, shift: Shift, seed: tuple[int, ...]) -> None:
+    """The scene of a *seed* as it is with a *shift*, into a file, unless that exists."""
     if path.exists():
         return
     made: SimulatedField = simulate_field(
         MAGNIFICATION,
         (SIDE_PX, SIDE_PX),
-        seed=(7, number),
+        seed=seed,
         conditions=shift.conditions,
         instrument=shift.instrument,
     )

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from adipocyte.evaluation.cellprofiler.objects import KINDS
 from adipocyte.evaluation.measure import FieldMeasurement
+from adipocyte.imaging.intervals import LEVEL
 from adipocyte.system.forms import NUMBER, require_form
 
-LEVEL = 0.9
 FEWEST_FIELDS = 4
-COUNTED = ("Nuclei", "Cells", "LipidDroplets")
-COUNT = "Image_Count_"  # what their columns in the table of wells begin with
+COUNT = "Image_Count_"  # what the columns of numbers begin with in the table of wells
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def learn_counts(measurements: Sequence[FieldMeasurement], way: str) -> list[Cou
             if field.key.magnification == magnification and field.painted_rows.get(way)
         ]
         n_wells = len({field.key.well for field in fields})
-        for table in COUNTED:
+        for table in KINDS:
             factors = np.sort([*_factors(fields, way, table)])
             if len(factors) >= FEWEST_FIELDS:
                 low, high, level = _bounds(factors)

@@ -63,6 +63,9 @@ class Sureness:
         return _held_metrics(self.held) | _foretold_metrics(self.foretold)
 
 
+NOT_SURE = Sureness()  # of what foretells nothing
+
+
 def places(target: str, truth: NDArray[np.uint16], magnification: int) -> NDArray[np.uint8]:
     """The place in PLACES of each pixel (Y, X) of a true stain.
 

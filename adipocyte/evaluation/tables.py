@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from adipocyte.domain import has_times
+from adipocyte.domain import TIMEPOINT, has_times
 from adipocyte.evaluation.cellprofiler.features import COLUMNS
 from adipocyte.evaluation.judge import Judgement
 from adipocyte.evaluation.measure import FieldMeasurement
@@ -168,7 +168,7 @@ def _part_metrics(part: Part) -> dict[str, float | None]:
 def _image_table(measured: list[tuple[FieldMeasurement, dict[str, float]]]) -> str:
     """CSV with CellProfiler's columns in its order, which is alphabetical."""
     text = io.StringIO()
-    times = ["Metadata_Timepoint"] if has_times(field.key for field, _ in measured) else []
+    times = [TIMEPOINT] if has_times(field.key for field, _ in measured) else []
     columns = sorted([*COLUMNS, "ImageNumber", "Metadata_FoV", *times, "Metadata_Well"])
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()

@@ -36,7 +36,7 @@ class Foreteller:
     refused, when the largest error, in parts of the usual one, lies above `doubted` or `refused`;
     so are the shares of good fields DOUBTED and REFUSED at most, or more where there were few.
     `farthest` is the largest distance, in `scales`, of a field that taught. It has learnt from
-    `n_fields` fields of `n_wells` wells.
+    `n_parts` parts of fields of `n_wells` wells.
     """
 
     magnification: int
@@ -48,7 +48,7 @@ class Foreteller:
     doubted: float
     refused: float
     farthest: float
-    n_fields: int
+    n_parts: int
     n_wells: int
 
     def __call__(self, appearance: Measures, warnings: Sequence[str] = ()) -> Trust:
@@ -129,7 +129,7 @@ def learn(magnification: int, fields: Sequence[Painted]) -> Foreteller:
         doubted=max(_above(worst, DOUBTED), LEAST_DOUBTED),
         refused=max(_above(worst, REFUSED), LEAST_REFUSED),
         farthest=max(map(_distance, standard)),
-        n_fields=len(fields),
+        n_parts=len(fields),
         n_wells=len(set(wells)),
     )
 

@@ -18,6 +18,7 @@ from adipocyte.evaluation.counts import COUNT, CountFactors
 from adipocyte.evaluation.grades import WELLS, Grade, Worth, from_json, summary
 from adipocyte.evaluation.reality import PROBABILITY, Reality
 from adipocyte.imaging.trust import UNTOLD, Trust, Verdict, read_trust
+from adipocyte.plate.listing import few
 from adipocyte.plate.stained import GRADES, PLATE_MANIFEST, Told, damaged, told_by
 
 VERDICT = "Metadata_Trust"
@@ -110,7 +111,7 @@ class Graded:
         yield from self.doubts
         refused = sorted(key for key, one in self.trusts.items() if one.verdict is Verdict.NO)
         if refused:
-            wells = ", ".join(dict.fromkeys(key.well for key in refused))
+            wells = few([*dict.fromkeys(key.well for key in refused)])
             yield f"Not to be believed: {len(refused)} of {len(self.trusts)} fields, of {wells}."
 
 

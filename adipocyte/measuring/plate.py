@@ -13,7 +13,7 @@ import numpy as np
 import tifffile
 from tqdm import tqdm
 
-from adipocyte.domain import TARGET_NAMES, TARGETS, FieldKey, has_times, row_and_column
+from adipocyte.domain import TARGET_NAMES, TARGETS, TIMEPOINT, FieldKey, has_times, row_and_column
 from adipocyte.errors import ConfigError, ImageError, PlateError
 from adipocyte.evaluation.cellprofiler.features import STAINS, Measured, measure
 from adipocyte.evaluation.cellprofiler.labelling import Labels
@@ -25,8 +25,8 @@ from adipocyte.measuring.files import table_file
 from adipocyte.measuring.grades import Graded, grade_rows, graded_by
 from adipocyte.measuring.parts import PART_FORMAT, has_part, read_part, write_part
 from adipocyte.measuring.plate_map import Treatment, read_plate_map
-from adipocyte.measuring.screen import TIME, control_rows, dose_rows
-from adipocyte.plate.listing import same_image
+from adipocyte.measuring.screen import control_rows, dose_rows
+from adipocyte.plate.listing import few, same_image
 from adipocyte.plate.names import magnification_folder, parse_name
 from adipocyte.plate.problems import Problem, problem_table
 from adipocyte.plate.stained import told_by
@@ -37,7 +37,6 @@ from adipocyte.system.processes import each
 
 WELLS, CONTROLS, DOSES, GRADES = "Wells", "Controls", "DoseResponse", "Grades"
 LABELS = "labels"
-_MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -198,12 +197,6 @@ def without(lacking: Mapping[str, Sequence[FieldKey]]) -> list[str]:
     ]
 
 
-def few(names: Sequence[object]) -> str:
-    """The first of many names, and how many there are more."""
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return ", ".join(map(str, names[:_MOST_NAMED])) + more
-
-
 def outlined(images: Path, field: StainedField, graded: Graded | None) -> Shown:
     """A *field* of the folder *images* to look at, and what is found in it; *graded* knows objects.
 
@@ -347,7 +340,7 @@ def _of_well(field: StainedField, with_time: bool) -> dict[str, str | float]:
         "Metadata_Well": field.key.well,
         "Metadata_Row": row,
         "Metadata_Column": column,
-        **({TIME: field.key.time} if with_time else {}),
+        **({TIMEPOINT: field.key.time} if with_time else {}),
     }
 
 

@@ -10,13 +10,12 @@ from numpy.typing import NDArray
 from scipy.optimize import OptimizeWarning, curve_fit
 from scipy.stats import kruskal, mannwhitneyu, t
 
-from adipocyte.domain import row_and_column
+from adipocyte.domain import TIMEPOINT, row_and_column
 from adipocyte.measuring.plate_map import Role, Treatment
 
 Row = Mapping[str, str | float]  # of the table of wells
 MAD_TO_SD = 1.4826  # of a normal distribution
-TIME = "Metadata_Timepoint"  # where there are several
-_OF_PLATE = ("Metadata_Plate", "Metadata_Magnification", TIME)
+_OF_PLATE = ("Metadata_Plate", "Metadata_Magnification", TIMEPOINT)
 FEWEST_PLACES = 8  # wells without treatment, from which an effect of places is told
 FEWEST_DOSES = 4  # as many as a curve has parameters
 _LEVEL = 0.95
@@ -291,5 +290,5 @@ def by_plate(rows: Sequence[Row]) -> list[tuple[dict[str, str | float], list[Row
 
 def title(plate: Mapping[str, str | float]) -> str:
     """A plate's name for people, with its magnification, and its time where there are several."""
-    time = f", time {plate[TIME]}" if TIME in plate else ""
+    time = f", time {plate[TIMEPOINT]}" if TIMEPOINT in plate else ""
     return f"{plate['Metadata_Plate']}, {plate['Metadata_Magnification']}x{time}"

@@ -63,8 +63,13 @@ def list_images(folder: Path) -> Listing:
 
 def named(paths: Sequence[Path]) -> str:
     """The names of some of *paths*: "a.txt, b.txt, c.txt and 4 more"; "" for none."""
-    shown = ", ".join(path.name for path in paths[:_MOST_NAMED])
-    return f"{shown} and {len(paths) - _MOST_NAMED} more" if len(paths) > _MOST_NAMED else shown
+    return few([path.name for path in paths], _MOST_NAMED)
+
+
+def few(names: Sequence[object], most: int = 5) -> str:
+    """The first of many names, at most so many, and how many there are more."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more
 
 
 def similar_problem(folder: Path, similar: Sequence[Path]) -> Problem:

@@ -27,6 +27,11 @@ def plane_in(array: Path, index: Index) -> Path:
     return array / f"[{','.join(map(str, index))}]"
 
 
+def holder(path: Path) -> Path:
+    """What an image lies in: its own file, or the array that it is a plane of."""
+    return path if _index_of(path) is None else path.parent
+
+
 def read_header(path: Path) -> Header:
     """Look at an image without decoding a pixel. Raises ImageError (see `tiff`, `zarr_arrays`)."""
     if _index_of(path) is None:

@@ -23,7 +23,7 @@ from adipocyte.plate.layouts.challenge import CHALLENGE
 from adipocyte.plate.layouts.listed import Image, LeftAlone
 from adipocyte.plate.listing import doubled, named
 from adipocyte.plate.names import EXAMPLE, brightfield_name, target_name
-from adipocyte.plate.planes import read_header
+from adipocyte.plate.planes import holder, read_header
 from adipocyte.plate.problems import Problem, problem_of
 from adipocyte.plate.tiff import Header
 
@@ -295,14 +295,18 @@ def _untold(images: Iterable[Image]) -> list[Problem]:
 
 def _read_headers(paths: list[Path]) -> tuple[Headers, dict[Path, ImageError]]:
     """The headers of the images that can be read, and why the others cannot be."""
+    held: dict[Path, list[Path]] = defaultdict(list)  # the planes of an array have one header
+    for path in paths:
+        held[holder(path)].append(path)
     headers: Headers = {}
     errors: dict[Path, ImageError] = {}
-    with tqdm(total=len(paths), desc="scan", unit="file") as bar:
-        for path, told in zip(paths, _told_by(paths), strict=True):
+    with tqdm(total=len(held), desc="scan", unit="file") as bar:
+        firsts = [alike[0] for alike in held.values()]
+        for alike, told in zip(held.values(), _told_by(firsts), strict=True):
             if isinstance(told, Header):
-                headers[path] = told
+                headers |= dict.fromkeys(alike, told)
             else:
-                errors[path] = told
+                errors |= dict.fromkeys(alike, told)
             bar.update()
     return headers, errors
 

@@ -1,9 +1,7 @@
 """What was understood of a plate, as a table that is printed before any work."""
 
-from collections.abc import Sequence
-
 from adipocyte.domain import BRIGHTFIELD, TARGET_NAMES
-from adipocyte.plate.listing import named
+from adipocyte.plate.listing import few, named
 from adipocyte.plate.problems import on_one_line
 from adipocyte.plate.scan import Plate
 
@@ -22,8 +20,8 @@ def understood_table(plate: Plate) -> str:
         ("layout", told.layout),
         ("plate", ", ".join(names)),
         ("magnification", ", ".join(_objective(one, told.um_per_px) for one in magnifications)),
-        ("wells", f"{len(wells)}: {_some(wells)}" if wells else "none"),
-        ("times", f"{len(times)}: {_some(times)}" if len(times) > 1 else ""),
+        ("wells", f"{len(wells)}: {few(wells, _MOST_SHOWN)}" if wells else "none"),
+        ("times", f"{len(times)}: {few(times, _MOST_SHOWN)}" if len(times) > 1 else ""),
         ("fields", _fields(plate)),
         ("z-planes", _z_planes(plate)),
         *(("channel", f"{one}: {_role(told.roles.get(one.number))}") for one in told.channels),
@@ -44,11 +42,6 @@ def _objective(magnification: int, um_per_px: dict[int, float]) -> str:
 def _z_planes(plate: Plate) -> str:
     steps = [f"{um:g} µm apart at {one}x" for one, um in sorted(plate.z_steps_um.items())]
     return ", ".join([str(plate.n_z_planes), *steps])
-
-
-def _some(names: Sequence[object]) -> str:
-    more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
-    return ", ".join(map(str, names[:_MOST_SHOWN])) + more
 
 
 def _fields(plate: Plate) -> str:

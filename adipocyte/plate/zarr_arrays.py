@@ -126,8 +126,8 @@ def read_planes(array: Array, indices: Sequence[Index]) -> NDArray[np.uint16]:
 
     A chunk that several planes share is decoded once.
 
-    Raises ImageError, naming the array's folder, for a damaged chunk, for an index that it does not
-    have, and for a plane that has no chunk: zarr leaves out what is empty, a copy what it has lost.
+    Raises ImageError, which names the array's folder, when a chunk is damaged, the array has no
+    such plane, or a plane has no chunk at all: an empty plane and a lost one look alike.
     """
     lead = len(array.shape) - 2
     planes = np.full((len(indices), *array.shape[lead:]), array.fill, dtype=np.uint16)

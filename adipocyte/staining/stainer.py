@@ -179,6 +179,8 @@ class Stainer:
         *images*, (Y, X) by target, are all that the bundle paints, with the intensities "none".
         UNTOLD where the bundle cannot tell.
         """
+        if magnification not in self._foretellers:
+            return UNTOLD
         return self._trust(quality.measure_quality(planes), images, magnification)
 
     def _trust(

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from adipocyte.domain import FieldKey
-from adipocyte.evaluation.counts import COUNT, COUNTED, from_json, learn_counts, to_json
+from adipocyte.evaluation.cellprofiler.objects import KINDS
+from adipocyte.evaluation.counts import COUNT, from_json, learn_counts, to_json
 
 
 def fields(n: int, seed: int, magnification: int = 20) -> list:
@@ -15,7 +16,7 @@ def fields(n: int, seed: int, magnification: int = 20) -> list:
     random = np.random.default_rng(seed)
     found = []
     for i in range(n):
-        painted = {COUNT + table: int(random.integers(20, 200)) for table in COUNTED}
+        painted = {COUNT + table: int(random.integers(20, 200)) for table in KINDS}
         true = {name: round(m / 0.7 * np.exp(random.normal(0, 0.2))) for name, m in painted.items()}
         key = FieldKey(magnification, f"B{i % 5 + 1:02d}", i)
         found.append(SimpleNamespace(key=key, truth_row=true, painted_rows={"none": painted}))
@@ -30,7 +31,7 @@ def test_new_fields_lie_inside_as_often_as_is_said(n, level):
         assert learnt["Nuclei"].level == pytest.approx(level)
         for field in fields(40, 1000 + seed):
             painted, true = field.painted_rows["none"], field.truth_row
-            for table in COUNTED:
+            for table in KINDS:
                 low, high = learnt[table](painted[COUNT + table])
                 shares.append(low <= true[COUNT + table] <= high)
     assert np.mean(shares) == pytest.approx(level, abs=0.03)

@@ -13,7 +13,7 @@ def test_fields_of_two_wells_teach_and_the_same_seed_teaches_the_same(small_bund
     stainer = Stainer(small_bundle)
     keys = [key for key in small_store.keys("train") if key.magnification == 20]
     [found] = learn_foretellers(stainer, small_store, keys, 0, N_PARTS)
-    assert (found.magnification, found.n_fields, found.n_wells) == (20, N_PARTS, 2)
+    assert (found.magnification, found.n_parts, found.n_wells) == (20, N_PARTS, 2)
     assert set(found.usual) == {"A1", "A2", "A3"}
     assert found.doubted <= found.refused
     assert learn_foretellers(stainer, small_store, keys, 0, N_PARTS) == [found]

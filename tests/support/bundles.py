@@ -68,7 +68,7 @@ def some_foreteller(refused: float = 2.0, farthest: float = 0.01) -> Foreteller:
         doubted=1.2,
         refused=refused,
         farthest=farthest,
-        n_fields=4,
+        n_parts=4,
         n_wells=2,
     )
 

@@ -45,8 +45,8 @@ class FieldOutcome:
     """What became of one field: PAINTED, or FAILED because of a `problem`.
 
     `seconds` is the time from reading the field to having written its images. `trust` says whether
-    to believe it, where that was asked for. `made_from` names the
-    files of the field; the process that keeps the plate's manifest fills it in.
+    to believe it, where that was asked for. `made_from` names the files of the field; the process
+    that keeps the plate's manifest fills it in.
     """
 
     key: FieldKey
@@ -62,8 +62,8 @@ class FieldPainter:
     """Paints fields of a plate, each from its files to its files, with a model that it loads once.
 
     Raises RunError when there is no such model, ConfigError when packages that the format takes are
-    not installed, OutputError when an image cannot be written, would
-    lie in the raw plate, or another command writes there.
+    not installed, OutputError when an image cannot be written, would lie in the raw plate, or
+    another command writes there.
     """
 
     def __init__(self, assignment: Assignment) -> None:

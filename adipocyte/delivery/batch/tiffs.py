@@ -5,13 +5,11 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from adipocyte.domain import has_times
+from adipocyte.domain import TIMEPOINT, has_times
 from adipocyte.plate.fields import FieldFiles, interval_names, stained_name
 from adipocyte.plate.stained import IMAGE_TABLE
 from adipocyte.plate.tiff import encode_image
 from adipocyte.staining.stainer import Stained
-
-_TIME = "Metadata_Timepoint"  # where there are several
 
 
 def names(field: FieldFiles, targets: Sequence[str], with_intervals: bool) -> list[str]:
@@ -44,7 +42,7 @@ def described(fields: Iterable[FieldFiles], targets: Sequence[str]) -> dict[str,
     with_time = has_times(field.key for field in fields)
     images = [f"Image_{part}_{target}" for target in targets for part in ("FileName", "PathName")]
     metadata = [f"Metadata_{name}" for name in ("Plate", "Magnification", "Well", "Site")]
-    metadata += [_TIME] if with_time else []
+    metadata += [TIMEPOINT] if with_time else []
     writer = csv.DictWriter(text, [*images, *metadata], lineterminator="\n")
     writer.writeheader()
     writer.writerows(_row(field, targets, with_time) for field in fields)
@@ -58,7 +56,7 @@ def _row(field: FieldFiles, targets: Sequence[str], with_time: bool) -> dict[str
         "Metadata_Well": field.key.well,
         "Metadata_Site": field.key.fov,
     }
-    row |= {_TIME: field.key.time} if with_time else {}
+    row |= {TIMEPOINT: field.key.time} if with_time else {}
     for target in targets:
         folder, _, name = stained_name(field, target).rpartition("/")
         row |= {f"Image_FileName_{target}": name, f"Image_PathName_{target}": folder}

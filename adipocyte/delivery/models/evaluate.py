@@ -33,8 +33,7 @@ from adipocyte.evaluation.painting import check_fits, paint_fields
 from adipocyte.evaluation.pairs import PREDICTION, pair
 from adipocyte.evaluation.reality import Reality
 from adipocyte.evaluation.report import page
-from adipocyte.evaluation.report.page import NOT_SURE
-from adipocyte.evaluation.sureness import Foretold, Sureness, held
+from adipocyte.evaluation.sureness import NOT_SURE, Foretold, Sureness, held
 from adipocyte.evaluation.tables import feature_rows, feature_tables, metrics, rows, table
 from adipocyte.plate.problems import problem_table
 from adipocyte.staining.stainer import Stainer
@@ -213,13 +212,10 @@ def _sureness(judgement: Judgement, stainer: Stainer, store: Store) -> Sureness:
     trusts = {field.key: field.trust for field in judgement.fields}
     foretold = []
     for one in judgement.measurements:
-        middles = {
-            name: store.median(one.key.magnification, name) for name in one.pixels[judgement.kept]
-        }
         errors = {
-            target: one.pixels[judgement.kept][target]["mae"] / middle
-            for target, middle in middles.items()
-            if middle > 0
+            target: pixels["mae"] / middle
+            for target, pixels in one.pixels[judgement.kept].items()
+            if (middle := store.median(one.key.magnification, target)) > 0
         }
         if trusts[one.key].errors:
             foretold.append(Foretold(one.key, trusts[one.key], errors))

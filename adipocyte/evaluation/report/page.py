@@ -19,7 +19,7 @@ from adipocyte.evaluation.reality import Reliability
 from adipocyte.evaluation.report import charts
 from adipocyte.evaluation.report.images import Gallery, chosen, gallery
 from adipocyte.evaluation.report.template import template
-from adipocyte.evaluation.sureness import Held, Sureness
+from adipocyte.evaluation.sureness import NOT_SURE, Held, Sureness
 
 WAY_NAMES = {
     "none": "as painted",
@@ -34,7 +34,6 @@ METRIC_NAMES = {
     "feature_metric": "Feature metric",
 }
 EMPTY: Mapping[tuple[int, str], Reliability] = {}
-NOT_SURE = Sureness()
 KIND_COLOURS = {"nuclei": TARGET_COLOURS["A1"], "droplets": TARGET_COLOURS["A2"]}
 
 

@@ -20,7 +20,7 @@ from adipocyte.evaluation.report.template import template
 from adipocyte.imaging.grey import display_range, to_grey
 from adipocyte.measuring.grades import Graded
 from adipocyte.measuring.pictures import FOUND_IN
-from adipocyte.measuring.plate import MeasuredPlate, Shown, few, without
+from adipocyte.measuring.plate import MeasuredPlate, Shown, without
 from adipocyte.measuring.report.plates import VIRIDIS, figure, groups_of, heat_maps, plate_data
 from adipocyte.measuring.report.treatments import (
     controls,
@@ -30,6 +30,7 @@ from adipocyte.measuring.report.treatments import (
     n_compounds,
 )
 from adipocyte.measuring.screen import Row, by_plate, title
+from adipocyte.plate.listing import few
 
 # Of the pictures of the field; the wells' values are in the page, too.
 BUDGET_BYTES = 16_000_000

@@ -189,6 +189,8 @@ class StainClient:
         tta: bool = False,
         measure: bool = False,
         uncertainty: bool = False,
+        um_per_px: float | None = None,
+        resample: bool = False,
     ) -> Answer:
         """Paint one field: (Z, Y, X) counts in, (Y, X) counts out for each of *targets*.
 
@@ -198,7 +200,9 @@ class StainClient:
         tiles that the field is painted in, in pixels (None: as memory allows); *tta* averages what
         is painted of the field in all eight flips and rotations. *measure* also measures what is
         painted, which takes half a minute for a full field. *uncertainty* also gives intervals that
-        hold 90 % of a well's true counts (docs/uncertainty.md).
+        hold 90 % of a well's true counts (docs/uncertainty.md). *um_per_px* is the side of a pixel
+        in µm, where it is not as the model has seen it; *resample* also paints fields of objectives
+        that the model has not seen, in pixels of the nearest that it has.
 
         Raises UnreachableError when no server answers, ServiceError when it refuses or answers
         with anything but painted images.
@@ -209,6 +213,8 @@ class StainClient:
             "tta": tta,
             "measure": measure,
             "uncertainty": uncertainty,
+            "um_per_px": um_per_px,
+            "resample": resample,
         }
         params = {name: value for name, value in wishes.items() if value}
         if histogram_matching is not None:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from adipocyte.domain import SMALLEST_PX, TARGETS
+from adipocyte.domain import MOST_MAGNIFICATION, MOST_UM_PER_PX, SMALLEST_PX, TARGETS
 from adipocyte.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -268,7 +268,25 @@ _channels = partial(
     "",
 )
 _magnification = partial(
-    option, "Magnification of a plate that does not tell it, or tells a wrong one; 0: as told.", 0
+    option,
+    "Magnification of a plate that does not tell it, or tells a wrong one; 0: as told.",
+    0,
+    low=0,
+    high=MOST_MAGNIFICATION,
+)
+_um_per_px = partial(
+    option,
+    "µm per pixel of a plate that does not tell it, or tells a wrong one; 0: as told, or as is "
+    "usual at its magnification.",
+    0.0,
+    low=0,
+    high=MOST_UM_PER_PX,
+)
+_resample = partial(
+    option,
+    "Paint fields of an objective that the model has not seen in pixels of the nearest that it "
+    "has, and bring them back; else they are refused.",
+    False,
 )
 _target = partial(
     option,
@@ -398,7 +416,8 @@ class PreprocessConfig:
     store: Path = _store()
     layout: str = _layout()
     channels: str = _channels()
-    magnification: Literal[0, 20, 40, 60] = _magnification()
+    magnification: int = _magnification()
+    um_per_px: float = _um_per_px()
     plate_name: str = _plate_name()
     stain_z: int = option(
         "Which z-plane of stains that were taken at several, by the number in the names; 0: there "
@@ -709,14 +728,24 @@ class EvaluateConfig:
     )
     store: Path = _store()
     wells: Literal["test", "validation", "train"] = option("Part of the split to judge on.", "test")
+    resample: bool = _resample()
     truth: Path | None = option(
         "Judge two folders of TIFFs instead: the true stains, under the challenge's names.", None
     )
     prediction: Path | None = option(
         "Judge two folders of TIFFs instead: the predictions of any program.", None
     )
-    magnification: Literal[0, 20, 40, 60] = option(
-        "Magnification of the two folders, where their names do not tell it.", 0
+    magnification: int = option(
+        "Magnification of the two folders, where their names do not tell it.",
+        0,
+        low=0,
+        high=MOST_MAGNIFICATION,
+    )
+    um_per_px: float = option(
+        "µm per pixel of the two folders; 0: as the images tell, or as is usual.",
+        0.0,
+        low=0,
+        high=MOST_UM_PER_PX,
     )
     on_error: OnError = option(
         "Where the two folders do not pair up: stop, with a table of all that is wrong, or skip "
@@ -739,8 +768,10 @@ class StainConfig:
     plate: Path = option("Folder of the raw plate; brightfield planes are enough.")
     layout: str = _layout()
     channels: str = _channels()
-    magnification: Literal[0, 20, 40, 60] = _magnification()
+    magnification: int = _magnification()
+    um_per_px: float = _um_per_px()
     plate_name: str = _plate_name()
+    resample: bool = _resample()
     model: str = option("Address of a registered model.", f"models:/{MODEL_NAME}@champion")
     out: str = option(
         "Folder for the stained images, or an address that fsspec knows: s3://bucket/folder.",
@@ -803,8 +834,17 @@ class MeasureConfig:
         "Folder of stained TIFFs under the challenge's names, painted or true; or 20x_images in it."
     )
     out: Path = option("Folder for the tables.", Path("measured"))
-    magnification: Literal[0, 20, 40, 60] = option(
-        "Magnification of the folder, where its name does not tell it.", 0
+    magnification: int = option(
+        "Magnification of the folder, where its name does not tell it.",
+        0,
+        low=0,
+        high=MOST_MAGNIFICATION,
+    )
+    um_per_px: float = option(
+        "µm per pixel of the folder; 0: as the images tell, or as is usual.",
+        0.0,
+        low=0,
+        high=MOST_UM_PER_PX,
     )
     plate_map: Path | None = option(
         "CSV of what each well was given: well, role (negative, positive or treated), compound, "

@@ -3,7 +3,8 @@
 It imports nothing of ours.
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from string import ascii_uppercase
@@ -15,8 +16,15 @@ TARGET_COLOURS = {"A1": "#4080ff", "A2": "#2faf6a", "A3": "#e8573f"}
 BRIGHTFIELD = "brightfield"
 SEGMENTER = "segmenter"  # the network that finds nuclei in brightfield; each target has a generator
 
-MAGNIFICATIONS = (20, 40, 60)
-UM_PER_PX = {20: 0.325, 40: 0.163, 60: 0.108}  # not published; these values fit the instrument
+MAGNIFICATIONS = (20, 40, 60)  # of the challenge
+# By magnification, where a plate does not tell it. The challenge's are not published; these values
+# fit its instrument, and the others a camera with pixels of 6.5 µm, too.
+UM_PER_PX = {10: 0.65, 20: 0.325, 40: 0.163, 60: 0.108, 63: 0.103, 100: 0.065}
+MOST_MAGNIFICATION = 250
+MOST_UM_PER_PX = 100.0
+# Pixels of sizes that differ by less are those of one objective: 15 % more or less cost a network
+# little (docs/measurements/shift.md).
+ALIKE = 1.2
 N_Z_PLANES = 7
 MOST_Z_PLANES = 9  # that a model takes which was trained for any number of planes
 SMALLEST_PX = 64  # the shortest side of a field that can be prepared, painted or judged
@@ -96,6 +104,31 @@ def has_times(keys: Iterable[FieldKey]) -> bool:
 def bound_names(target: str) -> tuple[str, str]:
     """The names of the lowest and the highest counts of a target: "A1_low", "A1_high"."""
     return f"{target}_low", f"{target}_high"
+
+
+def are_alike(um_per_px: float, other_um: float) -> bool:
+    """Whether pixels of two sizes, in µm, are those of one objective."""
+    return 1 / ALIKE < um_per_px / other_um < ALIKE
+
+
+def nearest_objective(um_per_px: float, known: Mapping[int, float]) -> int:
+    """The magnification among the *known* ones, with their µm per pixel, that comes nearest.
+
+    *um_per_px* is the size of the pixels that it should have.
+    """
+    return min(known, key=lambda one: (abs(math.log(known[one] / um_per_px)), one))
+
+
+def as_in_challenge(magnification: int, um_per_px: float) -> tuple[int, float]:
+    """The challenge's objective that is nearest to one, and its pixels for one pixel's side.
+
+    The challenge's own three, with pixels alike, are themselves: (20, 1.0).
+    """
+    of_challenge = {one: UM_PER_PX[one] for one in MAGNIFICATIONS}
+    if magnification in of_challenge and are_alike(um_per_px, of_challenge[magnification]):
+        return magnification, 1.0
+    nearest = nearest_objective(um_per_px, of_challenge)
+    return nearest, um_per_px / of_challenge[nearest]
 
 
 def table_key(magnification: int, channel: str) -> str:

@@ -15,6 +15,7 @@ from scipy import ndimage
 from skimage.segmentation import find_boundaries
 
 from adipocyte.config import PreprocessConfig
+from adipocyte.domain import UM_PER_PX
 from adipocyte.imaging.grey import display_range, to_grey
 from adipocyte.imaging.masks import superpixels
 from adipocyte.preparation.field import mask_of
@@ -50,7 +51,7 @@ def soiled(image: NDArray[np.uint16], magnification: int, seed: int) -> NDArray[
 
 def shipped_mask(image: NDArray[np.uint16], magnification: int) -> NDArray[np.bool_]:
     """The mask that `preprocess` makes by default."""
-    return mask_of(image, magnification, masking_of(SHIPPED))
+    return mask_of(image, magnification, UM_PER_PX[magnification], masking_of(SHIPPED))
 
 
 def pieces_outside(mask: NDArray[np.bool_], nuclei: NDArray[np.int32]) -> int:

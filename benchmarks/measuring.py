@@ -225,7 +225,7 @@ def time_field() -> dict[str, float]:
     simulation_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     forget_memory()
     before_mb, begin = memory_mb(), time.process_time()
-    tables_of(measure(images, MAGNIFICATION), MAGNIFICATION)
+    tables_of(measure(images, MAGNIFICATION))
     took_s, took_mb = time.process_time() - begin, memory_mb() - before_mb
     return {
         "field_s": took_s,

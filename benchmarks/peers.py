@@ -44,7 +44,7 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from adipocyte.config import GeneratorConfig, SegmenterConfig, build
-from adipocyte.domain import SEGMENTER, TARGETS, FieldKey, Intensities, table_key
+from adipocyte.domain import SEGMENTER, TARGETS, UM_PER_PX, FieldKey, Intensities, table_key
 from adipocyte.evaluation.fields import FieldPaths
 from adipocyte.evaluation.judge import judge
 from adipocyte.evaluation.painting import TRUTH, cross_calibrated
@@ -586,7 +586,7 @@ def judged(learners: list[Learner], store: Store, folder: Path) -> dict[str, Any
             correlations[target].append(np.corrcoef(*pair)[0, 1])
         ways = {TRUTH: truth, Intensities.NONE: plain, Intensities.MATCHING: matched}
         paths = {way: written(folder / way, key, found) for way, found in ways.items()}
-        fields.append(FieldPaths(key, paths.pop(TRUTH), paths))
+        fields.append(FieldPaths(key, paths.pop(TRUTH), paths, UM_PER_PX[key.magnification]))
     fields = cross_calibrated(fields, histograms, folder)
     scores = judge(fields, Intensities.NONE, feature_fields=99, workers=0, seed=0).scores
     return {

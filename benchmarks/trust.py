@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from adipocyte.domain import FieldKey
+from adipocyte.domain import UM_PER_PX, FieldKey
 from adipocyte.evaluation.fields import FieldPaths
 from adipocyte.evaluation.grades import (
     WELLS,
@@ -83,7 +83,9 @@ def measured(folder: Path) -> list[FieldMeasurement]:
     """The fields of a part, painted against true."""
     true, painted = list_stains({name: folder / name for name in ("true", "painted")}, 0)
     fields = [
-        FieldPaths(key, _first(true[key]), {"painted": _first(painted[key])})
+        FieldPaths(
+            key, _first(true[key]), {"painted": _first(painted[key])}, UM_PER_PX[key.magnification]
+        )
         for key in sorted(true)
     ]
     return measure_fields(fields, n_measured=len(fields), workers=2)

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from adipocyte.config import GeneratorConfig, PreprocessConfig, build
-from adipocyte.domain import TARGETS, FieldKey, Intensities
+from adipocyte.domain import TARGETS, UM_PER_PX, FieldKey, Intensities
 from adipocyte.evaluation.fields import FieldPaths
 from adipocyte.evaluation.painting import (
     cross_calibrated,
@@ -135,7 +135,7 @@ def seen(store: Store, bundle: Path) -> list[Seen]:
         painted = stainer.stain(store.planes(key), key.magnification).images
         for target, image in painted.items():
             truth = store.stain(key, target)
-            at = places(target, truth, key.magnification)
+            at = places(target, truth, key.magnification, UM_PER_PX[key.magnification])
             found.append(Seen(key, target, truth, image, at))
     return found
 

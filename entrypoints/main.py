@@ -55,6 +55,7 @@ def main(config: MainConfig, extra: dict[str, Any]) -> None:
         layout=wanted.layout,
         channels=wanted.channels,
         magnification=wanted.magnification,
+        um_per_px=wanted.um_per_px,
     )
     digest = short_digest(settings)
     before = interrupted_run("main", digest)

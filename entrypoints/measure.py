@@ -40,6 +40,7 @@ def measure(config: MeasureConfig) -> None:
             config.images,
             config.out,
             magnification=config.magnification,
+            um_per_px=config.um_per_px,
             labels=config.labels,
             csv=config.csv,
             plate_map=config.plate_map,

@@ -5,7 +5,7 @@ import re
 import shlex
 
 from adipocyte.config import SimulateConfig, listed, plain
-from adipocyte.domain import MAGNIFICATIONS, ROWS
+from adipocyte.domain import ROWS, UM_PER_PX
 from adipocyte.errors import ConfigError
 from adipocyte.system.files import write_whole
 from entrypoints.command import command
@@ -64,7 +64,7 @@ def simulate(config: SimulateConfig) -> None:
 
 
 def _magnifications(config: SimulateConfig) -> list[int]:
-    known = [str(magnification) for magnification in MAGNIFICATIONS]
+    known = [str(magnification) for magnification in UM_PER_PX]
     if not (wanted := listed(config.magnifications)) or set(wanted) - set(known):
         raise ConfigError(
             f"magnifications must be of {', '.join(known)}, got {config.magnifications!r}",

@@ -100,7 +100,7 @@ def test_what_was_measured_comes_back_as_it_was(server, stainer):
     expected = measure(stainer.stain(field, 20).images, 20)
     assert answer.features.keys() == expected.features.keys()
     np.testing.assert_equal(answer.features, expected.features)  # nan is nan
-    droplets = tables_of(expected, 20)["LipidDroplets"]
+    droplets = tables_of(expected)["LipidDroplets"]
     assert answer.objects is not None
     np.testing.assert_array_equal(answer.objects.edges_um, EDGES_UM)
     by_diameter, _ = np.histogram(droplets[DIAMETER], EDGES_UM)

@@ -25,7 +25,7 @@ from adipocyte.config import (
     spelled,
     without_retired,
 )
-from adipocyte.domain import MAGNIFICATIONS, TARGETS, Intensities
+from adipocyte.domain import TARGETS, Intensities
 from adipocyte.errors import ConfigError
 
 KINDS = [
@@ -271,8 +271,7 @@ def test_every_setting_says_what_it_is_and_its_recipes_exist(kind):
 
 
 def test_choices_are_the_facts_of_the_field():
-    stain, evaluate = get_type_hints(StainConfig), get_type_hints(EvaluateConfig)
+    stain = get_type_hints(StainConfig)
     assert set(choices(stain["intensities"])) == {"kept", *Intensities}
-    assert choices(evaluate["magnification"]) == (0, *MAGNIFICATIONS)
     [target] = [one for one in dataclasses.fields(GeneratorConfig) if one.name == "target"]
     assert target.metadata["among"] == TARGETS

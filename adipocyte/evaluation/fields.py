@@ -13,12 +13,14 @@ class FieldPaths:
     """The single-page TIFFs of a field: `truth` by target, `painted` by way and target.
 
     A way is a way of intensities ("none", "matching", …), or a name for images that came otherwise
-    ("prediction", "champion"). `trust` is what the model that painted it says of the field.
+    ("prediction", "champion"). `trust` is what the model that painted it says of the field. Pixels
+    are of `um_per_px`.
     """
 
     key: FieldKey
     truth: dict[str, Path]
     painted: dict[str, dict[str, Path]]
+    um_per_px: float
     trust: Trust = UNTOLD
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from adipocyte.domain import TARGETS, UM_PER_PX
+from adipocyte.domain import TARGETS
 from adipocyte.evaluation import counts, reality
 from adipocyte.evaluation.cellprofiler.objects import DIAMETER, IMAGE
 from adipocyte.evaluation.counts import CountFactors, learn_counts
@@ -292,7 +292,8 @@ def _of_objects(
             continue
         n_found = sum(len(one.truth_px) for one in pairs)
         missed = _missed(pairs, draws)
-        [sizes] = figures_of(_sums_of_objects(pairs, UM_PER_PX[magnification]), draws)
+        um_per_px = [field.objects_um_per_px for field in fields]
+        [sizes] = figures_of(_sums_of_objects(pairs, um_per_px), draws)
         for feature, figures, (worth, reason) in (
             (DETECTION, missed, _judged_detection(missed.error)),
             (DIAMETER, sizes, _judged(sizes, n_found, 0, "objects")),
@@ -315,11 +316,16 @@ def _is_painted(feature: str, stains: set[str]) -> bool:
     return stains == set(TARGETS) or ("A2" in stains and feature.startswith(_OF_LIPIDS))
 
 
-def _sums_of_objects(pairs: Sequence[ObjectPairs], um_per_px: float) -> NDArray[np.float64]:
+def _sums_of_objects(
+    pairs: Sequence[ObjectPairs], um_per_px: Sequence[float]
+) -> NDArray[np.float64]:
     """The sums of the objects' diameters in each field, (fields, 7, 1)."""
-    areas_px = [np.stack([one.truth_px, one.painted_px]) for one in pairs]
-    diameters_um = 2 * um_per_px * np.sqrt(np.concatenate(areas_px, axis=1) / np.pi)
-    ends = np.cumsum([areas.shape[1] for areas in areas_px])
+    areas_um2 = [
+        np.stack([one.truth_px, one.painted_px]) * um**2
+        for one, um in zip(pairs, um_per_px, strict=True)
+    ]
+    diameters_um = 2 * np.sqrt(np.concatenate(areas_um2, axis=1) / np.pi)
+    ends = np.cumsum([areas.shape[1] for areas in areas_um2])
     parts = np.split(sums_of(diameters_um[..., None]), ends[:-1])
     return np.stack([part.sum(axis=0) for part in parts])
 

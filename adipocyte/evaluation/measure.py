@@ -1,5 +1,6 @@
 """Measuring a field: its painted images, in every way, against the true stains."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
@@ -9,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from adipocyte.domain import TARGETS, FieldKey
-from adipocyte.evaluation.cellprofiler.features import SMALLEST_PX, Measured, measure
+from adipocyte.domain import TARGETS, FieldKey, as_in_challenge
+from adipocyte.evaluation.cellprofiler.features import Measured, measure, smallest_px
 from adipocyte.evaluation.cellprofiler.objects import tables_of
 from adipocyte.evaluation.cellprofiler.wells import field_row
 from adipocyte.evaluation.fields import FieldPaths, spread
@@ -38,7 +39,7 @@ class FieldMeasurement:
     number; empty when not measured. `truth_row` and, by way, `painted_rows`: the field as a row of
     the table of wells (see `cellprofiler.wells`), empty likewise. `objects` by way and kind
     ("nuclei", "droplets"): which objects of the truth were found; `candidates` by way and table:
-    which painted ones are real.
+    which painted ones are real. Objects' areas are in pixels of `objects_um_per_px`.
     """
 
     key: FieldKey
@@ -51,6 +52,7 @@ class FieldMeasurement:
     truth_row: dict[str, float] = dataclass_field(default_factory=dict)
     painted_rows: dict[str, dict[str, float]] = dataclass_field(default_factory=dict)
     candidates: dict[str, dict[str, Candidates]] = dataclass_field(default_factory=dict)
+    objects_um_per_px: float = math.nan
 
 
 def measure_fields(
@@ -73,15 +75,16 @@ def measure_field(field: FieldPaths, *, with_features: bool) -> FieldMeasurement
     """Compare the painted images of a field with the true ones.
 
     *with_features* also measures CellProfiler's features and objects, if the truth has all three
-    stains and 370 pixels or more a side; a target that was not painted is then taken from the
-    truth. Raises ImageError when an image cannot be used.
+    stains and is large enough (see `cellprofiler.features.measure`); a target that was not painted
+    is then taken from the truth. Raises ImageError when an image cannot be used.
     """
     truth = _read(field.truth)
     painted = {way: _read(paths) for way, paths in field.painted.items()}
     has_stains = set(truth) == set(TARGETS)
     measured = _Features()
-    if with_features and has_stains and min(truth["A1"].shape) >= SMALLEST_PX:
-        measured = _measure_features(truth, painted, field.key.magnification)
+    _, zoom = as_in_challenge(field.key.magnification, field.um_per_px)
+    if with_features and has_stains and min(truth["A1"].shape) >= smallest_px(zoom):
+        measured = _measure_features(truth, painted, field)
     pixels = {
         way: {target: measure_pixels(truth[target], image) for target, image in images.items()}
         for way, images in painted.items()
@@ -105,14 +108,18 @@ class _Features:
     truth_row: dict[str, float] = dataclass_field(default_factory=dict)
     painted_rows: dict[str, dict[str, float]] = dataclass_field(default_factory=dict)
     candidates: dict[str, dict[str, Candidates]] = dataclass_field(default_factory=dict)
+    objects_um_per_px: float = math.nan
 
 
-def _measure_features(truth: Images, painted: dict[str, Images], magnification: int) -> _Features:
-    true = measure(truth, magnification)
-    found = _Features(true.features, truth_row=field_row(tables_of(true, magnification)))
+def _measure_features(truth: Images, painted: dict[str, Images], field: FieldPaths) -> _Features:
+    objective = field.key.magnification, field.um_per_px
+    true = measure(truth, *objective)
+    found = _Features(
+        true.features, truth_row=field_row(tables_of(true)), objects_um_per_px=true.um_per_px
+    )
     for way, images in painted.items():
-        one = measure(truth | images, magnification)
-        tables = tables_of(one, magnification)
+        one = measure(truth | images, *objective)
+        tables = tables_of(one)
         found.painted_features[way] = one.features
         found.objects[way] = _objects(true, one)
         found.painted_rows[way] = field_row(tables)

@@ -15,9 +15,11 @@ from adipocyte.evaluation.fields import FieldPaths
 from adipocyte.imaging.calibration import Calibrator
 from adipocyte.imaging.histograms import apply_table, match_highlights
 from adipocyte.imaging.intervals import FEWEST_WELLS, Residuals, Widths
+from adipocyte.imaging.trust import UNTOLD
 from adipocyte.plate.names import magnification_folder, target_name
 from adipocyte.plate.tiff import read_image, write_image
 from adipocyte.staining.stainer import Stainer
+from adipocyte.staining.view import view_of
 from adipocyte.store.reader import Store
 
 TRUTH = "truth"
@@ -27,7 +29,13 @@ Histograms = Mapping[str, NDArray[np.int64]]
 
 
 def paint_fields(
-    stainer: Stainer, store: Store, keys: Sequence[FieldKey], ways: Sequence[str], folder: Path
+    stainer: Stainer,
+    store: Store,
+    keys: Sequence[FieldKey],
+    ways: Sequence[str],
+    folder: Path,
+    *,
+    resample: bool = False,
 ) -> list[FieldPaths]:
     """Paint those of the fields *keys* that have a true stain to paint, in each of *ways*.
 
@@ -35,27 +43,35 @@ def paint_fields(
     as the microscope took it. Where fluorescence lies beside brightfield, the painted image is
     brought into its frame, and both are cropped to what brightfield and fluorescence have both
     seen. True stains that the stainer does not paint are written too; what it paints is not, where
-    the field lacks the true stain.
+    the field lacks the true stain. With *resample* fields of objectives that the stainer has not
+    seen are painted, too (see `Stainer.stain`).
 
-    Raises StoreError when the store lacks a target of the stainer, or the stainer does not know a
-    magnification or the number of z-planes of the store.
+    Raises StoreError when the store lacks a target of the stainer, or the stainer does not know an
+    objective or the number of z-planes of the store.
     """
-    check_fits(stainer, store)
+    check_fits(stainer, store, resample=resample)
     return [
-        _paint_field(stainer, store, key, ways, folder)
+        _paint_field(stainer, store, key, ways, folder, resample)
         for key in tqdm(keys, desc="paint", unit="field")
         if set(stainer.manifest.targets) & set(store.targets(key))
     ]
 
 
 def _paint_field(
-    stainer: Stainer, store: Store, key: FieldKey, ways: Sequence[str], folder: Path
+    stainer: Stainer,
+    store: Store,
+    key: FieldKey,
+    ways: Sequence[str],
+    folder: Path,
+    resample: bool,
 ) -> FieldPaths:
-    shape, planes = store.shape(key), store.planes(key)
+    shape, planes, size = store.shape(key), store.planes(key), store.um_per_px(key.magnification)
+    view = view_of(stainer.manifest, shape, key.magnification, size, resample=resample)
     into_stain = store.alignment(key).inverse
     seen = into_stain.valid(shape)
-    painted = stainer.stain(planes, key.magnification, intensities=Intensities.NONE).images
-    trust = stainer.trust(planes, painted, key.magnification)
+    painted, trust = _painted(stainer, planes, key, size, resample), UNTOLD
+    if view.is_own:
+        trust = stainer.trust(planes, painted, key.magnification)
     moved = {
         target: into_stain.resample(image[into_stain.source(WHOLE, shape)], WHOLE, shape)
         for target, image in painted.items()
@@ -64,13 +80,26 @@ def _paint_field(
     truth = {target: store.stain(key, target)[seen] for target in store.targets(key)}
     files = {}
     for way in ways:
-        images = stainer.rescale(moved, key.magnification, way)
+        images = stainer.rescale(moved, view.magnification, way)
         cropped = {target: image[seen] for target, image in images.items()}
         files[way] = _write(folder / way, key, cropped)
-    return FieldPaths(key, _write(folder / TRUTH, key, truth), files, trust)
+    return FieldPaths(key, _write(folder / TRUTH, key, truth), files, size, trust)
 
 
-def check_fits(stainer: Stainer, store: Store) -> None:
+def _painted(
+    stainer: Stainer, planes: NDArray[np.uint16], key: FieldKey, um_per_px: float, resample: bool
+) -> Images:
+    """A field as the networks paint it."""
+    return stainer.stain(
+        planes,
+        key.magnification,
+        um_per_px=um_per_px,
+        resample=resample,
+        intensities=Intensities.NONE,
+    ).images
+
+
+def check_fits(stainer: Stainer, store: Store, *, resample: bool = False) -> None:
     """Raise StoreError when *stainer* cannot paint *store*, or the store lacks its stains."""
     for target in stainer.manifest.targets:
         store.require_target(target)
@@ -81,11 +110,13 @@ def check_fits(stainer: Stainer, store: Store) -> None:
             "train and register on this store, or prepare a plate with as many planes",
         )
     for magnification in store.magnifications:
-        if magnification not in stainer.manifest.magnifications:
-            seen = ", ".join(f"{known}x" for known in stainer.manifest.magnifications)
+        size = store.um_per_px(magnification)
+        if not resample and not stainer.manifest.has_seen(magnification, size):
+            seen = ", ".join(f"{m}x of {um:g} µm" for m, um in stainer.manifest.objectives.items())
             raise StoreError(
-                f"the model has not seen the store's {magnification}x, only {seen}",
-                "train and register on this store",
+                f"the model has not seen the store's {magnification}x of {size:g} µm per pixel, "
+                f"only {seen}",
+                "train and register on this store, or evaluate with -P resample=true",
             )
 
 

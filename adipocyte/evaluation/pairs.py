@@ -12,8 +12,8 @@ from adipocyte.errors import ImageError
 from adipocyte.evaluation.fields import FieldPaths
 from adipocyte.plate.listing import same_image
 from adipocyte.plate.problems import Problem
-from adipocyte.plate.stains import Files, list_stains, unlike
-from adipocyte.plate.tiff import read_header, read_image
+from adipocyte.plate.stains import Files, list_stains, um_per_px_of, unlike
+from adipocyte.plate.tiff import Header, read_header, read_image
 
 PREDICTION = "prediction"  # the way of images that somebody else painted
 _AS_UINT16 = "predictions: clip to 0…65535, round and save as uint16"
@@ -27,11 +27,12 @@ class Pairs:
     problems: list[Problem] = field(default_factory=list)
 
 
-def pair(truth: Path, prediction: Path, magnification: int = 0) -> Pairs:
+def pair(truth: Path, prediction: Path, magnification: int = 0, um_per_px: float = 0) -> Pairs:
     """Pair the images of two folders by field and channel, never by position.
 
-    A folder holds `20x_images/`, `40x_images/` and/or `60x_images/`, or is one of them; or it holds
-    images of one *magnification*, which its name does not state. Both of the challenge's forms of
+    A folder holds `20x_images/`, `40x_images/`, …, or is one of them; or it holds
+    images of one *magnification*, which its name does not state. Pixels are of *um_per_px*; 0: as
+    the images tell, or as is usual. Both of the challenge's forms of
     names are read; brightfield is ignored. A field is whole when it has the same channels in both
     folders, each a one-page uint16 image of one size, and every channel that other fields of its
     magnification have.
@@ -42,11 +43,13 @@ def pair(truth: Path, prediction: Path, magnification: int = 0) -> Pairs:
     pairs = Pairs([])
     for key in tqdm(sorted(true.keys() | painted.keys()), desc="pair", unit="field"):
         files = true.get(key, {}), painted.get(key, {})
-        found = list(_problems(key, *files))
+        headers: dict[Path, Header] = {}
+        found = list(_problems(key, *files, headers))
         pairs.problems.extend(found)
         if not found:
             first, second = ({target: paths[0] for target, paths in of.items()} for of in files)
-            pairs.fields.append(FieldPaths(key, first, {PREDICTION: second}))
+            size = um_per_px_of(key, headers.values(), um_per_px)
+            pairs.fields.append(FieldPaths(key, first, {PREDICTION: second}, size))
     return _alike(pairs)
 
 
@@ -72,15 +75,16 @@ def _alike(pairs: Pairs) -> Pairs:
     return found
 
 
-def _problems(key: FieldKey, truth: Files, painted: Files) -> Iterator[Problem]:
-    """Everything that keeps a field from being scored."""
+def _problems(
+    key: FieldKey, truth: Files, painted: Files, headers: dict[Path, Header]
+) -> Iterator[Problem]:
+    """Everything that keeps a field from being scored. Fills in the *headers* of its images."""
     where = str(key)
     for has, lacks, name in ((truth, painted, "prediction"), (painted, truth, "truth")):
         if missing := sorted(has.keys() - lacks.keys()):
             file = has[missing[0]][0].name
             remedy = f"add {file} to the {name}, or take its counterpart out"
             yield Problem(where, f"{', '.join(missing)} has no {name}", remedy)
-    headers = {}
     for path in (path for paths in (*truth.values(), *painted.values()) for path in paths):
         try:
             headers[path] = read_header(path)

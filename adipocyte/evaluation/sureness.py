@@ -12,12 +12,13 @@ from scipy.stats import spearmanr
 from skimage.filters import threshold_otsu
 from tqdm import tqdm
 
-from adipocyte.domain import FieldKey, table_key
+from adipocyte.domain import FieldKey, as_in_challenge, table_key
 from adipocyte.evaluation.cellprofiler.cells import find_nuclei
 from adipocyte.evaluation.cellprofiler.droplets import find_droplets, merge
 from adipocyte.evaluation.cellprofiler.parameters import PARAMETERS
 from adipocyte.evaluation.fields import FieldPaths
 from adipocyte.imaging.intervals import LEVEL, Widths
+from adipocyte.imaging.resizing import resized, shape_at
 from adipocyte.imaging.trust import Trust
 from adipocyte.plate.tiff import read_image
 
@@ -66,21 +67,26 @@ class Sureness:
 NOT_SURE = Sureness()  # of what foretells nothing
 
 
-def places(target: str, truth: NDArray[np.uint16], magnification: int) -> NDArray[np.uint8]:
+def places(
+    target: str, truth: NDArray[np.uint16], magnification: int, um_per_px: float
+) -> NDArray[np.uint8]:
     """The place in PLACES of each pixel (Y, X) of a true stain.
 
     Objects are nuclei and droplets by the challenge's pipeline; cytoplasm is what is brighter than
     Otsu's threshold.
     """
-    unit, parameters = truth.astype(np.float32) / np.float32(65535), PARAMETERS[magnification]
+    alike, zoom = as_in_challenge(magnification, um_per_px)
+    as_measured = resized(truth, shape_at(truth.shape, zoom))
+    unit, parameters = as_measured.astype(np.float32) / np.float32(65535), PARAMETERS[alike]
     if target == "A1":
         inside = find_nuclei(unit, parameters)[0] > 0
     elif target == "A2":
         small, big = find_droplets(unit, parameters)
         inside = merge(big, small) > 0
     else:
-        smooth = np.log1p(ndimage.gaussian_filter(truth.astype(np.float64), 1))
+        smooth = np.log1p(ndimage.gaussian_filter(as_measured.astype(np.float64), 1))
         inside = smooth > threshold_otsu(smooth)
+    inside = resized(inside.astype(np.uint16), truth.shape) > 0
     grow = partial(ndimage.binary_dilation, iterations=_EDGE_PX)
     return np.where(grow(inside) & grow(~inside), 2, inside).astype(np.uint8)
 
@@ -131,7 +137,7 @@ def _held(
         for name in (ALL, f"well {field.key.well}"):
             sums[name] += (inside.size, inside.sum(), width.sum())
         if field.key in placed:
-            at = places(target, truth, field.key.magnification)
+            at = places(target, truth, field.key.magnification, field.um_per_px)
             for number, name in enumerate(PLACES):
                 here = at == number
                 sums[name] += (here.sum(), inside[here].sum(), width[here].sum())

@@ -6,9 +6,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from adipocyte.domain import TARGETS, FieldKey
+from adipocyte.domain import TARGETS, FieldKey, as_in_challenge
 from adipocyte.errors import ConfigError
-from adipocyte.evaluation.cellprofiler.features import SMALLEST_PX, measure
+from adipocyte.evaluation.cellprofiler.features import measure, smallest_px
 from adipocyte.evaluation.fields import spread
 from adipocyte.evaluation.metric import relative_errors
 from adipocyte.store.reader import Store
@@ -34,11 +34,13 @@ class TrainingFeatureMetric:
         if not whole:
             raise ConfigError("no validation field has all three stains", advice)
         for key, images in self._stains.items():
-            if min(images[targets[0]].shape) < SMALLEST_PX:
+            least = smallest_px(
+                as_in_challenge(key.magnification, store.um_per_px(key.magnification))[1]
+            )
+            if min(images[targets[0]].shape) < least:
                 shape = " x ".join(map(str, images[targets[0]].shape))
                 raise ConfigError(
-                    f"field {key} has {shape} pixels to measure, "
-                    f"the features need {SMALLEST_PX} a side",
+                    f"field {key} has {shape} pixels to measure, the features need {least} a side",
                     advice,
                 )
 
@@ -76,7 +78,8 @@ class TrainingFeatureMetric:
         return {key: self._measure(key, {}) for key in sorted(self.keys)}
 
     def _measure(self, key: FieldKey, painted: dict[str, NDArray[np.uint16]]) -> Features:
-        return measure(self._stains[key] | painted, key.magnification).features
+        um_per_px = self._store.um_per_px(key.magnification)
+        return measure(self._stains[key] | painted, key.magnification, um_per_px).features
 
 
 def feature_metric(truth: Sequence[Features], painted: Sequence[Features]) -> float:

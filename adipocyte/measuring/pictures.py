@@ -36,8 +36,9 @@ def outlines(images: Mapping[str, NDArray[np.uint16]], measured: Measured, key: 
     panels = picture.subplots(2, len(images), squeeze=False)
     for (plain, marked), (target, image) in zip(panels.T, images.items(), strict=True):
         low, high = display_range(image)
-        labels = measured.labels.get(KINDS[FOUND_IN[target]])
-        n = 0 if labels is None else int(labels.max())
+        kind = KINDS[FOUND_IN[target]]
+        labels = measured.drawn(kind) if kind in measured.labels else None
+        n = int(measured.labels[kind].max()) if kind in measured.labels else 0
         plain.set_title(f"{target} {TARGET_NAMES[target]}")
         marked.set_title(f"{n} {FOUND_IN[target]}")
         for panel in (plain, marked):

@@ -16,7 +16,6 @@ from tqdm import tqdm
 from adipocyte.domain import TARGET_NAMES, TARGETS, TIMEPOINT, FieldKey, has_times, row_and_column
 from adipocyte.errors import ConfigError, ImageError, PlateError
 from adipocyte.evaluation.cellprofiler.features import STAINS, Measured, measure
-from adipocyte.evaluation.cellprofiler.labelling import Labels
 from adipocyte.evaluation.cellprofiler.objects import IMAGE, KINDS, tables_of
 from adipocyte.evaluation.cellprofiler.wells import well_row
 from adipocyte.evaluation.counts import COUNT
@@ -30,7 +29,7 @@ from adipocyte.plate.listing import few, same_image
 from adipocyte.plate.names import magnification_folder, parse_name
 from adipocyte.plate.problems import Problem, problem_table
 from adipocyte.plate.stained import told_by
-from adipocyte.plate.stains import Files, list_stains, middle_plane, unlike
+from adipocyte.plate.stains import Files, list_stains, middle_plane, um_per_px_of, unlike
 from adipocyte.plate.tiff import read_header, read_image
 from adipocyte.system.files import fingerprint, replacing, short_digest
 from adipocyte.system.processes import each
@@ -41,18 +40,31 @@ LABELS = "labels"
 
 @dataclass(frozen=True)
 class StainedField:
-    """The stained images of one field, a file for each target that it has."""
+    """The stained images of one field, a file for each target that it has.
+
+    `um_per_px` is the size of its pixels; 0: as the images tell, or as is usual.
+    """
 
     key: FieldKey
     plate: str
     files: dict[str, Path]
+    um_per_px: float = 0
 
-    def read(self) -> dict[str, np.ndarray]:
-        """The images, (Y, X) in counts, by target. Raises ImageError."""
+    def read(self) -> tuple[dict[str, np.ndarray], float]:
+        """The images, (Y, X) in counts, by target, and their µm per pixel.
+
+        Raises ImageError; PlateError where nothing tells how large pixels are.
+        """
         headers = {path: read_header(path) for path in self.files.values()}
         if problem := next(unlike(str(self.key), headers, "because they are one field"), None):
             raise ImageError(problem.found, problem.remedy)
-        return {target: read_image(path) for target, path in self.files.items()}
+        um_per_px = um_per_px_of(self.key, headers.values(), self.um_per_px)
+        return {target: read_image(path) for target, path in self.files.items()}, um_per_px
+
+    def measured(self) -> tuple[dict[str, np.ndarray], Measured]:
+        """The images, as above, and what is found in them. Raises as `read` and `measure` do."""
+        images, um_per_px = self.read()
+        return images, measure(images, self.key.magnification, um_per_px)
 
 
 @dataclass(frozen=True)
@@ -128,6 +140,7 @@ def measure_plate(
     out: Path,
     *,
     magnification: int,
+    um_per_px: float = 0,
     labels: bool,
     csv: bool,
     plate_map: Path | None,
@@ -138,7 +151,8 @@ def measure_plate(
     A *crew* measures them, such as `here(2)`. A field whose files are as they were is not measured
     again, so the same command continues. The tables are Parquet, or with *csv* CSV; *labels* also
     writes the labels of nuclei, cells and droplets as TIFFs. *magnification* is that of a folder
-    whose name does not state it. *plate_map* says what each well was given: it adds columns to the
+    whose name does not state it, *um_per_px* the size of pixels (0: as the images tell, or as is
+    usual). *plate_map* says what each well was given: it adds columns to the
     table of wells, and the tables CONTROLS and DOSES (see `measuring.screen`). Images that a model
     with grades painted get the table GRADES (see `measuring.grades`).
 
@@ -152,7 +166,7 @@ def measure_plate(
             f"the tables would be written to {out}, among the images of {images}",
             "give another folder with -P out=<folder>",
         )
-    fields, problems = _fields(images, magnification)
+    fields, problems = _fields(images, magnification, um_per_px)
     wells = {field.key.well for field in fields}
     treatments = read_plate_map(plate_map, wells) if plate_map else {}
     graded = graded_by(images, [field.key for field in fields])
@@ -202,19 +216,21 @@ def outlined(images: Path, field: StainedField, graded: Graded | None) -> Shown:
 
     Brightfield lies beside true stains, or in the raw plate of painted ones.
     """
-    told, key, stains = told_by(images), field.key, field.read()
+    told, key = told_by(images), field.key
+    stains, found = field.measured()
     folders = [images, *([told.plate] if told else [])]
-    found = measure(stains, key.magnification)
     graded = graded or Graded()
     tables = {
         name: graded.with_probability(name, key.magnification, table)
-        for name, table in tables_of(found, key.magnification).items()
+        for name, table in tables_of(found).items()
     }
     known = {name: table[PROBABILITY] for name, table in tables.items() if PROBABILITY in table}
     return Shown(key, middle_plane(folders, key), stains, found, known)
 
 
-def _fields(images: Path, magnification: int) -> tuple[list[StainedField], list[Problem]]:
+def _fields(
+    images: Path, magnification: int, um_per_px: float
+) -> tuple[list[StainedField], list[Problem]]:
     fields, problems = [], []
     (listed,) = list_stains({"images": images}, magnification)
     for key, files in sorted(listed.items()):
@@ -223,7 +239,7 @@ def _fields(images: Path, magnification: int) -> tuple[list[StainedField], list[
         if not found:
             first = {target: files[target][0] for target in TARGETS if target in files}
             plate = parse_name(next(iter(first.values())).name).plate
-            fields.append(StainedField(key, plate, first))
+            fields.append(StainedField(key, plate, first, um_per_px))
     return fields, problems
 
 
@@ -235,7 +251,8 @@ def _doubled(key: FieldKey, files: Files) -> Iterator[Problem]:
 
 def _made_of(field: StainedField, labels: bool) -> str:
     files = [fingerprint(path) for path in field.files.values()]
-    return short_digest([PART_FORMAT, str(field.key), files, labels])
+    given = [field.um_per_px] if field.um_per_px else []
+    return short_digest([PART_FORMAT, str(field.key), files, labels, *given])
 
 
 def measure_field(task: Task) -> Problem | None:
@@ -245,23 +262,22 @@ def measure_field(task: Task) -> Problem | None:
     """
     key = task.field.key
     try:
-        images = task.field.read()
-        measured = measure(images, key.magnification)
-    except ImageError as error:
+        _, measured = task.field.measured()
+    except (ImageError, PlateError) as error:
         return Problem(str(key), error.found, error.remedy)
     if task.labels:
-        _write_labels(task, measured.labels)
-    write_part(task.out, key, task.made_of, tables_of(measured, key.magnification))
+        _write_labels(task, measured)
+    write_part(task.out, key, task.made_of, tables_of(measured))
     return None
 
 
-def _write_labels(task: Task, labels: Mapping[str, Labels]) -> None:
+def _write_labels(task: Task, measured: Measured) -> None:
     folder = task.out / LABELS / magnification_folder(task.field.key.magnification)
     for table, kind in KINDS.items():
-        if kind in labels:
+        if kind in measured.labels:
             key = task.field.key
             name = f"{task.field.plate}_{key.well}_F{key.fov:03d}{key.time_mark}_{table}.tif"
-            image = labels[kind]
+            image = measured.drawn(kind)
             dtype = np.uint16 if image.max() <= np.iinfo(np.uint16).max else np.uint32
             with replacing(folder / name) as partial:
                 tifffile.imwrite(partial, image.astype(dtype), compression="zlib")

@@ -2,11 +2,12 @@
 
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median_low
 
-from adipocyte.domain import BRIGHTFIELD, MAGNIFICATIONS, UM_PER_PX
+from adipocyte.domain import ALIKE, BRIGHTFIELD, MOST_MAGNIFICATION, UM_PER_PX, are_alike
 from adipocyte.errors import PlateError
 from adipocyte.plate.channels import Roles, roles_of
 from adipocyte.plate.layouts.challenge import CHALLENGE, ROLES
@@ -16,15 +17,15 @@ from adipocyte.plate.times import has_several, numbered
 
 _MOST_NAMED = 5
 _HIDDEN = "files that are hidden, or links to nothing"
-_ALIKE = 1.1  # pixels of sizes that differ by less are those of one objective
-_SIZES = ", ".join(f"{magnification}x" for magnification in MAGNIFICATIONS)
+_GIVE = "give it with -P magnification=20, say"
 
 
 @dataclass(frozen=True)
 class Understood:
     """How a plate was understood: its layout, its `channels` with their roles, notes in words.
 
-    `um_per_px` is what the plate tells, by magnification.
+    `um_per_px` is what the plate tells, by magnification, and before its images are opened what its
+    layout tells.
     """
 
     layout: str
@@ -53,12 +54,18 @@ class Choice:
 
 
 def choose(
-    listed: Listed, targets: Sequence[str], *, plate_name: str, channels: str, magnification: int
+    listed: Listed,
+    targets: Sequence[str],
+    *,
+    plate_name: str,
+    channels: str,
+    magnification: int,
+    um_per_px: float,
 ) -> Choice:
     """Take what is meant of a listing.
 
-    Raises PlateError for several plates or objectives, an objective that is not known or not
-    told, and channels that cannot be told apart; ConfigError for *channels* that the plate lacks.
+    Raises PlateError for several plates or objectives, an objective that is not told, and channels
+    that cannot be told apart; ConfigError for *channels* that the plate lacks.
     """
     roles = roles_of(listed, channels, targets)
     images = [image for image in listed.images if image.channel in roles]
@@ -71,6 +78,9 @@ def choose(
         notes += _overruled(images, magnification, listed.layout)
         images = [_at(image, magnification, listed.layout) for image in images]
         absent = [_at(image, magnification, listed.layout) for image in absent]
+    if um_per_px:
+        notes += _other_sizes(images, um_per_px)
+        images = [replace(image, um_per_px=um_per_px) for image in images]
     everything = (*images, *absent)
     several = has_several((_shown(image), image.time) for image in everything)
     times = numbered({image.time for image in everything}, several=several)
@@ -78,9 +88,14 @@ def choose(
     used = [image for image in images if roles[image.channel] in (BRIGHTFIELD, *targets)]
     if listed.layout != CHALLENGE:
         _check_objectives(used, roles)
-    um_per_px = _um_per_px(used)
-    notes += _unlike_pixels(um_per_px)
-    understood = Understood(listed.layout, listed.channels, roles, um_per_px, tuple(notes))
+    found = {image.magnification for image in used if image.magnification}
+    if um_per_px and len(found) > 1:
+        raise PlateError(
+            f"the plate has images at {_times(found)}, which have not one size of pixels",
+            "leave um_per_px out, or give each objective a folder of its own",
+        )
+    sizes = _sizes((one.magnification, one.um_per_px, one.path) for one in used)
+    understood = Understood(listed.layout, listed.channels, roles, sizes, tuple(notes))
     return Choice(tuple(images), tuple(absent), _left_alone(listed, roles), understood)
 
 
@@ -147,19 +162,17 @@ def _shown(image: Image) -> tuple[object, ...]:
 
 
 def _check_objectives(images: Sequence[Image], roles: Roles) -> None:
-    """Raise PlateError unless all images tell a magnification that is known, for all channels."""
+    """Raise PlateError unless all images tell a magnification that can be, for all channels."""
     by_role: dict[str, set[int]] = defaultdict(set)
     for image in images:
         if image.magnification is None:
             raise PlateError(
                 f"the magnification of {image.path} cannot be told",
-                "give it with -P magnification=20, 40 or 60",
+                _GIVE,
             )
-        if image.magnification not in MAGNIFICATIONS:
+        if not 0 < image.magnification <= MOST_MAGNIFICATION:
             raise PlateError(
-                f"{image.path} was taken at {image.magnification}x",
-                f"{_SIZES} can be prepared and stained; where this is not the objective, give the "
-                "right one with -P magnification=20, 40 or 60",
+                f"{image.path} was taken at {image.magnification}x, by its plate", _GIVE
             )
         by_role[roles[image.channel]].add(image.magnification)
     for role, found in by_role.items():
@@ -171,32 +184,62 @@ def _check_objectives(images: Sequence[Image], roles: Roles) -> None:
             )
 
 
-def _times(magnifications: set[int]) -> str:
+def _times(magnifications: Iterable[int]) -> str:
     return " and ".join(f"{one}x" for one in sorted(magnifications))
 
 
-def _um_per_px(images: Sequence[Image]) -> dict[int, float]:
-    """The pixels' size by magnification. Raises PlateError where one objective has several."""
-    sizes: dict[int, dict[float, Path]] = defaultdict(dict)
-    for image in images:
-        if image.magnification and image.um_per_px:
-            sizes[image.magnification].setdefault(image.um_per_px, image.path)
-    for magnification, by_size in sizes.items():
-        least, most = min(by_size), max(by_size)
-        if most > _ALIKE * least:
+def _other_sizes(images: Sequence[Image], given: float) -> list[str]:
+    """A note where a plate tells pixels of another size than the one that was *given*, in µm."""
+    told = {image.um_per_px for image in images if image.um_per_px}
+    others = sorted(size for size in told if not are_alike(size, given))
+    if not others:
+        return []
+    return [f"pixels taken as {given:g} µm as you say; the plate says {others[0]:g}"]
+
+
+def sized(understood: Understood, images: Iterable[tuple[int, float | None, Path]]) -> Understood:
+    """What was understood of a plate, with the size of pixels where its layout does not tell it.
+
+    *images* are the magnification of each image, the µm per pixel that its own file tells, and the
+    file. Raises PlateError where one objective has several sizes, or one that nobody knows.
+    """
+    images = list(images)
+    um_per_px = _sizes(images) | understood.um_per_px
+    for magnification in sorted({magnification for magnification, _, _ in images}):
+        if magnification not in {*um_per_px, *UM_PER_PX}:
             raise PlateError(
-                f"images at {magnification}x have pixels of {least:g} µm ({by_size[least]}) and of "
-                f"{most:g} µm ({by_size[most]})",
+                f"the plate does not tell how large the pixels are at {magnification}x",
+                "give it in µm with -P um_per_px=0.5, say",
+            )
+    notes = (*understood.notes, *_unlike_pixels(um_per_px))
+    return replace(understood, um_per_px=um_per_px, notes=notes)
+
+
+def _sizes(images: Iterable[tuple[int | None, float | None, Path]]) -> dict[int, float]:
+    """The pixels' size by magnification, the middle one of those that are told.
+
+    Raises PlateError where sizes are not those of one objective.
+    """
+    sizes: dict[int, list[tuple[float, Path]]] = defaultdict(list)
+    for magnification, size, path in images:
+        if magnification and size:
+            sizes[magnification].append((size, path))
+    for magnification, told in sizes.items():
+        (least, first), (most, second) = min(told), max(told)
+        if most > ALIKE**2 * least:
+            raise PlateError(
+                f"images at {magnification}x have pixels of {least:g} µm ({first}) and of "
+                f"{most:g} µm ({second})",
                 "keep those of one size in the plate, and give the others a folder of their own",
             )
-    return {magnification: min(by_size) for magnification, by_size in sizes.items()}
+    return {one: median_low(size for size, _ in told) for one, told in sizes.items()}
 
 
 def _unlike_pixels(um_per_px: dict[int, float]) -> list[str]:
-    """Notes on pixels of other sizes than networks see at the magnifications of a plate."""
+    """Notes on pixels of other sizes than are usual at the magnifications of a plate."""
     return [
         f"pixels of {size:g} µm at {magnification}x, where {UM_PER_PX[magnification]:g} is usual "
-        "(binned or resized?): a network that has not seen such sizes paints them badly"
+        "(binned or resized?): a model that has not seen such sizes refuses them"
         for magnification, size in sorted(um_per_px.items())
-        if not 1 / _ALIKE < size / UM_PER_PX[magnification] < _ALIKE
+        if magnification in UM_PER_PX and not are_alike(size, UM_PER_PX[magnification])
     ]

@@ -13,7 +13,7 @@ because they can be meant only one way. Wells go up to AF48, as on plates of 153
 import re
 from dataclasses import dataclass
 
-from adipocyte.domain import MAGNIFICATIONS, ROWS, TARGETS, FieldKey
+from adipocyte.domain import MOST_MAGNIFICATION, ROWS, TARGETS, FieldKey
 from adipocyte.errors import PlateError
 
 _PLACE = (
@@ -25,7 +25,7 @@ _NAME = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 _NEARLY = re.compile(rf"{_PLACE}.*\.tiff?", re.IGNORECASE | re.ASCII)
-_FOLDER = re.compile(r"(20|40|60)x(_images)?", re.IGNORECASE | re.ASCII)
+_FOLDER = re.compile(r"([1-9][0-9]{0,2})x(_images)?", re.IGNORECASE | re.ASCII)
 BRIGHTFIELD_CHANNEL = 4
 DEFAULT_PLATE = "AssayPlate_Greiner_#655090"
 EXAMPLE = f"{DEFAULT_PLATE}_B03_T0001F001L01A04Z01C04.tif"
@@ -120,7 +120,8 @@ def target_name(key: FieldKey, target: str, plate: str = DEFAULT_PLATE) -> Image
 def parse_magnification(folder: str) -> int | None:
     """The magnification that a folder's name states ("20x_images" → 20), or None."""
     found = _FOLDER.fullmatch(folder)
-    return int(found[1]) if found else None
+    magnification = int(found[1]) if found else 0
+    return magnification if 0 < magnification <= MOST_MAGNIFICATION else None
 
 
 def magnification_folder(magnification: int) -> str:
@@ -135,7 +136,8 @@ def zarr_folder(magnification: int) -> str:
 
 def in_zarr_plate(path: str) -> bool:
     """Whether *path*, of a file or folder in a plate, is an OME-Zarr plate or lies in one."""
-    return path.partition("/")[0] in map(zarr_folder, MAGNIFICATIONS)
+    stem, _, suffix = path.partition("/")[0].rpartition(".")
+    return suffix == "zarr" and parse_magnification(stem) is not None
 
 
 def is_image(path: str) -> bool:

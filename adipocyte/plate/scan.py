@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from adipocyte.domain import BRIGHTFIELD, N_Z_PLANES, TARGETS, UM_PER_PX, FieldKey
 from adipocyte.errors import ImageError, PlateError
-from adipocyte.plate.choice import Choice, Understood, choose
+from adipocyte.plate.choice import Choice, Understood, choose, sized
 from adipocyte.plate.fields import FieldFiles
 from adipocyte.plate.layouts.auto import AUTO, list_plate
 from adipocyte.plate.layouts.challenge import CHALLENGE
@@ -36,8 +36,7 @@ _STEP_TOLERANCE = 0.1  # a stage does not come to rest where it should to the la
 _AT_ONCE = 1000
 
 _LAYOUT = (
-    "a plate is a folder with 20x_images/, 40x_images/ or 60x_images/ in it, which hold the "
-    "challenge's TIFFs"
+    "a plate is a folder with 20x_images/, 40x_images/, … in it, which hold the challenge's TIFFs"
 )
 
 
@@ -49,6 +48,7 @@ class Meant(TypedDict, total=False):
     layout: str
     channels: str
     magnification: int
+    um_per_px: float
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def scan_plate(folder: Path, targets: tuple[str, ...] = TARGETS, **meant: Unpack
     seen = find_images(folder, targets, **meant)
     paths = list(chain(*(one.paths() for one in seen.images.values())))
     headers, errors = _read_headers(paths)
-    usual, told = _usual(seen.images, headers, targets), seen.choice.understood
+    usual, told = _usual(seen.images, headers, targets), _understood(seen, headers)
     fields, partial = [], []
     problems = seen.problems
     for key, one in sorted(seen.images.items()):
@@ -161,7 +161,7 @@ def scan_plate(folder: Path, targets: tuple[str, ...] = TARGETS, **meant: Unpack
         usual.targets,
         usual.z_steps_um,
         seen.choice.others,
-        seen.choice.understood,
+        told,
     )
 
 
@@ -174,11 +174,13 @@ def find_images(
     layout: str = AUTO,
     channels: str = "",
     magnification: int = 0,
+    um_per_px: float = 0,
 ) -> Found:
     """Find the images of a raw plate, brightfield and *targets*, and open none.
 
     *layout* is how the folder is laid out (see `layouts`), *channels* what its channels show (see
-    `channels`; "": as the plate tells), *magnification* that of a plate which does not tell it.
+    `channels`; "": as the plate tells), *magnification* and *um_per_px* those of a plate which does
+    not tell them.
     Of several plates in the folder *plate_name* tells which is meant, as their files' names begin;
     of stains at several z *stain_z* tells which, by the number in the names, if it is not 0.
 
@@ -198,7 +200,12 @@ def find_images(
             "give this user the right to read the plate",
         ) from error
     choice = choose(
-        listed, targets, plate_name=plate_name, channels=channels, magnification=magnification
+        listed,
+        targets,
+        plate_name=plate_name,
+        channels=channels,
+        magnification=magnification,
+        um_per_px=um_per_px,
     )
     images = _by_field(choice, targets, stain_z)
     problems = [*listed.problems, *_untold(choice.images)]
@@ -253,8 +260,25 @@ def _field_files(
     planes = tuple(images.planes[z][0].path for z in sorted(images.planes, key=lambda z: z or 0))
     stains = {t: images.targets[t][0].path for t in usual.targets if t in images.targets}
     shape = headers[planes[0]].shape
-    um_per_px = told.um_per_px.get(key.magnification, UM_PER_PX[key.magnification])
+    by_layout = images.planes[min(images.planes, key=lambda z: z or 0)][0].um_per_px
+    um_per_px = (
+        by_layout
+        or headers[planes[0]].um_per_px
+        or told.um_per_px.get(key.magnification)
+        or UM_PER_PX[key.magnification]
+    )
     return FieldFiles(key, images.plate, planes, stains, usual.n_z_planes, shape, um_per_px)
+
+
+def _understood(seen: Found, headers: Headers) -> Understood:
+    """What was understood, with the size of pixels as the images tell it."""
+    sizes = (
+        (key.magnification, headers[path].um_per_px, path)
+        for key, images in seen.images.items()
+        for path in images.of_kind(BRIGHTFIELD)
+        if path in headers
+    )
+    return sized(seen.choice.understood, sizes)
 
 
 def _by_field(choice: Choice, targets: tuple[str, ...], stain_z: int) -> dict[FieldKey, _Images]:
@@ -285,9 +309,9 @@ def _untold(images: Iterable[Image]) -> list[Problem]:
         Problem(
             f"{folder.name}/",
             f"{n} images whose magnification cannot be told by the folder's name",
-            "put them into a folder named 20x_images, 40x_images or 60x_images inside the plate, "
+            "put them into a folder named 20x_images, say, inside the plate, "
             "or move them out of it; where this is such a folder, the plate is the one above it; "
-            "or give it with -P magnification=20, 40 or 60",
+            "or give it with -P magnification=20, say",
         )
         for folder, n in counts.items()
     ]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from adipocyte.domain import SMALLEST_PX, FieldKey
+from adipocyte.domain import SMALLEST_PX, UM_PER_PX, FieldKey
 from adipocyte.errors import ImageError, PlateError
 from adipocyte.plate.listing import list_folders, list_images, named
 from adipocyte.plate.names import in_zarr_plate, magnification_folder, parse_magnification
@@ -23,7 +23,7 @@ Listed = dict[FieldKey, Files]
 def list_stains(folders: Mapping[str, Path], magnification: int) -> list[Listed]:
     """The stained images of each of *folders*, by field and target. Brightfield is ignored.
 
-    A folder holds `20x_images/`, `40x_images/` and/or `60x_images/`, or is one of them; or it holds
+    A folder holds `20x_images/`, `40x_images/`, …, or is one of them; or it holds
     images of one *magnification*, which its name does not state. A folder's name is that
     of the setting which gives it. Times are told apart where one of the folders has a stain at
     several, so that fields of two folders have the same keys.
@@ -66,8 +66,7 @@ def _list_stains(folder: Path, name: str, magnification: int) -> Listed:
             if not known:
                 raise PlateError(
                     f"the magnification of {path} cannot be told",
-                    "put it into a folder named 20x_images, 40x_images or 60x_images, "
-                    "or give -P magnification=20, 40 or 60",
+                    "put it into a folder named 20x_images, say, or give -P magnification=20",
                 )
             key = FieldKey(known, image.well, image.fov, image.time)
             listed[key][image.target].append(path)
@@ -113,6 +112,22 @@ def middle_plane(folders: Iterable[Path], key: FieldKey) -> NDArray[np.uint16] |
         except (OSError, ImageError):
             continue
     return None
+
+
+def um_per_px_of(key: FieldKey, headers: Iterable[Header], given: float) -> float:
+    """The size of a field's pixels in µm: as *given*, if not 0; as the first of its images tells
+    that does; or as is usual.
+
+    Raises PlateError where nothing tells.
+    """
+    told = next((one.um_per_px for one in headers if one.um_per_px), None)
+    found = given or told or UM_PER_PX.get(key.magnification)
+    if found is None:
+        raise PlateError(
+            f"nothing tells how large the pixels are at {key.magnification}x",
+            "give it in µm with -P um_per_px=0.5, say",
+        )
+    return found
 
 
 def unlike(where: str, headers: Mapping[Path, Header], among: str) -> Iterator[Problem]:

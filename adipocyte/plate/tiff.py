@@ -20,6 +20,7 @@ from tifffile import TiffPage
 from adipocyte.errors import ImageError
 from adipocyte.plate.tiff_counts import check_counts
 from adipocyte.plate.tiff_planes import check_room, full_pages, planes_of
+from adipocyte.plate.tiff_scale import um_per_px_of
 from adipocyte.plate.tiff_tags import MAX_CHUNKS, check_directories
 from adipocyte.system.files import open_regular, write_whole
 
@@ -71,12 +72,13 @@ class Header:
     """What a TIFF says of itself.
 
     It has `n_planes` pages of one `shape`, (Y, X) in pixels, and of one `dtype`, "uint8" or
-    "uint16".
+    "uint16". Pixels are of `um_per_px`; None: it does not tell.
     """
 
     n_planes: int
     shape: tuple[int, int]
     dtype: str
+    um_per_px: float | None = None
 
 
 def read_header(path: Path) -> Header:
@@ -311,7 +313,8 @@ def _checked(planes: list[TiffPage], size: int, name: str) -> Header:
             f"a camera's image has up to {MAX_EXPANSION} for one; save it uncompressed",
         )
     height, width = planes[0].shape
-    return Header(len(planes), (height, width), np.dtype(planes[0].dtype).name)
+    kind = np.dtype(planes[0].dtype).name
+    return Header(len(planes), (height, width), kind, um_per_px_of(planes[0]))
 
 
 def _check_pixels(page: TiffPage, name: str, needed: str) -> None:

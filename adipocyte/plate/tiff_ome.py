@@ -5,6 +5,7 @@ nothing that it names is opened.
 """
 
 import math
+import re
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import NoReturn
@@ -16,7 +17,10 @@ _MAX_CHARACTERS = 10_000_000  # of XML that are read: that of a whole plate has 
 _MAX_ELEMENTS = 300_000  # each takes a microsecond or two
 _MAX_DEPTH = 50  # elements in each other: a file's UUID is the fifth
 _MAX_DIGITS = 9
+_BEGINNING = 20_000  # characters within which the first image is described
 _TYPES = ("uint8", "uint16")
+_UM = {"nm": 1e-3, "µm": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
+_DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,20})?(E-?[0-9]{1,2})?", re.ASCII | re.IGNORECASE)
 _AXES = {"image": "position", "T": "time", "Z": "depth", "C": "channel"}
 
 Place = dict[str, int]  # of a plane: which image, T, Z and C, counted from 0
@@ -26,12 +30,14 @@ Place = dict[str, int]  # of a plane: which image, T, Z and C, counted from 0
 class _Image:
     """An image of the XML: its planes along Z, C and T, the fastest axis first; its pixels' type.
 
-    `is_told` is False where the XML gives no number of planes.
+    `is_told` is False where the XML gives no number of planes, `um_per_px` None where it does not
+    say how large pixels are.
     """
 
     sizes: dict[str, int]
     is_told: bool
     kind: str
+    um_per_px: float | None
     channels: set[str] = field(default_factory=set)  # their names
 
 
@@ -120,7 +126,15 @@ def _image(attributes: dict[str, str]) -> _Image:
     order = attributes.get("DimensionOrder", "")[2:]
     told = {axis: _number(attributes, f"Size{axis}") for axis in "ZCT"}
     sizes = {axis: told[axis] or 1 for axis in (order if sorted(order) == [*"CTZ"] else "ZCT")}
-    return _Image(sizes, any(told.values()), attributes.get("Type", _TYPES[0]))
+    kind = attributes.get("Type", _TYPES[0])
+    return _Image(sizes, any(told.values()), kind, _um_per_px(attributes))
+
+
+def _um_per_px(attributes: dict[str, str]) -> float | None:
+    side, um = attributes.get("PhysicalSizeX", ""), _UM.get(attributes.get("PhysicalSizeXUnit", ""))
+    if um is None and "PhysicalSizeXUnit" not in attributes:
+        um = 1.0  # the schema's default
+    return float(side) * um if um and _DECIMAL.fullmatch(side) else None
 
 
 def _data(attributes: dict[str, str], image: int) -> _Data:
@@ -135,6 +149,16 @@ def _data(attributes: dict[str, str], image: int) -> _Data:
 def _number(attributes: dict[str, str], key: str) -> int | None:
     value = attributes.get(key, "")
     return int(value) if value.isdecimal() and len(value) <= _MAX_DIGITS else None
+
+
+def ome_um_per_px(description: str) -> float | None:
+    """The side of the first image's pixels in µm, by OME-XML; None where it does not tell."""
+    xml = _Reader()
+    try:
+        xml.read(description[:_BEGINNING])
+    except ValueError:
+        return None
+    return xml.images[0].um_per_px if xml.images else None
 
 
 def ome_order(

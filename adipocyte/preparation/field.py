@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from adipocyte.domain import BRIGHTFIELD, FieldKey
+from adipocyte.domain import BRIGHTFIELD, FieldKey, as_in_challenge
 from adipocyte.errors import ImageError, PlateError
 from adipocyte.imaging import quality
 from adipocyte.imaging.histograms import N_COUNTS, counts_histogram
@@ -32,8 +32,8 @@ from adipocyte.system.files import short_digest
 class Masking:
     """How nuclei masks are made (see `imaging.masks.nuclei_mask`).
 
-    `superpixel_px` and `smallest_px` are lengths and areas at 20x, which grow with the
-    magnification.
+    `superpixel_px` and `smallest_px` are lengths and areas at 20x, which grow as pixels get
+    smaller.
     """
 
     threshold: float
@@ -60,7 +60,7 @@ class FieldTask:
 
 def made_from(files: FieldFiles, masking: Masking) -> str:
     """Name what a field is made from: its files, by name, size and time, and the settings."""
-    shown = [RECORD_FORMAT, str(files.key), files.fingerprints, [*files.targets]]
+    shown = [RECORD_FORMAT, str(files.key), files.fingerprints, [*files.targets], files.um_per_px]
     return short_digest([*shown, asdict(masking)])
 
 
@@ -85,8 +85,10 @@ def prepare_field(task: FieldTask) -> Problem | None:
         )
     shutil.rmtree(field_path(task.folder, key), ignore_errors=True)
     nuclei = field.targets.get("A1")
-    mask = None if nuclei is None else mask_of(nuclei, key.magnification, task.masking)
-    write_field(task.folder, key, field, mask)
+    um_per_px, mask = task.files.um_per_px, None
+    if nuclei is not None:
+        mask = mask_of(nuclei, key.magnification, um_per_px, task.masking)
+    write_field(task.folder, key, field, mask, um_per_px)
     _, height, width = field.planes.shape
     record = FieldRecord(
         made_from=task.made_from,
@@ -112,9 +114,12 @@ def keep_only(folder: Path, keys: set[FieldKey]) -> None:
     keep_records(folder, keys)
 
 
-def mask_of(nuclei: NDArray[np.uint16], magnification: int, masking: Masking) -> NDArray[np.bool_]:
-    """The nuclei mask of a stain, (Y, X) in counts; *masking* is scaled to its magnification."""
-    zoom = magnification / 20
+def mask_of(
+    nuclei: NDArray[np.uint16], magnification: int, um_per_px: float, masking: Masking
+) -> NDArray[np.bool_]:
+    """The nuclei mask of a stain, (Y, X) in counts; *masking* is scaled to its objective."""
+    alike, n_px = as_in_challenge(magnification, um_per_px)
+    zoom = alike / 20 / n_px
     return nuclei_mask(
         nuclei,
         threshold=masking.threshold,

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from adipocyte.config import PreprocessConfig, listed, plain
-from adipocyte.domain import SMALLEST_PX, FieldKey, Normalisation
+from adipocyte.domain import SMALLEST_PX, UM_PER_PX, FieldKey, Normalisation
 from adipocyte.errors import ConfigError, ImageError, PlateError, StoreError
 from adipocyte.imaging.limits import Limits, flags, learn_limits
 from adipocyte.imaging.quality import Measures
@@ -53,6 +53,7 @@ _ELSEWHERE = (
     "layout",
     "channels",
     "magnification",
+    "um_per_px",
     "plate_name",
     "stain_z",
     "store",
@@ -76,6 +77,7 @@ def look(config: PreprocessConfig) -> Plate:
             layout=config.layout,
             channels=config.channels,
             magnification=config.magnification,
+            um_per_px=config.um_per_px,
         )
     )
 
@@ -276,6 +278,7 @@ def _sum_up(
         limits=limits,
         alignments=alignments,
         registrations=registrations,
+        um_per_px=_unusual_sizes(scanned),
         problems=problems,
         n_ignored=scanned.n_ignored,
         ignored=named(scanned.ignored),
@@ -352,7 +355,19 @@ def _digest(
     content = {str(key): record.content for key, record in records.items()}
     settings = _settings(config, without=(*_ELSEWHERE, *_RESOLVED))
     sites = sites_json(alignments)
-    return short_digest([content, scanned.n_z_planes, scanned.targets, settings, split, sites])
+    shown = [content, scanned.n_z_planes, scanned.targets, settings, split, sites]
+    unusual = _unusual_sizes(scanned)  # others have the digest that they had before
+    return short_digest([*shown, unusual] if unusual else shown)
+
+
+def _unusual_sizes(scanned: Plate) -> dict[str, float]:
+    """The µm per pixel at each magnification, as text, where they are not as is usual."""
+    magnifications = {files.key.magnification for files in scanned.fields}
+    return {
+        str(one): size
+        for one, size in sorted(scanned.understood.um_per_px.items())
+        if one in magnifications and size != UM_PER_PX.get(one)
+    }
 
 
 def _settings(config: PreprocessConfig, without: tuple[str, ...]) -> dict[str, Any]:
@@ -406,6 +421,8 @@ def _origin(scanned: Plate, config: PreprocessConfig) -> Origin:
     files = [fields, given, scanned.problems]
     if not scanned.understood.is_usual:  # else a stain can be told by its file's name
         files.append(scanned.understood.roles)
+    if unusual := _unusual_sizes(scanned):
+        files.append(unusual)
     return Origin(
         plate=str(config.plate.resolve()),
         files=hashlib.sha256(repr(files).encode()).hexdigest()[:16],

@@ -5,10 +5,10 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from adipocyte.domain import MAGNIFICATIONS
 from adipocyte.errors import StoreError
+from adipocyte.plate.names import in_zarr_plate
 from adipocyte.store.manifest import STORE_MANIFEST, Origin, read_manifest
-from adipocyte.store.paths import HISTOGRAMS, RECORDS, plate_path
+from adipocyte.store.paths import HISTOGRAMS, RECORDS
 from adipocyte.system.files import HeldError, locked
 
 
@@ -74,5 +74,5 @@ def _is_ours(folder: Path) -> bool:
         return False
     names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
     required = {STORE_MANIFEST, HISTOGRAMS}
-    plates = {plate_path(Path(), magnification).name for magnification in MAGNIFICATIONS}
-    return not names or required <= names <= required | plates
+    others = {name for name in names - required if not in_zarr_plate(name)}
+    return not names or (required <= names and not others)

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from adipocyte.domain import as_in_challenge
 from adipocyte.simulation.camera import EXPOSURES, Exposure
 from adipocyte.simulation.optics import CELLS_MIDDLE_UM, OBJECTIVES, Optics
 
@@ -40,7 +41,9 @@ class Instrument:
 
 
 INSTRUMENTS = {
-    magnification: Instrument(optics, EXPOSURES[magnification])
+    magnification: Instrument(
+        optics, EXPOSURES[as_in_challenge(magnification, optics.um_per_px)[0]]
+    )
     for magnification, optics in OBJECTIVES.items()
 }
 

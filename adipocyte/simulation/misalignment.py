@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from adipocyte.domain import UM_PER_PX, as_in_challenge
 from adipocyte.errors import ConfigError
 
 
@@ -46,16 +47,18 @@ MEASURED = {
 def misalignment_at(magnification: int, site: int, n_sites: int) -> Misalignment:
     """The misalignment of site 1 … *n_sites* of a well.
 
-    Raises ConfigError for an unknown magnification or site.
+    Where none was measured it is as long, in µm, as at the challenge's nearest objective. Raises
+    ConfigError for an unknown magnification or site.
     """
-    if magnification not in MEASURED:
+    if magnification not in UM_PER_PX:
         raise ConfigError(
             f"no misalignment is known at magnification {magnification}",
-            f"choose one of {sorted(MEASURED)}",
+            f"choose one of {sorted(UM_PER_PX)}",
         )
     if not 1 <= site <= n_sites:
         raise ConfigError(f"site {site} is not in the well", f"sites run from 1 to {n_sites}")
-    scale, dx, dy = MEASURED[magnification]
+    alike, n_px = as_in_challenge(magnification, UM_PER_PX[magnification])
+    scale, dx, dy = MEASURED[alike]
     turn = 2 * np.pi * (site - 1) / n_sites
-    waves = np.array([np.sin(turn), np.cos(turn), 1.0])
+    waves = np.array([np.sin(turn), np.cos(turn), 1.0]) / n_px
     return Misalignment(dy_px=float(waves @ dy), dx_px=float(waves @ dx), scale=scale)

@@ -34,8 +34,16 @@ class Optics:
 
 # Chosen so that contrast varies over the planes as on the challenge's plates. At 20x it is highest
 # in the fourth plane; at 40x and 60x it falls from the first plane, because the series starts just
-# below the droplets and moves away from them.
+# below the droplets and moves away from them. The other objectives are typical ones, and focus as
+# the nearest of the challenge's.
 OBJECTIVES = {
+    10: Optics(
+        UM_PER_PX[10],
+        aperture=0.4,
+        condenser_aperture=0.25,
+        first_focus_um=-14.0,
+        focus_step_um=4.0,
+    ),
     20: Optics(
         UM_PER_PX[20],
         aperture=0.75,
@@ -56,6 +64,20 @@ OBJECTIVES = {
         condenser_aperture=0.32,
         first_focus_um=-1.7,
         focus_step_um=-1.1,
+    ),
+    63: Optics(
+        UM_PER_PX[63],
+        aperture=1.1,
+        condenser_aperture=0.32,
+        first_focus_um=-1.7,
+        focus_step_um=-1.1,
+    ),
+    100: Optics(
+        UM_PER_PX[100],
+        aperture=1.25,
+        condenser_aperture=0.4,
+        first_focus_um=-1.7,
+        focus_step_um=-0.8,
     ),
 }
 

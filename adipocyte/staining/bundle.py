@@ -14,12 +14,15 @@ from safetensors.numpy import load_file, save, save_file
 
 from adipocyte.domain import (
     BRIGHTFIELD,
-    MAGNIFICATIONS,
+    MOST_MAGNIFICATION,
+    MOST_UM_PER_PX,
     MOST_Z_PLANES,
     SEGMENTER,
     TARGETS,
+    UM_PER_PX,
     Intensities,
     Normalisation,
+    are_alike,
     table_key,
 )
 from adipocyte.errors import BundleError, ConfigError, ImageError, NewerBundleError
@@ -71,6 +74,7 @@ _FORM = {
     "checksums": {...: str},
 }
 _NO_PIXELS = np.zeros(N_COUNTS, dtype=np.int64)
+_MAGNIFICATION = re.compile(r"[1-9][0-9]{0,2}", re.ASCII)
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)*", re.ASCII)
 
 
@@ -111,7 +115,8 @@ class BundleManifest:
     another. `normalisation` is a way of `domain.Normalisation`; by "field" a stack is normalised by
     its own counts. `storage` is the precision of the weights on disk (see
     `networks.files.copy_network`). `checksums` maps each file of the bundle to its SHA-256;
-    `calibrations` names one of them, "" before `calibrate_bundle`.
+    `calibrations` names one of them, "" before `calibrate_bundle`. `um_per_px` is the size of the
+    pixels that the networks have seen, by magnification, where it is not the usual one.
 
     Raises BundleError when `intensities` or `normalisation` is no known way, a target is not one of
     the three, or is not painted by exactly one network.
@@ -133,6 +138,7 @@ class BundleManifest:
     any_planes: bool = False
     storage: str = "float32"
     calibrations: str = ""
+    um_per_px: dict[str, float] = field(default_factory=dict)
     checksums: dict[str, str] = field(default_factory=dict)
     format: int = BUNDLE_FORMAT
 
@@ -173,6 +179,16 @@ class BundleManifest:
     @property
     def magnifications(self) -> tuple[int, ...]:
         return tuple(sorted(int(magnification) for magnification in self.scalings))
+
+    @property
+    def objectives(self) -> dict[int, float]:
+        """The µm per pixel at each magnification that the networks have seen."""
+        return {one: self.um_per_px.get(str(one)) or UM_PER_PX[one] for one in self.magnifications}
+
+    def has_seen(self, magnification: int, um_per_px: float | None) -> bool:
+        """Whether the networks have seen an objective; None: with pixels as they have seen them."""
+        seen = self.objectives.get(magnification)
+        return seen is not None and (um_per_px is None or are_alike(um_per_px, seen))
 
     def names(self, targets: Iterable[str]) -> list[str]:
         """The networks that painting *targets* takes, the segmenter first if one sees its mask."""
@@ -253,7 +269,7 @@ def write_bundle(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
     )
     checksums = {name: digest_of(folder / name) for name in files}
-    write_json(folder / BUNDLE_MANIFEST, asdict(replace(manifest, checksums=checksums)))
+    _write_manifest(folder, replace(manifest, checksums=checksums))
 
 
 def calibrate_bundle(
@@ -279,7 +295,7 @@ def calibrate_bundle(
         _require_all(manifest, calibrations)
     if calibrations:
         changed = _with_calibrations(folder, changed, calibrations)
-    write_json(folder / BUNDLE_MANIFEST, asdict(changed))
+    _write_manifest(folder, changed)
     if manifest.calibrations and manifest.calibrations != changed.calibrations:
         (folder / manifest.calibrations).unlink()  # last, because until now the manifest named it
 
@@ -319,10 +335,17 @@ def _add_file(folder: Path, name: str, data: bytes) -> None:
     manifest = read_manifest(folder)
     others = {file: digest for file, digest in manifest.checksums.items() if file != name}
     if others != manifest.checksums:  # a new file must not lie behind the checksum of an old one
-        write_json(folder / BUNDLE_MANIFEST, asdict(replace(manifest, checksums=others)))
+        _write_manifest(folder, replace(manifest, checksums=others))
     write_whole(folder / name, data)
     checksums = others | {name: digest_of(folder / name)}
-    write_json(folder / BUNDLE_MANIFEST, asdict(replace(manifest, checksums=checksums)))
+    _write_manifest(folder, replace(manifest, checksums=checksums))
+
+
+def _write_manifest(folder: Path, manifest: BundleManifest) -> None:
+    content = asdict(manifest)
+    if not manifest.um_per_px:  # of an objective that older code knows, too
+        del content["um_per_px"]
+    write_json(folder / BUNDLE_MANIFEST, content)
 
 
 def read_manifest(folder: Path) -> BundleManifest:
@@ -480,11 +503,17 @@ def _ranges(entry: dict[str, Any]) -> Ranges:
 def _require_valid(content: dict[str, Any]) -> None:
     """Raise ValueError when a field of `bundle.json` has another type or names another place."""
     require_form(content, _FORM, "the bundle's")
-    known = {str(magnification) for magnification in MAGNIFICATIONS}
     if not content["targets"] or not set(content["targets"]) <= set(TARGETS):
         return  # the manifest itself refuses them
-    if not content["scalings"].keys() <= known or not content["limits"].keys() <= known:
-        raise ValueError(f"a magnification is none of {', '.join(sorted(known))}")
+    sizes = content.get("um_per_px", {})
+    require_form(sizes, {...: NUMBER}, "the sizes of pixels")
+    if not all(0 < size <= MOST_UM_PER_PX for size in sizes.values()):
+        raise ValueError("pixels have an impossible size")
+    for one in {*content["scalings"], *content["limits"]}:
+        if not _MAGNIFICATION.fullmatch(one) or int(one) > MOST_MAGNIFICATION:
+            raise ValueError(f"{one[:40]!r} is no magnification")
+        if one not in sizes and int(one) not in UM_PER_PX:
+            raise ValueError(f"nothing tells how large the pixels are at {one}x")
     for scalings in content["scalings"].values():
         if missing := {BRIGHTFIELD, *content["targets"]} - scalings.keys():
             raise ValueError(f"there is no scaling for {min(missing)}")

@@ -1,7 +1,7 @@
 """The chain: segmenter → mask → A1; A2, A3; counts; intensities (report, Figure 1.1 and 6.1)."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from adipocyte.domain import (
     SEGMENTER,
-    SMALLEST_PX,
     WHOLE,
     Intensities,
     Normalisation,
@@ -25,6 +24,7 @@ from adipocyte.imaging.intervals import FEWEST_WELLS, Widths
 from adipocyte.imaging.normalisation import Scaling
 from adipocyte.imaging.padding import pad_to_multiple
 from adipocyte.imaging.planes import as_many
+from adipocyte.imaging.resizing import resized
 from adipocyte.imaging.trust import UNTOLD, Trust
 from adipocyte.networks.files import load_network
 from adipocyte.networks.predictor import Predictor, make_ready
@@ -38,6 +38,7 @@ from adipocyte.staining.bundle import (
     read_intervals,
     read_manifest,
 )
+from adipocyte.staining.view import View, view_of
 from adipocyte.system.machine import arithmetic, fastest_device, free_bytes
 
 _TILES_PX = (6144, 4096, 3072, 2560, 2048, 1792, 1536, 1280, 1024)
@@ -130,6 +131,8 @@ class Stainer:
         planes: NDArray[np.uint16],
         magnification: int,
         *,
+        um_per_px: float | None = None,
+        resample: bool = False,
         intensities: str | None = None,
         targets: Sequence[str] | None = None,
         tile_px: int | None = None,
@@ -139,25 +142,44 @@ class Stainer:
         """Paint *targets* of a field; None: all that the bundle has.
 
         planes: (Z, Y, X) brightfield in counts, sides of 64 pixels or more, as many planes as the
-        bundle takes. *intensities* is a way for `rescale`; None: the one that the bundle keeps.
-        *tile_px* is the side in pixels of the tiles that the networks see; None: the whole field at
-        once, or where that would take too much memory, the largest tiles that do not. *tta*
-        averages the paintings of the field turned and mirrored in all eight ways, and takes eight
-        times as long. With *level* there are intervals, too, that hold the true count of so many of
-        a well's pixels (see `Widths.interval`), and a verdict on the field, for which all that the
-        bundle has is painted. Returns images of the same (Y, X).
+        bundle takes, of pixels of *um_per_px* (None: as the bundle has seen them, or as is usual).
+        A field of an objective that the bundle has not seen is painted, with *resample*, in pixels
+        of the nearest that it has, and brought back. *intensities* is a way for `rescale`; None:
+        the one that the bundle keeps. *tile_px* is the side in pixels of the tiles that the
+        networks see; None: the whole field at once, or where that would take too much memory, the
+        largest tiles that do not. *tta* averages the paintings of the field turned and mirrored in
+        all eight ways, and takes eight times as long. With *level* there are intervals, too, that
+        hold the true count of so many of a well's pixels (see `Widths.interval`), and a verdict on
+        the field, for which all that the bundle has is painted. Returns images of the same (Y, X).
 
-        Raises ImageError for a stack of another kind or a magnification that the bundle has not
+        Raises ImageError for a stack of another kind or an objective that the bundle has not
         seen, MemoryLimitError before it would take more memory than `memory_mb`, ConfigError for an
         unknown way or target, for tiles that cannot be laid, or for intervals that the bundle does
         not have.
         """
         way, targets = self.manifest.way(intensities), self._targets(targets)
         self._check_planes(planes)
-        self._check_field(planes.shape[1:], magnification)
+        shape_px = planes.shape[1:]
+        view = view_of(self.manifest, shape_px, magnification, um_per_px, resample=resample)
         if level is not None:
-            self._check_level(level, magnification, targets, way)
+            self._check_level(level, view.magnification, targets, way)
         planes = as_many(planes, self.manifest.n_z_planes)
+        if view.shape_px != shape_px:
+            planes = np.stack([resized(plane, view.shape_px) for plane in planes])
+        stained = self._stained(planes, view.magnification, way, targets, tile_px, tta, level)
+        return stained if view.is_own else _brought_back(stained, shape_px, magnification, view)
+
+    def _stained(
+        self,
+        planes: NDArray[np.uint16],
+        magnification: int,
+        way: Intensities,
+        targets: Sequence[str],
+        tile_px: int | None,
+        tta: bool,
+        level: float | None,
+    ) -> Stained:
+        """A field as the networks see it, painted."""
         painted = self._counts(planes, magnification, self._needed(targets, level), tile_px, tta)
         light = quality.measure_quality(planes)
         warnings = self._warnings(light, magnification)
@@ -275,6 +297,8 @@ class Stainer:
         shape_px: tuple[int, int],
         magnification: int,
         *,
+        um_per_px: float | None = None,
+        resample: bool = False,
         targets: Sequence[str] | None = None,
         intensities: str | None = None,
         tile_px: int | None = None,
@@ -283,13 +307,13 @@ class Stainer:
     ) -> None:
         """Raise what `stain` would raise for a field of *shape_px*, (Y, X), before it is read.
 
-        That is ImageError for its size or magnification, MemoryLimitError, or ConfigError.
+        That is ImageError for its size or objective, MemoryLimitError, or ConfigError.
         """
         way, targets = self.manifest.way(intensities), self._targets(targets)
-        self._check_field(shape_px, magnification)
+        view = view_of(self.manifest, shape_px, magnification, um_per_px, resample=resample)
         if level is not None:
-            self._check_level(level, magnification, targets, way)
-        self._tiling(shape_px, self._needed(targets, level), tile_px, tta)
+            self._check_level(level, view.magnification, targets, way)
+        self._tiling(view.shape_px, self._needed(targets, level), tile_px, tta)
 
     def rescale(
         self, images: dict[str, NDArray[np.uint16]], magnification: int, way: str
@@ -389,19 +413,6 @@ class Stainer:
             "ADIPOCYTE_MEMORY_MB)",
         )
 
-    def _check_field(self, shape_px: tuple[int, int], magnification: int) -> None:
-        if magnification not in self.manifest.magnifications:
-            seen = ", ".join(f"{known}x" for known in self.manifest.magnifications)
-            raise ImageError(
-                f"the model has not seen {magnification}x, only {seen}",
-                f"send one of those, or train on a plate with {magnification}x",
-            )
-        if min(shape_px) < SMALLEST_PX:
-            raise ImageError(
-                f"the stack is {shape_px[0]} x {shape_px[1]} pixels",
-                f"a side must be at least {SMALLEST_PX}",
-            )
-
     def _require_fitting(self, name: str, spec: UNetSpec) -> None:
         """Raise BundleError when a network has other channels than the manifest says."""
         entry = self.manifest.networks.get(name)  # none for the segmenter
@@ -422,6 +433,29 @@ class Stainer:
                 f"the stack is {planes.dtype} of shape {planes.shape}",
                 f"it must be uint16 counts of shape ({numbers}, Y, X)",
             )
+
+
+def _brought_back(
+    stained: Stained, shape_px: tuple[int, int], magnification: int, view: View
+) -> Stained:
+    """What was painted in another objective's pixels, in the field's own of *shape_px*, (Y, X)."""
+    note = (
+        f"resampled to the pixels of {view.magnification}x, because the model has not seen these "
+        f"of {magnification}x: fine structure may be wrong"
+    )
+    images = {one: resized(image, shape_px) for one, image in stained.images.items()}
+    return replace(
+        stained,
+        images=images,
+        warnings=(*stained.warnings, note),
+        intervals={
+            one: (  # cubics may run past each other
+                np.minimum(resized(low, shape_px), images[one]),
+                np.maximum(resized(high, shape_px), images[one]),
+            )
+            for one, (low, high) in stained.intervals.items()
+        },
+    )
 
 
 class _Source:

@@ -5,7 +5,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from adipocyte.domain import MAGNIFICATIONS, ROWS, TARGETS, FieldKey
+from adipocyte.domain import (
+    MOST_MAGNIFICATION,
+    MOST_UM_PER_PX,
+    ROWS,
+    TARGETS,
+    UM_PER_PX,
+    FieldKey,
+)
 from adipocyte.errors import StoreError
 from adipocyte.imaging.limits import Limits
 from adipocyte.plate.problems import Problem
@@ -89,8 +96,9 @@ class StoreManifest:
     magnification and measure of quality to [low, high]. `split` lists the wells of "train",
     "validation" and "test". `alignments` says how fluorescence lies against brightfield;
     `registrations` says how that was measured, where it was. `problems` are what was left out of
-    the plate; `n_ignored` files belong to no field, `ignored` names some of them. `digest` names
-    the pixels and all of this.
+    the plate; `n_ignored` files belong to no field, `ignored` names some of them. `um_per_px` is
+    the size of pixels by magnification, where it is not the usual one. `digest` names the pixels
+    and all of this.
     """
 
     digest: str
@@ -107,6 +115,7 @@ class StoreManifest:
     problems: tuple[Problem, ...]
     n_ignored: int
     ignored: str = ""
+    um_per_px: dict[str, float] = field(default_factory=dict)
     format: int = STORE_FORMAT
 
 
@@ -117,6 +126,8 @@ def write_manifest(folder: Path, manifest: StoreManifest) -> None:
         for key, entry in manifest.fields.items()
     ]
     content = asdict(replace(manifest, fields={})) | {"fields": fields}
+    if not manifest.um_per_px:  # of objectives that older code knows, too
+        del content["um_per_px"]
     write_json(folder / STORE_MANIFEST, content)
 
 
@@ -156,9 +167,16 @@ def _scalings(one: dict[str, Any]) -> dict[str, tuple[float, float]]:
 def _parse(content: dict[str, Any]) -> StoreManifest:
     if not set(content["targets"]) <= set(TARGETS):
         raise ValueError("a target is unknown")
+    sizes = content.get("um_per_px", {})
+    require_form(sizes, {...: NUMBER}, "the sizes of pixels")
+    if not all(0 < size <= MOST_UM_PER_PX for size in sizes.values()):
+        raise ValueError("pixels have an impossible size")
+    known: set[object] = {*UM_PER_PX, *sizes}
     for one in content["fields"]:
-        if one["magnification"] not in MAGNIFICATIONS or not _WELL.fullmatch(one["well"]):
-            raise ValueError("a field lies at no magnification or well that is known")
+        if not 0 < one["magnification"] <= MOST_MAGNIFICATION or not _WELL.fullmatch(one["well"]):
+            raise ValueError("a field lies at no magnification or well that can be")
+        if not {one["magnification"], str(one["magnification"])} & known:
+            raise ValueError("nothing tells how large the pixels of a field are")
         if min(one["fov"], *one["shape"]) < 0 or max(one["shape"]) > _MOST_PX:
             raise ValueError("a field has an impossible number or size")
         require_form(one.get("time", 1), int, "a field's time")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from adipocyte.domain import WHOLE, FieldKey, Window, table_key
+from adipocyte.domain import UM_PER_PX, WHOLE, FieldKey, Window, table_key
 from adipocyte.errors import StoreError
 from adipocyte.imaging.alignment import Alignment
 from adipocyte.imaging.normalisation import Scaling
@@ -35,6 +35,10 @@ class Store:
     @property
     def digest(self) -> str:
         return self.manifest.digest
+
+    def um_per_px(self, magnification: int) -> float:
+        """The size of pixels at a magnification, in µm."""
+        return self.manifest.um_per_px.get(str(magnification)) or UM_PER_PX[magnification]
 
     @property
     def magnifications(self) -> tuple[int, ...]:

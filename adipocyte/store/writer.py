@@ -9,7 +9,7 @@ import zarr
 from numpy.typing import NDArray
 from ome_zarr.writer import write_label_metadata
 
-from adipocyte.domain import TARGETS, UM_PER_PX, FieldKey
+from adipocyte.domain import TARGETS, FieldKey
 from adipocyte.plate.fields import RawField
 from adipocyte.store.ngff import describe_channels, describe_plate, ome, write_image
 from adipocyte.store.paths import MASK, field_path, plate_path
@@ -28,27 +28,32 @@ def describe_plates(folder: Path, keys: Iterable[FieldKey]) -> None:
 
 
 def write_field(
-    folder: Path, key: FieldKey, field: RawField, mask: NDArray[np.bool_] | None
+    folder: Path,
+    key: FieldKey,
+    field: RawField,
+    mask: NDArray[np.bool_] | None,
+    um_per_px: float,
 ) -> None:
     """Write one field's counts and its nuclei *mask* (Y, X), if it has one, as a label.
 
-    The channels are the planes, Z1 …, then the targets.
+    The channels are the planes, Z1 …, then the targets; pixels are of *um_per_px*.
     """
     channels = {f"Z{z}": plane for z, plane in enumerate(field.planes, start=1)} | field.targets
     stack = np.stack([*channels.values()])  # (C, Y, X)
     group = zarr.open_group(field_path(folder, key), mode="w", zarr_format=3)
-    _write_image(group, stack, "cyx", key)
+    _write_image(group, stack, "cyx", key, um_per_px)
     describe_channels(group, channels, (f"Z{len(field.planes) // 2 + 1}", *TARGETS))
     if mask is None:
         return
     labels = group.require_group("labels")
-    _write_image(labels.require_group(MASK), mask.astype(np.uint8), "yx", key)
+    _write_image(labels.require_group(MASK), mask.astype(np.uint8), "yx", key, um_per_px)
     nuclei = {"label-value": 1, "rgba": [0, 128, 255, 128]}
     write_label_metadata(labels, MASK, colors=[nuclei])
     labels.attrs["ome"] = {"version": "0.5", **ome(labels)}  # ome_zarr leaves the version out
 
 
-def _write_image(group: zarr.Group, image: NDArray, axes: str, key: FieldKey) -> None:
+def _write_image(
+    group: zarr.Group, image: NDArray, axes: str, key: FieldKey, um_per_px: float
+) -> None:
     chunks = (*image.shape[:-2], _CHUNK_PX, _CHUNK_PX)  # all channels of a patch in one
-    um_per_px = UM_PER_PX[key.magnification]
     write_image(group, image, axes, name=str(key), um_per_px=um_per_px, chunks=chunks)

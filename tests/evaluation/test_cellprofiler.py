@@ -21,7 +21,7 @@ from skimage.morphology import disk, reconstruction
 
 from adipocyte.domain import MAGNIFICATIONS, TARGETS
 from adipocyte.errors import ImageError
-from adipocyte.evaluation.cellprofiler import COLUMNS, SMALLEST_PX, Measured, features, measure
+from adipocyte.evaluation.cellprofiler import COLUMNS, Measured, features, measure, smallest_px
 from adipocyte.evaluation.cellprofiler.cells import inside
 from adipocyte.evaluation.cellprofiler.droplets import merge
 from adipocyte.evaluation.cellprofiler.filters import N_RANKS, median, ranks, speckles, stretch
@@ -135,7 +135,7 @@ def test_every_step_is_labelled_and_every_feature_given():
 
 
 def test_without_nuclei_their_features_and_those_of_cells_are_nan():
-    found = measure(drawn_field({}, SMALLEST_PX), 20).features
+    found = measure(drawn_field({}, smallest_px(1)), 20).features
     missing = {column for column in COLUMNS if np.isnan(found[column])}
     assert missing >= {
         column for column in COLUMNS if "_nuclei_no_edge_" in column or "_cells_no_edge_" in column
@@ -185,7 +185,12 @@ def narrow(images):
         (lambda one: one | {"A3": one["A3"][:-1]}, 20, r"A3 of \(370, 371\).*one size"),
         (narrow, 20, r"371 x 369 pixels.*at least 370"),
         (lambda one: {}, 20, "has no stain: give some of A1, A2, A3"),
-        (lambda one: one, 10, r"magnification 10: give one of 20, 40, 60"),
+        (
+            lambda one: one,
+            25,
+            r"unknown at magnification 25: give it in µm \(um_per_px\), or one of",
+        ),
+        (lambda one: {"A1": one["A1"][::2, ::2][:184]}, 10, "184 x 186 pixels.*at least 185"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_in_words(change, magnification, message):

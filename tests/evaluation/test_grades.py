@@ -43,6 +43,7 @@ def field(at: int, truth: dict, painted: dict, pairs=FOUND, stains=STAINS) -> Fi
         objects={"none": objects},
         truth_row=truth,
         painted_rows={"none": painted},
+        objects_um_per_px=UM_PER_PX[20],
     )
 
 

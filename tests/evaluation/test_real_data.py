@@ -8,7 +8,7 @@ import tifffile
 from scipy import ndimage
 
 from adipocyte.config import PreprocessConfig
-from adipocyte.domain import MAGNIFICATIONS, FieldKey
+from adipocyte.domain import MAGNIFICATIONS, UM_PER_PX, FieldKey
 from adipocyte.plate.scan import scan_plate
 from adipocyte.preparation.field import mask_of
 from adipocyte.preparation.prepare import masking_of, prepare
@@ -44,7 +44,7 @@ def assert_mask_covers_the_nuclei(folder: Path, magnification: int) -> None:
     """CellProfiler thresholds locally, so the edges differ by a pixel or two (IoU .90 to .94)."""
     nuclei = golden.read_images(folder, magnification, "target", golden.PLACES[0])["A1"]
     found = golden.read_labels(folder, magnification)["nuclei"]
-    mask = mask_of(nuclei, magnification, masking_of(DEFAULTS))
+    mask = mask_of(nuclei, magnification, UM_PER_PX[magnification], masking_of(DEFAULTS))
     assert (mask & (found > 0)).sum() / (mask | (found > 0)).sum() > 0.9
     covered = ndimage.mean(mask, found, np.unique(found)[1:])
     assert covered.min() > 0.5

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from adipocyte.domain import FieldKey
+from adipocyte.domain import UM_PER_PX, FieldKey
 from adipocyte.evaluation.fields import FieldPaths
 from adipocyte.evaluation.measure import FieldMeasurement, total
 from adipocyte.evaluation.metric import Part, Score
@@ -52,6 +52,7 @@ def measured(
         key,
         {name: folder / str(key) / f"{name}.tif" for name in truth},
         {way: {name: folder / str(key) / way / f"{name}.tif" for name in truth} for way in gains},
+        UM_PER_PX[key.magnification],
     )
     written = [(paths.truth, truth), *((paths.painted[way], painted[way]) for way in gains)]
     for files, images_of in written:

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from adipocyte.domain import FieldKey
+from adipocyte.domain import UM_PER_PX, FieldKey
 from adipocyte.evaluation.fields import FieldPaths
 from adipocyte.evaluation.sureness import ALL, PLACES, Foretold, Sureness, held, places
 from adipocyte.imaging.trust import UNTOLD, Trust, Verdict
@@ -24,7 +24,7 @@ def stains() -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_objects_are_bright_and_edges_lie_around_them(stains, target):
-    at = places(target, stains[target], 20)
+    at = places(target, stains[target], 20, UM_PER_PX[20])
     ground, inside = (stains[target][at == number].mean() for number in (0, 1))
     assert inside > 1.3 * ground
     assert set(np.unique(at)) == {0, 1, 2}
@@ -42,7 +42,8 @@ def test_the_share_inside_is_that_of_the_pixels(stains, tmp_path):
         write_image(folder / "true.tif", truth)
         write_image(folder / "painted.tif", image)
         files = {"none": {"A1": folder / "painted.tif"}}
-        fields.append(FieldPaths(FieldKey(20, well, 1), {"A1": folder / "true.tif"}, files))
+        true = {"A1": folder / "true.tif"}
+        fields.append(FieldPaths(FieldKey(20, well, 1), true, files, UM_PER_PX[20]))
     widths = {"20/A1": some_widths()}
     found = {one.place: one for one in held(fields, "none", widths, frozenset([fields[0].key]))}
     low, high = widths["20/A1"].interval(truth)

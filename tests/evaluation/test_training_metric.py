@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from adipocyte.config import GeneratorConfig, PreprocessConfig, build
-from adipocyte.domain import TARGETS, FieldKey
+from adipocyte.domain import TARGETS, UM_PER_PX, FieldKey
 from adipocyte.errors import ConfigError
 from adipocyte.evaluation.fields import FieldPaths
 from adipocyte.evaluation.measure import FieldMeasurement, measure_field
@@ -132,7 +132,7 @@ def test_training_and_judging_measure_the_same_images_alike(store, features, tru
         write_image(paths[target], store.target(key, target))
     write_image(paths["dim"], dim)
     stains = {target: paths[target] for target in TARGETS}
-    field = FieldPaths(key, stains, {"none": {"A2": paths["dim"]}})
+    field = FieldPaths(key, stains, {"none": {"A2": paths["dim"]}}, UM_PER_PX[20])
     judged = score([measure_field(field, with_features=True)], "none")
     assert not [reason for reason in judged.parts[20].left_out.values() if "painted" in reason]
     assert features(lipids({key: dim})) == pytest.approx(judged.feature_metric, rel=1e-12)

@@ -304,9 +304,14 @@ def test_a_plate_with_next_to_nothing_in_it_is_shown_without_nan(field, n_cells)
     assert values_of(text)[0]["wells"] == names
 
 
+EMPTY = Shown(FieldKey(20, "B03", 1), None, {}, Measured({}, {}, {}, 0.325, (64, 64)))
+
+
 def test_no_rows_are_no_error():
     nothing = MeasuredPlate((), 0, [], (), {}, [], [], None, {})
-    text = page(nothing, Shown(FieldKey(20, "B03", 1), None, {}, Measured({}, {}, {})))
+    text = page(
+        nothing, Shown(FieldKey(20, "B03", 1), None, {}, Measured({}, {}, {}, 0.325, (64, 64)))
+    )
     assert "No well was measured" in section(text, "plate")
     assert values_of(text) == []
 
@@ -548,7 +553,9 @@ def test_the_page_lives_in_a_sandbox_without_an_origin(browser, text):
 @needs_chromium
 def test_a_plate_without_wells_opens_without_complaint(browser, tmp_path):
     nothing = MeasuredPlate((), 0, [], (), {}, [], [], None, {})
-    text = page(nothing, Shown(FieldKey(20, "B03", 1), None, {}, Measured({}, {}, {})))
+    text = page(
+        nothing, Shown(FieldKey(20, "B03", 1), None, {}, Measured({}, {}, {}, 0.325, (64, 64)))
+    )
     with opened_page(browser, text, tmp_path) as tab:
         assert tab.locator("h2").count() == 4
 

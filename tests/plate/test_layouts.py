@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import zarr
 
-from adipocyte.domain import TARGETS, FieldKey
+from adipocyte.domain import TARGETS, UM_PER_PX, FieldKey
 from adipocyte.errors import ConfigError, PlateError
 from adipocyte.plate.fields import RawField, read_field, stained_name, write_field
 from adipocyte.plate.scan import Plate, scan_plate
+from adipocyte.plate.tiff import encode_image, read_image
 from adipocyte.plate.understood import understood_table
 from adipocyte.store.writer import describe_plates
 from adipocyte.store.writer import write_field as store_field
@@ -145,18 +146,42 @@ def test_in_the_challenges_layout_channels_may_mean_something_else(tmp_path):
     np.testing.assert_array_equal(stain, fields[FieldKey(20, "B03", 1)].targets["A1"])
 
 
-@pytest.mark.parametrize(("magnification", "told"), [(10, "taken at 10x"), (100, "taken at 100x")])
+@pytest.mark.parametrize("magnification", [10, 100])
 @pytest.mark.parametrize("layout", ["imagexpress", "yokogawa", "phenix"])
-def test_another_objective_is_refused_unless_the_right_one_is_given(
-    layout, magnification, told, tmp_path
-):
-    fields = fields_of("B03", magnification=magnification)
-    plate = WRITERS[layout](tmp_path / "plate", fields)
-    with pytest.raises(PlateError, match=f"{told}: 20x, 40x, 60x can be prepared"):
-        scan_plate(plate)
-    scanned = scan_plate(plate, magnification=20)
-    assert [files.key.magnification for files in scanned.fields] == [20, 20]
-    assert f"as you say; the plate says {magnification}x" in understood_table(scanned)
+def test_any_objective_is_taken_as_the_plate_tells_or_as_is_given(layout, magnification, tmp_path):
+    plate = WRITERS[layout](tmp_path / "plate", fields_of("B03", magnification=magnification))
+    told = scan_plate(plate)
+    assert {files.key.magnification for files in told.fields} == {magnification}
+    assert {files.um_per_px for files in told.fields} == {0.325}
+    assert f"{magnification}x, 0.325 µm per pixel" in understood_table(told)
+    given = scan_plate(plate, magnification=20, um_per_px=0.65)
+    assert [(files.key.magnification, files.um_per_px) for files in given.fields] == [
+        (20, 0.65)
+    ] * 2
+    table = understood_table(given)
+    assert f"taken as 20x as you say; the plate says {magnification}x" in table
+    assert "pixels taken as 0.65 µm as you say; the plate says 0.325" in table
+
+
+def test_an_objective_of_unknown_pixels_is_refused_until_they_are_given(tmp_path):
+    for key, field in fields_of("B03", magnification=25).items():
+        write_field(tmp_path, key, field, 0.26)
+    scanned = scan_plate(tmp_path)  # the TIFFs tell
+    assert {files.um_per_px for files in scanned.fields} == {0.26}
+    assert scanned.understood.um_per_px == {25: 0.26}
+    for path in tmp_path.rglob("*.tif"):
+        path.write_bytes(encode_image(read_image(path)))
+    with pytest.raises(PlateError, match=r"how large the pixels are at 25x: .*-P um_per_px="):
+        scan_plate(tmp_path)
+    assert scan_plate(tmp_path, um_per_px=0.3).understood.um_per_px == {25: 0.3}
+
+
+def test_one_size_of_pixels_is_of_one_objective(tmp_path):
+    for magnification in (10, 20):
+        for key, field in fields_of("B03", magnification=magnification).items():
+            write_field(tmp_path, key, field)
+    with pytest.raises(PlateError, match="images at 10x and 20x, which have not one size"):
+        scan_plate(tmp_path, um_per_px=0.5)
 
 
 def test_two_layouts_in_a_folder_are_named_and_one_is_taken(tmp_path):
@@ -473,7 +498,8 @@ def test_a_prepared_store_is_a_plate_too(tmp_path):
     lacking = FieldKey(20, "B03", 2)
     del fields[lacking].targets["A2"]
     for key, field in fields.items():
-        store_field(tmp_path / "prepared", key, field, np.ones(field.planes.shape[1:], bool))
+        mask = np.ones(field.planes.shape[1:], bool)
+        store_field(tmp_path / "prepared", key, field, mask, UM_PER_PX[key.magnification])
     describe_plates(tmp_path / "prepared", fields)
     (tmp_path / "prepared" / "manifest.json").write_text("{}")
     scanned = scan_plate(tmp_path / "prepared")
@@ -631,8 +657,8 @@ def test_real_imagexpress_plates_are_understood():
     assert (exported.problems, exported.targets) == ((), ("A1",))
     assert "pixels of 1.3672 µm at 40x, where 0.163 is usual" in understood_table(exported)
     [folder] = DATABASE.glob("*/*/TimePoint_1")
-    with pytest.raises(PlateError, match="was taken at 4x: 20x, 40x, 60x can be prepared"):
-        scan_plate(folder, channels="brightfield=1")
+    four = scan_plate(folder, (), channels="brightfield=Cy3")
+    assert {files.key.magnification for files in four.fields} == {4}
     database = scan_plate(folder, (), channels="brightfield=Cy3", magnification=20)
     assert [str(files.key) for files in database.fields] == ["20x C07 F001", "20x C07 F002"]
     assert {one.name for one in database.understood.channels} == {"FITC", "Cy3", "Texas Red"}

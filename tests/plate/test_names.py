@@ -59,7 +59,12 @@ def test_a_name_of_another_form_is_refused_with_an_example(text):
 
 
 def test_a_folder_says_its_magnification():
-    assert [parse_magnification(magnification_folder(m)) for m in (20, 40, 60)] == [20, 40, 60]
+    assert [parse_magnification(magnification_folder(m)) for m in (4, 20, 63, 100)] == [
+        4,
+        20,
+        63,
+        100,
+    ]
     assert parse_magnification("40x") == 40
-    for folder in ("10x_images", "20x_images_old", "masks"):
+    for folder in ("0x_images", "1000x", "x_images", "20x_images_old", "masks"):
         assert parse_magnification(folder) is None

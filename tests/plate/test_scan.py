@@ -367,7 +367,7 @@ def test_everything_wrong_is_told_at_once_with_the_field_and_what_to_do(plate):
     expected = {
         "sixty/": (
             "10 images whose magnification cannot be told",
-            "20x_images, 40x_images or 60x_images",
+            "20x_images, say, inside the plate",
         ),
         "20x B03 F002": ("lacks Z4, Z6", "F002L01A04Z04C04.tif to"),
         "20x B03 F003": ("has no A3 image, which others have", "F003L01A03Z01C03.tif to"),

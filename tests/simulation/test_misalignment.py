@@ -42,5 +42,6 @@ def test_misalignment_turns_once_around_the_sites_of_a_well():
     assert np.mean([shift.dy_px for shift in shifts]) == pytest.approx(0.76)
     with pytest.raises(ConfigError, match="site 7"):
         misalignment_at(20, 7, 6)
-    with pytest.raises(ConfigError, match=r"magnification 63: choose one of \[20, 40, 60\]"):
-        misalignment_at(63, 1, 6)
+    with pytest.raises(ConfigError, match=r"magnification 25: choose one of \[10, 20, 40, 60, 63"):
+        misalignment_at(25, 1, 6)
+    assert misalignment_at(10, 1, 6).dx_px == pytest.approx((0.067 - 1.22) / 2)

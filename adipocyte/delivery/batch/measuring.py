@@ -94,5 +94,5 @@ def _described(task: Task) -> dict[str, Any]:
 def _task(content: dict[str, Any]) -> Task:
     field = content["field"]
     files = {target: Path(path) for target, path in field["files"].items()}
-    stained = StainedField(FieldKey(**field["key"]), field["plate"], files)
+    stained = StainedField(FieldKey(**field["key"]), field["plate"], files, field["um_per_px"])
     return Task(stained, Path(content["out"]), content["labels"], content["made_of"])

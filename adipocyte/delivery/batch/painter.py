@@ -24,6 +24,7 @@ class Assignment:
     *model*, *plate* and *out* are addresses that hold on each machine. *claim* is written in *out*,
     so that a process can tell that folder from another of the same path, and stops when another
     command has claimed it. With *level* intervals are painted, too. *format* is one of `formats`.
+    With *resample* fields of objectives that the model has not seen are painted, too.
     """
 
     model: str
@@ -38,6 +39,7 @@ class Assignment:
     memory_mb: float | None
     level: float | None = None
     format: str = TIFF
+    resample: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ class FieldPainter:
             stained = self._stainer.stain(
                 read_field(field, ()).planes,
                 field.key.magnification,
+                um_per_px=field.um_per_px,
+                resample=self._assignment.resample,
                 intensities=self._assignment.intensities,
                 tile_px=self._assignment.tile_px,
                 tta=self._assignment.tta,

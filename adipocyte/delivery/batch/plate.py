@@ -133,6 +133,7 @@ def stain_plate(config: StainConfig, crew: Crew) -> StainedPlate:
         layout=config.layout,
         channels=config.channels,
         magnification=config.magnification,
+        um_per_px=config.um_per_px,
     )
     print(understood_table(scanned))
     out = Output(config.out, config.plate)
@@ -159,6 +160,7 @@ def stain_plate(config: StainConfig, crew: Crew) -> StainedPlate:
         compiled=origin["compiled"],
         memory_mb=config.memory_mb or None,
         format=config.format,
+        resample=config.resample,
     )
     if grades := load_grades(model):
         write_claimed(out, assignment.claim, GRADES, grades)
@@ -208,7 +210,8 @@ def _origin(
     precision = config.precision
     if precision == "auto":
         precision = begun.get("precision") or crew.fastest()
-    return {
+    asked = {"resample": config.resample, "um_per_px": config.um_per_px}
+    return {name: value for name, value in asked.items() if value} | {
         "format": config.format,
         "plate": str(config.plate.resolve()),
         "bundle": _described(bundle),
@@ -223,11 +226,13 @@ def _origin(
 def _described(bundle: BundleManifest) -> dict[str, Any]:
     """What `stained.json` says of a bundle: all but the ranges, which follow from the rest.
 
-    A plate that was begun before bundles had ranges is still the same plate.
+    A plate that was begun before bundles had ranges and sizes is still the same plate.
     """
     described = asdict(bundle)
     for network in described["networks"].values():
         del network["ranges"]
+    if not bundle.um_per_px:
+        del described["um_per_px"]
     return described
 
 

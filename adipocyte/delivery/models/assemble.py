@@ -161,6 +161,7 @@ def gather(store: Store, runs: dict[str, str], folder: Path, storage: str) -> Pa
             intensities=Intensities.NONE,
             normalisation=store.manifest.origin.settings["normalisation"],
             storage=storage,
+            um_per_px=store.manifest.um_per_px,
         )
         write_bundle(folder, manifest, folders, histograms)
     return folder

@@ -2,7 +2,7 @@
 
 import hashlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from adipocyte.delivery.models.assemble import assemble, runs_by_network
 from adipocyte.delivery.models.load import load_grades, load_stainer, model_id_of, pinned
 from adipocyte.delivery.runs.datasets import folder_dataset, store_dataset
 from adipocyte.delivery.runs.runs import commit, log_table, step_run
-from adipocyte.domain import Intensities
+from adipocyte.domain import UM_PER_PX, Intensities, as_in_challenge
 from adipocyte.errors import ConfigError, PlateError
 from adipocyte.evaluation.fields import FieldPaths
 from adipocyte.evaluation.grades import (
@@ -50,7 +50,7 @@ def evaluate_model(config: EvaluateConfig) -> Judgement:
     """
     store, model = Store(config.store), pinned(config.model)  # because the alias may move meanwhile
     stainer = load_stainer(model)
-    check_fits(stainer, store)
+    check_fits(stainer, store, resample=config.resample)
     manifest = stainer.manifest
     origin = {
         "model": model if model == config.model else f"{model} ({config.model})",
@@ -64,11 +64,13 @@ def evaluate_model(config: EvaluateConfig) -> Judgement:
         tempfile.TemporaryDirectory() as scratch,
     ):
         keys = store.keys(config.wells)
-        fields = paint_fields(stainer, store, keys, manifest.ways, Path(scratch))
+        fields = paint_fields(
+            stainer, store, keys, manifest.ways, Path(scratch), resample=config.resample
+        )
         judgement = _judge(config, fields, manifest.intensities)
         if is_calibrated and manifest.store_digest == store.digest:
             origin |= _flattered(store, config)
-        origin |= _of_store(store, config) | _of_run(config, run)
+        origin |= _of_store(store, config) | _of_run(config, run, fields)
         log_judgement(
             judgement,
             origin,
@@ -109,7 +111,7 @@ def evaluate_runs(config: EvaluateConfig) -> Judgement:
         origin = {"networks": _text(runs)}
         if Intensities.CALIBRATION in ways:
             origin |= _flattered(store, config)
-        origin |= _of_store(store, config) | _of_run(config, run)
+        origin |= _of_store(store, config) | _of_run(config, run, fields)
         log_judgement(judgement, origin, store_dataset(store))
     return judgement
 
@@ -126,7 +128,7 @@ def evaluate_folders(config: EvaluateConfig) -> Judgement:
             "two folders are judged, and one is not given",
             "-P truth=<folder> -P prediction=<folder>",
         )
-    pairs = pair(truth, prediction, config.magnification)
+    pairs = pair(truth, prediction, config.magnification, config.um_per_px)
     if pairs.problems and (config.on_error == "stop" or not pairs.fields):
         advice = ", or leave these fields out with -P on_error=skip" if pairs.fields else ""
         raise PlateError(
@@ -142,7 +144,7 @@ def evaluate_folders(config: EvaluateConfig) -> Judgement:
             "truth": str(truth.resolve()),
             "prediction": str(prediction.resolve()),
             "left out": f"{len(pairs.problems)} problems",
-            **_of_run(config, run),
+            **_of_run(config, run, pairs.fields),
         }
         log_judgement(judgement, origin, folder_dataset(truth, _digest(judgement)))
     return judgement
@@ -240,15 +242,28 @@ def _of_store(store: Store, config: EvaluateConfig) -> dict[str, str]:
     }
 
 
-def _of_run(config: EvaluateConfig, run: Run) -> dict[str, str]:
-    """The id of the *run*, and the settings and code that the metrics depend on."""
-    return {
+def _of_run(config: EvaluateConfig, run: Run, fields: Iterable[FieldPaths]) -> dict[str, str]:
+    """The id of the *run*, and the settings and code that the metrics of *fields* depend on."""
+    return _pipelines(fields) | {
         "run": run.info.run_id,
         "adipocyte": adipocyte.__version__,
         "commit of the evaluation": commit(),
         "fields measured by features": f"at most {config.feature_fields} at each magnification",
         "seed": str(config.seed),
     }
+
+
+def _pipelines(fields: Iterable[FieldPaths]) -> dict[str, str]:
+    """How objectives are measured that the challenge has not; nothing where there are none."""
+    found = {}
+    for field in fields:
+        alike, zoom = as_in_challenge(field.key.magnification, field.um_per_px)
+        if zoom != 1:
+            found[field.key.magnification] = (
+                f"{field.um_per_px:g} µm per pixel, measured by the challenge's pipeline of "
+                f"{alike}x, in its pixels of {UM_PER_PX[alike]:g} µm"
+            )
+    return {f"objective {one}x": text for one, text in sorted(found.items())}
 
 
 def _text(settings: dict[str, Any]) -> str:

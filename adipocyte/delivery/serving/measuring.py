@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from adipocyte.domain import as_in_challenge
 from adipocyte.errors import ImageError, MemoryLimitError
-from adipocyte.evaluation.cellprofiler import SMALLEST_PX, Measured, measure
+from adipocyte.evaluation.cellprofiler import Measured, measure, smallest_px
 from adipocyte.evaluation.cellprofiler.objects import (
     DIAMETER,
     KINDS,
@@ -17,6 +18,7 @@ from adipocyte.evaluation.cellprofiler.objects import (
     tables_of,
 )
 from adipocyte.evaluation.cellprofiler.wells import EDGES_UM
+from adipocyte.imaging.resizing import shape_at
 from adipocyte.plate.tiff import decode_stack
 
 # Of memory, for each pixel: 137 were measured (docs/measurements/measuring.md), and a margin.
@@ -24,18 +26,20 @@ _PX_BYTES = 200
 _MB = 10**6
 
 
-def check(shape_px: tuple[int, int], memory_mb: float) -> None:
+def check(
+    shape_px: tuple[int, int], magnification: int, um_per_px: float, memory_mb: float
+) -> None:
     """Raise ImageError when a field of *shape_px*, (Y, X), is too small to be measured.
 
     Raises MemoryLimitError when measuring it would take more than *memory_mb*.
     """
-    height, width = shape_px
-    if min(shape_px) < SMALLEST_PX:
+    (height, width), zoom = shape_px, as_in_challenge(magnification, um_per_px)[1]
+    if min(shape_px) < (least := smallest_px(zoom)):
         raise ImageError(
             f"a field of {height} x {width} pixels is too small to be measured",
-            f"a side must be at least {SMALLEST_PX}; send a larger field, or leave measure out",
+            f"a side must be at least {least}; send a larger field, or leave measure out",
         )
-    needed_mb = _PX_BYTES * height * width / _MB
+    needed_mb = _PX_BYTES * math.prod(shape_at(shape_px, zoom)) / _MB
     if needed_mb > memory_mb:
         raise MemoryLimitError(
             f"measuring a field of {height} x {width} pixels takes {needed_mb:.0f} MB of memory, "
@@ -45,21 +49,21 @@ def check(shape_px: tuple[int, int], memory_mb: float) -> None:
         )
 
 
-def measured(images: Mapping[str, bytes], magnification: int) -> dict[str, str]:
+def measured(images: Mapping[str, bytes], magnification: int, um_per_px: float) -> dict[str, str]:
     """The columns "features" and "objects" of an answer, both JSON.
 
-    images: by target, the TIFFs of the answer. `features` are the 99 of CellProfiler by name, null
-    where there is nothing to measure or a stain is missing. `objects` are described in
-    docs/serving.md.
+    images: by target, the TIFFs of the answer, of pixels of *um_per_px*. `features` are the 99 of
+    CellProfiler by name, null where there is nothing to measure or a stain is missing. `objects`
+    are described in docs/serving.md.
     """
     counts = {target: decode_stack(image, 1)[0] for target, image in images.items()}
-    found = measure(counts, magnification)
+    found = measure(counts, magnification, um_per_px)
     features = {name: _or_null(value) for name, value in found.features.items()}
-    return {"features": json.dumps(features), "objects": json.dumps(_objects(found, magnification))}
+    return {"features": json.dumps(features), "objects": json.dumps(_objects(found))}
 
 
-def _objects(found: Measured, magnification: int) -> dict[str, Any]:
-    tables = tables_of(found, magnification)
+def _objects(found: Measured) -> dict[str, Any]:
+    tables = tables_of(found)
     cells, droplets = tables["Cells"], tables["LipidDroplets"]
     by_diameter, _ = np.histogram(droplets[DIAMETER], EDGES_UM)
     return {

@@ -56,7 +56,7 @@ class StainerModel(mlflow.pyfunc.PythonModel):
         """Paint the fields of *model_input*, one a row, of any size.
 
         model_input: `stack`, the bytes of a TIFF with a grey uint8 or uint16 page for each z-plane,
-        in counts; `magnification`, 20, 40 or 60. All parameters are optional:
+        in counts; `magnification`, 20 for 20x. All parameters are optional:
 
         - `histogram_matching`: true gives each image the distribution of the training wells, false
           leaves it as the networks painted it; by default the bundle says how intensities are set
@@ -65,6 +65,10 @@ class StainerModel(mlflow.pyfunc.PythonModel):
           the memory limit allows
         - `tta`: true averages what is painted in eight flips and rotations
         - `measure`: true also measures what is painted
+        - `um_per_px`: the side of a pixel in µm; by default 0, as the model has seen it, or as is
+          usual at the magnification
+        - `resample`: true also paints fields of objectives that the model has not seen, in pixels
+          of the nearest that it has
         - `on_error`: "stop", by default, refuses the request for one bad row; "report" paints the
           others
 

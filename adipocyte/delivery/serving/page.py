@@ -22,7 +22,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from adipocyte.client import Answer, Objects, StainClient
-from adipocyte.domain import MAGNIFICATIONS, TARGET_COLOURS, TARGET_NAMES, TARGETS
+from adipocyte.domain import TARGET_COLOURS, TARGET_NAMES, TARGETS, UM_PER_PX
 from adipocyte.errors import ConfigError, ImageError, ServiceError, UnreachableError
 from adipocyte.plate.tiff import read_header, read_stack, write_image
 
@@ -146,7 +146,7 @@ def _form() -> tuple[list[gr.components.Component], gr.Button]:
             elem_id="stack",
         )
         with gr.Column():
-            magnification = _choice("Magnification", [f"{known}x" for known in MAGNIFICATIONS])
+            magnification = _choice("Magnification", [f"{known}x" for known in UM_PER_PX])
             intensities = _choice("Intensities", list(_INTENSITIES))
             measure = gr.Checkbox(
                 label="Measure: cells, droplets and lipid; half a minute for a full field",
@@ -239,13 +239,16 @@ def _stain(
     if path is None:
         return _nothing("Drop a stack first.")
     try:
-        planes = read_stack(Path(path), read_header(Path(path)).n_planes)
+        header = read_header(Path(path))
+        planes = read_stack(Path(path), header.n_planes)
         answer = client.stain(
             planes,
             int(magnification.removesuffix("x")),
             histogram_matching=_INTENSITIES[intensities],
             measure=measure,
             uncertainty=uncertainty,
+            um_per_px=header.um_per_px,
+            resample=True,  # the answer's warning says so
         )
     except (ImageError, ServiceError) as error:
         sentence = str(error).replace(str(path), Path(path).name)  # not where uploads lie

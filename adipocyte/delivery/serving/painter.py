@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from adipocyte.delivery.serving.parameters import Parameters
 from adipocyte.delivery.serving.request import Encoded, RequestError, Row
-from adipocyte.domain import SMALLEST_PX, bound_names
+from adipocyte.domain import SMALLEST_PX, UM_PER_PX, bound_names
 from adipocyte.errors import ConfigError, ImageError
 from adipocyte.plate.tiff import decode_stack, encode_image, stack_shape
 from adipocyte.staining.stainer import Stainer
@@ -92,7 +92,7 @@ class Painter:
             self.stainer.check(
                 (SMALLEST_PX, SMALLEST_PX),
                 self.stainer.manifest.magnifications[0],
-                **asked.painting,
+                **asked.painting | Parameters().objective,
             )
         except (ConfigError, ImageError) as error:
             raise RequestError(400, error.found, error.remedy) from error
@@ -116,8 +116,14 @@ class Painter:
         if asked.measure:
             from adipocyte.delivery.serving import measuring  # only here, because it loads judging
 
-            measuring.check(shape_px, _MEASURING_SHARE * self.stainer.memory_mb)
+            memory_mb = _MEASURING_SHARE * self.stainer.memory_mb
+            measuring.check(shape_px, magnification, self._size(magnification, asked), memory_mb)
         return Field(stack, magnification, shape_px)
+
+    def _size(self, magnification: int, asked: Parameters) -> float:
+        """The size of a row's pixels in µm. The stainer has refused what has none."""
+        seen = self.stainer.manifest.objectives
+        return asked.um_per_px or seen.get(magnification) or UM_PER_PX[magnification]
 
     def _painted(
         self, fields: deque[Field | Problem], asked: Parameters, empty: dict[str, Any]
@@ -142,23 +148,27 @@ class Painter:
                 field.magnification,
                 **asked.painting,
             )
-        images = {target: encode_image(image) for target, image in stained.images.items()}
+        size = self._size(field.magnification, asked)
+        images = {target: encode_image(image, size) for target, image in stained.images.items()}
         bounds = {
-            name: encode_image(image)
+            name: encode_image(image, size)
             for target, interval in stained.intervals.items()
             for name, image in zip(bound_names(target), interval, strict=True)
         }
         answer = images | bounds | {"warnings": "; ".join(stained.warnings)}
         if asked.uncertainty:
             answer["trust"] = json.dumps(asdict(stained.trust))
-        measure = partial(self._measure, images, field.magnification) if asked.measure else None
-        return Painted(answer, measure)
+        if not asked.measure:
+            return Painted(answer, None)
+        return Painted(answer, partial(self._measure, images, field.magnification, size))
 
-    def _measure(self, images: dict[str, bytes], magnification: int) -> dict[str, str]:
+    def _measure(
+        self, images: dict[str, bytes], magnification: int, um_per_px: float
+    ) -> dict[str, str]:
         from adipocyte.delivery.serving import measuring
 
         with self._measuring:
-            return measuring.measured(images, magnification)
+            return measuring.measured(images, magnification, um_per_px)
 
 
 def _empty(targets: Iterable[str], asked: Parameters) -> dict[str, Any]:
@@ -196,7 +206,7 @@ def _magnification(given: Any) -> int:
     is_number = isinstance(given, int | float) and not isinstance(given, bool)
     if not is_number or not abs(given) <= _MOST_MAGNIFICATION or int(given) != given:
         raise ImageError(
-            _found(given, "magnification"), "send the objective's, a whole number: 20, 40 or 60"
+            _found(given, "magnification"), "send the objective's, a whole number: 20, say"
         )
     return int(given)
 

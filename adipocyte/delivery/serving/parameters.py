@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, get_type_hints
 from mlflow.types import ParamSchema, ParamSpec
 
 from adipocyte.config import listed
-from adipocyte.domain import Intensities
+from adipocyte.domain import MOST_UM_PER_PX, Intensities
 from adipocyte.errors import ConfigError
 from adipocyte.imaging.intervals import LEVEL
 
@@ -19,7 +19,8 @@ _MOST_CHARACTERS = 200  # of a text, and of what a refusal repeats
 class Parameters:
     """The parameters of a request, with their defaults. MLflow's signature is made of these fields.
 
-    Raises ConfigError when `on_error` has another value than "stop" and "report".
+    Raises ConfigError when `on_error` has another value than "stop" and "report", or `um_per_px` is
+    no size that pixels can have.
     """
 
     histogram_matching: bool | None = None
@@ -28,6 +29,8 @@ class Parameters:
     tta: bool = False
     measure: bool = False
     uncertainty: bool = False
+    um_per_px: float = 0.0
+    resample: bool = False
     on_error: str = "stop"
 
     def __post_init__(self) -> None:
@@ -35,6 +38,12 @@ class Parameters:
             raise ConfigError(
                 f"on_error must be stop or report, got {self.on_error!r}",
                 "send one of the two, or leave it out",
+            )
+
+        if not 0 <= self.um_per_px <= MOST_UM_PER_PX:
+            raise ConfigError(
+                f"um_per_px is {self.um_per_px:g}",
+                f"it must be the side of a pixel in µm, up to {MOST_UM_PER_PX:g}, or be left out",
             )
 
     @classmethod
@@ -67,9 +76,14 @@ class Parameters:
         return Intensities.MATCHING if self.histogram_matching else Intensities.NONE
 
     @property
+    def objective(self) -> dict[str, Any]:
+        """What is said of the objective, in keywords of `Stainer.stain`."""
+        return {"um_per_px": self.um_per_px or None, "resample": self.resample}
+
+    @property
     def painting(self) -> dict[str, Any]:
         """What is painted and how, in keywords of `Stainer.stain`."""
-        return {
+        return self.objective | {
             "targets": listed(self.targets) or None,
             "intensities": self.intensities,
             "tile_px": self.tile_px or None,
@@ -81,7 +95,8 @@ class Parameters:
 def _check(name: str, value: Any) -> None:
     kind = _KINDS[_HINTS[name]]
     is_long = isinstance(value, str) and len(value) > _MOST_CHARACTERS
-    if type(value) is not kind.type or is_long:
+    is_whole = kind.type is float and type(value) is int  # as JSON writes 1.0
+    if not (type(value) is kind.type or is_whole) or is_long:
         raise ConfigError(f"{name} is {value!r:.{_MOST_CHARACTERS}}", f"it must be {kind.words}")
 
 
@@ -95,6 +110,7 @@ _KINDS = {
     bool: _Kind("boolean", bool, "true or false"),
     bool | None: _Kind("boolean", bool, "true, false or null"),
     int: _Kind("long", int, "a whole number"),
+    float: _Kind("double", float, "a number"),
     str: _Kind("string", str, f"a text of at most {_MOST_CHARACTERS} characters"),
 }
 _HINTS, _FIELDS = get_type_hints(Parameters), dataclasses.fields(Parameters)

@@ -1,5 +1,5 @@
 """What CellProfiler finds and measures in a field, without CellProfiler."""
 
-from adipocyte.evaluation.cellprofiler.features import COLUMNS, SMALLEST_PX, Measured, measure
+from adipocyte.evaluation.cellprofiler.features import COLUMNS, Measured, measure, smallest_px
 
-__all__ = ["COLUMNS", "SMALLEST_PX", "Measured", "measure"]
+__all__ = ["COLUMNS", "Measured", "measure", "smallest_px"]

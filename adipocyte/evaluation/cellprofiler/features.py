@@ -1,19 +1,22 @@
 """The 99 features that the challenge compares, of one field."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from adipocyte.domain import TARGETS
+from adipocyte.domain import TARGETS, UM_PER_PX, as_in_challenge
 from adipocyte.errors import ImageError
 from adipocyte.evaluation.cellprofiler import cells, defects, droplets
 from adipocyte.evaluation.cellprofiler.granularity import N_SIZES, granularity
 from adipocyte.evaluation.cellprofiler.labelling import Labels, kept, on_frame
 from adipocyte.evaluation.cellprofiler.measurements import BRIGHTNESS, SHAPES, brightness, shapes
 from adipocyte.evaluation.cellprofiler.parameters import PARAMETERS, Parameters
+from adipocyte.imaging.resizing import resized, shape_at
 
 SMALLEST_PX = 370
 STAINS = dict(zip(TARGETS, ("Hoechst", "Bodipy", "CellTrackerRed"), strict=True))
@@ -52,14 +55,29 @@ class Measured:
 
     A feature is nan where there is no object to measure, or a stain is missing. `objects` are the
     values behind the means: by kind of object and CellProfiler's name, one for each label, (N,).
+    The labels' pixels are of `um_per_px`, and `zoom` times as fine as the image's of `shape_px`,
+    (Y, X): 1 at the challenge's objectives.
     """
 
     features: dict[str, float]
     labels: dict[str, Labels]
     objects: dict[str, dict[str, NDArray[np.float64]]]
+    um_per_px: float
+    shape_px: tuple[int, int]
+    zoom: float = 1.0
+
+    def drawn(self, kind: str) -> Labels:
+        """The labels of a *kind* upon the image's own pixels, (Y, X)."""
+        labels = self.labels[kind]
+        if labels.shape == self.shape_px:
+            return labels
+        drawn = cv2.resize(labels, self.shape_px[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        return drawn.astype(labels.dtype, copy=False)
 
 
-def measure(images: Mapping[str, NDArray[np.uint16]], magnification: int) -> Measured:
+def measure(
+    images: Mapping[str, NDArray[np.uint16]], magnification: int, um_per_px: float | None = None
+) -> Measured:
     """Find nuclei, cells and lipid droplets in one field and measure them.
 
     The result is that of the challenge's CellProfiler 4.0 pipelines.
@@ -71,14 +89,22 @@ def measure(images: Mapping[str, NDArray[np.uint16]], magnification: int) -> Mea
     processor and with any number of threads; `filters.ranks` has the rule for ties, which
     CellProfiler leaves to the processor.
 
+    *um_per_px* is the size of pixels; None: as is usual at the magnification. At an objective that
+    the challenge has not, the images are first brought to the pixels of the nearest that it has,
+    whose pipeline measures them: all sizes and features are in its pixels, and the smallest side is
+    SMALLEST_PX of them.
+
     Features are nan where there is no object to measure: 54 of them without nuclei, 78 in a field
     that is black.
 
-    Raises ImageError for other dtypes, shapes that differ, a smaller side, no target at all or an
-    unknown magnification.
+    Raises ImageError for other dtypes, shapes that differ, a smaller side, no target at all or a
+    magnification of which nobody knows the size of pixels.
     """
-    _check(images, magnification)
-    parameters = PARAMETERS[magnification]
+    um_per_px = um_per_px or _usual_um(magnification)
+    alike, zoom = as_in_challenge(magnification, um_per_px)
+    shape_px = _check(images, zoom)
+    images = {target: resized(image, shape_at(shape_px, zoom)) for target, image in images.items()}
+    parameters = PARAMETERS[alike]
     # In float32, as CellProfiler reads 16 bits. In float64 a quarter of the features would change,
     # some by more than their own size.
     stains = {
@@ -102,7 +128,7 @@ def measure(images: Mapping[str, NDArray[np.uint16]], magnification: int) -> Mea
     for kind, (name, columns) in product(AGGREGATES, objects.items()):
         for column, values in columns.items():
             features[f"{kind}_{name}_{column}"] = aggregate(values, kind)
-    return Measured(features, labels, objects)
+    return Measured(features, labels, objects, um_per_px / zoom, shape_px, zoom)
 
 
 def aggregate(values: NDArray[np.float64], kind: str) -> float:
@@ -114,12 +140,17 @@ def aggregate(values: NDArray[np.float64], kind: str) -> float:
     return float(AGGREGATES[kind](finite)) if finite.size else float("nan")
 
 
-def _check(images: Mapping[str, NDArray[np.uint16]], magnification: int) -> None:
-    if magnification not in PARAMETERS:
+def _usual_um(magnification: int) -> float:
+    if magnification not in UM_PER_PX:
         raise ImageError(
-            f"there is no CellProfiler pipeline for magnification {magnification!r}",
-            f"give one of {', '.join(map(str, PARAMETERS))}",
+            f"the size of pixels is unknown at magnification {magnification!r}",
+            f"give it in µm (um_per_px), or one of {', '.join(map(str, UM_PER_PX))}",
         )
+    return UM_PER_PX[magnification]
+
+
+def _check(images: Mapping[str, NDArray[np.uint16]], zoom: float) -> tuple[int, int]:
+    """The shape of all *images*, (Y, X), which are to be taken *zoom* times as fine."""
     given = [target for target in TARGETS if target in images]
     if not given:
         raise ImageError("the field has no stain", f"give some of {', '.join(TARGETS)}")
@@ -136,12 +167,18 @@ def _check(images: Mapping[str, NDArray[np.uint16]], magnification: int) -> None
                 f"{given[0]} is of shape {first_shape} and {target} of {image.shape}",
                 "all must be of one field and of one size",
             )
-        if min(image.shape) < SMALLEST_PX:
+        if min(shape_at(first_shape, zoom)) < SMALLEST_PX:
             raise ImageError(
                 f"{target} is {image.shape[0]} x {image.shape[1]} pixels",
-                f"CellProfiler needs at least {SMALLEST_PX} a side, two windows of its threshold; "
-                "crop less",
+                f"CellProfiler needs at least {smallest_px(zoom)} a side, two windows of its "
+                "threshold; crop less",
             )
+    return first_shape
+
+
+def smallest_px(zoom: float) -> int:
+    """The smallest side of images whose pixels are to be taken *zoom* times as fine."""
+    return math.ceil(SMALLEST_PX / zoom)
 
 
 def _find(stains: Mapping[str, NDArray[np.float32]], parameters: Parameters) -> dict[str, Labels]:

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from adipocyte.domain import UM_PER_PX
 from adipocyte.evaluation.cellprofiler.features import COLUMNS, MEASURED_IN, Measured
 from adipocyte.evaluation.cellprofiler.labelling import Labels
 from adipocyte.evaluation.cellprofiler.measurements import BRIGHTNESS, SHAPES
@@ -39,18 +38,18 @@ def columns_of(table: str) -> tuple[str, ...]:
     return (NUMBER, *_OWN[table], *centre, AREA, DIAMETER, *shapes, *measured)
 
 
-def tables_of(measured: Measured, magnification: int) -> dict[str, Table]:
+def tables_of(measured: Measured) -> dict[str, Table]:
     """The tables KINDS of one field, and "Image", of one row: the 99 features.
 
     Every table has all of its columns. One whose objects cannot be found without a stain that is
-    missing has no rows; brightness in a missing stain is nan. Shapes and places are in pixels,
-    brightness in parts of 65535 counts, as in CellProfiler; AREA in µm², DIAMETER, of the disk of
-    an equal area, in µm.
+    missing has no rows; brightness in a missing stain is nan. Places are in the image's pixels,
+    shapes in those that were measured (see `Measured`), brightness in parts of 65535 counts, as in
+    CellProfiler; AREA in µm², DIAMETER, of the disk of an equal area, in µm.
     """
     tables: dict[str, Table] = {}
     for table, kind in KINDS.items():
         labels = measured.labels.get(kind, np.zeros((1, 1), dtype=np.int32))
-        found = _own_columns(labels, magnification) | measured.objects.get(kind, {})
+        found = _own_columns(labels, measured) | measured.objects.get(kind, {})
         tables[table] = found | _related(table, measured.labels, labels)
     tables["Cells"] |= _of_droplets(tables["Cells"], tables["LipidDroplets"])
     tables["Cells"]["Children_Nuclei_Count"] = _children(tables["Cells"], tables["Nuclei"])
@@ -75,23 +74,30 @@ def parents(children: Labels, others: Labels) -> NDArray[np.int64]:
     return found[1:]
 
 
-def _own_columns(labels: Labels, magnification: int) -> Table:
+def _own_columns(labels: Labels, measured: Measured) -> Table:
     """Number, place and size of each object."""
     n = int(labels.max())
     area_px = np.bincount(labels.ravel(), minlength=n + 1)[1:]
     y, x = np.nonzero(labels)
     numbers = labels[y, x]
     centre = {
-        f"Location_Center_{axis}": np.bincount(numbers, places, n + 1)[1:] / area_px
+        f"Location_Center_{axis}": _in_image(
+            np.bincount(numbers, places, n + 1)[1:] / area_px, measured
+        )
         for axis, places in (("X", x), ("Y", y))
     }
-    area_um2 = area_px * UM_PER_PX[magnification] ** 2
+    area_um2 = area_px * measured.um_per_px**2
     return {
         NUMBER: np.arange(1, n + 1),
         **centre,
         AREA: area_um2,
         DIAMETER: 2 * np.sqrt(area_um2 / np.pi),
     }
+
+
+def _in_image(places: NDArray[np.float64], measured: Measured) -> NDArray[np.float64]:
+    """Places upon labels, counted from the middle of the first pixel, as places in the image."""
+    return places if measured.zoom == 1 else (places + 0.5) / measured.zoom - 0.5
 
 
 def _related(table: str, labels: Mapping[str, Labels], own: Labels) -> Table:

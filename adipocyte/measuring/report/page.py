@@ -181,7 +181,7 @@ def _pictures(shown: Shown) -> tuple[str, list[Picture]]:
                 name=name,
                 title=f"{name} {TARGET_NAMES[name]}" if name in TARGET_NAMES else "Brightfield",
                 colour=TARGET_COLOURS.get(name, ""),
-                found=_said(name, labels),
+                found=_said(name, shown.found),
                 low=limits[0],
                 high=limits[1],
                 width_px=grey.shape[1],
@@ -197,18 +197,20 @@ def _drawn_over(name: str, found: Measured) -> dict[str, Labels]:
     """The labels to outline over a stain, or all over brightfield, by the target they lie in."""
     targets = FOUND_IN if name == BRIGHTFIELD else [name]
     return {
-        target: found.labels[KINDS[FOUND_IN[target]]]
+        target: found.drawn(KINDS[FOUND_IN[target]])
         for target in targets
         if KINDS[FOUND_IN[target]] in found.labels
     }
 
 
-def _said(name: str, labels: Mapping[str, Labels]) -> str:
+def _said(name: str, found: Measured) -> str:
     """How many objects there are in a stain."""
     if name == BRIGHTFIELD:
         return "middle focal plane"
-    kind = KIND_NAMES[FOUND_IN[name]]
-    return f"{labels[name].max():,} {kind}" if labels else f"without a stain that {kind} need"
+    table = FOUND_IN[name]
+    if KINDS[table] not in found.labels:
+        return f"without a stain that {KIND_NAMES[table]} need"
+    return f"{found.labels[KINDS[table]].max():,} {KIND_NAMES[table]}"
 
 
 def _by_probability(

@@ -18,7 +18,7 @@ def test_the_objects_are_those_of_the_tables():
     images = drawn.drawn_field(drawn.NUCLEI)
     answer = measured({target: encode_image(image) for target, image in images.items()}, 20)
     assert len(json.dumps(answer)) < _MEASURED_BYTES
-    tables = tables_of(measure(images, 20), 20)
+    tables = tables_of(measure(images, 20))
     objects = json.loads(answer["objects"])
     n_cells, n_droplets = len(drawn.INSIDE), len(tables["LipidDroplets"][DIAMETER])
     assert objects["counts"] == {"Nuclei": n_cells, "Cells": n_cells, "LipidDroplets": n_droplets}

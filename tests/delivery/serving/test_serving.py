@@ -218,7 +218,7 @@ def test_features_and_objects_are_those_of_the_answered_images(small_server):
     assert list(answer) == [*TARGETS, "warnings", "features", "objects", "error"]
     expected = measure({target: image(answer[target]) for target in TARGETS}, 20)
     assert json.loads(answer["features"]) == nulled(expected.features)
-    droplets = tables_of(expected, 20)["LipidDroplets"]
+    droplets = tables_of(expected)["LipidDroplets"]
     objects = json.loads(answer["objects"])
     assert objects["counts"]["LipidDroplets"] == len(droplets[DIAMETER]) > 0
     assert sum(objects["droplets_by_diameter"]) == len(droplets[DIAMETER])

@@ -710,10 +710,12 @@ class EvaluateConfig:
     store: Path = _store()
     wells: Literal["test", "validation", "train"] = option("Part of the split to judge on.", "test")
     truth: Path | None = option(
-        "Judge two folders of TIFFs instead: the true stains, under the challenge's names.", None
+        "Judge two folders instead, of TIFFs or OME-Zarr: the true stains, under the challenge's "
+        "names.",
+        None,
     )
     prediction: Path | None = option(
-        "Judge two folders of TIFFs instead: the predictions of any program.", None
+        "Judge two folders instead, of TIFFs or OME-Zarr: the predictions of any program.", None
     )
     magnification: Literal[0, 20, 40, 60] = option(
         "Magnification of the two folders, where their names do not tell it.", 0
@@ -800,7 +802,8 @@ class StainConfig:
 @dataclass(frozen=True, kw_only=True)
 class MeasureConfig:
     images: Path = option(
-        "Folder of stained TIFFs under the challenge's names, painted or true; or 20x_images in it."
+        "Folder of stained TIFFs under the challenge's names, painted or true, or 20x_images in "
+        "it; or of OME-Zarr with channels A1, A2 and A3, or 20x.zarr in it."
     )
     out: Path = option("Folder for the tables.", Path("measured"))
     magnification: Literal[0, 20, 40, 60] = option(

@@ -83,8 +83,8 @@ def measured(folder: Path) -> list[FieldMeasurement]:
     """The fields of a part, painted against true."""
     true, painted = list_stains({name: folder / name for name in ("true", "painted")}, 0)
     fields = [
-        FieldPaths(key, _first(true[key]), {"painted": _first(painted[key])})
-        for key in sorted(true)
+        FieldPaths(key, _first(true.files[key]), {"painted": _first(painted.files[key])})
+        for key in sorted(true.files)
     ]
     return measure_fields(fields, n_measured=len(fields), workers=2)
 

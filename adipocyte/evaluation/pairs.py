@@ -11,9 +11,9 @@ from adipocyte.domain import FieldKey
 from adipocyte.errors import ImageError
 from adipocyte.evaluation.fields import FieldPaths
 from adipocyte.plate.listing import same_image
+from adipocyte.plate.planes import image_name, read_header, read_image
 from adipocyte.plate.problems import Problem
 from adipocyte.plate.stains import Files, list_stains, unlike
-from adipocyte.plate.tiff import read_header, read_image
 
 PREDICTION = "prediction"  # the way of images that somebody else painted
 _AS_UINT16 = "predictions: clip to 0…65535, round and save as uint16"
@@ -39,9 +39,9 @@ def pair(truth: Path, prediction: Path, magnification: int = 0) -> Pairs:
     Raises PlateError when a folder does not exist or has no stained image of the challenge's form.
     """
     true, painted = list_stains({"truth": truth, "prediction": prediction}, magnification)
-    pairs = Pairs([])
-    for key in tqdm(sorted(true.keys() | painted.keys()), desc="pair", unit="field"):
-        files = true.get(key, {}), painted.get(key, {})
+    pairs = Pairs([], [*true.problems, *painted.problems])
+    for key in tqdm(sorted(true.files.keys() | painted.files.keys()), desc="pair", unit="field"):
+        files = true.files.get(key, {}), painted.files.get(key, {})
         found = list(_problems(key, *files))
         pairs.problems.extend(found)
         if not found:
@@ -77,7 +77,7 @@ def _problems(key: FieldKey, truth: Files, painted: Files) -> Iterator[Problem]:
     where = str(key)
     for has, lacks, name in ((truth, painted, "prediction"), (painted, truth, "truth")):
         if missing := sorted(has.keys() - lacks.keys()):
-            file = has[missing[0]][0].name
+            file = image_name(has[missing[0]][0])
             remedy = f"add {file} to the {name}, or take its counterpart out"
             yield Problem(where, f"{', '.join(missing)} has no {name}", remedy)
     headers = {}

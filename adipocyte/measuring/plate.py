@@ -27,12 +27,12 @@ from adipocyte.measuring.parts import PART_FORMAT, has_part, read_part, write_pa
 from adipocyte.measuring.plate_map import Treatment, read_plate_map
 from adipocyte.measuring.screen import control_rows, dose_rows
 from adipocyte.plate.listing import few, same_image
-from adipocyte.plate.names import magnification_folder, parse_name
+from adipocyte.plate.names import magnification_folder
+from adipocyte.plate.planes import fingerprints, image_name, read_header, read_images
 from adipocyte.plate.problems import Problem, problem_table
 from adipocyte.plate.stained import told_by
 from adipocyte.plate.stains import Files, list_stains, middle_plane, unlike
-from adipocyte.plate.tiff import read_header, read_image
-from adipocyte.system.files import fingerprint, replacing, short_digest
+from adipocyte.system.files import replacing, short_digest
 from adipocyte.system.processes import each
 
 WELLS, CONTROLS, DOSES, GRADES = "Wells", "Controls", "DoseResponse", "Grades"
@@ -41,7 +41,7 @@ LABELS = "labels"
 
 @dataclass(frozen=True)
 class StainedField:
-    """The stained images of one field, a file for each target that it has."""
+    """The stained images of one field, a file, or a path into an array, for each of its targets."""
 
     key: FieldKey
     plate: str
@@ -52,7 +52,7 @@ class StainedField:
         headers = {path: read_header(path) for path in self.files.values()}
         if problem := next(unlike(str(self.key), headers, "because they are one field"), None):
             raise ImageError(problem.found, problem.remedy)
-        return {target: read_image(path) for target, path in self.files.items()}
+        return dict(zip(self.files, read_images([*self.files.values()]), strict=True))
 
 
 @dataclass(frozen=True)
@@ -215,15 +215,14 @@ def outlined(images: Path, field: StainedField, graded: Graded | None) -> Shown:
 
 
 def _fields(images: Path, magnification: int) -> tuple[list[StainedField], list[Problem]]:
-    fields, problems = [], []
     (listed,) = list_stains({"images": images}, magnification)
-    for key, files in sorted(listed.items()):
+    fields, problems = [], [*listed.problems]
+    for key, files in sorted(listed.files.items()):
         found = list(_doubled(key, files))
         problems += found
         if not found:
             first = {target: files[target][0] for target in TARGETS if target in files}
-            plate = parse_name(next(iter(first.values())).name).plate
-            fields.append(StainedField(key, plate, first))
+            fields.append(StainedField(key, listed.plates[key], first))
     return fields, problems
 
 
@@ -234,7 +233,7 @@ def _doubled(key: FieldKey, files: Files) -> Iterator[Problem]:
 
 
 def _made_of(field: StainedField, labels: bool) -> str:
-    files = [fingerprint(path) for path in field.files.values()]
+    files = fingerprints(field.files.values())
     return short_digest([PART_FORMAT, str(field.key), files, labels])
 
 
@@ -345,7 +344,7 @@ def _of_well(field: StainedField, with_time: bool) -> dict[str, str | float]:
 
 
 def _metadata(field: StainedField, number: int, with_time: bool) -> dict[str, str | float]:
-    names = {f"FileName_{STAINS[target]}": path.name for target, path in field.files.items()}
+    names = {f"FileName_{STAINS[t]}": image_name(path) for t, path in field.files.items()}
     named = {f"FileName_{stain}": names.get(f"FileName_{stain}", "") for stain in STAINS.values()}
     of_well = _of_well(field, with_time)
     return {"ImageNumber": number, **of_well, "Metadata_Site": field.key.fov, **named}

@@ -24,14 +24,16 @@ def ome(group: zarr.Group) -> dict[str, Any]:
     return cast(dict[str, Any], group.attrs["ome"])  # zarr declares any JSON; ours is an object
 
 
-def describe_plate(group: zarr.Group, wells: Mapping[str, Collection[FieldKey]]) -> None:
-    """List the *wells* of a plate, "B03", in its *group*, and their fields."""
+def describe_plate(
+    group: zarr.Group, wells: Mapping[str, Collection[FieldKey]], name: str | None = None
+) -> None:
+    """List the *wells* of a plate, "B03", in its *group*, and their fields; its *name* if known."""
     paths = {well: "/".join(map(str, row_and_column(well))) for well in wells}
     places = [row_and_column(well) for well in wells]
     rows = sorted({row for row, _ in places}, key=ROWS.index)
     columns = sorted({str(column) for _, column in places}, key=int)
     n_most = max(map(len, wells.values()))
-    write_plate_metadata(group, rows, columns, list(paths.values()), field_count=n_most)
+    write_plate_metadata(group, rows, columns, list(paths.values()), field_count=n_most, name=name)
     for well, keys in wells.items():
         images: list[str | dict] = [field_name(key) for key in sorted(keys)]
         write_well_metadata(group.require_group(paths[well]), images)

@@ -67,12 +67,15 @@ def files(field: FieldFiles, stained: Stained) -> dict[str, bytes]:
 def described(fields: Iterable[FieldFiles], targets: Sequence[str]) -> dict[str, bytes]:
     """The files that say which wells and *fields* there are; those of plates are the last."""
     plates: dict[int, dict[str, list[FieldKey]]] = defaultdict(lambda: defaultdict(list))
+    called: dict[int, str] = {}
     for field in fields:
         plates[field.key.magnification][field.key.well].append(field.key)
+        called[field.key.magnification] = field.plate
     made: dict[str, bytes] = {}
     for magnification, wells in plates.items():
         kept: dict[str, Any] = {}
-        describe_plate(zarr.open_group(MemoryStore(kept), mode="w", zarr_format=3), wells)
+        group = zarr.open_group(MemoryStore(kept), mode="w", zarr_format=3)
+        describe_plate(group, wells, called[magnification])
         folder = plate_path(Path(), magnification).as_posix()
         inner_first = sorted(kept, key=lambda name: -name.count("/"))
         made |= {f"{folder}/{name}": kept[name].to_bytes() for name in inner_first}

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from adipocyte.domain import BRIGHTFIELD, TARGETS, FieldKey
+from adipocyte.domain import BRIGHTFIELD, TARGETS, FieldKey, bound_names
 from adipocyte.errors import ImageError, PlateError
 from adipocyte.plate.layouts.listed import WELL, Channel, Image, Listed, plate_called, well_named
 from adipocyte.plate.listing import is_odd
@@ -28,9 +28,10 @@ _SUFFIX = ".zarr"
 _AXES = "tczyx"
 _MOST_UM = 1e6
 _UM = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "meter": 1e6}
-_PLANE = re.compile(r"Z([0-9]{1,2})", re.ASCII)  # a channel of a prepared store
+_PLANE = re.compile(r"Z([0-9]{1,2})", re.ASCII)  # a channel of a prepared store or stained plate
 _NUMBER = re.compile(r"([0-9]{1,4})(?:T([0-9]{4}))?", re.ASCII)  # of a field, its time in a store
 _STORED = {BRIGHTFIELD: BRIGHTFIELD} | {target: target for target in TARGETS}
+_BOUNDS = {name for target in TARGETS for name in bound_names(target)}  # of a stained plate
 _AGAIN = "copy the plate again, whole, or save it again"
 
 
@@ -49,8 +50,9 @@ class _Field:
 
     @property
     def is_stored(self) -> bool:
-        """Whether the channels are planes and stains, as a prepared store has them."""
-        is_known = all(_PLANE.fullmatch(label) or label in TARGETS for label in self.labels)
+        """Whether the channels are planes and stains, as a store or a stained plate has them."""
+        known = (*TARGETS, *_BOUNDS)
+        is_known = all(_PLANE.fullmatch(label) or label in known for label in self.labels)
         return is_known and "z" not in self.axes
 
 
@@ -95,7 +97,7 @@ def list_ome_zarr(plate: Path) -> Listed:
         for number in sorted(labels, key=lambda one: (len(one), one))
     )
     others = [path for path in plate.iterdir() if not path.is_dir()] if plate not in roots else []
-    is_stored = {*labels} <= {*_STORED}
+    is_stored = {*labels} <= {*_STORED, *_BOUNDS}
     return Listed(
         OME_ZARR,
         tuple(images),

@@ -30,7 +30,8 @@ from adipocyte.domain import TARGET_COLOURS, TARGETS, FieldKey
 from adipocyte.errors import ConfigError, OutputError, PlateError
 from adipocyte.measuring.grades import graded_by
 from adipocyte.plate.fields import FieldFiles, RawField, read_field, stained_name
-from adipocyte.plate.names import parse_name
+from adipocyte.plate.names import DEFAULT_PLATE, parse_name
+from adipocyte.plate.planes import read_image
 from adipocyte.plate.scan import scan_plate
 from adipocyte.plate.stains import list_stains
 from adipocyte.plate.tiff import write_image
@@ -201,13 +202,13 @@ def test_images_are_named_after_their_fields_in_any_layout_and_read_again(layout
         for target in TARGETS:
             write_image(out / stained_name(field, target), planes(0, (64, 65))[0])
     (found,) = list_stains({"images": out}, 0)
-    assert found.keys() == planes_of.keys()
+    assert found.files.keys() == planes_of.keys()
     for name, data in described(fields, TARGETS).items():
         (out / name).write_bytes(data)
     rows = loaded(out / "images.csv", out)
     assert len(rows) == len(planes_of)
     for paths, metadata in rows:
-        files = found[FieldKey(20, metadata["Well"], int(metadata["Site"]))]
+        files = found.files[FieldKey(20, metadata["Well"], int(metadata["Site"]))]
         assert files == {target: [path] for target, path in paths.items()}
         assert metadata["Plate"] == "99"
         assert all(path.name.startswith(f"99_{metadata['Well']}_") for path in paths.values())
@@ -284,8 +285,8 @@ def test_intervals_lie_beside_the_images_when_they_are_asked_for(stain, compact_
     assert graded.of_well(again.skipped)["Metadata_Trust"] == "no"
     assert graded.of_field(again.skipped[0]) == {"Metadata_Trust": "no"}
     (found,) = list_stains({"images": out}, 0)
-    assert {target for files in found.values() for target in files} == {"A1", "A2", "A3"}
-    assert all(len(paths) == 1 for files in found.values() for paths in files.values())
+    assert {target for files in found.files.values() for target in files} == {"A1", "A2", "A3"}
+    assert all(len(paths) == 1 for files in found.files.values() for paths in files.values())
 
 
 def channels_of(out: Path, fov: int) -> dict[str, np.ndarray]:
@@ -330,8 +331,12 @@ def test_an_ome_zarr_plate_is_valid_continues_and_holds_what_tiffs_hold(
     assert images_of_1.keys() == found.keys()
     for name, path in images_of_1.items():
         np.testing.assert_array_equal(found[name], tifffile.imread(path))
-    with pytest.raises(PlateError, match="stain the plate once more with -P format=tiff"):
-        list_stains({"images": out}, 0)
+    (listed,) = list_stains({"images": out}, 0)
+    assert (fovs(listed.files), {*listed.plates.values()}) == ([1, 2], {DEFAULT_PLATE})
+    painted = images_of_1["A2"]
+    np.testing.assert_array_equal(
+        read_image(*listed.files[FieldKey(20, "B03", 1)]["A2"]), tifffile.imread(painted)
+    )
 
     elsewhere = f"memory://{tmp_path.name}/stained"
     stain(LeavesEarlyQuietly(1), out=elsewhere, **given)

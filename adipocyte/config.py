@@ -753,6 +753,9 @@ class StainConfig:
         "ome-zarr, a plate of NGFF 0.5 with the stains as channels.",
         "tiff",
     )
+    brightfield: bool = option(
+        "Copy the brightfield planes beside the stains, as channels Z1, Z2, ... of ome-zarr.", False
+    )
     cluster: str = option(
         "Address of a Ray cluster to paint on, such as 10.0.0.1:6379; empty: this machine.", ""
     )

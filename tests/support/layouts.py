@@ -213,7 +213,8 @@ def write_stained(folder: Path, fields: dict[FieldKey, Stained]) -> Path:
     }
     made: dict[str, bytes] = {}
     for key, stained in fields.items():
-        made |= zarr_plate.files(files[key], stained)
+        no_planes = np.empty((0, *files[key].shape), np.uint16)
+        made |= zarr_plate.files(files[key], stained, no_planes, brightfield=False)
     made |= zarr_plate.described(files.values(), TARGETS)
     for name, data in made.items():
         path = folder / name

@@ -535,13 +535,25 @@ def test_metadata_of_a_plate_that_cannot_be_used_are_refused(converted, before, 
         scan_plate(converted)
 
 
-def test_several_acquisitions_of_an_ome_zarr_are_refused_and_several_times_told_apart(converted):
-    fields = converted / "20x.zarr" / "B" / "3"
-    change(fields / ".zattrs", '"path": "1"', '"path": "1", "acquisition": 1')
-    with pytest.raises(PlateError, match="holds 2 acquisitions: one is due"):
+def test_of_several_acquisitions_of_an_ome_zarr_one_is_named_as_a_plate(converted):
+    """By its number where the plate calls it nothing, or two alike."""
+    for well in ("3", "4"):
+        told = converted / "20x.zarr" / "B" / well / ".zattrs"
+        for fov in "12":
+            change(told, f'"path": "{fov}"', f'"path": "{fov}", "acquisition": 1{fov}')
+    with pytest.raises(PlateError, match=r"2 plates: .*99 11 .*99 12 .*-P 'plate_name=99 11'"):
         scan_plate(converted)
-    change(fields / ".zattrs", ', "acquisition": 1', "")
-    array = zarr.open_array(fields / "1" / "0")
+    for names, taken in ((("red", "red"), "99 12"), (("before", "after"), "99 after")):
+        told = [{"id": 11 + n, "name": name} for n, name in enumerate(names)]
+        group = zarr.open_group(converted / "20x.zarr", mode="a")
+        group.attrs["plate"] = {**group.attrs["plate"], "acquisitions": told}
+        scanned = scan_plate(converted, stain_z=1, plate_name=taken)
+        found = [(str(files.key), files.plate) for files in scanned.fields]
+        assert found == [("20x B03 F002", taken), ("20x B04 F002", taken)]
+
+
+def test_several_times_of_an_ome_zarr_are_told_apart(converted):
+    array = zarr.open_array(converted / "20x.zarr" / "B" / "3" / "1" / "0")
     array.resize((2, *array.shape[1:]))
     keys = [str(files.key) for files in scan_plate(converted, stain_z=1).fields]
     assert [key for key in keys if "B03 F001" in key] == ["20x B03 F001", "20x B03 F001 T0002"]

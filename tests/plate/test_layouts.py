@@ -11,6 +11,7 @@ from adipocyte.domain import TARGETS, FieldKey
 from adipocyte.errors import ConfigError, PlateError
 from adipocyte.plate.fields import RawField, read_field, stained_name, write_field
 from adipocyte.plate.scan import Plate, scan_plate
+from adipocyte.plate.stains import list_stains
 from adipocyte.plate.understood import understood_table
 from adipocyte.store.writer import describe_plates
 from adipocyte.store.writer import write_field as store_field
@@ -490,6 +491,10 @@ def test_a_prepared_store_is_a_plate_too(tmp_path):
     assert "1 files beside the plates: manifest.json" in table
     one = scan_plate(tmp_path / "prepared" / "20x.zarr", ())
     assert len(one.fields) == 4
+    (stains,) = list_stains({"images": tmp_path / "prepared"}, 0)
+    assert stains.files.keys() == fields.keys()
+    assert stains.files[lacking].keys() == {"A1", "A3"}
+    assert {*stains.plates.values()} == {"prepared"}
 
 
 @pytest.fixture
@@ -518,6 +523,12 @@ def test_fields_that_are_not_there_or_not_named_are_told(converted):
     assert "cannot be read (No such file" in told[1][1]
     assert "has the axes 'tczyu'" in told[2][1]
     assert "has values of type '|O'" in told[3][1]
+
+
+def test_stains_of_ome_zarr_are_those_whose_channels_are_called_so(converted):
+    told = r"is OME-Zarr without a channel A1, A2 or A3: it has 1 DAPI, 2 BODIPY 493, "
+    with pytest.raises(PlateError, match=told):
+        list_stains({"images": converted}, 0)
 
 
 @pytest.mark.parametrize(

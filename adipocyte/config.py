@@ -730,10 +730,12 @@ class EvaluateConfig:
     wells: Literal["test", "validation", "train"] = option("Part of the split to judge on.", "test")
     resample: bool = _resample()
     truth: Path | None = option(
-        "Judge two folders of TIFFs instead: the true stains, under the challenge's names.", None
+        "Judge two folders instead, of TIFFs or OME-Zarr: the true stains, under the challenge's "
+        "names.",
+        None,
     )
     prediction: Path | None = option(
-        "Judge two folders of TIFFs instead: the predictions of any program.", None
+        "Judge two folders instead, of TIFFs or OME-Zarr: the predictions of any program.", None
     )
     magnification: int = option(
         "Magnification of the two folders, where their names do not tell it.",
@@ -781,6 +783,9 @@ class StainConfig:
         "What images are written as: tiff, a file for each stain under the challenge's names; or "
         "ome-zarr, a plate of NGFF 0.5 with the stains as channels.",
         "tiff",
+    )
+    brightfield: bool = option(
+        "Copy the brightfield planes beside the stains, as channels Z1, Z2, ... of ome-zarr.", False
     )
     cluster: str = option(
         "Address of a Ray cluster to paint on, such as 10.0.0.1:6379; empty: this machine.", ""
@@ -831,7 +836,8 @@ class StainConfig:
 @dataclass(frozen=True, kw_only=True)
 class MeasureConfig:
     images: Path = option(
-        "Folder of stained TIFFs under the challenge's names, painted or true; or 20x_images in it."
+        "Folder of stained TIFFs under the challenge's names, painted or true, or 20x_images in "
+        "it; or of OME-Zarr with channels A1, A2 and A3, or 20x.zarr in it."
     )
     out: Path = option("Folder for the tables.", Path("measured"))
     magnification: int = option(

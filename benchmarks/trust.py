@@ -84,9 +84,12 @@ def measured(folder: Path) -> list[FieldMeasurement]:
     true, painted = list_stains({name: folder / name for name in ("true", "painted")}, 0)
     fields = [
         FieldPaths(
-            key, _first(true[key]), {"painted": _first(painted[key])}, UM_PER_PX[key.magnification]
+            key,
+            _first(true.files[key]),
+            {"painted": _first(painted.files[key])},
+            UM_PER_PX[key.magnification],
         )
-        for key in sorted(true)
+        for key in sorted(true.files)
     ]
     return measure_fields(fields, n_measured=len(fields), workers=2)
 

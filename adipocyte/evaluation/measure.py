@@ -19,7 +19,7 @@ from adipocyte.evaluation.objects import ObjectPairs, match_objects
 from adipocyte.evaluation.pixels import measure_pixels
 from adipocyte.evaluation.reality import Candidates, candidates
 from adipocyte.imaging.histograms import N_COUNTS, counts_histogram
-from adipocyte.plate.tiff import read_image
+from adipocyte.plate.planes import read_image
 from adipocyte.system.processes import each
 
 # The kinds of objects, with CellProfiler's names for them.

@@ -11,9 +11,10 @@ from adipocyte.domain import FieldKey
 from adipocyte.errors import ImageError
 from adipocyte.evaluation.fields import FieldPaths
 from adipocyte.plate.listing import same_image
+from adipocyte.plate.planes import image_name, read_header, read_image
 from adipocyte.plate.problems import Problem
 from adipocyte.plate.stains import Files, list_stains, um_per_px_of, unlike
-from adipocyte.plate.tiff import Header, read_header, read_image
+from adipocyte.plate.tiff import Header
 
 PREDICTION = "prediction"  # the way of images that somebody else painted
 _AS_UINT16 = "predictions: clip to 0…65535, round and save as uint16"
@@ -40,15 +41,16 @@ def pair(truth: Path, prediction: Path, magnification: int = 0, um_per_px: float
     Raises PlateError when a folder does not exist or has no stained image of the challenge's form.
     """
     true, painted = list_stains({"truth": truth, "prediction": prediction}, magnification)
-    pairs = Pairs([])
-    for key in tqdm(sorted(true.keys() | painted.keys()), desc="pair", unit="field"):
-        files = true.get(key, {}), painted.get(key, {})
+    pairs = Pairs([], [*true.problems, *painted.problems])
+    for key in tqdm(sorted(true.files.keys() | painted.files.keys()), desc="pair", unit="field"):
+        files = true.files.get(key, {}), painted.files.get(key, {})
         headers: dict[Path, Header] = {}
         found = list(_problems(key, *files, headers))
         pairs.problems.extend(found)
         if not found:
             first, second = ({target: paths[0] for target, paths in of.items()} for of in files)
-            size = um_per_px_of(key, headers.values(), um_per_px)
+            told = true.um_per_px.get(key) or painted.um_per_px.get(key, 0)
+            size = um_per_px_of(key, headers.values(), um_per_px or told)
             pairs.fields.append(FieldPaths(key, first, {PREDICTION: second}, size))
     return _alike(pairs)
 
@@ -82,7 +84,7 @@ def _problems(
     where = str(key)
     for has, lacks, name in ((truth, painted, "prediction"), (painted, truth, "truth")):
         if missing := sorted(has.keys() - lacks.keys()):
-            file = has[missing[0]][0].name
+            file = image_name(has[missing[0]][0])
             remedy = f"add {file} to the {name}, or take its counterpart out"
             yield Problem(where, f"{', '.join(missing)} has no {name}", remedy)
     for path in (path for paths in (*truth.values(), *painted.values()) for path in paths):

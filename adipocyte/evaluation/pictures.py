@@ -9,7 +9,7 @@ from adipocyte.domain import TARGET_NAMES, FieldKey, Intensities
 from adipocyte.evaluation.fields import FieldPaths
 from adipocyte.evaluation.pixels import measure_pixels
 from adipocyte.imaging.grey import display_range
-from adipocyte.plate.tiff import read_image
+from adipocyte.plate.planes import read_image
 from adipocyte.staining.stainer import Stainer
 from adipocyte.store.reader import Store
 

@@ -26,12 +26,12 @@ from adipocyte.measuring.parts import PART_FORMAT, has_part, read_part, write_pa
 from adipocyte.measuring.plate_map import Treatment, read_plate_map
 from adipocyte.measuring.screen import control_rows, dose_rows
 from adipocyte.plate.listing import few, same_image
-from adipocyte.plate.names import magnification_folder, parse_name
+from adipocyte.plate.names import magnification_folder
+from adipocyte.plate.planes import fingerprints, image_name, read_header, read_images
 from adipocyte.plate.problems import Problem, problem_table
 from adipocyte.plate.stained import told_by
 from adipocyte.plate.stains import Files, list_stains, middle_plane, um_per_px_of, unlike
-from adipocyte.plate.tiff import read_header, read_image
-from adipocyte.system.files import fingerprint, replacing, short_digest
+from adipocyte.system.files import replacing, short_digest
 from adipocyte.system.processes import each
 
 WELLS, CONTROLS, DOSES, GRADES = "Wells", "Controls", "DoseResponse", "Grades"
@@ -40,7 +40,7 @@ LABELS = "labels"
 
 @dataclass(frozen=True)
 class StainedField:
-    """The stained images of one field, a file for each target that it has.
+    """The stained images of one field, a file, or a path into an array, for each of its targets.
 
     `um_per_px` is the size of its pixels; 0: as the images tell, or as is usual.
     """
@@ -59,7 +59,8 @@ class StainedField:
         if problem := next(unlike(str(self.key), headers, "because they are one field"), None):
             raise ImageError(problem.found, problem.remedy)
         um_per_px = um_per_px_of(self.key, headers.values(), self.um_per_px)
-        return {target: read_image(path) for target, path in self.files.items()}, um_per_px
+        images = read_images([*self.files.values()])
+        return dict(zip(self.files, images, strict=True)), um_per_px
 
     def measured(self) -> tuple[dict[str, np.ndarray], Measured]:
         """The images, as above, and what is found in them. Raises as `read` and `measure` do."""
@@ -231,15 +232,15 @@ def outlined(images: Path, field: StainedField, graded: Graded | None) -> Shown:
 def _fields(
     images: Path, magnification: int, um_per_px: float
 ) -> tuple[list[StainedField], list[Problem]]:
-    fields, problems = [], []
     (listed,) = list_stains({"images": images}, magnification)
-    for key, files in sorted(listed.items()):
+    fields, problems = [], [*listed.problems]
+    for key, files in sorted(listed.files.items()):
         found = list(_doubled(key, files))
         problems += found
         if not found:
             first = {target: files[target][0] for target in TARGETS if target in files}
-            plate = parse_name(next(iter(first.values())).name).plate
-            fields.append(StainedField(key, plate, first, um_per_px))
+            size = um_per_px or listed.um_per_px.get(key, 0)
+            fields.append(StainedField(key, listed.plates[key], first, size))
     return fields, problems
 
 
@@ -250,7 +251,7 @@ def _doubled(key: FieldKey, files: Files) -> Iterator[Problem]:
 
 
 def _made_of(field: StainedField, labels: bool) -> str:
-    files = [fingerprint(path) for path in field.files.values()]
+    files = fingerprints(field.files.values())
     given = [field.um_per_px] if field.um_per_px else []
     return short_digest([PART_FORMAT, str(field.key), files, labels, *given])
 
@@ -361,7 +362,7 @@ def _of_well(field: StainedField, with_time: bool) -> dict[str, str | float]:
 
 
 def _metadata(field: StainedField, number: int, with_time: bool) -> dict[str, str | float]:
-    names = {f"FileName_{STAINS[target]}": path.name for target, path in field.files.items()}
+    names = {f"FileName_{STAINS[t]}": image_name(path) for t, path in field.files.items()}
     named = {f"FileName_{stain}": names.get(f"FileName_{stain}", "") for stain in STAINS.values()}
     of_well = _of_well(field, with_time)
     return {"ImageNumber": number, **of_well, "Metadata_Site": field.key.fov, **named}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from adipocyte.errors import PlateError
 from adipocyte.plate.names import ImageName, parse_name, resembles
+from adipocyte.plate.planes import image_name
 from adipocyte.plate.problems import Problem
 
 _HIDDEN = (".", "~$")  # also AppleDouble companions, "._name", and locks of office programs
@@ -83,14 +84,14 @@ def similar_problem(folder: Path, similar: Sequence[Path]) -> Problem:
 
 def same_image(paths: list[Path]) -> tuple[str, str]:
     """What to say of several files of one field that are the same channel: found, and a remedy."""
-    names = [parse_name(path.name) for path in paths]
+    names = [name for path in paths if (name := _parsed(path))]  # a plane of an array has none
     z_planes = [name.z_plane or 0 for name in names]
-    return doubled(paths, z_planes, names[0].target)
+    return doubled(paths, z_planes, names[0].target if names else None)
 
 
 def doubled(paths: Sequence[Path], z_planes: Sequence[int], target: str | None) -> tuple[str, str]:
     """What to say of several *paths* for one image, a *target* or brightfield: found, a remedy."""
-    found = f"{paths[0].name} and {paths[1].name} are the same image"
+    found = f"{image_name(paths[0])} and {image_name(paths[1])} are the same image"
     if target and len({*z_planes}) > 1:
         middle = sorted({*z_planes})[len({*z_planes}) // 2]
         stain = f"{target} has {len({*z_planes})} z-planes, one is due"

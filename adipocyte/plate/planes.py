@@ -1,4 +1,4 @@
-"""The planes of a raw plate, wherever their pixels lie: TIFFs, or parts of an array of zarr.
+"""The images of a plate, wherever their pixels lie: TIFFs, or planes of an array of zarr.
 
 A plane of an array is named by a path as well, of the array's folder and the plane's index in it:
 `20x.zarr/B/3/1/0/[4]`. Only this module asks what a path is.
@@ -12,12 +12,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from adipocyte.plate.tiff import Header, read_image
+from adipocyte.plate.tiff import Header
 from adipocyte.plate.tiff import read_header as tiff_header
+from adipocyte.plate.tiff import read_image as tiff_image
 from adipocyte.plate.tiff import read_stack as tiff_stack
 from adipocyte.plate.zarr_arrays import Index, files_of, open_array, read_planes
 from adipocyte.system.files import fingerprint, short_digest
 
+_PLATE = ".zarr"  # how the name of a plate of arrays ends
 _INDEX = re.compile(r"\[([0-9]{1,5}(?:,[0-9]{1,5})*)?\]")
 Fingerprint = tuple[str, int, int]
 
@@ -30,6 +32,14 @@ def plane_in(array: Path, index: Index) -> Path:
 def holder(path: Path) -> Path:
     """What an image lies in: its own file, or the array that it is a plane of."""
     return path if _index_of(path) is None else path.parent
+
+
+def image_name(path: Path) -> str:
+    """What a file is called, or where a plane of an array is, from its plate's folder on."""
+    if _index_of(path) is None:
+        return path.name
+    plate = next((folder for folder in path.parents if folder.suffix == _PLATE), path.parent)
+    return path.relative_to(plate.parent).as_posix()
 
 
 def read_header(path: Path) -> Header:
@@ -45,7 +55,12 @@ def read_stack(path: Path, n_planes: int) -> NDArray[np.uint16]:
 
     A TIFF may have several; a path into an array is of one.
     """
-    return tiff_stack(path, n_planes) if _index_of(path) is None else read_images([path])[0][None]
+    return tiff_stack(path, n_planes) if _index_of(path) is None else read_image(path)[None]
+
+
+def read_image(path: Path) -> NDArray[np.uint16]:
+    """Read a single plane: (Y, X) in counts. Raises ImageError, naming the file or array."""
+    return read_images([path])[0]
 
 
 def read_images(paths: Sequence[Path]) -> list[NDArray[np.uint16]]:
@@ -54,7 +69,7 @@ def read_images(paths: Sequence[Path]) -> list[NDArray[np.uint16]]:
     images: dict[Path, NDArray[np.uint16]] = {}
     for path in paths:
         if _index_of(path) is None:
-            images[path] = read_image(path)
+            images[path] = tiff_image(path)
         else:
             by_array[path.parent].append(path)
     for folder, inside in by_array.items():

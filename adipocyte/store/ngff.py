@@ -24,36 +24,40 @@ def ome(group: zarr.Group) -> dict[str, Any]:
     return cast(dict[str, Any], group.attrs["ome"])  # zarr declares any JSON; ours is an object
 
 
-def describe_plate(group: zarr.Group, wells: Mapping[str, Collection[FieldKey]]) -> None:
-    """List the *wells* of a plate, "B03", in its *group*, and their fields."""
+def describe_plate(
+    group: zarr.Group, wells: Mapping[str, Collection[FieldKey]], name: str | None = None
+) -> None:
+    """List the *wells* of a plate, "B03", in its *group*, and their fields; its *name* if known."""
     paths = {well: "/".join(map(str, row_and_column(well))) for well in wells}
     places = [row_and_column(well) for well in wells]
     rows = sorted({row for row, _ in places}, key=ROWS.index)
     columns = sorted({str(column) for _, column in places}, key=int)
     n_most = max(map(len, wells.values()))
-    write_plate_metadata(group, rows, columns, list(paths.values()), field_count=n_most)
+    write_plate_metadata(group, rows, columns, list(paths.values()), field_count=n_most, name=name)
     for well, keys in wells.items():
         images: list[str | dict] = [field_name(key) for key in sorted(keys)]
         write_well_metadata(group.require_group(paths[well]), images)
 
 
-def write_image(
+def create_image(
     group: zarr.Group,
-    image: NDArray,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
     axes: str,
     *,
     name: str,
     um_per_px: float,
     chunks: tuple[int, ...],
-) -> None:
-    """Write an *image* of *axes*, "cyx" or "yx", and of pixels of *um_per_px* into its *group*.
+) -> zarr.Array:
+    """An image of *axes*, "cyx" or "yx", and of pixels of *um_per_px*, in its *group*, still empty.
 
     Chunks are no larger than the image.
     """
-    group.create_array(
+    array = group.create_array(
         "0",
-        data=image,
-        chunks=tuple(map(min, chunks, image.shape)),
+        shape=shape,
+        dtype=dtype,
+        chunks=tuple(map(min, chunks, shape)),
         compressors=_COMPRESSOR,
         dimension_names=list(axes),
     )
@@ -67,6 +71,17 @@ def write_image(
     }
     named_axes = [{"name": axis, **types[axis]} for axis in axes]
     write_multiscales_metadata(group, datasets, axes=named_axes, name=name)
+    return array
+
+
+def plane_channels(planes: NDArray[np.uint16]) -> dict[str, NDArray[np.uint16]]:
+    """Brightfield *planes*, (Z, Y, X) in counts, as channels: Z1, Z2, …"""
+    return {f"Z{z}": plane for z, plane in enumerate(planes, start=1)}
+
+
+def middle_channel(n_planes: int) -> str:
+    """The channel of the middle one of so many planes, which viewers show of brightfield."""
+    return f"Z{n_planes // 2 + 1}"
 
 
 def describe_channels(

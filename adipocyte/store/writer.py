@@ -11,7 +11,14 @@ from ome_zarr.writer import write_label_metadata
 
 from adipocyte.domain import TARGETS, FieldKey
 from adipocyte.plate.fields import RawField
-from adipocyte.store.ngff import describe_channels, describe_plate, ome, write_image
+from adipocyte.store.ngff import (
+    create_image,
+    describe_channels,
+    describe_plate,
+    middle_channel,
+    ome,
+    plane_channels,
+)
 from adipocyte.store.paths import MASK, field_path, plate_path
 
 _CHUNK_PX = 256
@@ -38,11 +45,11 @@ def write_field(
 
     The channels are the planes, Z1 …, then the targets; pixels are of *um_per_px*.
     """
-    channels = {f"Z{z}": plane for z, plane in enumerate(field.planes, start=1)} | field.targets
+    channels = plane_channels(field.planes) | field.targets
     stack = np.stack([*channels.values()])  # (C, Y, X)
     group = zarr.open_group(field_path(folder, key), mode="w", zarr_format=3)
     _write_image(group, stack, "cyx", key, um_per_px)
-    describe_channels(group, channels, (f"Z{len(field.planes) // 2 + 1}", *TARGETS))
+    describe_channels(group, channels, (middle_channel(len(field.planes)), *TARGETS))
     if mask is None:
         return
     labels = group.require_group("labels")
@@ -56,4 +63,7 @@ def _write_image(
     group: zarr.Group, image: NDArray, axes: str, key: FieldKey, um_per_px: float
 ) -> None:
     chunks = (*image.shape[:-2], _CHUNK_PX, _CHUNK_PX)  # all channels of a patch in one
-    write_image(group, image, axes, name=str(key), um_per_px=um_per_px, chunks=chunks)
+    array = create_image(
+        group, image.shape, image.dtype, axes, name=str(key), um_per_px=um_per_px, chunks=chunks
+    )
+    array[...] = image

@@ -53,7 +53,7 @@ from adipocyte.delivery.batch.workers import Share
 
 image, out = sys.argv[1:]
 key = {"magnification": 20, "well": "B03", "fov": 1}
-field = {"key": key, "plate": "plate", "files": {"A1": image}}
+field = {"key": key, "plate": "plate", "files": {"A1": image}, "um_per_px": 0}
 task = {"field": field, "out": out, "labels": True, "made_of": "these"}
 (Path(out) / "fields").mkdir()
 (Path(out) / "fields" / "cluster").write_text("ours")

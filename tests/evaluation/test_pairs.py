@@ -6,9 +6,12 @@ import tifffile
 
 from adipocyte.domain import TARGETS, FieldKey
 from adipocyte.errors import PlateError
+from adipocyte.evaluation.measure import measure_field
 from adipocyte.evaluation.pairs import PREDICTION, pair
 from adipocyte.plate.fields import RawField, write_field
 from adipocyte.plate.names import target_name
+from adipocyte.staining.stainer import Stained
+from tests.support.layouts import write_stained
 from tests.support.stores import damaged
 
 NO_PLANES = np.zeros((0, 64, 64), dtype=np.uint16)
@@ -43,6 +46,24 @@ def test_whole_folders_pair_up_field_by_field(folders):
     assert not pairs.problems
     assert pairs.fields[0].truth["A2"] == path_of(folders[0], KEYS[0])
     assert pairs.fields[0].painted[PREDICTION]["A2"] == path_of(folders[1], KEYS[0])
+
+
+def test_a_prediction_may_be_ome_zarr(folders, tmp_path):
+    image = np.full((64, 70), 300, np.uint16)
+    stained = Stained(dict.fromkeys(TARGETS, image), ())
+    prediction = write_stained(tmp_path / "zarr", dict.fromkeys(KEYS[:2], stained))
+    pairs = pair(folders[0], prediction)
+    assert [field.key for field in pairs.fields] == list(KEYS[:2])
+    assert [where for where, _, _ in problems(pairs)] == [str(KEYS[2])]
+    expected = measure_field(pair(*folders).fields[0], with_features=False)
+    found = measure_field(pairs.fields[0], with_features=False)
+    np.testing.assert_equal(found.truth_counts, expected.truth_counts)
+    assert found.painted_counts[PREDICTION]["A2"].argmax() == 300
+    (prediction / "20x.zarr" / "B" / "3" / "1" / "0" / "c" / "1" / "0" / "0").write_bytes(b"no")
+    assert [where for where, _, _ in problems(pair(folders[0], prediction))] == [
+        str(KEYS[0]),
+        str(KEYS[2]),
+    ]
 
 
 def test_the_organisers_names_pair_with_the_challenges(folders):

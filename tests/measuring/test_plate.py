@@ -27,7 +27,9 @@ from adipocyte.measuring.plate import (
     measure_plate,
 )
 from adipocyte.plate.fields import RawField, write_field
+from adipocyte.staining.stainer import Stained
 from tests.support import drawn
+from tests.support.layouts import write_stained
 from tests.support.stores import contents
 
 FIELDS = [("B03", 1), ("B03", 2), ("C04", 1)]
@@ -35,14 +37,20 @@ N_CELLS = len(drawn.INSIDE)
 
 
 @pytest.fixture(scope="module")
-def drawn_plate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def drawn_fields() -> dict[FieldKey, dict[str, np.ndarray]]:
     """Two wells, of two fields and of one; the last has one cell more."""
+    more = {"C04": {(330, 210): drawn.HEALTHY}}
+    return {
+        FieldKey(20, well, fov): drawn.drawn_field(drawn.NUCLEI | more.get(well, {}), 400)
+        for well, fov in FIELDS
+    }
+
+
+@pytest.fixture(scope="module")
+def drawn_plate(drawn_fields, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drawn") / "stained"
-    for well, fov in FIELDS:
-        more = {(330, 210): drawn.HEALTHY} if well == "C04" else {}
-        images = drawn.drawn_field(drawn.NUCLEI | more, 400)
-        no_planes = np.empty((0, 0, 0), np.uint16)
-        write_field(folder, FieldKey(20, well, fov), RawField(no_planes, images))
+    for key, images in drawn_fields.items():
+        write_field(folder, key, RawField(np.empty((0, 0, 0), np.uint16), images))
     return folder
 
 
@@ -88,6 +96,30 @@ def test_every_object_field_and_well_has_a_row(whole):
     np.testing.assert_allclose(
         wells["Cells_Mean_Children_LipidDroplets_Count"], drawn.N_DROPLETS, rtol=0.01
     )
+
+
+def test_ome_zarr_is_measured_as_tiffs_are(drawn_fields, tmp_path, whole):
+    """Bounds of intervals beside the stains count for nothing; a lost array stops nothing."""
+    painted = {
+        key: Stained(images, (), {target: (image, image) for target, image in images.items()})
+        for key, images in drawn_fields.items()
+    }
+    stained, out = write_stained(tmp_path / "stained", painted), tmp_path / "out"
+    found = frames(measured(stained, out))
+    for name, expected in frames(whole).items():
+        told = [column for column in expected if column.startswith("FileName_")]
+        if told:
+            assert found[name][told].iloc[-1].tolist() == [
+                f"20x.zarr/C/4/1/0/[{channel}]" for channel in range(3)
+            ]
+        pd.testing.assert_frame_equal(found[name].drop(columns=told), expected.drop(columns=told))
+    (stained / "20x.zarr" / "C" / "4" / "1" / "0" / "zarr.json").unlink()
+    again = measured(stained / "20x.zarr", out)
+    assert (len(again.fields), again.n_new) == (2, 0)
+    assert [problem.where for problem in again.problems] == ["20x C04 F001"]
+    (stained / "20x.zarr" / "zarr.json").unlink()
+    with pytest.raises(PlateError, match=r"list its wells yet: .*same command that stains it"):
+        measured(stained, out)
 
 
 def test_wells_say_of_their_objects_what_numpy_says(whole):

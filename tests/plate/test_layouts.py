@@ -11,6 +11,7 @@ from adipocyte.domain import TARGETS, UM_PER_PX, FieldKey
 from adipocyte.errors import ConfigError, PlateError
 from adipocyte.plate.fields import RawField, read_field, stained_name, write_field
 from adipocyte.plate.scan import Plate, scan_plate
+from adipocyte.plate.stains import list_stains
 from adipocyte.plate.tiff import encode_image, read_image
 from adipocyte.plate.understood import understood_table
 from adipocyte.store.writer import describe_plates
@@ -516,6 +517,10 @@ def test_a_prepared_store_is_a_plate_too(tmp_path):
     assert "1 files beside the plates: manifest.json" in table
     one = scan_plate(tmp_path / "prepared" / "20x.zarr", ())
     assert len(one.fields) == 4
+    (stains,) = list_stains({"images": tmp_path / "prepared"}, 0)
+    assert stains.files.keys() == fields.keys()
+    assert stains.files[lacking].keys() == {"A1", "A3"}
+    assert {*stains.plates.values()} == {"prepared"}
 
 
 @pytest.fixture
@@ -546,6 +551,12 @@ def test_fields_that_are_not_there_or_not_named_are_told(converted):
     assert "has values of type '|O'" in told[3][1]
 
 
+def test_stains_of_ome_zarr_are_those_whose_channels_are_called_so(converted):
+    told = r"is OME-Zarr without a channel A1, A2 or A3: it has 1 DAPI, 2 BODIPY 493, "
+    with pytest.raises(PlateError, match=told):
+        list_stains({"images": converted}, 0)
+
+
 @pytest.mark.parametrize(
     ("before", "after", "found"),
     [
@@ -561,13 +572,25 @@ def test_metadata_of_a_plate_that_cannot_be_used_are_refused(converted, before, 
         scan_plate(converted)
 
 
-def test_several_acquisitions_of_an_ome_zarr_are_refused_and_several_times_told_apart(converted):
-    fields = converted / "20x.zarr" / "B" / "3"
-    change(fields / ".zattrs", '"path": "1"', '"path": "1", "acquisition": 1')
-    with pytest.raises(PlateError, match="holds 2 acquisitions: one is due"):
+def test_of_several_acquisitions_of_an_ome_zarr_one_is_named_as_a_plate(converted):
+    """By its number where the plate calls it nothing, or two alike."""
+    for well in ("3", "4"):
+        told = converted / "20x.zarr" / "B" / well / ".zattrs"
+        for fov in "12":
+            change(told, f'"path": "{fov}"', f'"path": "{fov}", "acquisition": 1{fov}')
+    with pytest.raises(PlateError, match=r"2 plates: .*99 11 .*99 12 .*-P 'plate_name=99 11'"):
         scan_plate(converted)
-    change(fields / ".zattrs", ', "acquisition": 1', "")
-    array = zarr.open_array(fields / "1" / "0")
+    for names, taken in ((("red", "red"), "99 12"), (("before", "after"), "99 after")):
+        told = [{"id": 11 + n, "name": name} for n, name in enumerate(names)]
+        group = zarr.open_group(converted / "20x.zarr", mode="a")
+        group.attrs["plate"] = {**group.attrs["plate"], "acquisitions": told}
+        scanned = scan_plate(converted, stain_z=1, plate_name=taken)
+        found = [(str(files.key), files.plate) for files in scanned.fields]
+        assert found == [("20x B03 F002", taken), ("20x B04 F002", taken)]
+
+
+def test_several_times_of_an_ome_zarr_are_told_apart(converted):
+    array = zarr.open_array(converted / "20x.zarr" / "B" / "3" / "1" / "0")
     array.resize((2, *array.shape[1:]))
     keys = [str(files.key) for files in scan_plate(converted, stain_z=1).fields]
     assert [key for key in keys if "B03 F001" in key] == ["20x B03 F001", "20x B03 F001 T0002"]

@@ -8,8 +8,11 @@ import numpy as np
 import tifffile
 import zarr
 
-from adipocyte.domain import ROWS, TARGETS, FieldKey, row_and_column
-from adipocyte.plate.fields import RawField
+from adipocyte.delivery.batch import zarr_plate
+from adipocyte.domain import N_Z_PLANES, ROWS, TARGETS, UM_PER_PX, FieldKey, row_and_column
+from adipocyte.plate.fields import FieldFiles, RawField
+from adipocyte.plate.names import DEFAULT_PLATE
+from adipocyte.staining.stainer import Stained
 
 Fields = dict[FieldKey, RawField]
 
@@ -191,6 +194,32 @@ def write_ome_zarr(folder: Path, fields: Fields) -> Path:
             }
         ]
         image.attrs["omero"] = {"channels": [{"label": label} for label in CHANNELS.values()]}
+    return folder
+
+
+def write_stained(folder: Path, fields: dict[FieldKey, Stained]) -> Path:
+    """As `stain -P format=ome-zarr` writes what it painted."""
+    files = {
+        key: FieldFiles(
+            key=key,
+            plate=DEFAULT_PLATE,
+            planes=(),
+            targets={},
+            n_z_planes=N_Z_PLANES,
+            shape=next(iter(stained.images.values())).shape,
+            um_per_px=UM_PER_PX[key.magnification],
+        )
+        for key, stained in fields.items()
+    }
+    made: dict[str, bytes] = {}
+    for key, stained in fields.items():
+        no_planes = np.empty((0, *files[key].shape), np.uint16)
+        made |= zarr_plate.files(files[key], stained, no_planes, brightfield=False)
+    made |= zarr_plate.described(files.values(), TARGETS)
+    for name, data in made.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
     return folder
 
 

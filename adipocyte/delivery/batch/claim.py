@@ -50,6 +50,12 @@ def claim_for(out: Output, origin: dict[str, Any], begun: dict[str, Any]) -> str
             f"{out.address} holds images as {settings['format']}, not {origin['format']}",
             f"finish it with -P format={settings['format']}, or {ANOTHER_FOLDER}",
         )
+    if begun and settings.get("brightfield") != origin.get("brightfield"):
+        is_in = "brightfield" in settings
+        raise PlateError(
+            f"{out.address} holds images {'with' if is_in else 'without'} brightfield",
+            f"finish it with -P brightfield={str(is_in).lower()}, or {ANOTHER_FOLDER}",
+        )
     if begun and settings != _as_written(origin, settings):
         raise PlateError(
             f"{out.address} holds images of another plate, model, intensities, tiles or arithmetic "

@@ -2,6 +2,10 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
 
 from adipocyte.delivery.batch import tiffs
 from adipocyte.delivery.batch.output import Output
@@ -16,21 +20,31 @@ TIFF, OME_ZARR = "tiff", "ome-zarr"
 class Format:
     """How painted fields become files.
 
-    `names` are those of a field's files, by its targets and whether it has intervals; `files` is
-    their content, in the order in which they are written. `is_there` says whether a file in an
-    output is a whole one, by its name. `described` are the files that tell of all painted fields.
+    `names` are those of a field's files, by its targets and whether it has intervals; `files` are
+    these names with their contents, in the order in which they are written, of what was painted and
+    of the planes, (Z, Y, X) in counts, that it was painted from. `is_there` says whether a file in
+    an output is a whole one, by its name. `described` are the files that tell of all painted
+    fields.
     """
 
     names: Callable[[FieldFiles, Sequence[str], bool], list[str]]
-    files: Callable[[FieldFiles, Stained], dict[str, bytes]]
+    files: Callable[[FieldFiles, Stained, NDArray[np.uint16]], Iterable[tuple[str, bytes]]]
     is_there: Callable[[Output, str, FieldFiles], bool]
     described: Callable[[Iterable[FieldFiles], Sequence[str]], dict[str, bytes]]
 
 
-def format_named(name: str) -> Format:
-    """The format TIFF or OME_ZARR. Raises ConfigError when its packages are not installed."""
+def format_named(name: str, *, brightfield: bool = False) -> Format:
+    """The format TIFF or OME_ZARR, which also holds *brightfield* if asked to.
+
+    Raises ConfigError when its packages are not installed, and for TIFFs with brightfield.
+    """
+    if name == TIFF and brightfield:
+        raise ConfigError(
+            "brightfield is copied beside the stains in OME-Zarr alone, not as TIFFs",
+            "add -P format=ome-zarr, or leave brightfield out: the raw plate holds it",
+        )
     if name == TIFF:
-        return Format(tiffs.names, tiffs.files, _is_image, tiffs.described)
+        return Format(tiffs.names, _tiffs, _is_image, tiffs.described)
     try:  # TIFFs must not need its packages
         from adipocyte.delivery.batch import zarr_plate
     except ImportError as error:
@@ -38,7 +52,18 @@ def format_named(name: str) -> Format:
             f"OME-Zarr takes packages that are not here ({error})",
             "pip install zarr ome-zarr, or -P format=tiff",
         ) from error
-    return Format(zarr_plate.names, zarr_plate.files, _is_held, zarr_plate.described)
+    return Format(
+        partial(zarr_plate.names, brightfield=brightfield),
+        partial(zarr_plate.files, brightfield=brightfield),
+        _is_held,
+        zarr_plate.described,
+    )
+
+
+def _tiffs(
+    field: FieldFiles, stained: Stained, planes: NDArray[np.uint16]
+) -> Iterable[tuple[str, bytes]]:
+    return tiffs.files(field, stained).items()
 
 
 def _is_image(out: Output, name: str, field: FieldFiles) -> bool:

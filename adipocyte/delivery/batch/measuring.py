@@ -13,6 +13,7 @@ from adipocyte.domain import FieldKey
 from adipocyte.errors import OutputError, PlateError
 from adipocyte.measuring.parts import PARTS
 from adipocyte.measuring.plate import Crew, StainedField, Task, measure_field
+from adipocyte.plate.planes import holder
 from adipocyte.plate.problems import Problem
 from adipocyte.system.files import write_whole
 from adipocyte.system.processes import ONE_THREAD
@@ -56,7 +57,7 @@ def begin_measuring(settings: dict[str, str], share: Share) -> Callable[[dict[st
     raises OutputError when nothing can be written.
     """
     image, out = Path(settings["image"]), Path(settings["out"])
-    if not image.is_file():
+    if not holder(image).exists():
         raise PlateError(
             f"there is no {image} on this node",
             "the images must lie on a disk that all nodes share, by the same path",

@@ -23,8 +23,9 @@ class Assignment:
 
     *model*, *plate* and *out* are addresses that hold on each machine. *claim* is written in *out*,
     so that a process can tell that folder from another of the same path, and stops when another
-    command has claimed it. With *level* intervals are painted, too. *format* is one of `formats`.
-    With *resample* fields of objectives that the model has not seen are painted, too.
+    command has claimed it. With *level* intervals are painted, too. *format* is one of `formats`,
+    and holds *brightfield*, too, or not. With *resample* fields of objectives that the model has
+    not seen are painted, too.
     """
 
     model: str
@@ -40,6 +41,7 @@ class Assignment:
     level: float | None = None
     format: str = TIFF
     resample: bool = False
+    brightfield: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class FieldPainter:
 
     def __init__(self, assignment: Assignment) -> None:
         self._assignment = assignment
-        self._format = format_named(assignment.format)
+        self._format = format_named(assignment.format, brightfield=assignment.brightfield)
         self._out = Output(assignment.out, Path(assignment.plate))
         self._stainer = load_stainer(
             assignment.model,
@@ -82,8 +84,9 @@ class FieldPainter:
     def __call__(self, field: FieldFiles) -> FieldOutcome:
         start = time.perf_counter()
         try:
+            planes = read_field(field, ()).planes
             stained = self._stainer.stain(
-                read_field(field, ()).planes,
+                planes,
                 field.key.magnification,
                 um_per_px=field.um_per_px,
                 resample=self._assignment.resample,
@@ -95,7 +98,7 @@ class FieldPainter:
         except (ImageError, PlateError) as error:
             problem = problem_of(field.key, error)
             return FieldOutcome(field.key, FAILED, time.perf_counter() - start, problem=problem)
-        for name, data in self._format.files(field, stained).items():
+        for name, data in self._format.files(field, stained, planes):
             write_claimed(self._out, self._assignment.claim, name, data)
         seconds = time.perf_counter() - start
         trust = None if self._assignment.level is None else stained.trust

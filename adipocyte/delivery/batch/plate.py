@@ -139,7 +139,7 @@ def stain_plate(config: StainConfig, crew: Crew) -> StainedPlate:
     out = Output(config.out, config.plate)
     model = pinned(config.model)
     bundle = load_manifest(model)
-    form = format_named(config.format)
+    form = format_named(config.format, brightfield=config.brightfield)
     files = {
         field.key: form.names(field, bundle.targets, config.uncertainty) for field in scanned.fields
     }
@@ -161,6 +161,7 @@ def stain_plate(config: StainConfig, crew: Crew) -> StainedPlate:
         memory_mb=config.memory_mb or None,
         format=config.format,
         resample=config.resample,
+        brightfield=config.brightfield,
     )
     if grades := load_grades(model):
         write_claimed(out, assignment.claim, GRADES, grades)
@@ -220,6 +221,8 @@ def _origin(
         "tta": config.tta,
         "precision": precision,
         "compiled": _is_compiled(config, crew, begun, n_fields),
+        # Only where it is asked for, so that plates that were begun without it are the same.
+        **({"brightfield": True} if config.brightfield else {}),
     }
 
 

@@ -13,7 +13,7 @@ from adipocyte.domain import FieldKey
 from adipocyte.evaluation.fields import FieldPaths
 from adipocyte.evaluation.measure import FieldMeasurement
 from adipocyte.imaging.grey import display_range, to_grey
-from adipocyte.plate.tiff import read_image
+from adipocyte.plate.planes import read_image
 
 # Of all pictures together. As text they take 4/3 of it; MLflow's page shows no artifact over 50 MB.
 BUDGET_BYTES = 34_000_000

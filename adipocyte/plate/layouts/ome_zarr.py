@@ -1,18 +1,19 @@
 """A plate in OME-Zarr (NGFF 0.4 in zarr 2, 0.5 in zarr 3): rows, columns, fields, arrays.
 
-The folder is such a plate, or holds some: a prepared store has one for each magnification.
+The folder is such a plate, or holds some: a prepared store has one for each magnification. Where a
+plate has several acquisitions, each is a plate of its own name.
 """
 
 import itertools
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from adipocyte.domain import BRIGHTFIELD, TARGETS, FieldKey
+from adipocyte.domain import BRIGHTFIELD, TARGETS, FieldKey, bound_names
 from adipocyte.errors import ImageError, PlateError
 from adipocyte.plate.layouts.listed import WELL, Channel, Image, Listed, plate_called, well_named
 from adipocyte.plate.listing import is_odd
@@ -27,10 +28,12 @@ OME_ZARR = "ome-zarr"
 _SUFFIX = ".zarr"
 _AXES = "tczyx"
 _MOST_UM = 1e6
+_MOST_LETTERS = 50  # of a plate's name, before that of an acquisition
 _UM = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "meter": 1e6}
-_PLANE = re.compile(r"Z([0-9]{1,2})", re.ASCII)  # a channel of a prepared store
+_PLANE = re.compile(r"Z([0-9]{1,2})", re.ASCII)  # a channel of a prepared store or stained plate
 _NUMBER = re.compile(r"([0-9]{1,4})(?:T([0-9]{4}))?", re.ASCII)  # of a field, its time in a store
 _STORED = {BRIGHTFIELD: BRIGHTFIELD} | {target: target for target in TARGETS}
+_BOUNDS = {name for target in TARGETS for name in bound_names(target)}  # of a stained plate
 _AGAIN = "copy the plate again, whole, or save it again"
 
 
@@ -49,9 +52,25 @@ class _Field:
 
     @property
     def is_stored(self) -> bool:
-        """Whether the channels are planes and stains, as a prepared store has them."""
-        is_known = all(_PLANE.fullmatch(label) or label in TARGETS for label in self.labels)
+        """Whether the channels are planes and stains, as a store or a stained plate has them."""
+        known = (*TARGETS, *_BOUNDS)
+        is_known = all(_PLANE.fullmatch(label) or label in known for label in self.labels)
         return is_known and "z" not in self.axes
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a field lies, of which plate and well, and its number.
+
+    Fields that the plate counts from 0 are counted from 1. `time` is told by the folder's name, as
+    in a prepared store, else it is 0.
+    """
+
+    folder: Path
+    plate: str
+    well: str
+    fov: int
+    time: int
 
 
 def has_plates(plate: Path) -> bool:
@@ -62,9 +81,8 @@ def has_plates(plate: Path) -> bool:
 def list_ome_zarr(plate: Path) -> Listed:
     """The planes of all fields that the plate's metadata name.
 
-    Raises OSError; PlateError where there is no plate, for metadata of plate or wells that are
-    damaged or lead out of the plate, and for several acquisitions. What is wrong with one field is
-    among the problems.
+    Raises OSError; PlateError where there is no plate, and for metadata of plate or wells that are
+    damaged or lead out of the plate. What is wrong with one field is among the problems.
     """
     images: list[Image] = []
     problems: list[Problem] = []
@@ -76,17 +94,14 @@ def list_ome_zarr(plate: Path) -> Listed:
             "give the folder whose .zattrs or zarr.json names the wells, or the one it lies in",
         )
     for root in roots:
-        name = _plate_name(plate, root)
         # Plates of one folder are told apart by name, those of several objectives are one.
         folder = root if parse_magnification(root.stem) else plate
-        for where, well, fov, own_time in _fields(root, problems):
+        for place in _places(plate, root, problems):
             try:
-                field = _field(where)
-                planes = _planes(folder, name, well, fov, field)
-                images += [replace(one, time=own_time or one.time) for one in planes]
+                field = _field(place.folder)
+                images += _planes(folder, place, field)
             except (ImageError, PlateError) as error:
-                key = _key(root, well, fov, own_time or 1)
-                problems.append(Problem(key, error.found, error.remedy))
+                problems.append(Problem(_key(root, place), error.found, error.remedy))
                 continue
             for number, label in _channels(field):
                 labels[number].add(label)
@@ -95,7 +110,7 @@ def list_ome_zarr(plate: Path) -> Listed:
         for number in sorted(labels, key=lambda one: (len(one), one))
     )
     others = [path for path in plate.iterdir() if not path.is_dir()] if plate not in roots else []
-    is_stored = {*labels} <= {*_STORED}
+    is_stored = {*labels} <= {*_STORED, *_BOUNDS}
     return Listed(
         OME_ZARR,
         tuple(images),
@@ -168,13 +183,9 @@ def _plate_name(plate: Path, root: Path) -> str:
     return plate_called(plate, told if isinstance(told, str) else stem)
 
 
-def _fields(root: Path, problems: list[Problem]) -> Iterator[tuple[Path, str, int, int]]:
-    """The folder, well and number of each field, counted from 1 where the plate counts from 0.
-
-    And its time where the folder's name tells it, as in a prepared store, else 0.
-    """
-    named: list[tuple[Path, str, str]] = []
-    acquisitions = set()
+def _places(plate: Path, root: Path, problems: list[Problem]) -> Iterator[_Place]:
+    """Where the fields of a plate lie, by its metadata and its wells'."""
+    named: list[tuple[Path, str, str, str]] = []  # folder, well, its name there, acquisition
     for one in _part(_attributes(root), "plate", {"wells": [{"path": str}]}, root)["wells"]:
         folder, well = _below(root, one["path"]), one["path"].replace("/", "")
         if not re.fullmatch(WELL, well, re.IGNORECASE | re.ASCII):
@@ -188,23 +199,43 @@ def _fields(root: Path, problems: list[Problem]) -> Iterator[tuple[Path, str, in
         except PlateError as error:
             problems.append(Problem(well_named(well), error.found, error.remedy))
             continue
-        acquisitions |= {str(image.get("acquisition")) for image in listed}
-        paths = [image["path"] for image in listed]
-        named += [(_below(folder, path), well_named(well), path) for path in paths]
-        problems += _unlisted(folder, well_named(well), {*paths})
-    if len(acquisitions) > 1:
-        raise PlateError(
-            f"{root} holds {len(acquisitions)} acquisitions",
-            "one is due: save one alone",
-        )
+        named += [
+            (
+                _below(folder, image["path"]),
+                well_named(well),
+                image["path"],
+                str(image.get("acquisition", "")),
+            )
+            for image in listed
+        ]
+        problems += _unlisted(folder, well_named(well), {image["path"] for image in listed})
     by_well: dict[str, list[str]] = defaultdict(list)
-    for _, well, path in named:
+    for _, well, path, _ in named:
         by_well[well].append(path)
-    is_from_0 = any(path == "0" for _, _, path in named)
-    for folder, well, path in named:
+    is_from_0 = any(path == "0" for _, _, path, _ in named)
+    names = _names(plate, root, {acquisition for *_, acquisition in named})
+    for folder, well, path, acquisition in named:
         told = _NUMBER.fullmatch(path)
         fov = int(told[1]) + is_from_0 if told else by_well[well].index(path) + 1
-        yield folder, well, fov, int(told[2] or 0) if told else 0
+        yield _Place(folder, names[acquisition], well, fov, int(told[2] or 0) if told else 0)
+
+
+def _names(plate: Path, root: Path, acquisitions: Collection[str]) -> dict[str, str]:
+    """The name of the plate by acquisition; of several each has the acquisition's behind it.
+
+    That is the acquisition's number, unless the plate names them and no two alike.
+    """
+    name = _plate_name(plate, root)
+    if len(acquisitions) < 2:
+        return dict.fromkeys(acquisitions, name)
+    begin = name[:_MOST_LETTERS]  # so that what tells them apart is never cut off
+    told = _attributes(root)["plate"]
+    listed = _part(told, "acquisitions", [{"id": int}], root) if "acquisitions" in told else []
+    called = {str(one["id"]): one["name"] for one in listed if isinstance(one.get("name"), str)}
+    names = {one: plate_called(plate, f"{begin} {called.get(one, one)}") for one in acquisitions}
+    if len({*names.values()}) == len(names):
+        return names
+    return {one: plate_called(plate, f"{begin} {one}") for one in acquisitions}
 
 
 def _unlisted(folder: Path, well: str, listed: set[str]) -> list[Problem]:
@@ -222,10 +253,10 @@ def _unlisted(folder: Path, well: str, listed: set[str]) -> list[Problem]:
     ]
 
 
-def _key(root: Path, well: str, fov: int, time: int) -> str:
+def _key(root: Path, place: _Place) -> str:
     """A field, as problems call it."""
     magnification = parse_magnification(root.stem)
-    key = str(FieldKey(magnification or 0, well, fov, time))
+    key = str(FieldKey(magnification or 0, place.well, place.fov, place.time or 1))
     return key if magnification else key.removeprefix("0x ")
 
 
@@ -281,7 +312,7 @@ def _channels(field: _Field) -> list[tuple[str, str]]:
     return [(str(number), label) for number, label in enumerate(field.labels, start=1)]
 
 
-def _planes(folder: Path, name: str, well: str, fov: int, field: _Field) -> Iterator[Image]:
+def _planes(folder: Path, place: _Place, field: _Field) -> Iterator[Image]:
     """An image for each plane of a field's array."""
     n_times, n_z_planes = field.lengths.get("t", 1), field.lengths.get("z", 1)
     channels = list(enumerate(_channels(field)))
@@ -295,11 +326,11 @@ def _planes(folder: Path, name: str, well: str, fov: int, field: _Field) -> Iter
         yield Image(
             path=plane_in(field.array, tuple(at[axis] for axis in field.axes[:-2])),
             folder=folder,
-            plate=name,
-            well=well,
-            fov=fov,
+            plate=place.plate,
+            well=place.well,
+            fov=place.fov,
             channel=channel,
-            time=time + 1,
+            time=place.time or time + 1,
             z_plane=int(stored[1]) if stored else z_plane,
             magnification=parse_magnification(folder.stem),
             um_per_px=size if 0 < size < _MOST_UM else None,

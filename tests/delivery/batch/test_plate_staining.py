@@ -30,10 +30,12 @@ from adipocyte.domain import TARGET_COLOURS, TARGETS, FieldKey
 from adipocyte.errors import ConfigError, OutputError, PlateError
 from adipocyte.measuring.grades import graded_by
 from adipocyte.plate.fields import FieldFiles, RawField, read_field, stained_name
-from adipocyte.plate.names import parse_name
+from adipocyte.plate.names import DEFAULT_PLATE, parse_name
+from adipocyte.plate.planes import read_image
 from adipocyte.plate.scan import scan_plate
 from adipocyte.plate.stains import list_stains
 from adipocyte.plate.tiff import write_image
+from adipocyte.plate.understood import understood_table
 from adipocyte.staining.bundle import add_grades, write_foretellers, write_intervals
 from adipocyte.staining.stainer import Stainer
 from entrypoints.stain import stain as command
@@ -201,13 +203,13 @@ def test_images_are_named_after_their_fields_in_any_layout_and_read_again(layout
         for target in TARGETS:
             write_image(out / stained_name(field, target), planes(0, (64, 65))[0])
     (found,) = list_stains({"images": out}, 0)
-    assert found.keys() == planes_of.keys()
+    assert found.files.keys() == planes_of.keys()
     for name, data in described(fields, TARGETS).items():
         (out / name).write_bytes(data)
     rows = loaded(out / "images.csv", out)
     assert len(rows) == len(planes_of)
     for paths, metadata in rows:
-        files = found[FieldKey(20, metadata["Well"], int(metadata["Site"]))]
+        files = found.files[FieldKey(20, metadata["Well"], int(metadata["Site"]))]
         assert files == {target: [path] for target, path in paths.items()}
         assert metadata["Plate"] == "99"
         assert all(path.name.startswith(f"99_{metadata['Well']}_") for path in paths.values())
@@ -284,8 +286,8 @@ def test_intervals_lie_beside_the_images_when_they_are_asked_for(stain, compact_
     assert graded.of_well(again.skipped)["Metadata_Trust"] == "no"
     assert graded.of_field(again.skipped[0]) == {"Metadata_Trust": "no"}
     (found,) = list_stains({"images": out}, 0)
-    assert {target for files in found.values() for target in files} == {"A1", "A2", "A3"}
-    assert all(len(paths) == 1 for files in found.values() for paths in files.values())
+    assert {target for files in found.files.values() for target in files} == {"A1", "A2", "A3"}
+    assert all(len(paths) == 1 for files in found.files.values() for paths in files.values())
 
 
 def channels_of(out: Path, fov: int) -> dict[str, np.ndarray]:
@@ -297,7 +299,8 @@ def channels_of(out: Path, fov: int) -> dict[str, np.ndarray]:
     assert dataset.coordinateTransformations[0].scale == [1.0, 0.325, 0.325]
     names = [channel["label"] for channel in image.omero["channels"]]
     colours = [channel["color"] for channel in image.omero["channels"]]
-    assert colours == [TARGET_COLOURS[name[:2]].lstrip("#").upper() for name in names]
+    due = [TARGET_COLOURS.get(name[:2], "#ffffff") for name in names]
+    assert colours == [colour.lstrip("#").upper() for colour in due]
     return dict(zip(names, np.asarray(group["0"]), strict=True))
 
 
@@ -305,19 +308,21 @@ def channels_of(out: Path, fov: int) -> dict[str, np.ndarray]:
 def test_an_ome_zarr_plate_is_valid_continues_and_holds_what_tiffs_hold(
     stain, plate, tmp_path, small_model
 ):
-    """Also with intervals, and in a place that is no folder."""
+    """Also with intervals and brightfield, and in a place that is no folder."""
     model = Path(shutil.copytree(small_model, tmp_path / "model"))
     widths = {f"20/{target}": some_widths() for target in TARGETS}
     write_intervals(model / "artifacts" / "bundle", widths)
     given = {"model": str(model), "uncertainty": True}
     stain(LeavesEarlyQuietly(1), out=str(tmp_path / "tiffs"), **given)
-    given |= {"format": "ome-zarr"}
+    given |= {"format": "ome-zarr", "brightfield": True}
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         stain(LeavesEarly(1, KeyboardInterrupt()), **given)
     assert not (out / "20x.zarr" / "zarr.json").exists()
     with pytest.raises(PlateError, match=r"as ome-zarr, not tiff: .*-P format=ome-zarr, or name"):
-        stain(**given | {"format": "tiff"})
+        stain(**given | {"format": "tiff", "brightfield": False})
+    with pytest.raises(PlateError, match=r"with brightfield: .* -P brightfield=true, or name"):
+        stain(**given | {"brightfield": False})
     again = stain(LeavesEarlyQuietly(1), **given)
     assert (fovs(again.skipped), fovs(again.painted)) == ([1], [2])
     found = channels_of(out, 1)
@@ -327,18 +332,30 @@ def test_an_ome_zarr_plate_is_valid_continues_and_holds_what_tiffs_hold(
         f"A{int(path.name.partition('C0')[2][0])}{path.stem.partition('C0')[2][1:]}": path
         for path in (tmp_path / "tiffs").rglob("*.tif")
     }
+    images_of_1 |= {f"Z{z}": plane(plate, 1, z) for z in range(1, 8)}
     assert images_of_1.keys() == found.keys()
     for name, path in images_of_1.items():
         np.testing.assert_array_equal(found[name], tifffile.imread(path))
-    with pytest.raises(PlateError, match="stain the plate once more with -P format=tiff"):
-        list_stains({"images": out}, 0)
+    (listed,) = list_stains({"images": out}, 0)
+    assert (fovs(listed.files), {*listed.plates.values()}) == ([1, 2], {DEFAULT_PLATE})
+    painted = images_of_1["A2"]
+    np.testing.assert_array_equal(
+        read_image(*listed.files[FieldKey(20, "B03", 1)]["A2"]), tifffile.imread(painted)
+    )
+
+    scanned = scan_plate(out)
+    assert (fovs(files.key for files in scanned.fields), scanned.problems) == ([1, 2], ())
+    raw = read_field(scanned.fields[0], TARGETS)
+    np.testing.assert_array_equal(raw.planes[6], tifffile.imread(plane(plate, 1, 7)))
+    np.testing.assert_array_equal(raw.targets["A2"], tifffile.imread(painted))
+    assert "images of channel A1_low" in understood_table(scanned)
 
     elsewhere = f"memory://{tmp_path.name}/stained"
     stain(LeavesEarlyQuietly(1), out=elsewhere, **given)
     files, root = fsspec.url_to_fs(elsewhere)
     held = {path.removeprefix(root) for path in files.find(root)}
     assert {"/20x.zarr/zarr.json", "/20x.zarr/B/3/1/zarr.json"} < held
-    files.rm(f"{root}/20x.zarr/B/3/1/0/c/8/0/0")
+    files.rm(f"{root}/20x.zarr/B/3/1/0/c/15/0/0")  # the last plane
     lost = stain(LeavesEarlyQuietly(1), out=elsewhere, **given)
     assert (fovs(lost.painted), lost.skipped) == ([1], [])
 
@@ -347,6 +364,10 @@ def test_tiffs_are_not_continued_as_ome_zarr(stain):
     stain(LeavesEarlyQuietly(1))
     with pytest.raises(PlateError, match=r"as tiff, not ome-zarr: finish it with -P format=tiff"):
         stain(format="ome-zarr")
+    with pytest.raises(
+        ConfigError, match="in OME-Zarr alone, not as TIFFs: add -P format=ome-zarr"
+    ):
+        stain(brightfield=True)
 
 
 @pytest.mark.slow

@@ -243,7 +243,7 @@ _recipe = partial(
 )
 _plate = partial(
     option,
-    "Folder of the raw plate: 20x_images/, 40x_images/ and/or 60x_images/ with the challenge's "
+    "Folder of the raw plate: 20x_images/, 40x_images/, … with the challenge's "
     "TIFFs, or an instrument's own folder (see layout).",
 )
 _plate_name = partial(

@@ -134,6 +134,24 @@ def test_an_images_scale_is_told_as_fiji_and_bio_formats_read_it_and_changes_no_
             assert n_um / n_px == 0.163
 
 
+@pytest.mark.parametrize(
+    ("options", "um_per_px"),
+    [
+        ({"imagej": True, "resolution": (4, 4), "metadata": {"unit": "micron"}}, 0.25),
+        ({"ome": True, "metadata": {"PhysicalSizeX": 0.325, "PhysicalSizeXUnit": "µm"}}, 0.325),
+        ({"ome": True, "metadata": {"PhysicalSizeX": 500, "PhysicalSizeXUnit": "nm"}}, 0.5),
+        ({"ome": True}, None),
+        ({"resolution": (72, 72), "resolutionunit": "INCH"}, None),  # that of a screen
+        ({"imagej": True, "resolution": (4, 4), "metadata": {"unit": "inch"}}, None),
+        ({"imagej": True, "resolution": (1e-4, 1e-4), "metadata": {"unit": "um"}}, None),
+    ],
+)
+def test_a_header_tells_the_size_of_pixels_where_the_file_does(options, um_per_px, tmp_path):
+    tifffile.imwrite(tmp_path / "image.tif", noise(8, 9), photometric="minisblack", **options)
+    found = read_header(tmp_path / "image.tif").um_per_px
+    assert found == (um_per_px and pytest.approx(um_per_px))
+
+
 # A stack
 
 

@@ -31,7 +31,7 @@ from adipocyte.errors import ConfigError, OutputError, PlateError
 from adipocyte.measuring.grades import graded_by
 from adipocyte.plate.fields import FieldFiles, RawField, read_field, stained_name
 from adipocyte.plate.names import DEFAULT_PLATE, parse_name
-from adipocyte.plate.planes import read_image
+from adipocyte.plate.planes import read_header, read_image
 from adipocyte.plate.scan import scan_plate
 from adipocyte.plate.stains import list_stains
 from adipocyte.plate.tiff import write_image
@@ -215,6 +215,30 @@ def test_images_are_named_after_their_fields_in_any_layout_and_read_again(layout
         assert all(path.name.startswith(f"99_{metadata['Well']}_") for path in paths.values())
     overruled = scan_plate(raw, (), magnification=40, **given).fields[0]
     assert overruled.um_per_px == (0.163 if layout == PATTERN else 0.325)  # the usual, else as told
+
+
+def test_another_objective_is_refused_or_resampled_and_measured_in_its_own_um(
+    stain, plate, compact_bundle, tmp_path
+):
+    other = tmp_path / "other"
+    shutil.copytree(plate / "20x_images", other / "10x_images")
+    for path in other.rglob("*.tif"):
+        write_image(path, read_image(path), 0.65)
+    refused = stain(plate=other)
+    assert refused.painted == []
+    assert "has not seen 10x, only 20x" in refused.problems[0].found
+    stained = stain(plate=other, resample=True)
+    with pytest.raises(PlateError, match=ANOTHER):
+        stain(plate=other)
+    assert len(stained.painted) == len(stained.warnings) == 5
+    field = scan_plate(other, ()).fields[2]
+    expected = Stainer(compact_bundle).stain(
+        read_field(field, ()).planes, 10, um_per_px=0.65, resample=True
+    )
+    for target, image in expected.images.items():
+        path = tmp_path / "out" / stained_name(field, target)
+        np.testing.assert_array_equal(read_image(path), image)
+        assert read_header(path).um_per_px == 0.65
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """From painted fields to the artifacts of a run: painting on a store, judging two folders."""
 
+import dataclasses
 import importlib
 import json
 from pathlib import Path
@@ -25,6 +26,7 @@ from adipocyte.evaluation.painting import (
 )
 from adipocyte.evaluation.pictures import preview
 from adipocyte.imaging.histograms import match_highlights
+from adipocyte.imaging.trust import UNTOLD
 from adipocyte.networks.files import save_network
 from adipocyte.networks.unet import UNetSpec, build_unet
 from adipocyte.plate.fields import RawField, write_field
@@ -150,6 +152,23 @@ def test_the_truth_is_what_the_microscope_took_and_the_painting_lies_on_it(
             np.testing.assert_array_equal(
                 read_image(field.painted["none"][target]), images[target][:-dy, -dx:]
             )
+
+
+def test_a_store_of_another_objective_is_refused_or_painted_in_the_models_pixels(
+    shifted_store, tmp_path
+):
+    fine = bundle_of(shifted_store, tmp_path, TARGETS)
+    fine.manifest = dataclasses.replace(fine.manifest, um_per_px={"20": 0.2})
+    keys, ways = shifted_store.keys("test"), ("none", "matching")
+    with pytest.raises(StoreError, match=r"20x of 0\.325 µm per pixel, only 20x of 0\.2 µm"):
+        paint_fields(fine, shifted_store, keys, ways, tmp_path)
+    [field] = paint_fields(fine, shifted_store, keys, ways, tmp_path, resample=True)
+    planes, (dy, dx) = shifted_store.planes(keys[0]), SHIFT
+    expected = fine.stain(planes, 20, um_per_px=0.325, resample=True, intensities="none")
+    for target, image in expected.images.items():
+        painted = read_image(field.painted["none"][target])
+        np.testing.assert_array_equal(painted, image[:-dy, -dx:])
+    assert (field.um_per_px, field.trust) == (0.325, UNTOLD)
 
 
 def test_each_way_is_that_of_the_stainer(shifted_store, stainer, painted):

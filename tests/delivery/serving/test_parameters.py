@@ -15,6 +15,8 @@ def test_the_schema_lists_every_parameter_with_its_default():
         ("tta", "boolean", False),
         ("measure", "boolean", False),
         ("uncertainty", "boolean", False),
+        ("um_per_px", "double", 0.0),
+        ("resample", "boolean", False),
         ("on_error", "string", "stop"),
     ]
 
@@ -23,15 +25,18 @@ def test_the_schema_lists_every_parameter_with_its_default():
 def test_a_parameter_that_is_missing_or_null_has_its_default(params):
     asked = Parameters.of(params)
     assert asked == Parameters()
-    nothing = dict.fromkeys(("targets", "intensities", "tile_px", "level"))
-    assert asked.painting == nothing | {"tta": False}
+    nothing = dict.fromkeys(("um_per_px", "targets", "intensities", "tile_px", "level"))
+    assert asked.painting == nothing | {"tta": False, "resample": False}
     assert not asked.reports_errors
 
 
 def test_every_parameter_reaches_the_painting():
     given = {"targets": "A3, A2", "tile_px": 928, "tta": True, "uncertainty": True}
+    given |= {"um_per_px": 1, "resample": True}  # JSON may write 1.0 so
     asked = Parameters.of(given | {"on_error": "report"})
     assert asked.painting == {
+        "um_per_px": 1,
+        "resample": True,
         "targets": ("A3", "A2"),
         "intensities": None,
         "tile_px": 928,
@@ -44,6 +49,12 @@ def test_every_parameter_reaches_the_painting():
 @pytest.mark.parametrize(("matching", "intensities"), [(True, "matching"), (False, "none")])
 def test_matching_names_the_intensities(matching, intensities):
     assert Parameters.of({"histogram_matching": matching}).intensities == intensities
+
+
+@pytest.mark.parametrize("size", [-0.1, 101, float("nan")])
+def test_an_impossible_size_of_pixels_is_refused(size):
+    with pytest.raises(ConfigError, match=r"um_per_px is .*up to 100, or be left out"):
+        Parameters.of({"um_per_px": size})
 
 
 def test_another_word_for_errors_is_refused():

@@ -136,6 +136,7 @@ def test_warnings_say_what_is_unlike_the_training_wells(small_server):
         ({"targets": "A1"}, {"targets": ("A1",)}),
         ({"tile_px": 928}, {"tile_px": 928}),
         ({"tta": True}, {"tta": True}),
+        ({"um_per_px": 0.5, "resample": True}, {"um_per_px": 0.5, "resample": True}),
         (
             {"targets": "A2", "tta": True, "histogram_matching": True},
             {"targets": ("A2",), "tta": True, "intensities": "matching"},

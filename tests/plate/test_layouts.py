@@ -17,7 +17,7 @@ from adipocyte.plate.understood import understood_table
 from adipocyte.store.writer import describe_plates
 from adipocyte.store.writer import write_field as store_field
 from tests.support import SHARED
-from tests.support.layouts import PATTERN, WRITERS, Fields, write_phenix
+from tests.support.layouts import PATTERN, SETTINGS, WRITERS, Fields, write_phenix
 
 VENDORS = SHARED / "data" / "vendors"
 YOKOGAWA = VENDORS / "yokogawa_cv8000" / "CV8000-Minimal-DataSet-2C-3W-4S-FP2-stack"
@@ -37,10 +37,6 @@ def fields_of(*wells: str, magnification: int = 20) -> Fields:
         for well in wells
         for fov in (1, 2)
     }
-
-
-# A pattern must be given, and which z-plane of stains that have one at each z.
-SETTINGS = {PATTERN: {"layout": PATTERN}, "ome-zarr": {"stain_z": 1}}
 
 
 @pytest.fixture(params=WRITERS)

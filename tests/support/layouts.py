@@ -183,7 +183,8 @@ def write_ome_zarr(folder: Path, fields: Fields) -> Path:
         stack = np.zeros((1, len(CHANNELS), *field.planes.shape), np.uint16)
         for kind, z, pixels in images_of(field):
             stack[0, _NUMBERS[kind] - 1, z - 1] = pixels
-        image.create_array("0", data=stack, chunks=(1, 1, 1, 5, 5), chunk_key_encoding=_SLASH)
+        chunks = (1, 1, 1, *(max(5, side // 2) for side in stack.shape[-2:]))
+        image.create_array("0", data=stack, chunks=chunks, chunk_key_encoding=_SLASH)
         units = {axis: {"unit": "micrometer"} for axis in "zyx"}
         scale = {"type": "scale", "scale": [1, 1, 2.0, 0.325, 0.325]}
         image.attrs["multiscales"] = [
@@ -231,3 +232,5 @@ WRITERS: dict[str, Callable[[Path, Fields], Path]] = {
     "ome-zarr": write_ome_zarr,
     PATTERN: write_own,
 }
+# A pattern must be given, and which z-plane of stains that have one at each z.
+SETTINGS = {PATTERN: {"layout": PATTERN}, "ome-zarr": {"stain_z": 1}}

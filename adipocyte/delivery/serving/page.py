@@ -146,8 +146,8 @@ def _form() -> tuple[list[gr.components.Component], gr.Button]:
             elem_id="stack",
         )
         with gr.Column():
-            magnification = _choice("Magnification", [f"{known}x" for known in UM_PER_PX])
-            intensities = _choice("Intensities", list(_INTENSITIES))
+            magnification = _choice("Magnification", [f"{known}x" for known in UM_PER_PX], "20x")
+            intensities = _choice("Intensities", list(_INTENSITIES), next(iter(_INTENSITIES)))
             measure = gr.Checkbox(
                 label="Measure: cells, droplets and lipid; half a minute for a full field",
                 elem_id="measure",
@@ -267,8 +267,8 @@ def _nothing(said: str) -> Outcome:
     return None, said, gr.skip(), None, "", _diameters(None)
 
 
-def _choice(label: str, choices: list[str]) -> gr.Radio:
-    return gr.Radio(choices, value=choices[0], label=label, elem_id=label.lower())
+def _choice(label: str, choices: list[str], chosen: str) -> gr.Radio:
+    return gr.Radio(choices, value=chosen, label=label, elem_id=label.lower())
 
 
 def _gain(target: str) -> gr.Slider:

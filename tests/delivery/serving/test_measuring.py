@@ -16,7 +16,7 @@ from tests.support import drawn
 
 def test_the_objects_are_those_of_the_tables():
     images = drawn.drawn_field(drawn.NUCLEI)
-    answer = measured({target: encode_image(image) for target, image in images.items()}, 20)
+    answer = measured({target: encode_image(image) for target, image in images.items()}, 20, 0.325)
     assert len(json.dumps(answer)) < _MEASURED_BYTES
     tables = tables_of(measure(images, 20))
     objects = json.loads(answer["objects"])
@@ -31,6 +31,7 @@ def test_the_objects_are_those_of_the_tables():
 
 
 def test_a_field_that_takes_more_memory_to_measure_than_is_allowed_is_refused():
-    check((2000, 1000), 400)
+    check((2000, 1000), 20, 0.325, 400)
+    check((1000, 500), 10, 0.65, 400)  # measured in pixels half as large
     with pytest.raises(MemoryLimitError, match=r"2000 x 1000 pixels takes 400 MB of memory, 399 "):
-        check((2000, 1000), 399)
+        check((2000, 1000), 20, 0.325, 399)

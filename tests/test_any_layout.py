@@ -65,6 +65,7 @@ def test_a_store_is_the_same_from_every_layout(layout, fields, store, tmp_path):
     assert replace(found, **told) == replace(store.manifest, **told)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", WRITERS)
 def test_the_same_is_painted_from_every_layout(layout, fields, painted, compact_model, tmp_path):
     plate = WRITERS[layout](tmp_path / "plate", fields)

@@ -284,8 +284,8 @@ _um_per_px = partial(
 )
 _resample = partial(
     option,
-    "Paint fields of an objective that the model has not seen in pixels of the nearest that it "
-    "has, and bring them back; else they are refused.",
+    "Paint fields of an objective that the registered model has not seen in pixels of the nearest "
+    "that it has, and bring them back; else they are refused.",
     False,
 )
 _target = partial(
@@ -442,14 +442,14 @@ class PreprocessConfig:
         "Nuclei mask: threshold in means of the image (Table 2.1).", 2.0, low=0, high=65535
     )
     mask_superpixel_px: int = option(
-        "Nuclei mask: side of a superpixel, in pixels at 20x; it grows with the magnification.",
+        "Nuclei mask: side of a superpixel, in pixels at 20x; it grows as pixels get smaller.",
         10,
         low=2,
         high=10000,
     )
     mask_smallest_px: int = option(
         "Nuclei mask: smaller pieces and holes are removed, in pixels of area at 20x; it grows "
-        "with the magnification's square.",
+        "with the square of that.",
         150,
         low=0,
         high=100_000_000,

@@ -21,7 +21,7 @@ MAGNIFICATIONS = (20, 40, 60)  # of the challenge
 # fit its instrument, and the others a camera with pixels of 6.5 µm, too.
 UM_PER_PX = {10: 0.65, 20: 0.325, 40: 0.163, 60: 0.108, 63: 0.103, 100: 0.065}
 MOST_MAGNIFICATION = 250
-MOST_UM_PER_PX = 100.0
+MOST_UM_PER_PX = 20.0  # an objective of 1x has 6.5, or 13 if its camera bins
 # Pixels of sizes that differ by less are those of one objective: 15 % more or less cost a network
 # little (docs/measurements/shift.md).
 ALIKE = 1.2
@@ -120,7 +120,7 @@ def nearest_objective(um_per_px: float, known: Mapping[int, float]) -> int:
 
 
 def as_in_challenge(magnification: int, um_per_px: float) -> tuple[int, float]:
-    """The challenge's objective that is nearest to one, and its pixels for one pixel's side.
+    """The challenge's objective that is nearest to one, and how many times finer its pixels are.
 
     The challenge's own three, with pixels alike, are themselves: (20, 1.0).
     """

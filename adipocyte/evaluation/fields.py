@@ -10,11 +10,11 @@ from adipocyte.imaging.trust import UNTOLD, Trust
 
 @dataclass(frozen=True)
 class FieldPaths:
-    """The single-page TIFFs of a field: `truth` by target, `painted` by way and target.
+    """The images of a field: `truth` by target, `painted` by way and target.
 
-    A way is a way of intensities ("none", "matching", …), or a name for images that came otherwise
-    ("prediction", "champion"). `trust` is what the model that painted it says of the field. Pixels
-    are of `um_per_px`.
+    They are files, or planes of arrays (see `plate.planes`). A way is a way of intensities ("none",
+    "matching", …), or a name for images that came otherwise ("prediction", "champion"). `trust` is
+    what the model that painted it says of the field. Pixels are of `um_per_px`.
     """
 
     key: FieldKey

@@ -65,7 +65,7 @@ def _paint_field(
     folder: Path,
     resample: bool,
 ) -> FieldPaths:
-    shape, planes, size = store.shape(key), store.planes(key), store.um_per_px(key.magnification)
+    shape, planes, size = store.shape(key), store.planes(key), store.objectives[key.magnification]
     view = view_of(stainer.manifest, shape, key.magnification, size, resample=resample)
     into_stain = store.alignment(key).inverse
     seen = into_stain.valid(shape)
@@ -83,7 +83,8 @@ def _paint_field(
         images = stainer.rescale(moved, view.magnification, way)
         cropped = {target: image[seen] for target, image in images.items()}
         files[way] = _write(folder / way, key, cropped)
-    return FieldPaths(key, _write(folder / TRUTH, key, truth), files, size, trust)
+    paths = _write(folder / TRUTH, key, truth)
+    return FieldPaths(key, paths, files, store.um_per_px(key), trust)
 
 
 def _painted(
@@ -109,8 +110,7 @@ def check_fits(stainer: Stainer, store: Store, *, resample: bool = False) -> Non
             f"the model paints from {stainer.manifest.n_z_planes}",
             "train and register on this store, or prepare a plate with as many planes",
         )
-    for magnification in store.magnifications:
-        size = store.um_per_px(magnification)
+    for magnification, size in store.objectives.items():
         if not resample and not stainer.manifest.has_seen(magnification, size):
             seen = ", ".join(f"{m}x of {um:g} µm" for m, um in stainer.manifest.objectives.items())
             raise StoreError(

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from adipocyte.domain import FieldKey
 from adipocyte.errors import ImageError
 from adipocyte.evaluation.fields import FieldPaths
+from adipocyte.plate.choice import check_one_objective
 from adipocyte.plate.listing import same_image
 from adipocyte.plate.planes import image_name, read_header, read_image
 from adipocyte.plate.problems import Problem
@@ -38,9 +39,11 @@ def pair(truth: Path, prediction: Path, magnification: int = 0, um_per_px: float
     folders, each a one-page uint16 image of one size, and every channel that other fields of its
     magnification have.
 
-    Raises PlateError when a folder does not exist or has no stained image of the challenge's form.
+    Raises PlateError for one size of several magnifications, when a folder does not exist or has no
+    stained image of the challenge's form.
     """
     true, painted = list_stains({"truth": truth, "prediction": prediction}, magnification)
+    check_one_objective((key.magnification for key in true.files), um_per_px)
     pairs = Pairs([], [*true.problems, *painted.problems])
     for key in tqdm(sorted(true.files.keys() | painted.files.keys()), desc="pair", unit="field"):
         files = true.files.get(key, {}), painted.files.get(key, {})

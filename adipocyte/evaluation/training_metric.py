@@ -34,9 +34,7 @@ class TrainingFeatureMetric:
         if not whole:
             raise ConfigError("no validation field has all three stains", advice)
         for key, images in self._stains.items():
-            least = smallest_px(
-                as_in_challenge(key.magnification, store.um_per_px(key.magnification))[1]
-            )
+            least = smallest_px(as_in_challenge(key.magnification, store.um_per_px(key))[1])
             if min(images[targets[0]].shape) < least:
                 shape = " x ".join(map(str, images[targets[0]].shape))
                 raise ConfigError(
@@ -78,7 +76,7 @@ class TrainingFeatureMetric:
         return {key: self._measure(key, {}) for key in sorted(self.keys)}
 
     def _measure(self, key: FieldKey, painted: dict[str, NDArray[np.uint16]]) -> Features:
-        um_per_px = self._store.um_per_px(key.magnification)
+        um_per_px = self._store.um_per_px(key)
         return measure(self._stains[key] | painted, key.magnification, um_per_px).features
 
 

@@ -57,7 +57,7 @@ def superpixels(
     is divided block by block, because the time of SLIC's seeding is quadratic in superpixels.
     """
     labels = np.zeros(brightness.shape, dtype=np.int32)
-    side_px, n = round(_BLOCK * superpixel_px), 0
+    side_px, n = max(1, round(_BLOCK * superpixel_px)), 0
     for y in range(0, labels.shape[0], side_px):
         for x in range(0, labels.shape[1], side_px):
             block = np.s_[y : y + side_px, x : x + side_px]

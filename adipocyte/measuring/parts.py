@@ -12,7 +12,7 @@ from adipocyte.system.files import replacing
 from adipocyte.system.tensors import disk_errors
 
 PARTS = "fields"
-PART_FORMAT = 1  # of the parts and of everything in them: fields with another one are measured anew
+PART_FORMAT = 2  # of the parts and of everything in them: fields with another one are measured anew
 
 
 def write_part(out: Path, key: FieldKey, made_of: str, tables: Mapping[str, Table]) -> None:

@@ -25,6 +25,7 @@ from adipocyte.measuring.grades import Graded, grade_rows, graded_by
 from adipocyte.measuring.parts import PART_FORMAT, has_part, read_part, write_part
 from adipocyte.measuring.plate_map import Treatment, read_plate_map
 from adipocyte.measuring.screen import control_rows, dose_rows
+from adipocyte.plate.choice import check_one_objective
 from adipocyte.plate.listing import few, same_image
 from adipocyte.plate.names import magnification_folder
 from adipocyte.plate.planes import fingerprints, image_name, read_header, read_images
@@ -233,6 +234,7 @@ def _fields(
     images: Path, magnification: int, um_per_px: float
 ) -> tuple[list[StainedField], list[Problem]]:
     (listed,) = list_stains({"images": images}, magnification)
+    check_one_objective((key.magnification for key in listed.files), um_per_px)
     fields, problems = [], [*listed.problems]
     for key, files in sorted(listed.files.items()):
         found = list(_doubled(key, files))

@@ -7,7 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median_low
 
-from adipocyte.domain import ALIKE, BRIGHTFIELD, MOST_MAGNIFICATION, UM_PER_PX, are_alike
+from adipocyte.domain import (
+    ALIKE,
+    BRIGHTFIELD,
+    MOST_MAGNIFICATION,
+    MOST_UM_PER_PX,
+    UM_PER_PX,
+    are_alike,
+)
 from adipocyte.errors import PlateError
 from adipocyte.plate.channels import Roles, roles_of
 from adipocyte.plate.layouts.challenge import CHALLENGE, ROLES
@@ -88,15 +95,20 @@ def choose(
     used = [image for image in images if roles[image.channel] in (BRIGHTFIELD, *targets)]
     if listed.layout != CHALLENGE:
         _check_objectives(used, roles)
-    found = {image.magnification for image in used if image.magnification}
-    if um_per_px and len(found) > 1:
-        raise PlateError(
-            f"the plate has images at {_times(found)}, which have not one size of pixels",
-            "leave um_per_px out, or give each objective a folder of its own",
-        )
+    check_one_objective((image.magnification for image in used), um_per_px)
     sizes = _sizes((one.magnification, one.um_per_px, one.path) for one in used)
     understood = Understood(listed.layout, listed.channels, roles, sizes, tuple(notes))
     return Choice(tuple(images), tuple(absent), _left_alone(listed, roles), understood)
+
+
+def check_one_objective(magnifications: Iterable[int | None], um_per_px: float) -> None:
+    """Raise PlateError where a size of pixels is given, not 0, for several *magnifications*."""
+    found = {one for one in magnifications if one}
+    if um_per_px and len(found) > 1:
+        raise PlateError(
+            f"the folder has images at {_times(found)}, which have not one size of pixels",
+            "leave um_per_px out, or give each objective a folder of its own",
+        )
 
 
 def _left_alone(listed: Listed, roles: Roles) -> LeftAlone:
@@ -203,16 +215,36 @@ def sized(understood: Understood, images: Iterable[tuple[int, float | None, Path
     *images* are the magnification of each image, the µm per pixel that its own file tells, and the
     file. Raises PlateError where one objective has several sizes, or one that nobody knows.
     """
-    images = list(images)
-    um_per_px = _sizes(images) | understood.um_per_px
+    images, told = list(images), understood.um_per_px
+    um_per_px = _sizes(one for one in images if one[0] not in told) | told
     for magnification in sorted({magnification for magnification, _, _ in images}):
+        if not 0 < um_per_px.get(magnification, 1) <= MOST_UM_PER_PX:
+            raise PlateError(
+                f"pixels are of {um_per_px[magnification]:g} µm at {magnification}x, by the plate",
+                f"give the right size with -P um_per_px=, up to {MOST_UM_PER_PX:g}",
+            )
         if magnification not in {*um_per_px, *UM_PER_PX}:
             raise PlateError(
                 f"the plate does not tell how large the pixels are at {magnification}x",
                 "give it in µm with -P um_per_px=0.5, say",
             )
-    notes = (*understood.notes, *_unlike_pixels(um_per_px))
+    notes = (*understood.notes, *_overruled_sizes(images, told), *_unlike_pixels(um_per_px))
     return replace(understood, um_per_px=um_per_px, notes=notes)
+
+
+def _overruled_sizes(
+    images: Iterable[tuple[int, float | None, Path]], told: Mapping[int, float]
+) -> list[str]:
+    """Notes where images tell pixels of other sizes than the layout *told*, or a user."""
+    others = {
+        (one, size)
+        for one, size, _ in images
+        if size and one in told and not are_alike(size, told[one])
+    }
+    return [
+        f"pixels taken as {told[one]:g} µm at {one}x; files of images say {size:g}"
+        for one, size in sorted(others)
+    ]
 
 
 def _sizes(images: Iterable[tuple[int | None, float | None, Path]]) -> dict[int, float]:

@@ -38,7 +38,8 @@ def image_name(path: Path) -> str:
     """What a file is called, or where a plane of an array is, from its plate's folder on."""
     if _index_of(path) is None:
         return path.name
-    plate = next((folder for folder in path.parents if folder.suffix == _PLATE), path.parent)
+    row = path.parents[3]  # B/3/1/0/[1]
+    plate = next((folder for folder in path.parents if folder.suffix == _PLATE), row.parent)
     return path.relative_to(plate.parent).as_posix()
 
 

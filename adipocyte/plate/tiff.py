@@ -20,7 +20,7 @@ from tifffile import TiffPage
 from adipocyte.errors import ImageError
 from adipocyte.plate.tiff_counts import check_counts
 from adipocyte.plate.tiff_planes import check_room, full_pages, planes_of
-from adipocyte.plate.tiff_scale import um_per_px_of
+from adipocyte.plate.tiff_scale import told_um_per_px
 from adipocyte.plate.tiff_tags import MAX_CHUNKS, check_directories
 from adipocyte.system.files import open_regular, write_whole
 
@@ -124,13 +124,13 @@ def decode_stack(data: bytes, n_planes: int | range) -> NDArray[np.uint16]:
 
     Only these bytes are read: other files, which the XML of an OME-TIFF may name, are not opened.
 
-    Raises ImageError as `stack_shape` does, and when a page cannot be decoded.
+    Raises ImageError as `stack_header` does, and when a page cannot be decoded.
     """
     return _decode(io.BytesIO(data), len(data), n_planes, _STACK)
 
 
-def stack_shape(data: bytes, n_planes: int | range) -> tuple[int, int]:
-    """The (Y, X) in pixels of a stack, by its headers; no pixel is decoded.
+def stack_header(data: bytes, n_planes: int | range) -> Header:
+    """The header of a stack; no pixel is decoded.
 
     *n_planes* is a number of pages, or a range of numbers.
 
@@ -141,7 +141,7 @@ def stack_shape(data: bytes, n_planes: int | range) -> tuple[int, int]:
     when the bytes swell to more than MAX_EXPANSION times as many and to more than HARMLESS_BYTES.
     """
     with _planes(io.BytesIO(data), len(data), n_planes, _STACK) as (header, _):
-        return header.shape
+        return header
 
 
 def encode_image(image: NDArray[np.uint16], um_per_px: float | None = None) -> bytes:
@@ -314,7 +314,7 @@ def _checked(planes: list[TiffPage], size: int, name: str) -> Header:
         )
     height, width = planes[0].shape
     kind = np.dtype(planes[0].dtype).name
-    return Header(len(planes), (height, width), kind, um_per_px_of(planes[0]))
+    return Header(len(planes), (height, width), kind, told_um_per_px(planes[0]))
 
 
 def _check_pixels(page: TiffPage, name: str, needed: str) -> None:

@@ -15,7 +15,7 @@ from adipocyte.plate.tiff_ome import ome_um_per_px
 _MICRONS = re.compile(r"um|[µμ]m|\\u00b5m|microns?|micrometers?", re.IGNORECASE)
 
 
-def um_per_px_of(page: TiffPage) -> float | None:
+def told_um_per_px(page: TiffPage) -> float | None:
     """The side of a page's pixels in µm; None where it tells none, or an impossible one."""
     found = ome_um_per_px(page.description) if page.is_ome else _imagej(page)
     return found if found is not None and 0 < found <= MOST_UM_PER_PX else None

@@ -118,13 +118,13 @@ def mask_of(
     nuclei: NDArray[np.uint16], magnification: int, um_per_px: float, masking: Masking
 ) -> NDArray[np.bool_]:
     """The nuclei mask of a stain, (Y, X) in counts; *masking* is scaled to its objective."""
-    alike, n_px = as_in_challenge(magnification, um_per_px)
-    zoom = alike / 20 / n_px
+    alike, zoom = as_in_challenge(magnification, um_per_px)
+    finer = alike / 20 / zoom  # than at 20x
     return nuclei_mask(
         nuclei,
         threshold=masking.threshold,
-        superpixel_px=masking.superpixel_px * zoom,
-        smallest_px=round(masking.smallest_px * zoom**2),
+        superpixel_px=masking.superpixel_px * finer,
+        smallest_px=round(masking.smallest_px * finer**2),
     )
 
 

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from adipocyte.config import PreprocessConfig, listed, plain
-from adipocyte.domain import SMALLEST_PX, UM_PER_PX, FieldKey, Normalisation
+from adipocyte.domain import SMALLEST_PX, UM_PER_PX, FieldKey, Normalisation, are_alike
 from adipocyte.errors import ConfigError, ImageError, PlateError, StoreError
 from adipocyte.imaging.limits import Limits, flags, learn_limits
 from adipocyte.imaging.quality import Measures
@@ -242,9 +242,9 @@ def _sum_up(
     stains = {f.key: tuple(f.targets) for f in scanned.fields if f.key in records}
     split = _split(stains, problems, config)
     limits = _limits(records, split["train"])
-    lacks = _lacks(scanned)
+    lacks, own_sizes = _lacks(scanned), _own_sizes(scanned)
     fields = {
-        key: _entry(record, limits[str(key.magnification)], lacks[key])
+        key: _entry(record, limits[str(key.magnification)], lacks[key], own_sizes.get(key))
         for key, record in records.items()
     }
     left_out = set()
@@ -294,13 +294,26 @@ def _limits(records: Records, training_wells: tuple[str, ...]) -> dict[str, Limi
     return {str(magnification): learn_limits(fields) for magnification, fields in measures.items()}
 
 
-def _entry(record: FieldRecord, limits: Limits, lacks: tuple[str, ...]) -> FieldEntry:
+def _entry(
+    record: FieldRecord, limits: Limits, lacks: tuple[str, ...], um_per_px: float | None
+) -> FieldEntry:
     return FieldEntry(
         shape=record.shape,
         quality=record.quality,
         flags=flags(record.quality, limits),
         lacks=lacks,
+        um_per_px=um_per_px,
     )
+
+
+def _own_sizes(scanned: Plate) -> dict[FieldKey, float]:
+    """The µm per pixel of the fields that differ from the others of their magnification."""
+    told = UM_PER_PX | scanned.understood.um_per_px
+    return {
+        files.key: files.um_per_px
+        for files in scanned.fields
+        if files.um_per_px != told[files.key.magnification]
+    }
 
 
 def _lacks(scanned: Plate) -> dict[FieldKey, tuple[str, ...]]:
@@ -356,7 +369,12 @@ def _digest(
     settings = _settings(config, without=(*_ELSEWHERE, *_RESOLVED))
     sites = sites_json(alignments)
     shown = [content, scanned.n_z_planes, scanned.targets, settings, split, sites]
-    unusual = _unusual_sizes(scanned)  # others have the digest that they had before
+    # A store has the digest that it had before sizes were told, unless they change what it holds.
+    unusual = {
+        one: size
+        for one, size in _unusual_sizes(scanned).items()
+        if int(one) not in UM_PER_PX or not are_alike(size, UM_PER_PX[int(one)])
+    }
     return short_digest([*shown, unusual] if unusual else shown)
 
 

@@ -57,8 +57,8 @@ def misalignment_at(magnification: int, site: int, n_sites: int) -> Misalignment
         )
     if not 1 <= site <= n_sites:
         raise ConfigError(f"site {site} is not in the well", f"sites run from 1 to {n_sites}")
-    alike, n_px = as_in_challenge(magnification, UM_PER_PX[magnification])
+    alike, zoom = as_in_challenge(magnification, UM_PER_PX[magnification])
     scale, dx, dy = MEASURED[alike]
     turn = 2 * np.pi * (site - 1) / n_sites
-    waves = np.array([np.sin(turn), np.cos(turn), 1.0]) / n_px
+    waves = np.array([np.sin(turn), np.cos(turn), 1.0]) / zoom
     return Misalignment(dy_px=float(waves @ dy), dx_px=float(waves @ dx), scale=scale)

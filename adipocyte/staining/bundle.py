@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save, save_file
 
 from adipocyte.domain import (
     BRIGHTFIELD,
+    MAGNIFICATIONS,
     MOST_MAGNIFICATION,
     MOST_UM_PER_PX,
     MOST_Z_PLANES,
@@ -48,6 +49,7 @@ from adipocyte.system.forms import NUMBER, require_form
 from adipocyte.system.tensors import disk_errors
 
 BUNDLE_FORMAT = 6
+_ANY_OBJECTIVE = 7  # that of bundles with objectives that older code does not know
 _PLATE_ALONE = 5  # the format in which a bundle did not say how it normalises
 _SEPARATE = 4  # the one before, in which each network painted one target, and A1's saw a mask
 BUNDLE_MANIFEST, _HISTOGRAMS = "bundle.json", "histograms.safetensors"
@@ -343,13 +345,15 @@ def _add_file(folder: Path, name: str, data: bytes) -> None:
 
 def _write_manifest(folder: Path, manifest: BundleManifest) -> None:
     content = asdict(manifest)
-    if not manifest.um_per_px:  # of an objective that older code knows, too
+    if manifest.um_per_px or set(manifest.magnifications) - {*MAGNIFICATIONS}:
+        content["format"] = _ANY_OBJECTIVE
+    else:
         del content["um_per_px"]
     write_json(folder / BUNDLE_MANIFEST, content)
 
 
 def read_manifest(folder: Path) -> BundleManifest:
-    """Read `bundle.json`, of this format or one of the two before it.
+    """Read `bundle.json`, of one of the formats 4 to 7.
 
     Raises BundleError when *folder* holds no bundle or one of an older format than this code's,
     NewerBundleError for a newer one.
@@ -363,7 +367,7 @@ def read_manifest(folder: Path) -> BundleManifest:
             content |= _separate(content)
         if found in (_SEPARATE, _PLATE_ALONE):
             content |= _of_one_plate()
-        if content["format"] == BUNDLE_FORMAT:
+        if content["format"] in (BUNDLE_FORMAT, _ANY_OBJECTIVE):
             _require_valid(content)
             networks = {
                 name: NetworkEntry(tuple(one["paints"]), one["sees_mask"], _ranges(one))
@@ -543,15 +547,15 @@ def _require_inside(folder: Path, name: str) -> None:
 
 
 def _of_another_format(folder: Path, found: object) -> BundleError:
-    if isinstance(found, int) and found > BUNDLE_FORMAT:
+    if isinstance(found, int) and found > _ANY_OBJECTIVE:
         return NewerBundleError(
             f"the bundle {folder} has format {found}, "
-            f"newer than the {BUNDLE_FORMAT} that this code reads",
+            f"newer than the {_ANY_OBJECTIVE} that this code reads",
             "update the code",
         )
     return BundleError(
         f"the bundle {folder} has format {found}, "
-        f"older than the {_SEPARATE} to {BUNDLE_FORMAT} that this code reads",
+        f"older than the {_SEPARATE} to {_ANY_OBJECTIVE} that this code reads",
         _AGAIN,
     )
 

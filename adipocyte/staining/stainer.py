@@ -1,7 +1,7 @@
 """The chain: segmenter → mask → A1; A2, A3; counts; intensities (report, Figure 1.1 and 6.1)."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -161,8 +161,7 @@ class Stainer:
         self._check_planes(planes)
         shape_px = planes.shape[1:]
         view = view_of(self.manifest, shape_px, magnification, um_per_px, resample=resample)
-        if level is not None:
-            self._check_level(level, view.magnification, targets, way)
+        self._check_wishes(view, shape_px, way, targets, tile_px, tta, level)
         planes = as_many(planes, self.manifest.n_z_planes)
         if view.shape_px != shape_px:
             planes = np.stack([resized(plane, view.shape_px) for plane in planes])
@@ -311,9 +310,23 @@ class Stainer:
         """
         way, targets = self.manifest.way(intensities), self._targets(targets)
         view = view_of(self.manifest, shape_px, magnification, um_per_px, resample=resample)
+        self._check_wishes(view, shape_px, way, targets, tile_px, tta, level)
+
+    def _check_wishes(
+        self,
+        view: View,
+        shape_px: tuple[int, int],
+        way: Intensities,
+        targets: Sequence[str],
+        tile_px: int | None,
+        tta: bool,
+        level: float | None,
+    ) -> None:
+        """Raise unless there are such intervals, and memory for the field in all its sizes."""
         if level is not None:
-            self._check_level(level, view.magnification, targets, way)
-        self._tiling(view.shape_px, self._needed(targets, level), tile_px, tta)
+            self._check_level(level, view, targets, way)
+        for shape in {shape_px, view.shape_px}:
+            self._tiling(shape, self._needed(targets, level), tile_px, tta)
 
     def rescale(
         self, images: dict[str, NDArray[np.uint16]], magnification: int, way: str
@@ -351,16 +364,22 @@ class Stainer:
         }
 
     def _check_level(
-        self, level: float, magnification: int, targets: Sequence[str], way: Intensities
+        self, level: float, view: View, targets: Sequence[str], way: Intensities
     ) -> None:
-        """Raise ConfigError unless there are intervals of *level* around what is painted so."""
+        """Raise unless there are intervals of *level* around what is painted so."""
+        if not view.is_own:
+            raise ImageError(
+                "intervals hold for objectives that the model has seen, and this field was taken "
+                "by another",
+                "paint it without uncertainty, or train on a plate of this objective",
+            )
         if way != self.manifest.intensities:
             raise ConfigError(
                 f"there are no intervals of images with the intensities {way}",
                 f"take {self.manifest.intensities}, which the model keeps, or no intervals",
             )
         for target in targets:
-            self._widths_of(magnification, target).rarity(level)
+            self._widths_of(view.magnification, target).rarity(level)
 
     def _widths_of(self, magnification: int, target: str) -> Widths:
         widths = self.widths.get(table_key(magnification, target))
@@ -444,18 +463,7 @@ def _brought_back(
         f"of {magnification}x: fine structure may be wrong"
     )
     images = {one: resized(image, shape_px) for one, image in stained.images.items()}
-    return replace(
-        stained,
-        images=images,
-        warnings=(*stained.warnings, note),
-        intervals={
-            one: (  # cubics may run past each other
-                np.minimum(resized(low, shape_px), images[one]),
-                np.maximum(resized(high, shape_px), images[one]),
-            )
-            for one, (low, high) in stained.intervals.items()
-        },
-    )
+    return Stained(images, (*stained.warnings, note))
 
 
 class _Source:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from adipocyte.domain import (
+    MAGNIFICATIONS,
     MOST_MAGNIFICATION,
     MOST_UM_PER_PX,
     ROWS,
@@ -26,6 +27,7 @@ from adipocyte.system.files import read_json, write_json
 from adipocyte.system.forms import NUMBER, require_form
 
 STORE_FORMAT = 2
+_ANY_OBJECTIVE = 3  # that of stores with objectives that older code does not know
 STORE_MANIFEST = "manifest.json"
 _WELL = re.compile(rf"({'|'.join(ROWS)})[0-9]{{1,2}}")
 _MOST_PX = 1_000_000  # of a side
@@ -76,7 +78,8 @@ class FieldEntry:
     A flag is a sentence about a measure of quality beyond its limits. `lacks` are the store's
     targets that this field has no image of; a field without A1 has no nuclei mask either.
     `scalings` maps its channels ("brightfield", "A1", …) to (mean, std) in counts under
-    normalisation=field, else it is empty.
+    normalisation=field, else it is empty. `um_per_px` is the size of its pixels, where it is not
+    that of its magnification.
     """
 
     shape: tuple[int, int]
@@ -84,6 +87,7 @@ class FieldEntry:
     flags: tuple[str, ...]
     lacks: tuple[str, ...] = ()
     scalings: dict[str, tuple[float, float]] = field(default_factory=dict)
+    um_per_px: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +130,9 @@ def write_manifest(folder: Path, manifest: StoreManifest) -> None:
         for key, entry in manifest.fields.items()
     ]
     content = asdict(replace(manifest, fields={})) | {"fields": fields}
-    if not manifest.um_per_px:  # of objectives that older code knows, too
+    if manifest.um_per_px or {key.magnification for key in manifest.fields} - {*MAGNIFICATIONS}:
+        content["format"] = _ANY_OBJECTIVE
+    else:
         del content["um_per_px"]
     write_json(folder / STORE_MANIFEST, content)
 
@@ -143,7 +149,7 @@ def read_manifest(folder: Path) -> StoreManifest:
     try:
         content = read_json(path)
         require_form(content, {"format": int}, "the store's")
-        if content["format"] == STORE_FORMAT:
+        if content["format"] in (STORE_FORMAT, _ANY_OBJECTIVE):
             require_form(content, _FORM, "the store's")
             return _parse(content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -152,7 +158,7 @@ def read_manifest(folder: Path) -> StoreManifest:
         ) from error
     raise StoreError(
         f"the prepared store {folder} has format {content['format']}, "
-        f"but this code reads format {STORE_FORMAT}",
+        f"but this code reads formats {STORE_FORMAT} and {_ANY_OBJECTIVE}",
         _NEXT,
     )
 
@@ -169,7 +175,9 @@ def _parse(content: dict[str, Any]) -> StoreManifest:
         raise ValueError("a target is unknown")
     sizes = content.get("um_per_px", {})
     require_form(sizes, {...: NUMBER}, "the sizes of pixels")
-    if not all(0 < size <= MOST_UM_PER_PX for size in sizes.values()):
+    own = [size for one in content["fields"] if (size := one.get("um_per_px")) is not None]
+    require_form(own, [NUMBER], "the fields' sizes of pixels")
+    if not all(0 < size <= MOST_UM_PER_PX for size in (*sizes.values(), *own)):
         raise ValueError("pixels have an impossible size")
     known: set[object] = {*UM_PER_PX, *sizes}
     for one in content["fields"]:
@@ -191,6 +199,7 @@ def _parse(content: dict[str, Any]) -> StoreManifest:
             flags=tuple(one["flags"]),
             lacks=tuple(one.get("lacks", ())),  # older stores have whole fields alone
             scalings={name: (mean, std) for name, (mean, std) in _scalings(one).items()},
+            um_per_px=one.get("um_per_px"),
         )
         for one in content["fields"]
     }

@@ -36,9 +36,15 @@ class Store:
     def digest(self) -> str:
         return self.manifest.digest
 
-    def um_per_px(self, magnification: int) -> float:
-        """The size of pixels at a magnification, in µm."""
-        return self.manifest.um_per_px.get(str(magnification)) or UM_PER_PX[magnification]
+    @property
+    def objectives(self) -> dict[int, float]:
+        """The µm per pixel at each magnification, the middle one of its fields'."""
+        told = self.manifest.um_per_px
+        return {one: told.get(str(one)) or UM_PER_PX[one] for one in self.magnifications}
+
+    def um_per_px(self, key: FieldKey) -> float:
+        """The size of a field's pixels in µm."""
+        return self.manifest.fields[key].um_per_px or self.objectives[key.magnification]
 
     @property
     def magnifications(self) -> tuple[int, ...]:

@@ -191,6 +191,7 @@ def narrow(images):
             r"unknown at magnification 25: give it in µm \(um_per_px\), or one of",
         ),
         (lambda one: {"A1": one["A1"][::2, ::2][:184]}, 10, "184 x 186 pixels.*at least 185"),
+        (lambda one: {"A1": np.zeros((5001, 370), np.uint16)}, 10, "10002 x 740 .*at most 10000"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_in_words(change, magnification, message):

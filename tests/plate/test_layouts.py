@@ -173,6 +173,25 @@ def test_an_objective_of_unknown_pixels_is_refused_until_they_are_given(tmp_path
     assert scan_plate(tmp_path, um_per_px=0.3).understood.um_per_px == {25: 0.3}
 
 
+def test_what_images_tell_is_overruled_by_what_is_given(tmp_path):
+    for at, (key, field) in enumerate(fields_of("B03").items()):
+        write_field(tmp_path, key, field, 0.325 * (1 + at))
+    with pytest.raises(PlateError, match=r"pixels of 0\.325 µm .* 0\.65 µm"):
+        scan_plate(tmp_path)
+    given = scan_plate(tmp_path, um_per_px=0.325)
+    assert {files.um_per_px for files in given.fields} == {0.325}
+    table = understood_table(given)
+    assert "pixels taken as 0.325 µm at 20x; files of images say 0.65" in table
+
+
+def test_pixels_of_an_impossible_size_are_refused(tmp_path):
+    plate = WRITERS["phenix"](tmp_path / "plate", fields_of("B03"))
+    [index] = plate.rglob("Index*.xml")
+    index.write_text(index.read_text().replace("3.25E-07", "3.25E-04"))
+    with pytest.raises(PlateError, match=r"pixels are of 325 µm at 20x.*-P um_per_px=, up to 20"):
+        scan_plate(plate)
+
+
 def test_one_size_of_pixels_is_of_one_objective(tmp_path):
     for magnification in (10, 20):
         for key, field in fields_of("B03", magnification=magnification).items():

@@ -21,7 +21,7 @@ from adipocyte.plate.tiff import (
     encode_stack,
     read_header,
     read_image,
-    stack_shape,
+    stack_header,
     write_image,
 )
 from adipocyte.plate.tiff_tags import MAX_VALUES_BYTES
@@ -321,7 +321,7 @@ def shared(data: bytes) -> bytes:
 def test_what_costs_more_than_it_holds_is_refused_before_a_pixel_is_decoded(data, message):
     tracemalloc.start()
     try:
-        for refuse in (decode_stack, stack_shape):
+        for refuse in (decode_stack, stack_header):
             with pytest.raises(ImageError, match=message):
                 refuse(data, 1)
         assert tracemalloc.get_traced_memory()[1] < 4e6
@@ -337,7 +337,7 @@ def test_a_black_field_is_no_bomb():
 
 def test_a_stacks_shape_is_known_before_it_is_decoded():
     data = tiff_of(noise(7, 40, 33), compression="zlib", photometric="minisblack")
-    assert stack_shape(data, 7) == (40, 33)
+    assert stack_header(data, 7).shape == (40, 33)
 
 
 OPTIONS = ({}, {"compression": "zlib"}, {"ome": True})
@@ -397,7 +397,7 @@ def test_a_page_that_lies_is_refused_before_it_costs_anything(tags, order, is_bi
     tracemalloc.start()
     try:
         with pytest.raises(ImageError, match=message):
-            stack_shape(data, 1)
+            stack_header(data, 1)
         with pytest.raises(ImageError, match=f"^{path} .*{message}"):
             read_header(path)
         assert tracemalloc.get_traced_memory()[1] < 2e6
@@ -408,7 +408,7 @@ def test_a_page_that_lies_is_refused_before_it_costs_anything(tags, order, is_bi
 def test_a_second_page_that_lies_is_refused_too():
     lying, message = HOSTILE_PAGES["offsets 400 times"]
     with pytest.raises(ImageError, match=message):
-        stack_shape(tiff([page(), lying], PIXELS), 2)
+        stack_header(tiff([page(), lying], PIXELS), 2)
 
 
 @pytest.mark.parametrize(("order", "is_big"), FORMS)
@@ -426,14 +426,14 @@ def test_all_descriptions_of_a_file_together_are_bounded():
     half = b"a" * (MAX_VALUES_BYTES // 2 + 1)
     described = [*page(), Tag(DESCRIPTION, ASCII, half), Tag(305, ASCII, half)]
     with pytest.raises(ImageError, match="bytes in the tags of its pages: they may have 32000000"):
-        stack_shape(tiff([described], PIXELS), 1)
+        stack_header(tiff([described], PIXELS), 1)
 
 
 @pytest.mark.parametrize("codec", IDLE, ids=lambda codec: codec.__name__)
 def test_a_strip_of_codes_that_give_no_pixels_is_refused(codec):
     assert decode_stack(idle(codec, 900), 1).any()  # few are as good as none
     with pytest.raises(ImageError, match=r"a strip of 3.... bytes, far more than its pixels need"):
-        stack_shape(idle(codec), 1)
+        stack_header(idle(codec), 1)
 
 
 @pytest.mark.parametrize("compression", ["lzw", "zlib", "packbits", "zstd"])

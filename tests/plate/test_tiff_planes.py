@@ -17,7 +17,7 @@ import pytest
 import tifffile
 
 from adipocyte.errors import ImageError
-from adipocyte.plate.tiff import Header, decode_stack, read_header, read_stack, stack_shape
+from adipocyte.plate.tiff import Header, decode_stack, read_header, read_stack, stack_header
 from tests.support.tiffs import (
     ASCII,
     DESCRIPTION,
@@ -111,7 +111,7 @@ def read_all_ways(data: bytes, path: Path) -> np.ndarray:
     header = read_header(path)
     stack = decode_stack(data, header.n_planes)
     assert header == Header(len(stack), stack.shape[1:], header.dtype)
-    assert stack_shape(data, header.n_planes) == header.shape
+    assert stack_header(data, header.n_planes).shape == header.shape
     np.testing.assert_array_equal(read_stack(path, header.n_planes), stack)
     return stack
 
@@ -121,7 +121,7 @@ def refuse_all_ways(data: bytes, path: Path, message: str) -> None:
     for read in (read_header, lambda path: read_stack(path, N)):
         with pytest.raises(ImageError, match=f"^{path} .*{message}"):
             read(path)
-    for refuse in (stack_shape, decode_stack):
+    for refuse in (stack_header, decode_stack):
         with pytest.raises(ImageError, match=f"^the stack .*{message}"):
             refuse(data, N)
 

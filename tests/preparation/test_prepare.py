@@ -1,5 +1,6 @@
 """From a raw plate to a store: whole or not at all, resumed after a kill, problems reported."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -15,9 +16,10 @@ from ome_zarr_models.v05 import HCS
 
 from adipocyte.domain import TARGETS, FieldKey
 from adipocyte.errors import ConfigError, PlateError, StoreError
-from adipocyte.plate.fields import read_field
+from adipocyte.plate.fields import RawField, read_field, write_field
 from adipocyte.plate.scan import scan_plate
 from adipocyte.preparation.pictures import quality_rows, quality_sheet
+from adipocyte.simulation import simulate_field
 from adipocyte.store.paths import field_path, plate_path
 from adipocyte.store.reader import Store
 from tests.support import ROOT
@@ -335,3 +337,29 @@ def test_a_plate_whose_validation_wells_are_all_left_out_is_refused(plate, tmp_p
         match=r"no field of the validation wells B03 is left.*or keep .* with -P flagged=keep",
     ):
         prepared(plate, tmp_path / "store", flagged="leave_out")
+
+
+# Of a store: its format, its objectives, the size of each field's pixels.
+OBJECTIVES = {
+    "usual": (2, {20: 0.325}, [0.325] * 3),
+    "mixed": (3, {20: 0.31}, [0.3, 0.31, 0.35]),
+    "other": (3, {10: 0.65}, [0.65] * 3),
+}
+
+
+def test_a_store_tells_its_objectives_and_what_a_field_differs_by(tmp_path):
+    """Stores of the challenge's objectives are as they were: older code reads them."""
+    for at, well in enumerate(("B03", "B04", "C02")):
+        field = simulate_field(20, (96, 80), seed=at)
+        raw = RawField(field.planes, field.targets)
+        write_field(tmp_path / "usual", FieldKey(20, well, 1), raw)
+        write_field(tmp_path / "mixed", FieldKey(20, well, 1), raw, (0.3, 0.31, 0.35)[at])
+        write_field(tmp_path / "other", FieldKey(10, well, 1), raw)
+    stores = {name: prepared(tmp_path / name, tmp_path / f"{name}-store") for name in OBJECTIVES}
+    for name, (formats, objectives, sizes) in OBJECTIVES.items():
+        store = Store(stores[name].folder)
+        content = json.loads((store.folder / "manifest.json").read_text())
+        assert (content["format"], store.objectives) == (formats, objectives)
+        assert [store.um_per_px(key) for key in sorted(store.manifest.fields)] == sizes
+        assert ("um_per_px" in content) == (formats == 3)
+    assert stores["usual"].digest == stores["mixed"].digest != stores["other"].digest

@@ -17,7 +17,7 @@ from adipocyte.domain import TARGETS
 from adipocyte.errors import BundleError, ConfigError, ImageError
 from adipocyte.imaging.planes import as_many
 from adipocyte.networks.files import copy_network, load_network
-from adipocyte.plate.tiff import decode_stack, encode_stack, stack_shape
+from adipocyte.plate.tiff import decode_stack, encode_stack, stack_header
 from adipocyte.staining import bundle as bundles
 from adipocyte.staining.bundle import (
     calibrate_bundle,
@@ -254,11 +254,11 @@ def _one_byte_changed(path: Path) -> None:
     [
         (
             lambda folder: _changed(folder, format=3),
-            "has format 3, older than the 4 to 6 that this code reads: register the model again",
+            "has format 3, older than the 4 to 7 that this code reads: register the model again",
         ),
         (
-            lambda folder: _changed(folder, format=7),
-            "has format 7, newer than the 6 that this code reads: update the code",
+            lambda folder: _changed(folder, format=8),
+            "has format 8, newer than the 7 that this code reads: update the code",
         ),
         (
             lambda folder: _changed(folder, intensities="best"),
@@ -532,7 +532,7 @@ def test_more_planes_than_any_and_other_planes_than_learnt_are_refused(any_plane
 def test_a_served_stack_may_have_any_planes_by_its_headers_and_pixels(any_planes):
     allowed = any_planes.manifest.plane_numbers
     stack = np.random.default_rng(0).integers(0, 4000, (3, 64, 80), dtype=np.uint16)
-    assert stack_shape(encode_stack(stack), allowed) == (64, 80)
+    assert stack_header(encode_stack(stack), allowed).shape == (64, 80)
     np.testing.assert_array_equal(decode_stack(encode_stack(stack), allowed), stack)
     with pytest.raises(ImageError, match="more than 9 pages: it must have 1 to 9 grey pages"):
         decode_stack(encode_stack(np.zeros((10, 64, 64), np.uint16)), allowed)

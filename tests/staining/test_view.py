@@ -6,8 +6,9 @@ import shutil
 import numpy as np
 import pytest
 
-from adipocyte.errors import ImageError
+from adipocyte.errors import ImageError, MemoryLimitError
 from adipocyte.imaging.resizing import resized
+from adipocyte.staining.bundle import add_grades
 from adipocyte.staining.stainer import Stainer
 
 PLANES = np.random.default_rng(0).integers(500, 3000, (7, 80, 96), dtype=np.uint16)
@@ -62,6 +63,15 @@ def test_what_cannot_be_resampled_is_refused(stainer):
         stainer.stain(PLANES, 25, resample=True)
     with pytest.raises(ImageError, match="25 x 30 pixels as the model sees it, at 20x"):
         stainer.check((80, 96), 63, resample=True)
+    with pytest.raises(ImageError, match="intervals hold for objectives that the model has seen"):
+        stainer.stain(PLANES, 10, resample=True, level=0.9)
+
+
+def test_memory_is_judged_by_the_pixels_that_the_networks_see(compact_bundle):
+    narrow = Stainer(compact_bundle, memory_mb=120, precision="32")
+    narrow.check((80, 96), 20)
+    with pytest.raises(MemoryLimitError, match="4923 x 5908 pixels"):
+        narrow.stain(PLANES, 20, um_per_px=20.0, resample=True)
 
 
 def test_a_bundle_may_have_seen_other_pixels_than_are_usual(compact_bundle, tmp_path):
@@ -77,3 +87,5 @@ def test_a_bundle_may_have_seen_other_pixels_than_are_usual(compact_bundle, tmp_
     with pytest.raises(ImageError, match=r"0\.325 µm, only of 0\.65 µm"):
         binned.stain(PLANES, 20, um_per_px=0.325)
     assert binned.manifest.objectives == {20: 0.65}
+    add_grades(folder, [])  # writes the manifest again, in a format that older code refuses by name
+    assert json.loads(manifest.read_text())["format"] == 7

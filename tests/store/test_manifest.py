@@ -36,10 +36,10 @@ def test_a_store_that_is_not_whole_is_refused_with_the_next_command(store):
 
 def test_a_store_of_a_newer_format_is_refused_with_both_formats(store):
     content = json.loads((store / "manifest.json").read_text())
-    (store / "manifest.json").write_text(json.dumps({**content, "format": 3, "novelty": True}))
+    (store / "manifest.json").write_text(json.dumps({**content, "format": 4, "novelty": True}))
     with pytest.raises(
         StoreError,
-        match="has format 3, but this code reads format 2: prepare one with mlflow run",
+        match="has format 4, but this code reads formats 2 and 3: prepare one with mlflow run",
     ):
         Store(store)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from adipocyte.errors import ImageError
-from adipocyte.plate.tiff import decode_stack, read_header, read_stack, stack_shape
+from adipocyte.plate.tiff import decode_stack, read_header, read_stack, stack_header
 from tests.support.tiffs import (
     FORMATS,
     FORMS,
@@ -232,7 +232,7 @@ class Reader:
         self.most_mb = max(self.most_mb, took_mb)
 
     def _bytes(self, data: bytes) -> None:
-        shape = stack_shape(data, N_PLANES)
+        shape = stack_header(data, N_PLANES).shape
         stack = decode_stack(data, N_PLANES)
         assert (stack.shape, stack.dtype) == ((N_PLANES, *shape), "uint16")
 

@@ -21,7 +21,7 @@ from adipocyte.delivery.batch.formats import format_named
 from adipocyte.delivery.batch.output import Output
 from adipocyte.delivery.batch.painter import FAILED, PAINTED, Assignment, FieldOutcome, FieldPainter
 from adipocyte.delivery.models.load import load_grades, load_manifest, pinned
-from adipocyte.domain import FieldKey
+from adipocyte.domain import UM_PER_PX, FieldKey, are_alike
 from adipocyte.errors import ConfigError
 from adipocyte.imaging.intervals import LEVEL
 from adipocyte.imaging.trust import Verdict
@@ -211,8 +211,7 @@ def _origin(
     precision = config.precision
     if precision == "auto":
         precision = begun.get("precision") or crew.fastest()
-    asked = {"resample": config.resample, "um_per_px": config.um_per_px}
-    return {name: value for name, value in asked.items() if value} | {
+    return {
         "format": config.format,
         "plate": str(config.plate.resolve()),
         "bundle": _described(bundle),
@@ -287,8 +286,14 @@ def painted_before(
 
 
 def _made_from(field: FieldFiles) -> str:
-    """Name the files that a field is painted from: another export of it has another name."""
-    return short_digest(field.fingerprints)
+    """Name what a field is painted from: another export of it has another name.
+
+    So has one of which another objective is told.
+    """
+    usual = UM_PER_PX.get(field.key.magnification)
+    is_usual = usual is not None and are_alike(field.um_per_px, usual)
+    told = [] if is_usual else [field.um_per_px]
+    return short_digest([*field.fingerprints, *told])
 
 
 def _checked(

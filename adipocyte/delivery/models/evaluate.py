@@ -257,9 +257,10 @@ def _pipelines(fields: Iterable[FieldPaths]) -> dict[str, str]:
     """How objectives are measured that the challenge has not; nothing where there are none."""
     found = {}
     for field in fields:
-        alike, zoom = as_in_challenge(field.key.magnification, field.um_per_px)
-        if zoom != 1:
-            found[field.key.magnification] = (
+        magnification = field.key.magnification
+        alike, zoom = as_in_challenge(magnification, field.um_per_px)
+        if (alike, zoom) != (magnification, 1):
+            found[magnification] = (
                 f"{field.um_per_px:g} µm per pixel, measured by the challenge's pipeline of "
                 f"{alike}x, in its pixels of {UM_PER_PX[alike]:g} µm"
             )

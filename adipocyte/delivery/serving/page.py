@@ -22,7 +22,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from adipocyte.client import Answer, Objects, StainClient
-from adipocyte.domain import TARGET_COLOURS, TARGET_NAMES, TARGETS, UM_PER_PX
+from adipocyte.domain import TARGET_COLOURS, TARGET_NAMES, TARGETS, UM_PER_PX, are_alike
 from adipocyte.errors import ConfigError, ImageError, ServiceError, UnreachableError
 from adipocyte.plate.tiff import read_header, read_stack, write_image
 
@@ -156,8 +156,12 @@ def _form() -> tuple[list[gr.components.Component], gr.Button]:
                 label="Say how sure it is: a verdict, and what is unsure in grey",
                 elem_id="uncertainty",
             )
+            resample = gr.Checkbox(
+                label="Resample: paint an objective that the model has not seen, as the nearest",
+                elem_id="resample",
+            )
             button = gr.Button("Stain", variant="primary", elem_id="stain")
-    return [stack, magnification, intensities, measure, uncertainty], button
+    return [stack, magnification, intensities, measure, uncertainty, resample], button
 
 
 def open_page(server: str, port: int) -> None:
@@ -231,6 +235,7 @@ def _stain(
     intensities: str,
     measure: bool,
     uncertainty: bool,
+    resample: bool,
 ) -> Outcome:
     """What the page gets for the stack at *path*.
 
@@ -241,14 +246,17 @@ def _stain(
     try:
         header = read_header(Path(path))
         planes = read_stack(Path(path), header.n_planes)
+        objective = int(magnification.removesuffix("x"))
+        told = header.um_per_px
         answer = client.stain(
             planes,
-            int(magnification.removesuffix("x")),
+            objective,
             histogram_matching=_INTENSITIES[intensities],
             measure=measure,
             uncertainty=uncertainty,
-            um_per_px=header.um_per_px,
-            resample=True,  # the answer's warning says so
+            # Else unsaid, because models of an older version know no sizes.
+            um_per_px=told if told and not are_alike(told, UM_PER_PX[objective]) else None,
+            resample=resample,
         )
     except (ImageError, ServiceError) as error:
         sentence = str(error).replace(str(path), Path(path).name)  # not where uploads lie
@@ -258,7 +266,8 @@ def _stain(
     z_plane = gr.Slider(1, n_z, value=n_z // 2 + 1)
     if n_z == 1:
         z_plane = gr.Slider(1, 2, value=1, interactive=False)
-    files = _files(answer, scratch, Path(path).stem)
+    size = told or UM_PER_PX[objective]
+    files = _files(answer, scratch, Path(path).stem, size)
     said = _said(planes, answer)
     return _shown(planes, answer), said, z_plane, files, _counts(answer), _diameters(answer.objects)
 
@@ -355,13 +364,13 @@ def _escaped(said: str) -> str:
     return "".join(f"&#{ord(letter)};" if letter in _MARKS else letter for letter in said)
 
 
-def _files(answer: Answer, scratch: Path, stem: str) -> list[str]:
+def _files(answer: Answer, scratch: Path, stem: str, um_per_px: float) -> list[str]:
     """Each visit has a folder of its own, so that nobody downloads another's images."""
     folder = Path(tempfile.mkdtemp(dir=scratch))
     stem = re.sub(r"[^\w.-]", "_", stem)[:_MOST_STEM].lstrip(".")
     paths = [folder / f"{stem}_{target}.tif" for target in TARGETS if target in answer.images]
     for path in paths:
-        write_image(path, answer.images[path.stem.rpartition("_")[2]])
+        write_image(path, answer.images[path.stem.rpartition("_")[2]], um_per_px)
     return [str(path) for path in paths]
 
 

@@ -12,7 +12,7 @@ from adipocyte.delivery.serving.parameters import Parameters
 from adipocyte.delivery.serving.request import Encoded, RequestError, Row
 from adipocyte.domain import SMALLEST_PX, UM_PER_PX, bound_names
 from adipocyte.errors import ConfigError, ImageError
-from adipocyte.plate.tiff import decode_stack, encode_image, stack_shape
+from adipocyte.plate.tiff import decode_stack, encode_image, stack_header
 from adipocyte.staining.stainer import Stainer
 from adipocyte.system.threads import Threads
 
@@ -28,11 +28,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Field:
-    """A row whose headers have been read: `shape_px` is (Y, X)."""
+    """A row whose headers have been read: `shape_px` is (Y, X).
+
+    `um_per_px` is what the request says, or the stack; None: neither does.
+    """
 
     stack: bytes
     magnification: int
     shape_px: tuple[int, int]
+    um_per_px: float | None
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ class Painter:
             self.stainer.check(
                 (SMALLEST_PX, SMALLEST_PX),
                 self.stainer.manifest.magnifications[0],
-                **asked.painting | Parameters().objective,
+                **asked.painting,
             )
         except (ConfigError, ImageError) as error:
             raise RequestError(400, error.found, error.remedy) from error
@@ -111,19 +115,20 @@ class Painter:
     def _field(self, row: Row, asked: Parameters) -> Field:
         """A *row*, checked by its headers. Raises ImageError."""
         magnification, stack = _magnification(row.magnification), _stack(row.stack)
-        shape_px = stack_shape(stack, self.stainer.manifest.plane_numbers)
-        self.stainer.check(shape_px, magnification, **asked.painting)
+        header = stack_header(stack, self.stainer.manifest.plane_numbers)
+        shape_px, told = header.shape, asked.um_per_px or header.um_per_px
+        self.stainer.check(shape_px, magnification, um_per_px=told, **asked.painting)
         if asked.measure:
             from adipocyte.delivery.serving import measuring  # only here, because it loads judging
 
             memory_mb = _MEASURING_SHARE * self.stainer.memory_mb
-            measuring.check(shape_px, magnification, self._size(magnification, asked), memory_mb)
-        return Field(stack, magnification, shape_px)
+            size = told or self._size(magnification)
+            measuring.check(shape_px, magnification, size, memory_mb)
+        return Field(stack, magnification, shape_px, told)
 
-    def _size(self, magnification: int, asked: Parameters) -> float:
-        """The size of a row's pixels in µm. The stainer has refused what has none."""
-        seen = self.stainer.manifest.objectives
-        return asked.um_per_px or seen.get(magnification) or UM_PER_PX[magnification]
+    def _size(self, magnification: int) -> float:
+        """The size of pixels in µm where a row tells none; the stainer refuses what has none."""
+        return self.stainer.manifest.objectives.get(magnification) or UM_PER_PX[magnification]
 
     def _painted(
         self, fields: deque[Field | Problem], asked: Parameters, empty: dict[str, Any]
@@ -146,9 +151,10 @@ class Painter:
             stained = self.stainer.stain(
                 decode_stack(field.stack, self.stainer.manifest.plane_numbers),
                 field.magnification,
+                um_per_px=field.um_per_px,
                 **asked.painting,
             )
-        size = self._size(field.magnification, asked)
+        size = field.um_per_px or self._size(field.magnification)
         images = {target: encode_image(image, size) for target, image in stained.images.items()}
         bounds = {
             name: encode_image(image, size)

@@ -76,14 +76,10 @@ class Parameters:
         return Intensities.MATCHING if self.histogram_matching else Intensities.NONE
 
     @property
-    def objective(self) -> dict[str, Any]:
-        """What is said of the objective, in keywords of `Stainer.stain`."""
-        return {"um_per_px": self.um_per_px or None, "resample": self.resample}
-
-    @property
     def painting(self) -> dict[str, Any]:
-        """What is painted and how, in keywords of `Stainer.stain`."""
-        return self.objective | {
+        """What is painted and how, in keywords of `Stainer.stain`, but for the size of pixels."""
+        return {
+            "resample": self.resample,
             "targets": listed(self.targets) or None,
             "intensities": self.intensities,
             "tile_px": self.tile_px or None,

@@ -17,6 +17,7 @@ from adipocyte.evaluation.cellprofiler.labelling import Labels, kept, on_frame
 from adipocyte.evaluation.cellprofiler.measurements import BRIGHTNESS, SHAPES, brightness, shapes
 from adipocyte.evaluation.cellprofiler.parameters import PARAMETERS, Parameters
 from adipocyte.imaging.resizing import resized, shape_at
+from adipocyte.plate.tiff import MAX_SIDE_PX
 
 SMALLEST_PX = 370
 STAINS = dict(zip(TARGETS, ("Hoechst", "Bodipy", "CellTrackerRed"), strict=True))
@@ -166,6 +167,13 @@ def _check(images: Mapping[str, NDArray[np.uint16]], zoom: float) -> tuple[int, 
             raise ImageError(
                 f"{given[0]} is of shape {first_shape} and {target} of {image.shape}",
                 "all must be of one field and of one size",
+            )
+        if max(shape_at(first_shape, zoom)) > MAX_SIDE_PX:
+            height, width = shape_at(first_shape, zoom)
+            raise ImageError(
+                f"{target} has {height} x {width} pixels of the size that is measured",
+                f"a side may have at most {MAX_SIDE_PX}: see that the size of its own pixels is "
+                "right (um_per_px), or cut it in parts",
             )
         if min(shape_at(first_shape, zoom)) < SMALLEST_PX:
             raise ImageError(

@@ -4,7 +4,7 @@ The grades were earned on wells that the model's training did not see, of the sa
 lowered where this plate, or how it was painted, is another thing.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from adipocyte.domain import FieldKey
 from adipocyte.evaluation.cellprofiler.features import STAINS
 from adipocyte.evaluation.cellprofiler.objects import KINDS, NUMBER, Table, columns_of
 from adipocyte.evaluation.counts import COUNT, CountFactors
-from adipocyte.evaluation.grades import WELLS, Grade, Worth, from_json, summary
+from adipocyte.evaluation.grades import WELLS, Earned, Grade, Worth, from_json, summary
 from adipocyte.evaluation.reality import PROBABILITY, Reality
 from adipocyte.imaging.trust import UNTOLD, Trust, Verdict, read_trust
 from adipocyte.plate.listing import few
@@ -135,21 +135,34 @@ def graded_by(images: Path, keys: Sequence[FieldKey]) -> Graded | None:
         earned = from_json(told.grades)
     except ValueError as error:
         raise damaged(told.folder / GRADES, error) from error
-    doubts = dict(_doubts(keys, unlike, earned.intensities, told.intensities))
-    found = [
-        _lowered(grade, doubts.get(grade.magnification, ""))
-        for grade in earned.grades
-        if grade.magnification in {key.magnification for key in keys}
-    ]
+    resampled = {key.magnification for key in keys if str(key) in told.resampled}
+    seen = [key for key in keys if key.magnification not in resampled]
+    earned = _for({key.magnification for key in seen}, earned)
+    doubts = dict(_doubts(seen, unlike, earned.intensities, told.intensities))
+    found = [_lowered(grade, doubts.get(grade.magnification, "")) for grade in earned.grades]
     of_objects = list(_of_objects(found))
     sentences = tuple(
         f"At {magnification}x each grade is one lower: {doubt}."
         for magnification, doubt in doubts.items()
     )
+    sentences += tuple(
+        f"At {magnification}x nothing says which columns can be trusted, because the model has not "
+        "seen this objective: its fields were resampled."
+        for magnification in sorted(resampled)
+    )
     if earned.intensities != told.intensities:
         return Graded((*found, *of_objects), sentences, unlike, trusts=trusts)
     learnt = tuple(earned.realities), trusts, tuple(earned.counts)
     return Graded((*found, *of_objects), sentences, unlike, *learnt)
+
+
+def _for(magnifications: Collection[int], earned: Earned) -> Earned:
+    """What was *earned* at some *magnifications*."""
+    return earned._replace(
+        grades=[one for one in earned.grades if one.magnification in magnifications],
+        realities=[one for one in earned.realities if one.magnification in magnifications],
+        counts=[one for one in earned.counts if one.magnification in magnifications],
+    )
 
 
 def _trusts(told: Told, keys: Sequence[FieldKey]) -> dict[FieldKey, Trust]:

@@ -18,7 +18,8 @@ class Told:
     """What a `folder` of painted images tells: their raw `plate` and their `intensities`.
 
     `warnings` are what the painter had to say of each field, by its key as text, and `trusts`
-    whether to believe it, as JSON, where that was asked for; `grades` is the content of GRADES,
+    whether to believe it, as JSON, where that was asked for; `resampled` were painted in pixels of
+    another objective; `grades` is the content of GRADES,
     None where the model had none.
     """
 
@@ -27,6 +28,7 @@ class Told:
     intensities: str
     warnings: dict[str, list[str]]
     trusts: dict[str, Any]
+    resampled: frozenset[str]
     grades: Any
 
 
@@ -57,7 +59,9 @@ def _read(folder: Path) -> Told:
         if (folder / name).is_file():
             grades = read_json(folder / name)
         warnings = {key: one["warnings"] for key, one in fields.items()}
-        return Told(folder, Path(origin["plate"]), origin["intensities"], warnings, trusts, grades)
+        resampled = frozenset(key for key, one in fields.items() if one.get("resampled") is True)
+        plate, way = Path(origin["plate"]), origin["intensities"]
+        return Told(folder, plate, way, warnings, trusts, resampled, grades)
     except (OSError, ValueError) as error:
         raise damaged(folder / name, error) from error
 

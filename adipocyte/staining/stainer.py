@@ -67,13 +67,14 @@ class Stained:
     `warnings` name each measurement of quality in which the input differs from the training wells,
     and say when the counts may therefore mean nothing. If they were asked for, `intervals` by
     target are the lowest and the highest true count to be expected, and `trust` says whether to
-    believe the field.
+    believe the field. `is_resampled` says that it was painted in pixels of another objective.
     """
 
     images: dict[str, NDArray[np.uint16]]
     warnings: tuple[str, ...]
     intervals: dict[str, Interval] = field(default_factory=dict)
     trust: Trust = UNTOLD
+    is_resampled: bool = False
 
 
 class Stainer:
@@ -463,7 +464,7 @@ def _brought_back(
         f"of {magnification}x: fine structure may be wrong"
     )
     images = {one: resized(image, shape_px) for one, image in stained.images.items()}
-    return Stained(images, (*stained.warnings, note))
+    return Stained(images, (*stained.warnings, note), is_resampled=True)
 
 
 class _Source:

@@ -91,6 +91,18 @@ def test_a_plate_unlike_the_training_wells_lowers_the_grades_of_that_magnificati
     assert found.unlike == set(unlike)
 
 
+def test_nothing_is_known_of_an_objective_that_was_resampled(tmp_path):
+    folder = painted(tmp_path / "stained")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for key in KEYS[:4]:
+        manifest["fields"][str(key)] |= {"resampled": True}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    found = graded_by(folder, KEYS)
+    assert {magnification for magnification, _, _ in worths(found)} == {40}
+    assert found.realities == ()  # the model's are of 20x
+    assert "At 20x nothing says which columns can be trusted" in found.doubts[0]
+
+
 def test_half_of_the_fields_lower_nothing(tmp_path):
     found = graded_by(painted(tmp_path / "stained", unlike=tuple(KEYS[:2])), KEYS)
     assert found.doubts == ()

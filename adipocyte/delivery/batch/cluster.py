@@ -127,4 +127,5 @@ def _outcome(said: Answer) -> FieldOutcome:
         tuple(said["warnings"]),
         problem,
         read_trust(said["trust"]) if said["trust"] else None,
+        said["is_resampled"],
     )

@@ -49,7 +49,8 @@ class FieldOutcome:
     """What became of one field: PAINTED, or FAILED because of a `problem`.
 
     `seconds` is the time from reading the field to having written its images. `trust` says whether
-    to believe it, where that was asked for. `made_from` names the files of the field; the process
+    to believe it, where that was asked for, `is_resampled` that it was painted in pixels of another
+    objective. `made_from` names the files of the field; the process
     that keeps the plate's manifest fills it in.
     """
 
@@ -59,6 +60,7 @@ class FieldOutcome:
     warnings: tuple[str, ...] = ()
     problem: Problem | None = None
     trust: Trust | None = None
+    is_resampled: bool = False
     made_from: str = ""
 
 
@@ -102,4 +104,11 @@ class FieldPainter:
             write_claimed(self._out, self._assignment.claim, name, data)
         seconds = time.perf_counter() - start
         trust = None if self._assignment.level is None else stained.trust
-        return FieldOutcome(field.key, PAINTED, seconds, stained.warnings, trust=trust)
+        return FieldOutcome(
+            field.key,
+            PAINTED,
+            seconds,
+            stained.warnings,
+            trust=trust,
+            is_resampled=stained.is_resampled,
+        )

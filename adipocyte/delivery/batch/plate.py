@@ -356,6 +356,8 @@ class PlateManifest:
                 entry = _entry(outcome.status, outcome.seconds, outcome.warnings, outcome.problem)
                 if outcome.status == PAINTED:
                     entry["made_from"] = outcome.made_from
+                if outcome.is_resampled:
+                    entry["resampled"] = True
                 if outcome.trust:
                     entry["trust"] = asdict(outcome.trust)
                 self.entries[str(outcome.key)] = entry

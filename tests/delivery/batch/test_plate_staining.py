@@ -230,6 +230,8 @@ def test_another_objective_is_refused_or_resampled_and_measured_in_its_own_um(
     stained = stain(plate=other, resample=True)  # as the refusal says
     assert len(stain(plate=other).skipped) == 5
     assert len(stained.painted) == len(stained.warnings) == 5
+    entries = json.loads((tmp_path / "out" / "manifest.json").read_text())["fields"]
+    assert all(entry["resampled"] for entry in entries.values())
     field = scan_plate(other, ()).fields[2]
     expected = Stainer(compact_bundle).stain(
         read_field(field, ()).planes, 10, um_per_px=0.65, resample=True

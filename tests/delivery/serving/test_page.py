@@ -241,7 +241,7 @@ def test_downloads_have_harmless_names_inside_the_scratch_folder(tmp_path):
 
     answer = Answer(dict.fromkeys(["A1", "../../x"], FIELD[0]), "")
     for stem in ("../a\\b", "..", "a" * 300, "a\n[b](c)"):
-        [path] = _files(answer, tmp_path, stem)
+        [path] = _files(answer, tmp_path, stem, 0.325)
         assert Path(path).parent.parent == tmp_path
         assert re.fullmatch(r"[\w.-]{0,80}_A1\.tif", Path(path).name)
 

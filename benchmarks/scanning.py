@@ -28,7 +28,7 @@ from benchmarks.report import parser, report
 
 FILES_OF_FIELD = 10
 N_COLUMNS, N_WELLS = 48, 1536
-AT_LEAST = {"parallel_to_sequential": 0.7}  # on a disk that answers at once threads gain nothing
+AT_LEAST = {"parallel_to_sequential": 0.7}  # on a disk that answers at once nothing is gained
 AT_MOST = {"parallel_mb_for_100000_files": 600}
 
 

@@ -3,6 +3,7 @@
 No pixel is read for it.
 """
 
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,7 @@ Headers = dict[Path, Header]  # of the images that can be read
 Wrong = list[tuple[str, str]]  # what was found in a field, and the remedy
 
 _READERS = 8
+_FIRST = 100  # images by which it is seen whether the disk is waited for
 _STEP_TOLERANCE = 0.1  # a stage does not come to rest where it should to the last digit
 _AT_ONCE = 1000
 
@@ -338,11 +340,20 @@ def _read_headers(paths: list[Path]) -> tuple[Headers, dict[Path, ImageError]]:
 def _told_by(paths: list[Path]) -> Iterator[Header | ImageError]:
     """The header of each image, or why it has none, in order.
 
-    Threads wait for several disks' or servers' answers at once. A part is given to them at a time,
-    because each image that waits for its turn takes memory.
+    Where the disk or server is waited for longer than this process computes, threads wait for
+    several answers at once; else they would only wait for each other. A part is given to them at a
+    time, because each image that waits for its turn takes memory.
     """
+    began_s, computed_s = time.perf_counter(), time.thread_time()
+    first = [_header(path) for path in paths[:_FIRST]]
+    computed_s = time.thread_time() - computed_s
+    is_waited_for = time.perf_counter() - began_s > 2 * computed_s
+    yield from first
+    if not is_waited_for:
+        yield from map(_header, paths[_FIRST:])
+        return
     with ThreadPoolExecutor(_READERS) as readers:
-        for start in range(0, len(paths), _AT_ONCE):
+        for start in range(_FIRST, len(paths), _AT_ONCE):
             yield from readers.map(_header, paths[start : start + _AT_ONCE])
 
 

@@ -1,11 +1,17 @@
 """A scan finds what a plate holds, whatever wrote it, and reports all its problems at once."""
 
+import threading
+import time
+from io import BufferedReader
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tifffile
 
 from adipocyte.domain import TARGETS, FieldKey
 from adipocyte.errors import PlateError
+from adipocyte.plate import tiff
 from adipocyte.plate.fields import RawField, read_field, write_field
 from adipocyte.plate.names import ImageName
 from adipocyte.plate.problems import problem_table
@@ -460,3 +466,19 @@ def test_a_folder_that_may_not_be_read_is_told(plate, monkeypatch):
     monkeypatch.setattr(type(plate), "iterdir", refuse)  # root may read any folder
     with pytest.raises(PlateError, match=r"cannot be looked into \(Permission denied\)"):
         scan_plate(plate)
+
+
+def test_a_disk_that_answers_late_is_asked_for_several_files_at_once(tmp_path, monkeypatch):
+    for fov in range(1, 21):
+        write_field(tmp_path, FieldKey(20, "B03", fov), RawField(noise(7, 8, 9), {}))
+    at_once = scan_plate(tmp_path, ())
+    opened, askers = tiff.open_regular, set()
+
+    def late(path: Path) -> BufferedReader:
+        askers.add(threading.get_ident())
+        time.sleep(0.003)
+        return opened(path)
+
+    monkeypatch.setattr(tiff, "open_regular", late)
+    assert scan_plate(tmp_path, ()) == at_once
+    assert len(askers) > 2

@@ -267,20 +267,16 @@ _channels = partial(
     "brightfield=4.",
     "",
 )
-_magnification = partial(
-    option,
+_magnification = partial(option, default=0, low=0, high=MOST_MAGNIFICATION)
+_plate_magnification = partial(
+    _magnification,
     "Magnification of a plate that does not tell it, or tells a wrong one; 0: as told.",
-    0,
-    low=0,
-    high=MOST_MAGNIFICATION,
 )
-_um_per_px = partial(
-    option,
+_um_per_px = partial(option, default=0.0, low=0, high=MOST_UM_PER_PX)
+_plate_um_per_px = partial(
+    _um_per_px,
     "µm per pixel of a plate that does not tell it, or tells a wrong one; 0: as told, or as is "
     "usual at its magnification.",
-    0.0,
-    low=0,
-    high=MOST_UM_PER_PX,
 )
 _resample = partial(
     option,
@@ -416,8 +412,8 @@ class PreprocessConfig:
     store: Path = _store()
     layout: str = _layout()
     channels: str = _channels()
-    magnification: int = _magnification()
-    um_per_px: float = _um_per_px()
+    magnification: int = _plate_magnification()
+    um_per_px: float = _plate_um_per_px()
     plate_name: str = _plate_name()
     stain_z: int = option(
         "Which z-plane of stains that were taken at several, by the number in the names; 0: there "
@@ -737,17 +733,11 @@ class EvaluateConfig:
     prediction: Path | None = option(
         "Judge two folders instead, of TIFFs or OME-Zarr: the predictions of any program.", None
     )
-    magnification: int = option(
-        "Magnification of the two folders, where their names do not tell it.",
-        0,
-        low=0,
-        high=MOST_MAGNIFICATION,
+    magnification: int = _magnification(
+        "Magnification of the two folders, where their names do not tell it."
     )
-    um_per_px: float = option(
-        "µm per pixel of the two folders; 0: as the images tell, or as is usual.",
-        0.0,
-        low=0,
-        high=MOST_UM_PER_PX,
+    um_per_px: float = _um_per_px(
+        "µm per pixel of the two folders; 0: as the images tell, or as is usual."
     )
     on_error: OnError = option(
         "Where the two folders do not pair up: stop, with a table of all that is wrong, or skip "
@@ -770,8 +760,8 @@ class StainConfig:
     plate: Path = option("Folder of the raw plate; brightfield planes are enough.")
     layout: str = _layout()
     channels: str = _channels()
-    magnification: int = _magnification()
-    um_per_px: float = _um_per_px()
+    magnification: int = _plate_magnification()
+    um_per_px: float = _plate_um_per_px()
     plate_name: str = _plate_name()
     resample: bool = _resample()
     model: str = option("Address of a registered model.", f"models:/{MODEL_NAME}@champion")
@@ -840,17 +830,11 @@ class MeasureConfig:
         "it; or of OME-Zarr with channels A1, A2 and A3, or 20x.zarr in it."
     )
     out: Path = option("Folder for the tables.", Path("measured"))
-    magnification: int = option(
-        "Magnification of the folder, where its name does not tell it.",
-        0,
-        low=0,
-        high=MOST_MAGNIFICATION,
+    magnification: int = _magnification(
+        "Magnification of the folder, where its name does not tell it."
     )
-    um_per_px: float = option(
-        "µm per pixel of the folder; 0: as the images tell, or as is usual.",
-        0.0,
-        low=0,
-        high=MOST_UM_PER_PX,
+    um_per_px: float = _um_per_px(
+        "µm per pixel of the folder; 0: as the images tell, or as is usual."
     )
     plate_map: Path | None = option(
         "CSV of what each well was given: well, role (negative, positive or treated), compound, "

@@ -32,12 +32,11 @@ class Pairs:
 def pair(truth: Path, prediction: Path, magnification: int = 0, um_per_px: float = 0) -> Pairs:
     """Pair the images of two folders by field and channel, never by position.
 
-    A folder holds `20x_images/`, `40x_images/`, …, or is one of them; or it holds
-    images of one *magnification*, which its name does not state. Pixels are of *um_per_px*; 0: as
-    the images tell, or as is usual. Both of the challenge's forms of
-    names are read; brightfield is ignored. A field is whole when it has the same channels in both
-    folders, each a one-page uint16 image of one size, and every channel that other fields of its
-    magnification have.
+    A folder holds `20x_images/`, `40x_images/`, …, or is one of them; or it holds images of one
+    *magnification*, which its name does not state. Pixels are of *um_per_px*; 0: as the images
+    tell, or as is usual. Both of the challenge's forms of names are read; brightfield is ignored. A
+    field is whole when it has the same channels in both folders, each a one-page uint16 image of
+    one size, and every channel that other fields of its magnification have.
 
     Raises PlateError for one size of several magnifications, when a folder does not exist or has no
     stained image of the challenge's form.

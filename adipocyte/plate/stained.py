@@ -19,8 +19,7 @@ class Told:
 
     `warnings` are what the painter had to say of each field, by its key as text, and `trusts`
     whether to believe it, as JSON, where that was asked for; `resampled` were painted in pixels of
-    another objective; `grades` is the content of GRADES,
-    None where the model had none.
+    another objective; `grades` is the content of GRADES, None where the model had none.
     """
 
     folder: Path

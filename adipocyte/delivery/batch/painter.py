@@ -50,8 +50,8 @@ class FieldOutcome:
 
     `seconds` is the time from reading the field to having written its images. `trust` says whether
     to believe it, where that was asked for, `is_resampled` that it was painted in pixels of another
-    objective. `made_from` names the files of the field; the process
-    that keeps the plate's manifest fills it in.
+    objective. `made_from` names the files of the field; the process that keeps the plate's manifest
+    fills it in.
     """
 
     key: FieldKey

@@ -65,8 +65,8 @@ class StainerModel(mlflow.pyfunc.PythonModel):
           the memory limit allows
         - `tta`: true averages what is painted in eight flips and rotations
         - `measure`: true also measures what is painted
-        - `um_per_px`: the side of a pixel in µm; by default 0, as the model has seen it, or as is
-          usual at the magnification
+        - `um_per_px`: the side of a pixel in µm; by default 0, as the stack tells, as the model has
+          seen it, or as is usual at the magnification
         - `resample`: true also paints fields of objectives that the model has not seen, in pixels
           of the nearest that it has
         - `on_error`: "stop", by default, refuses the request for one bad row; "report" paints the

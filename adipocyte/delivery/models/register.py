@@ -1,23 +1,35 @@
 """From finished runs to a version of a registered model, with the alias that it earned."""
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
 import pandas as pd
 from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 import adipocyte
 from adipocyte.config import RegisterConfig, plain
 from adipocyte.delivery.models.assemble import assemble, teach_trust
-from adipocyte.delivery.models.load import is_whole, load_stainer
+from adipocyte.delivery.models.load import load_stainer
 from adipocyte.delivery.models.package import as_model, code_digest, requirements
+from adipocyte.delivery.models.versions import (
+    AGAINST,
+    CANDIDATE,
+    CHAMPION,
+    DIGEST,
+    REASON,
+    UNJUDGED,
+    VERDICT,
+    Registered,
+    active_run,
+    champion,
+    make_room,
+    settled,
+    version_of,
+)
 from adipocyte.delivery.runs.datasets import store_dataset
 from adipocyte.delivery.runs.runs import commit, log_table
 from adipocyte.domain import Intensities
@@ -42,44 +54,10 @@ from adipocyte.staining.bundle import add_grades, read_manifest
 from adipocyte.store.reader import Store
 from adipocyte.system.files import short_digest
 
-CHAMPION, CANDIDATE = "champion", "candidate"
-# Tags of a version: what it was made of, the alias that it earned, why, the version that it was
-# compared with, and the alias that it was given.
-DIGEST, VERDICT, REASON, AGAINST, PLACED = "digest", "verdict", "reason", "against", "placed"
 PICTURE = "fields.png"
 _EXAMPLE_PX = 64
 # Settings that do not change a version, or are stated by `runs`.
 _INDIFFERENT = ("store", "segmenter", "a1", "a2", "a3", "workers")
-
-
-@dataclass(frozen=True)
-class Registered:
-    """A version: its number, its alias ("" for none) and the reason for it.
-
-    `intensities` is the way that its bundle keeps. `is_new` says that this registration made it,
-    and that it was not there already. `left_over` are logged models of interrupted registrations:
-    no version points to them.
-    """
-
-    name: str
-    version: str
-    alias: str
-    reason: str
-    intensities: str
-    is_new: bool
-    left_over: tuple[str, ...]
-
-    @property
-    def uri(self) -> str:
-        return f"models:/{self.name}/{self.version}"
-
-    @property
-    def address(self) -> str:
-        """The address to serve it from.
-
-        It is that of the alias, if it has one, so that a restarted server follows the alias.
-        """
-        return f"models:/{self.name}@{self.alias}" if self.alias else self.uri
 
 
 def register(store: Store, runs: dict[str, str], config: RegisterConfig) -> Registered:
@@ -101,27 +79,11 @@ def register(store: Store, runs: dict[str, str], config: RegisterConfig) -> Regi
     Raises RunError when a run does not fit its network or no run is active, BundleError when a
     network is damaged.
     """
-    run = _active_run()
+    run = active_run()
     digest = _digest(store, runs, config)
-    known = _version_of(digest, config.name)
+    known = version_of(digest, config.name)
     version = known or _make_version(store, runs, config, digest, run)
-    alias = _give_alias(version)
-    return Registered(
-        version.name,
-        str(version.version),
-        alias,
-        version.tags[REASON],
-        version.tags["intensities"],
-        is_new=known is None,
-        left_over=_left_over(digest, run),
-    )
-
-
-def _active_run() -> Run:
-    run = mlflow.active_run()
-    if run is None:
-        raise RunError("no run is active", "register a model with mlflow run . -e register")
-    return run
+    return settled(version, digest, run, is_new=known is None)
 
 
 def _digest(store: Store, runs: dict[str, str], config: RegisterConfig) -> str:
@@ -136,25 +98,11 @@ def _digest(store: Store, runs: dict[str, str], config: RegisterConfig) -> str:
     return short_digest({"settings": settings, **content})
 
 
-def _version_of(digest: str, name: str) -> ModelVersion | None:
-    """The version of the model *name* that was registered with this *digest*, if it is whole."""
-    numbers = [int(one.version) for one in _versions_of(digest) if one.name == name]
-    if not numbers or not is_whole(f"models:/{name}/{max(numbers)}"):
-        return None
-    # A search does not give aliases.
-    return mlflow.MlflowClient().get_model_version(name, str(max(numbers)))
-
-
-def _versions_of(digest: str) -> list[ModelVersion]:
-    """All versions that were registered with this *digest*: several where files were lost."""
-    return mlflow.MlflowClient().search_model_versions(f"tags.`{DIGEST}` = '{digest}'")
-
-
 def _make_version(
     store: Store, runs: dict[str, str], config: RegisterConfig, digest: str, run: Run
 ) -> ModelVersion:
     """Make a version with its description and tags, but no alias."""
-    held = _champion(config.name)
+    held = champion(config.name)
     with tempfile.TemporaryDirectory() as scratch:
         assembled = assemble(store, runs, Path(scratch), config.storage)
         fields, obstacle = assembled.fields, None
@@ -193,7 +141,7 @@ def _make_version(
         **{f"started_from.{target}": origin for target, origin in origins.items()},
     }
     client = mlflow.MlflowClient()
-    _make_room(client, config.name)
+    make_room(client, config.name)
     return client.create_model_version(
         config.name,
         info.model_uri,
@@ -218,53 +166,6 @@ def _tags(verdict: Verdict, judgement: Judgement, held: ModelVersion | None) -> 
     return tags | {AGAINST: str(held.version)} if held else tags
 
 
-def _make_room(client: mlflow.MlflowClient, name: str) -> None:
-    """Make the registered model *name*, which versions belong to, unless it exists."""
-    try:
-        client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-
-
-def _give_alias(version: ModelVersion) -> str:
-    """Give a *version* the alias that it earned, unless it was given one before.
-
-    Returns the alias that it has now, "" for none.
-    """
-    if PLACED in version.tags:
-        return next((alias for alias in (CHAMPION, CANDIDATE) if alias in version.aliases), "")
-    client, name, number = mlflow.MlflowClient(), version.name, str(version.version)
-    held = _champion(name)
-    # If this registration was interrupted, the version that it was compared with may no longer be
-    # the champion.
-    is_compared = held is None or str(held.version) in (number, version.tags.get(AGAINST))
-    alias = version.tags[VERDICT] if is_compared else CANDIDATE
-    client.set_registered_model_alias(name, alias, number)
-    # The logged model's page shows this link; MLflow's register_model makes one, too.
-    link = json.dumps([{"name": name, "version": number}])
-    client.set_logged_model_tags(_source(version).rpartition("/")[2], {MLFLOW_MODEL_VERSIONS: link})
-    client.set_model_version_tag(name, number, PLACED, alias)
-    return alias
-
-
-def _source(version: ModelVersion) -> str:
-    """The address of the logged model that a *version* was made from."""
-    return version.source or ""
-
-
-def _left_over(digest: str, run: Run) -> tuple[str, ...]:
-    """The ids of logged models of this *digest* that did not become a version.
-
-    They lie in the experiment of *run*.
-    """
-    kept = {_source(version).rpartition("/")[2] for version in _versions_of(digest)}
-    found = mlflow.MlflowClient().search_logged_models(
-        [run.info.experiment_id], f"tags.`{DIGEST}` = '{digest}'"
-    )
-    return tuple(model.model_id for model in found if model.model_id not in kept)
-
-
 def _draw(judgement: Judgement, path: Path) -> Path:
     """A picture of a field at each magnification, one of those with most stains, in *path*."""
     fields: dict[int, FieldPaths] = {}
@@ -279,16 +180,6 @@ def _example(store: Store) -> pd.DataFrame:
     key = store.keys("train")[0]
     corner = store.planes(key, (slice(_EXAMPLE_PX), slice(_EXAMPLE_PX)))
     return pd.DataFrame({"stack": [encode_stack(corner)], "magnification": [key.magnification]})
-
-
-def _champion(name: str) -> ModelVersion | None:
-    try:
-        return mlflow.MlflowClient().get_model_version_by_alias(name, CHAMPION)
-    except MlflowException as error:
-        # The codes of a model and of an alias that do not exist.
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise
-        return None
 
 
 def _beside(
@@ -328,8 +219,9 @@ def _verdict(
     """Whether the new version becomes champion after the version *held*, if there is one.
 
     A champion that can no longer be loaded, because its files are gone or this code cannot read
-    them, gives way: it could be neither served nor judged. A champion of newer code stays, and one
-    whose files cannot be fetched just now.
+    them, gives way: it could be neither served nor judged. So does one that no plate has judged, if
+    it cannot be compared. A champion of newer code stays, and one whose files cannot be fetched
+    just now.
     """
     own = compare(scores[kept], scores[kept], tolerance).table
     alone = [(name, new, None) for name, new, _ in own]
@@ -340,6 +232,11 @@ def _verdict(
     if isinstance(obstacle, (BundleError, MissingFilesError)) and not is_newer:
         reason = f"{of_held}, the champion before, can no longer be loaded: {obstacle.found[:300]}"
         return Verdict(True, reason, alone)
+    if CHAMPION not in scores and UNJUDGED in held.tags:
+        reason = (
+            f"{of_held}, the champion before, was judged on no plate, and cannot be on this one"
+        )
+        return Verdict(True, f"{reason}: {str(obstacle)[:300]}", alone)
     if CHAMPION not in scores:
         reason = (
             f"{of_held} stays champion, because it cannot be compared on this store: "

@@ -438,6 +438,17 @@ def test_a_champion_that_does_not_paint_all_of_the_store_stays_and_the_reason_is
     assert "| pixel_metric_A1 |" in versions("other")[1].description
 
 
+def test_a_champion_that_no_plate_has_judged_gives_way_where_it_cannot_be_compared(
+    shelf, small_store, tmp_path
+):
+    runs = keep_networks(small_store, tmp_path)[GOOD]
+    register(small_store, runs, "early")
+    MlflowClient().set_model_version_tag("early", "1", "unjudged", "true")
+    later = register(small_store, runs, "early", seed=1)
+    assert later.alias == "champion"
+    assert later.reason.startswith("version 1, the champion before, was judged on no plate, and")
+
+
 # Interruptions.
 
 

@@ -110,6 +110,7 @@ def check_fits(stainer: Stainer, store: Store, *, resample: bool = False) -> Non
             f"the model paints from {stainer.manifest.n_z_planes}",
             "train and register on this store, or prepare a plate with as many planes",
         )
+    resample = resample or stainer.manifest.any_objective
     for magnification, size in store.objectives.items():
         if not resample and not stainer.manifest.has_seen(magnification, size):
             seen = ", ".join(f"{m}x of {um:g} µm" for m, um in stainer.manifest.objectives.items())

@@ -50,6 +50,11 @@ from adipocyte.system.tensors import disk_errors
 
 BUNDLE_FORMAT = 6
 _ANY_OBJECTIVE = 7  # that of bundles with objectives that older code does not know
+_READY = 8  # that of bundles that take any objective, or say a caution
+# Fields that older code does not know, with the first format that has them, and their form.
+_SINCE = {"um_per_px": _ANY_OBJECTIVE, "any_objective": _READY, "caution": _READY}
+_LATER = {"um_per_px": {...: NUMBER}, "any_objective": bool, "caution": str}
+_LONGEST_CAUTION = 1000
 _PLATE_ALONE = 5  # the format in which a bundle did not say how it normalises
 _SEPARATE = 4  # the one before, in which each network painted one target, and A1's saw a mask
 BUNDLE_MANIFEST, _HISTOGRAMS = "bundle.json", "histograms.safetensors"
@@ -118,7 +123,9 @@ class BundleManifest:
     its own counts. `storage` is the precision of the weights on disk (see
     `networks.files.copy_network`). `checksums` maps each file of the bundle to its SHA-256;
     `calibrations` names one of them, "" before `calibrate_bundle`. `um_per_px` is the size of the
-    pixels that the networks have seen, by magnification, where it is not the usual one.
+    pixels that the networks have seen, by magnification, where it is not the usual one. With
+    `any_objective` they have seen fields of several objectives in these pixels, and a field of any
+    other is brought to them. `caution` is said with every painting, "" where there is none.
 
     Raises BundleError when `intensities` or `normalisation` is no known way, a target is not one of
     the three, or is not painted by exactly one network.
@@ -141,6 +148,8 @@ class BundleManifest:
     storage: str = "float32"
     calibrations: str = ""
     um_per_px: dict[str, float] = field(default_factory=dict)
+    any_objective: bool = False
+    caution: str = ""
     checksums: dict[str, str] = field(default_factory=dict)
     format: int = BUNDLE_FORMAT
 
@@ -345,15 +354,18 @@ def _add_file(folder: Path, name: str, data: bytes) -> None:
 
 def _write_manifest(folder: Path, manifest: BundleManifest) -> None:
     content = asdict(manifest)
-    if manifest.um_per_px or set(manifest.magnifications) - {*MAGNIFICATIONS}:
+    if manifest.any_objective or manifest.caution:
+        content["format"] = _READY
+    elif manifest.um_per_px or set(manifest.magnifications) - {*MAGNIFICATIONS}:
         content["format"] = _ANY_OBJECTIVE
-    else:
-        del content["um_per_px"]
+    for name, first in _SINCE.items():
+        if content["format"] < first:
+            del content[name]
     write_json(folder / BUNDLE_MANIFEST, content)
 
 
 def read_manifest(folder: Path) -> BundleManifest:
-    """Read `bundle.json`, of one of the formats 4 to 7.
+    """Read `bundle.json`, of one of the formats 4 to 8.
 
     Raises BundleError when *folder* holds no bundle or one of an older format than this code's,
     NewerBundleError for a newer one.
@@ -367,7 +379,7 @@ def read_manifest(folder: Path) -> BundleManifest:
             content |= _separate(content)
         if found in (_SEPARATE, _PLATE_ALONE):
             content |= _of_one_plate()
-        if content["format"] in (BUNDLE_FORMAT, _ANY_OBJECTIVE):
+        if content["format"] in (BUNDLE_FORMAT, _ANY_OBJECTIVE, _READY):
             _require_valid(content)
             networks = {
                 name: NetworkEntry(tuple(one["paints"]), one["sees_mask"], _ranges(one))
@@ -509,8 +521,11 @@ def _require_valid(content: dict[str, Any]) -> None:
     require_form(content, _FORM, "the bundle's")
     if not content["targets"] or not set(content["targets"]) <= set(TARGETS):
         return  # the manifest itself refuses them
+    later = {name: form for name, form in _LATER.items() if name in content}
+    require_form(content, later, "the bundle's")
+    if len(content.get("caution", "")) > _LONGEST_CAUTION:
+        raise ValueError(f"the caution has more than {_LONGEST_CAUTION} characters")
     sizes = content.get("um_per_px", {})
-    require_form(sizes, {...: NUMBER}, "the sizes of pixels")
     if not all(0 < size <= MOST_UM_PER_PX for size in sizes.values()):
         raise ValueError("pixels have an impossible size")
     for one in {*content["scalings"], *content["limits"]}:
@@ -547,15 +562,14 @@ def _require_inside(folder: Path, name: str) -> None:
 
 
 def _of_another_format(folder: Path, found: object) -> BundleError:
-    if isinstance(found, int) and found > _ANY_OBJECTIVE:
+    if isinstance(found, int) and found > _READY:
         return NewerBundleError(
-            f"the bundle {folder} has format {found}, "
-            f"newer than the {_ANY_OBJECTIVE} that this code reads",
+            f"the bundle {folder} has format {found}, newer than the {_READY} that this code reads",
             "update the code",
         )
     return BundleError(
         f"the bundle {folder} has format {found}, "
-        f"older than the {_SEPARATE} to {_ANY_OBJECTIVE} that this code reads",
+        f"older than the {_SEPARATE} to {_READY} that this code reads",
         _AGAIN,
     )
 

@@ -144,14 +144,15 @@ class Stainer:
 
         planes: (Z, Y, X) brightfield in counts, sides of 64 pixels or more, as many planes as the
         bundle takes, of pixels of *um_per_px* (None: as the bundle has seen them, or as is usual).
-        A field of an objective that the bundle has not seen is painted, with *resample*, in pixels
-        of the nearest that it has, and brought back. *intensities* is a way for `rescale`; None:
-        the one that the bundle keeps. *tile_px* is the side in pixels of the tiles that the
-        networks see; None: the whole field at once, or where that would take too much memory, the
-        largest tiles that do not. *tta* averages the paintings of the field turned and mirrored in
-        all eight ways, and takes eight times as long. With *level* there are intervals, too, that
-        hold the true count of so many of a well's pixels (see `Widths.interval`), and a verdict on
-        the field, for which all that the bundle has is painted. Returns images of the same (Y, X).
+        A field of an objective that the bundle has not seen is painted, with *resample* or where
+        the bundle takes any objective, in pixels of the nearest that it has, and brought back.
+        *intensities* is a way for `rescale`; None: the one that the bundle keeps. *tile_px* is the
+        side in pixels of the tiles that the networks see; None: the whole field at once, or where
+        that would take too much memory, the largest tiles that do not. *tta* averages the paintings
+        of the field turned and mirrored in all eight ways, and takes eight times as long. With
+        *level* there are intervals, too, that hold the true count of so many of a well's pixels
+        (see `Widths.interval`), and a verdict on the field, for which all that the bundle has is
+        painted. Returns images of the same (Y, X).
 
         Raises ImageError for a stack of another kind or an objective that the bundle has not
         seen, MemoryLimitError before it would take more memory than `memory_mb`, ConfigError for an
@@ -167,7 +168,9 @@ class Stainer:
         if view.shape_px != shape_px:
             planes = np.stack([resized(plane, view.shape_px) for plane in planes])
         stained = self._stained(planes, view.magnification, way, targets, tile_px, tta, level)
-        return stained if view.is_own else _brought_back(stained, shape_px, magnification, view)
+        return (
+            stained if view.is_own else self._brought_back(stained, shape_px, magnification, view)
+        )
 
     def _stained(
         self,
@@ -182,7 +185,8 @@ class Stainer:
         """A field as the networks see it, painted."""
         painted = self._counts(planes, magnification, self._needed(targets, level), tile_px, tta)
         light = quality.measure_quality(planes)
-        warnings = self._warnings(light, magnification)
+        caution = [self.manifest.caution] if self.manifest.caution else []
+        warnings = (*caution, *self._warnings(light, magnification))
         images = {target: painted[target] for target in targets}
         images = self.rescale(images, magnification, way)
         if level is None:
@@ -216,6 +220,20 @@ class Stainer:
             return UNTOLD
         appearance = measure_appearance(light, images)
         return foreteller(appearance, self._warnings(light, magnification))
+
+    def _brought_back(
+        self, stained: Stained, shape_px: tuple[int, int], magnification: int, view: View
+    ) -> Stained:
+        """What was painted in other pixels, in the field's own of *shape_px*, (Y, X)."""
+        um_per_px = self.manifest.objectives[view.magnification]
+        note = f"painted in pixels of {um_per_px:g} µm: finer structure is not painted"
+        if not self.manifest.any_objective:
+            note = (
+                f"resampled to the pixels of {view.magnification}x, because the model has not seen "
+                f"these of {magnification}x: fine structure may be wrong"
+            )
+        images = {one: resized(image, shape_px) for one, image in stained.images.items()}
+        return Stained(images, (*stained.warnings, note), is_resampled=True)
 
     def _counts(
         self,
@@ -385,14 +403,23 @@ class Stainer:
     def _widths_of(self, magnification: int, target: str) -> Widths:
         widths = self.widths.get(table_key(magnification, target))
         if widths is None:
-            raise ConfigError(
-                f"the model has no intervals of {target} at {magnification}x, because it was "
-                f"registered before there were any, or with fewer than {FEWEST_WELLS} "
-                "validation wells",
-                "register it again with mlflow run . -e register, from a store with more "
-                "validation wells if it has one",
-            )
+            raise self._without_intervals(target, magnification)
         return widths
+
+    def _without_intervals(self, target: str, magnification: int) -> ConfigError:
+        if self.manifest.caution:
+            return ConfigError(
+                f"the model has no intervals, because it was registered from no plate: "
+                f"{self.manifest.caution}",
+                "paint without uncertainty, or train and register on stained wells of your own",
+            )
+        return ConfigError(
+            f"the model has no intervals of {target} at {magnification}x, because it was "
+            f"registered before there were any, or with fewer than {FEWEST_WELLS} "
+            "validation wells",
+            "register it again with mlflow run . -e register, from a store with more "
+            "validation wells if it has one",
+        )
 
     def _targets(self, targets: Sequence[str] | None) -> tuple[str, ...]:
         known = self.manifest.targets
@@ -453,18 +480,6 @@ class Stainer:
                 f"the stack is {planes.dtype} of shape {planes.shape}",
                 f"it must be uint16 counts of shape ({numbers}, Y, X)",
             )
-
-
-def _brought_back(
-    stained: Stained, shape_px: tuple[int, int], magnification: int, view: View
-) -> Stained:
-    """What was painted in another objective's pixels, in the field's own of *shape_px*, (Y, X)."""
-    note = (
-        f"resampled to the pixels of {view.magnification}x, because the model has not seen these "
-        f"of {magnification}x: fine structure may be wrong"
-    )
-    images = {one: resized(image, shape_px) for one, image in stained.images.items()}
-    return Stained(images, (*stained.warnings, note), is_resampled=True)
 
 
 class _Source:

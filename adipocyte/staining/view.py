@@ -31,12 +31,13 @@ def view_of(
     """How the networks of a *bundle* see a field of *shape_px*, (Y, X).
 
     Its pixels are of *um_per_px*; None: as the bundle has seen them, or as is usual. With
-    *resample* a field of an objective that they have not seen is brought to the nearest that they
-    have. Raises ImageError for such a field without it, and for one that is too small.
+    *resample*, or where the bundle takes any objective, a field of one that they have not seen is
+    brought to the nearest that they have. Raises ImageError for such a field otherwise, and for one
+    that is too small.
     """
     if bundle.has_seen(magnification, um_per_px):
         view = View(magnification, shape_px, is_own=True)
-    elif resample:
+    elif resample or bundle.any_objective:
         view = _nearest(bundle, shape_px, magnification, um_per_px)
     else:
         raise _unseen(bundle, magnification, um_per_px)

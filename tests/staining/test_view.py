@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from adipocyte.errors import ImageError, MemoryLimitError
+from adipocyte.errors import BundleError, ConfigError, ImageError, MemoryLimitError
 from adipocyte.imaging.resizing import resized
-from adipocyte.staining.bundle import add_grades
+from adipocyte.staining.bundle import add_grades, read_manifest
 from adipocyte.staining.stainer import Stainer
 
 PLANES = np.random.default_rng(0).integers(500, 3000, (7, 80, 96), dtype=np.uint16)
@@ -89,3 +90,51 @@ def test_a_bundle_may_have_seen_other_pixels_than_are_usual(compact_bundle, tmp_
     assert binned.manifest.objectives == {20: 0.65}
     add_grades(folder, [])  # writes the manifest again, in a format that older code refuses by name
     assert json.loads(manifest.read_text())["format"] == 7
+
+
+@pytest.fixture
+def ready(compact_bundle, tmp_path) -> Path:
+    """The bundle of a network that takes any objective, and of which a caution is said."""
+    folder = shutil.copytree(compact_bundle, tmp_path / "bundle")
+    stated = json.loads((folder / "bundle.json").read_text())
+    changed = stated | {"format": 8, "any_objective": True, "caution": "compare shapes alone"}
+    (folder / "bundle.json").write_text(json.dumps(changed))
+    return folder
+
+
+def test_a_bundle_of_any_objective_paints_them_without_being_asked(stainer, ready):
+    own = Stainer(ready, precision="32")
+    asked = stainer.stain(PLANES, 10, resample=True)
+    found = own.stain(PLANES, 10)
+    np.testing.assert_equal(found.images, asked.images)
+    assert found.is_resampled
+    assert found.warnings[-1] == "painted in pixels of 0.325 µm: finer structure is not painted"
+    own.check(PLANES.shape[1:], 63, um_per_px=0.3)
+    with pytest.raises(ImageError, match="how large the pixels are at 25x"):
+        own.stain(PLANES, 25)
+
+
+def test_the_caution_of_a_bundle_is_said_with_every_painting(stainer, ready):
+    own = Stainer(ready, precision="32")
+    plain = stainer.stain(PLANES, 20).warnings
+    assert own.stain(PLANES, 20).warnings == ("compare shapes alone", *plain)
+    assert own.stain(PLANES, 10).warnings[0] == "compare shapes alone"
+    with pytest.raises(ConfigError, match="no plate: compare shapes alone: paint without"):
+        own.stain(PLANES, 20, level=0.9)
+
+
+def test_older_code_refuses_a_bundle_with_a_caution_by_its_format(ready):
+    add_grades(ready, [])  # writes the manifest again
+    stated = json.loads((ready / "bundle.json").read_text())
+    assert (stated["format"], stated["any_objective"]) == (8, True)
+    assert read_manifest(ready).caution == "compare shapes alone"
+
+
+@pytest.mark.parametrize(
+    "damage", [{"caution": 7}, {"caution": "a" * 1001}, {"any_objective": "yes"}]
+)
+def test_a_caution_of_another_form_is_refused(ready, damage):
+    stated = json.loads((ready / "bundle.json").read_text())
+    (ready / "bundle.json").write_text(json.dumps(stated | damage))
+    with pytest.raises(BundleError, match="holds no whole bundle"):
+        read_manifest(ready)

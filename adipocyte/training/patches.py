@@ -18,10 +18,12 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from adipocyte.domain import BRIGHTFIELD, FieldKey, Window
 from adipocyte.errors import AdipocyteError, ConfigError
 from adipocyte.store.reader import Store
+from adipocyte.system.machine import free_bytes
 from adipocyte.training.augmentations import WINDOW, Augmenter
 from adipocyte.training.microscope import Change, as_other_microscope
 
-_KEPT_MB = 1000  # of fields, which are then read once, not anew for each patch
+# The share of free memory that fields may take, which are then read once, not for each patch.
+_KEPT_SHARE = 0.2
 
 Masks = Callable[[FieldKey, Window], NDArray[np.bool_]]
 Batch = tuple[Tensor, Tensor, Tensor]  # planes, targets, mask
@@ -55,7 +57,8 @@ class Patches(Dataset[Batch]):
         self._keys = store.keys("train", targets)
         if masks:
             self._keys = [key for key in self._keys if "A1" in store.targets(key)]
-        store.keep(self._keys, _KEPT_MB)  # before processes that read patches are forked
+        kept_mb = _KEPT_SHARE * free_bytes(torch.device("cpu")) / 10**6
+        store.keep(self._keys, kept_mb)  # before processes that read patches are forked
         self._valid = {key: store.valid(key) for key in self._keys}
         smallest = min(side.stop - side.start for valid in self._valid.values() for side in valid)
         if patch_px > smallest:

@@ -625,7 +625,8 @@ class GeneratorConfig:
     save_every: int = _save_every()
     start: str = option(
         "Trained network to start from, at a fifth of the learning rate: a registered model "
-        "(models:/adipocyte@champion), a run id of train_gan, or a bundle's folder; empty: none.",
+        "(models:/adipocyte@champion), a run id of train_gan, a bundle's folder, or pretrained, "
+        "the network that comes with the package; empty: none.",
         "",
     )
     resume: str = _resume()
@@ -689,6 +690,11 @@ class RegisterConfig:
     )
     a3: str = option(
         "Run id of the A3 generator; empty: the newest finished one of this store.", ""
+    )
+    pretrained: bool = option(
+        "Register the network that comes with the package, which has learnt from simulation "
+        "alone; of the other settings only name counts then.",
+        False,
     )
     name: str = _name()
     tolerance: float = option(

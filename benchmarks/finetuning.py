@@ -4,8 +4,9 @@ r"""Few stained fields of a new microscope: is a trained network a better start 
     OMP_NUM_THREADS=1 python -m benchmarks.finetuning --out shift [--check]
 
 The new microscope is the mixed one of benchmarks/shift.py. On 1, 2, 4 and 8 of its fields, and one
-more that chooses the epoch, networks are trained anew and from the network of home, for the same
-number of steps; all are judged on the same other scenes. "none" is the network of home as it is.
+more that chooses the epoch, networks are trained anew, from the network of home and from the
+pretrained one, for the same number of steps; all are judged on the same other scenes, and those two
+as they are.
 
 Each training leaves <out>/finetuned/<start>-<number of fields>-<seed>.json; those that exist are
 not repeated.
@@ -29,6 +30,7 @@ from adipocyte.domain import TARGETS, FieldKey
 from adipocyte.networks.start import Start
 from adipocyte.plate.fields import RawField, write_field
 from adipocyte.preparation.prepare import prepare
+from adipocyte.pretrained import BUNDLE
 from adipocyte.simulation import simulate_field
 from adipocyte.staining.bundle import read_manifest
 from adipocyte.staining.stainer import Stainer
@@ -53,7 +55,7 @@ from benchmarks.shift import (
 
 NEW = "mixed"
 NUMBERS = (1, 2, 4, 8)
-STARTS = ("anew", "home")
+STARTS = ("anew", "home", "pretrained")
 VALIDATES, TESTS = "G01", "H01"
 AT_MOST = {"two_to_eight_anew": 1.0}
 
@@ -102,13 +104,11 @@ def run(start: str, number: int, seed: int, *, epochs: int, out: Path) -> None:
     store = Store(store_of(number, out))
     settings = {name: value for name, value in WAYS[ROBUST].items() if name != "normalisation"}
     given = {"target": "all", "recipe": "shared", "epochs": epochs, "seed": seed, **settings}
-    trained = None
-    if start == "home":
-        given["start"] = "home"
-        manifest = read_manifest(home / "bundle")
-        trained = Start(
-            home / "bundle" / manifest.names(TARGETS)[0], TARGETS, sees_mask=False, source="home"
-        )
+    bundles, trained = {"home": home / "bundle", "pretrained": BUNDLE}, None
+    if start in bundles:
+        given["start"], bundle = start, bundles[start]
+        network = bundle / read_manifest(bundle).names(TARGETS)[0]
+        trained = Start(network, TARGETS, sees_mask=False, source=start)
     train_generator(store, build(GeneratorConfig, given), None, path, Silent(), start=trained)
     bundle = bundled(store, path / NETWORK_FOLDER, path / "bundle", manifest_of(store))
     write_json(path.with_suffix(".json"), judge(bundle, out))
@@ -134,7 +134,8 @@ def main() -> int:
         task = partial(run, epochs=given.epochs, out=given.out)
         all_of(pool, task, [*product(STARTS, NUMBERS, seeds)], "training")
     results: dict[str, list[dict[str, Any]]] = {
-        "none": [judge(given.out / "trained" / f"{ROBUST}-0" / "bundle", given.out)]
+        "home as it is": [judge(given.out / "trained" / f"{ROBUST}-0" / "bundle", given.out)],
+        "pretrained as it is": [judge(BUNDLE, given.out)],
     }
     for start, number in product(STARTS, NUMBERS):
         paths = [given.out / "finetuned" / f"{start}-{number}-{seed}.json" for seed in seeds]

@@ -1,8 +1,14 @@
 """`mlflow run . -e stain`: a raw plate through a registered model into images of its stains."""
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 from adipocyte.config import StainConfig
 from adipocyte.errors import PlateError
 from entrypoints.command import command
+
+if TYPE_CHECKING:
+    from adipocyte.delivery.batch.plate import StainedPlate
 
 
 @command(StainConfig)
@@ -39,9 +45,8 @@ def stain(config: StainConfig) -> None:
             }
         )
         mlflow.log_dict(read_own(Output(config.out), PLATE_MANIFEST), PLATE_MANIFEST)
-        for key, sentences in result.warnings.items():
-            for sentence in sentences:
-                print(f"warning, field {key}: {sentence}")
+        for line in _warnings(result):
+            print(line)
         for key, reason in result.refused.items():
             print(f"not to be believed, field {key}: {reason}")
         for key in result.changed:
@@ -55,6 +60,18 @@ def stain(config: StainConfig) -> None:
                 "some fields could not be painted",
                 f"mend them and run the same command again\n{problem_table(result.problems)}",
             )
+
+
+def _warnings(result: "StainedPlate") -> Iterator[str]:
+    """Each warning, with its field; or once, if every one of several fields has it."""
+    said = [result.warnings.get(key, ()) for key in result.painted]
+    of_all = [one for one in said[0] if all(one in others for others in said)] if said[1:] else []
+    for sentence in of_all:
+        yield f"warning, every field: {sentence}"
+    for key, sentences in result.warnings.items():
+        for sentence in sentences:
+            if sentence not in of_all:
+                yield f"warning, field {key}: {sentence}"
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ GROUND = "ground"  # errors, domain, config and the package's own __init__
 FLOORS = {
     GROUND: 0,
     "system": 1,
-    **dict.fromkeys(("plate", "imaging", "simulation"), 2),
+    **dict.fromkeys(("plate", "imaging", "simulation", "pretrained"), 2),
     **dict.fromkeys(("client", "store", "networks"), 3),
     **dict.fromkeys(("preparation", "training", "staining"), 4),
     "evaluation": 5,

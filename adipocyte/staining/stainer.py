@@ -226,7 +226,7 @@ class Stainer:
     ) -> Stained:
         """What was painted in other pixels, in the field's own of *shape_px*, (Y, X)."""
         um_per_px = self.manifest.objectives[view.magnification]
-        note = f"painted in pixels of {um_per_px:g} µm: finer structure is not painted"
+        note = f"painted in pixels of {um_per_px:g} µm and brought to the field's own"
         if not self.manifest.any_objective:
             note = (
                 f"resampled to the pixels of {view.magnification}x, because the model has not seen "

@@ -108,7 +108,7 @@ def test_a_bundle_of_any_objective_paints_them_without_being_asked(stainer, read
     found = own.stain(PLANES, 10)
     np.testing.assert_equal(found.images, asked.images)
     assert found.is_resampled
-    assert found.warnings[-1] == "painted in pixels of 0.325 µm: finer structure is not painted"
+    assert found.warnings[-1] == "painted in pixels of 0.325 µm and brought to the field's own"
     own.check(PLANES.shape[1:], 63, um_per_px=0.3)
     with pytest.raises(ImageError, match="how large the pixels are at 25x"):
         own.stain(PLANES, 25)

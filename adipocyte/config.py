@@ -232,7 +232,9 @@ _LARGEST_FLOAT = 1e9
 _MOST_STEPS = 1_000_000_000
 _MOST_EPOCHS = 1_000_000
 _MOST_WORKERS = 1024
-_STARTED_RATE = 0.2  # of the learning rate, when a training starts from a trained network
+# Of the learning rate, when a training starts from a trained network; or from the pretrained one,
+# which unlearns more than it learns at that (docs/measurements/shift.md).
+_STARTED_RATE, _PRETRAINED_RATE = 0.2, 0.04
 
 # Settings of several commands. Two dataclasses cannot share a field, so they share its maker.
 _recipe = partial(
@@ -624,7 +626,7 @@ class GeneratorConfig:
     threads: str = _threads()
     save_every: int = _save_every()
     start: str = option(
-        "Trained network to start from, at a fifth of the learning rate: a registered model "
+        "Trained network to start from, at a lower learning rate: a registered model "
         "(models:/adipocyte@champion), a run id of train_gan, a bundle's folder, or pretrained, "
         "the network that comes with the package; empty: none.",
         "",
@@ -640,6 +642,8 @@ class GeneratorConfig:
     @property
     def largest_rate(self) -> float:
         """The generator's largest learning rate: lower when its weights have learnt already."""
+        if self.start == "pretrained":
+            return self.learning_rate * _PRETRAINED_RATE
         return self.learning_rate * (_STARTED_RATE if self.start else 1.0)
 
     @property

@@ -37,7 +37,8 @@ from adipocyte.training.tracker import Tracker
 from adipocyte.training.validation import FeatureMetric, validate_generator
 
 WARM_UP = 0.05  # of all steps
-WEIGHT_DECAY = 1.5  # of Muon; measured, docs/measurements/training.md
+# Of Muon; measured on trainings of up to so many steps, docs/measurements/training.md.
+WEIGHT_DECAY, MEASURED_STEPS = 1.5, 2500
 SELECTED_BY = {
     "pixels": "val_pixel_metric",
     "features": "val_feature_metric",
@@ -313,15 +314,18 @@ def rate_factor(step: int, n_steps: int, config: GeneratorConfig) -> float:
 
     "lambda" (Table 5.1): 1 for `constant_epochs`, then linearly to 0 at `epochs`. "cosine":
     linearly to 1 over the first twentieth of all steps, then half a cosine wave down to 0
-    (Loshchilov and Hutter 2017, "SGDR", equation 5, without restarts).
+    (Loshchilov and Hutter 2017, "SGDR", equation 5, without restarts); all of it lower where
+    there are more than MEASURED_STEPS.
     """
     if config.schedule == "lambda":
         falling = max(config.epochs - config.constant_epochs, 1)
         return min(1.0, (config.epochs - step // n_steps) / falling)
-    part = (step + 1) / (config.epochs * n_steps)
+    n_all = config.epochs * n_steps
+    part, longer = (step + 1) / n_all, max(1.0, n_all / MEASURED_STEPS)
+    highest = longer ** (-2 / 3)
     if part < WARM_UP:
-        return part / WARM_UP
-    return (1 + math.cos(math.pi * (part - WARM_UP) / (1 - WARM_UP))) / 2
+        return highest * part / WARM_UP
+    return highest * (1 + math.cos(math.pi * (part - WARM_UP) / (1 - WARM_UP))) / 2
 
 
 def scores_of(fabric: Fabric, discriminator: nn.Module, source: Tensor, fake: Tensor) -> Tensor:

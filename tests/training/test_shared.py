@@ -75,6 +75,14 @@ def test_the_rate_warms_up_and_then_falls_along_a_cosine():
     assert rates[-1] == 0
 
 
+@pytest.mark.parametrize(("epochs", "highest"), [(50, 1), (400, 1 / 4)])
+def test_the_rate_of_a_longer_training_is_lower(epochs, highest):
+    config = replace(COSINE, epochs=epochs)
+    rates = [rate_factor(step, 50, config) for step in range(50 * epochs)]
+    assert max(rates) == pytest.approx(highest, rel=1e-3)
+    assert rates.index(max(rates)) + 1 == 50 * epochs // 20
+
+
 @pytest.mark.parametrize("n", [0, 5, 100, 10_000])
 def test_an_average_forgets_its_first_weights(n):
     averages, weights = [torch.tensor([10.0])], [torch.tensor([0.0])]

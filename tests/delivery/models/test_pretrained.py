@@ -88,7 +88,9 @@ def test_it_becomes_champion_alone_and_candidate_beside_one(registry):
 
 
 def test_a_training_starts_from_it():
-    with start_of(config(start="pretrained")) as (start, tags):
+    settings = config(start="pretrained")
+    assert settings.largest_rate == pytest.approx(settings.learning_rate / 25)
+    with start_of(settings) as (start, tags):
         assert start is not None
         assert start.paints == TARGETS
         assert tags["started_from"].startswith("pretrained 0.")

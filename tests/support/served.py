@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ import requests
 import uvicorn
 from mlflow.pyfunc import scoring_server
 
-from adipocyte.delivery.models.package import as_model
+from adipocyte.delivery.models.package import as_model, copy_code
 from adipocyte.plate.tiff import encode_stack
 from adipocyte.staining.stainer import Stainer
 from tests.support import ROOT
@@ -32,7 +33,9 @@ UNSCHEDULED = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 def make_model(folder: Path, bundle: Path, **changes: object) -> Path:
     """A *bundle* as `register` logs it, in *folder*; *changes* go to `mlflow.pyfunc.save_model`."""
     example = pd.DataFrame({"stack": [encode_stack(planes(0, (64, 64)))], "magnification": [20]})
-    mlflow.pyfunc.save_model(folder, **as_model(bundle, example) | changes)
+    with tempfile.TemporaryDirectory() as scratch:
+        model = as_model(bundle, example, copy_code(Path(scratch)))
+        mlflow.pyfunc.save_model(folder, **model | changes)
     return folder
 
 

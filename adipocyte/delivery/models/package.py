@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import importlib.metadata
+import shutil
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from mlflow.types import ColSpec, Schema
 
 import adipocyte
 from adipocyte.delivery.serving.parameters import PARAMETERS
+from adipocyte.pretrained import BUNDLE, CARD
 from adipocyte.staining.bundle import read_manifest
 
 # What a served model imports, without what only training needs; centrosome and scikit-image when a
@@ -93,15 +95,25 @@ def _files_of(parts: list[str], package: Path) -> Iterator[Path]:
         yield folder / "__init__.py"
 
 
-def as_model(bundle: Path, example: pd.DataFrame) -> dict[str, Any]:
+def copy_code(folder: Path) -> Path:
+    """Copy the package into *folder*, without the pretrained network; return where it is now."""
+    weights = {BUNDLE, CARD}
+
+    def left_out(path: str, names: list[str]) -> set[str]:
+        return {name for name in names if name == "__pycache__" or Path(path, name) in weights}
+
+    return Path(shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=left_out))
+
+
+def as_model(bundle: Path, example: pd.DataFrame, code: Path) -> dict[str, Any]:
     """The arguments of `mlflow.pyfunc.log_model` and `save_model` that make a model of a *bundle*.
 
-    *example* is an example of a request.
+    *example* is an example of a request, *code* the package as `copy_code` copies it.
     """
     return {
         "python_model": str(PACKAGE / _SERVED),
         "artifacts": {"bundle": str(bundle)},
-        "code_paths": [str(PACKAGE)],
+        "code_paths": [str(code)],
         "signature": signature(read_manifest(bundle).targets),
         "input_example": example,
         "pip_requirements": requirements(),

@@ -1,12 +1,15 @@
 """The networks that come with the package, which have learnt from simulation: as a version."""
 
+import tempfile
+from pathlib import Path
+
 import mlflow
 import pandas as pd
 from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 
 import adipocyte
-from adipocyte.delivery.models.package import as_model, code_digest, requirements
+from adipocyte.delivery.models.package import as_model, code_digest, copy_code, requirements
 from adipocyte.delivery.models.versions import (
     AGAINST,
     CANDIDATE,
@@ -55,9 +58,9 @@ def _make_version(name: str, digest: str, run: Run) -> ModelVersion:
     reason = "no plate has judged it"
     if held:
         reason += f", so version {held.version} stays champion"
-    info = mlflow.pyfunc.log_model(
-        name="model", tags={DIGEST: digest}, **as_model(BUNDLE, _example())
-    )
+    with tempfile.TemporaryDirectory() as scratch:
+        model = as_model(BUNDLE, _example(), copy_code(Path(scratch)))
+        info = mlflow.pyfunc.log_model(name="model", tags={DIGEST: digest}, **model)
     tags = {
         DIGEST: digest,
         VERDICT: CANDIDATE if held else CHAMPION,

@@ -14,7 +14,7 @@ import adipocyte
 from adipocyte.config import RegisterConfig, plain
 from adipocyte.delivery.models.assemble import assemble, teach_trust
 from adipocyte.delivery.models.load import load_stainer
-from adipocyte.delivery.models.package import as_model, code_digest, requirements
+from adipocyte.delivery.models.package import as_model, code_digest, copy_code, requirements
 from adipocyte.delivery.models.versions import (
     AGAINST,
     CANDIDATE,
@@ -125,7 +125,7 @@ def _make_version(
         origins = read_manifest(assembled.folder).started_from
         picture = _draw(judgement, Path(scratch) / PICTURE)
         mlflow.log_artifact(str(picture))
-        model = as_model(assembled.folder, _example(store))
+        model = as_model(assembled.folder, _example(store), copy_code(Path(scratch)))
         model["artifacts"]["picture"] = str(picture)
         info = mlflow.pyfunc.log_model(name="model", tags={DIGEST: digest}, **model)
     numbers = metrics(judgement) | grade_metrics(earned.grades)

@@ -45,7 +45,9 @@ def test_its_files_are_whole_few_and_small():
 
 
 # One small field each; the means over other microscopes are in its card.
-@pytest.mark.parametrize("magnification", [20, 40, 60])
+@pytest.mark.parametrize(
+    "magnification", [20, *(pytest.param(one, marks=pytest.mark.slow) for one in (40, 60))]
+)
 def test_it_paints_cells_that_it_has_not_seen(stainer, magnification):
     side = {20: 320, 40: 448, 60: 640}[magnification]
     made = simulate_field(

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from adipocyte.config import EvaluateConfig
 from adipocyte.delivery.models.load import load_manifest
-from adipocyte.delivery.models.package import as_model
+from adipocyte.delivery.models.package import as_model, copy_code
 from adipocyte.delivery.runs.relocate import relocate
 from adipocyte.delivery.runs.runs import artifacts_of, fetched, step_run
 from adipocyte.errors import ConfigError, MissingFilesError, RunError
@@ -65,7 +65,9 @@ def test_a_project_that_was_moved_goes_on_by_the_command_of_the_manual(
     example = pd.DataFrame({"stack": [encode_stack(planes(0, (64, 64)))], "magnification": [20]})
     with mlflow.start_run():
         mlflow.pyfunc.log_model(
-            name="model", registered_model_name="adipocyte", **as_model(small_bundle, example)
+            name="model",
+            registered_model_name="adipocyte",
+            **as_model(small_bundle, example, copy_code(project / "code")),
         )
     before = [noted("0"), noted(mlflow.create_experiment("b", (project / "b c").as_uri()))]
     manifest = load_manifest(MODEL)

@@ -235,6 +235,7 @@ _MOST_WORKERS = 1024
 # Of the learning rate, when a training starts from a trained network; or from the pretrained one,
 # which unlearns more than it learns at that (docs/measurements/shift.md).
 _STARTED_RATE, _PRETRAINED_RATE = 0.2, 0.04
+PRETRAINED = "pretrained"  # the start of that name
 
 # Settings of several commands. Two dataclasses cannot share a field, so they share its maker.
 _recipe = partial(
@@ -642,7 +643,7 @@ class GeneratorConfig:
     @property
     def largest_rate(self) -> float:
         """The generator's largest learning rate: lower when its weights have learnt already."""
-        if self.start == "pretrained":
+        if self.start == PRETRAINED:
             return self.learning_rate * _PRETRAINED_RATE
         return self.learning_rate * (_STARTED_RATE if self.start else 1.0)
 

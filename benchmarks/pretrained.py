@@ -8,7 +8,7 @@ changes is changed at once, the other half are the laboratories of `simulate -P
 batch_effect=laboratories`, whose microscopes and cultures differ more. All are brought to pixels of
 20x, and one compact network learns all stains from them, from stacks of any number of planes. The
 bundle is written to <out>/bundle. Continues where it was stopped: run it again. It takes half an
-hour for the fields and two hours for the network on two cores.
+hour for the fields and an hour for the network on two cores.
 
 It is judged on microscopes of both kinds, six each at each magnification and in its own pixels,
 with all seven planes, with three and with one: r, Pearson's correlation with the true stain, mean

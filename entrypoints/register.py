@@ -14,7 +14,7 @@ def register(config: RegisterConfig) -> None:
     """Bundle the networks of the given runs, or the newest of each, and register them as a model.
 
     The new version becomes champion if it is better on the validation wells. With pretrained=true
-    the networks that come with the package are registered.
+    it registers the network that comes with the package.
     """
     if config.pretrained:
         _pretrained(config)

@@ -50,9 +50,9 @@ from adipocyte.system.tensors import disk_errors
 
 BUNDLE_FORMAT = 6
 _ANY_OBJECTIVE = 7  # that of bundles with objectives that older code does not know
-_READY = 8  # that of bundles that take any objective, or say a caution
+_CAUTIOUS = 8  # that of bundles that take any objective, or say a caution
 # Fields that older code does not know, with the first format that has them, and their form.
-_SINCE = {"um_per_px": _ANY_OBJECTIVE, "any_objective": _READY, "caution": _READY}
+_SINCE = {"um_per_px": _ANY_OBJECTIVE, "any_objective": _CAUTIOUS, "caution": _CAUTIOUS}
 _LATER = {"um_per_px": {...: NUMBER}, "any_objective": bool, "caution": str}
 _LONGEST_CAUTION = 1000
 _PLATE_ALONE = 5  # the format in which a bundle did not say how it normalises
@@ -355,7 +355,7 @@ def _add_file(folder: Path, name: str, data: bytes) -> None:
 def _write_manifest(folder: Path, manifest: BundleManifest) -> None:
     content = asdict(manifest)
     if manifest.any_objective or manifest.caution:
-        content["format"] = _READY
+        content["format"] = _CAUTIOUS
     elif manifest.um_per_px or set(manifest.magnifications) - {*MAGNIFICATIONS}:
         content["format"] = _ANY_OBJECTIVE
     for name, first in _SINCE.items():
@@ -379,7 +379,7 @@ def read_manifest(folder: Path) -> BundleManifest:
             content |= _separate(content)
         if found in (_SEPARATE, _PLATE_ALONE):
             content |= _of_one_plate()
-        if content["format"] in (BUNDLE_FORMAT, _ANY_OBJECTIVE, _READY):
+        if content["format"] in (BUNDLE_FORMAT, _ANY_OBJECTIVE, _CAUTIOUS):
             _require_valid(content)
             networks = {
                 name: NetworkEntry(tuple(one["paints"]), one["sees_mask"], _ranges(one))
@@ -562,14 +562,15 @@ def _require_inside(folder: Path, name: str) -> None:
 
 
 def _of_another_format(folder: Path, found: object) -> BundleError:
-    if isinstance(found, int) and found > _READY:
+    if isinstance(found, int) and found > _CAUTIOUS:
         return NewerBundleError(
-            f"the bundle {folder} has format {found}, newer than the {_READY} that this code reads",
+            f"the bundle {folder} has format {found}, "
+            f"newer than the {_CAUTIOUS} that this code reads",
             "update the code",
         )
     return BundleError(
         f"the bundle {folder} has format {found}, "
-        f"older than the {_SEPARATE} to {_READY} that this code reads",
+        f"older than the {_SEPARATE} to {_CAUTIOUS} that this code reads",
         _AGAIN,
     )
 

@@ -37,8 +37,8 @@ from adipocyte.training.tracker import Tracker
 from adipocyte.training.validation import FeatureMetric, validate_generator
 
 WARM_UP = 0.05  # of all steps
-# Of Muon; measured on trainings of up to so many steps, docs/measurements/training.md.
-WEIGHT_DECAY, MEASURED_STEPS = 1.5, 2500
+WEIGHT_DECAY = 1.5  # of Muon; measured, docs/measurements/training.md
+LONG_STEPS = 2500  # beyond so many the rate is lower; measured there, too
 SELECTED_BY = {
     "pixels": "val_pixel_metric",
     "features": "val_feature_metric",
@@ -315,13 +315,13 @@ def rate_factor(step: int, n_steps: int, config: GeneratorConfig) -> float:
     "lambda" (Table 5.1): 1 for `constant_epochs`, then linearly to 0 at `epochs`. "cosine":
     linearly to 1 over the first twentieth of all steps, then half a cosine wave down to 0
     (Loshchilov and Hutter 2017, "SGDR", equation 5, without restarts); all of it lower where
-    there are more than MEASURED_STEPS.
+    there are more than LONG_STEPS.
     """
     if config.schedule == "lambda":
         falling = max(config.epochs - config.constant_epochs, 1)
         return min(1.0, (config.epochs - step // n_steps) / falling)
     n_all = config.epochs * n_steps
-    part, longer = (step + 1) / n_all, max(1.0, n_all / MEASURED_STEPS)
+    part, longer = (step + 1) / n_all, max(1.0, n_all / LONG_STEPS)
     highest = longer ** (-2 / 3)
     if part < WARM_UP:
         return highest * part / WARM_UP

@@ -93,7 +93,7 @@ def test_a_bundle_may_have_seen_other_pixels_than_are_usual(compact_bundle, tmp_
 
 
 @pytest.fixture
-def ready(compact_bundle, tmp_path) -> Path:
+def pretrained(compact_bundle, tmp_path) -> Path:
     """The bundle of a network that takes any objective, and of which a caution is said."""
     folder = shutil.copytree(compact_bundle, tmp_path / "bundle")
     stated = json.loads((folder / "bundle.json").read_text())
@@ -102,8 +102,8 @@ def ready(compact_bundle, tmp_path) -> Path:
     return folder
 
 
-def test_a_bundle_of_any_objective_paints_them_without_being_asked(stainer, ready):
-    own = Stainer(ready, precision="32")
+def test_a_bundle_of_any_objective_paints_them_without_being_asked(stainer, pretrained):
+    own = Stainer(pretrained, precision="32")
     asked = stainer.stain(PLANES, 10, resample=True)
     found = own.stain(PLANES, 10)
     np.testing.assert_equal(found.images, asked.images)
@@ -114,8 +114,8 @@ def test_a_bundle_of_any_objective_paints_them_without_being_asked(stainer, read
         own.stain(PLANES, 25)
 
 
-def test_the_caution_of_a_bundle_is_said_with_every_painting(stainer, ready):
-    own = Stainer(ready, precision="32")
+def test_the_caution_of_a_bundle_is_said_with_every_painting(stainer, pretrained):
+    own = Stainer(pretrained, precision="32")
     plain = stainer.stain(PLANES, 20).warnings
     assert own.stain(PLANES, 20).warnings == ("compare shapes alone", *plain)
     assert own.stain(PLANES, 10).warnings[0] == "compare shapes alone"
@@ -123,18 +123,18 @@ def test_the_caution_of_a_bundle_is_said_with_every_painting(stainer, ready):
         own.stain(PLANES, 20, level=0.9)
 
 
-def test_older_code_refuses_a_bundle_with_a_caution_by_its_format(ready):
-    add_grades(ready, [])  # writes the manifest again
-    stated = json.loads((ready / "bundle.json").read_text())
+def test_older_code_refuses_a_bundle_with_a_caution_by_its_format(pretrained):
+    add_grades(pretrained, [])  # writes the manifest again
+    stated = json.loads((pretrained / "bundle.json").read_text())
     assert (stated["format"], stated["any_objective"]) == (8, True)
-    assert read_manifest(ready).caution == "compare shapes alone"
+    assert read_manifest(pretrained).caution == "compare shapes alone"
 
 
 @pytest.mark.parametrize(
     "damage", [{"caution": 7}, {"caution": "a" * 1001}, {"any_objective": "yes"}]
 )
-def test_a_caution_of_another_form_is_refused(ready, damage):
-    stated = json.loads((ready / "bundle.json").read_text())
-    (ready / "bundle.json").write_text(json.dumps(stated | damage))
+def test_a_caution_of_another_form_is_refused(pretrained, damage):
+    stated = json.loads((pretrained / "bundle.json").read_text())
+    (pretrained / "bundle.json").write_text(json.dumps(stated | damage))
     with pytest.raises(BundleError, match="holds no whole bundle"):
-        read_manifest(ready)
+        read_manifest(pretrained)

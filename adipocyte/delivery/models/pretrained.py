@@ -1,4 +1,4 @@
-"""The networks that come with the package, which have learnt from simulation: as a version."""
+"""The network that comes with the package, which has learnt from simulation: as a version."""
 
 import tempfile
 from pathlib import Path
@@ -36,7 +36,7 @@ _EXAMPLE_PX = 64
 
 
 def register_pretrained(name: str) -> Registered:
-    """Register the networks that come with the package as a version of the model *name*.
+    """Register the network that comes with the package as a version of the model *name*.
 
     It becomes champion where there is none; beside one it is a candidate, because nothing tells
     which of them paints a plate better. The same package gives the same version.

@@ -7,7 +7,7 @@ from pathlib import Path
 import mlflow
 
 import adipocyte
-from adipocyte.config import GeneratorConfig
+from adipocyte.config import PRETRAINED, GeneratorConfig
 from adipocyte.delivery.models.load import bundle_of, pinned
 from adipocyte.delivery.runs.runs import fetched_network, segmenter_of, targets_of
 from adipocyte.networks.start import Start
@@ -26,8 +26,8 @@ def start_of(config: GeneratorConfig) -> Generator[tuple[Start | None, dict[str,
         yield None, {}
         return
     with contextlib.ExitStack() as stack:
-        if config.start == "pretrained":
-            start = _of_bundle(BUNDLE, config.targets, f"pretrained {adipocyte.__version__}")
+        if config.start == PRETRAINED:
+            start = _of_bundle(BUNDLE, config.targets, f"{PRETRAINED} {adipocyte.__version__}")
         elif config.start.startswith("models:/"):
             address = pinned(config.start)  # an alias moves on
             folder = stack.enter_context(bundle_of(address))

@@ -236,6 +236,7 @@ _MOST_WORKERS = 1024
 # which unlearns more than it learns at that (docs/measurements/shift.md).
 _STARTED_RATE, _PRETRAINED_RATE = 0.2, 0.04
 PRETRAINED = "pretrained"  # the start of that name
+AUTO_START, NO_START = "auto", "none"
 
 # Settings of several commands. Two dataclasses cannot share a field, so they share its maker.
 _recipe = partial(
@@ -629,8 +630,9 @@ class GeneratorConfig:
     start: str = option(
         "Trained network to start from, at a lower learning rate: a registered model "
         "(models:/adipocyte@champion), a run id of train_gan, a bundle's folder, or pretrained, "
-        "the network that comes with the package; empty: none.",
-        "",
+        "the network that comes with the package; auto: that one under recipe=shared, where it "
+        "fits; none.",
+        AUTO_START,
     )
     resume: str = _resume()
     seed: int = _seed()
@@ -645,7 +647,12 @@ class GeneratorConfig:
         """The generator's largest learning rate: lower when its weights have learnt already."""
         if self.start == PRETRAINED:
             return self.learning_rate * _PRETRAINED_RATE
-        return self.learning_rate * (_STARTED_RATE if self.start else 1.0)
+        return self.learning_rate * (_STARTED_RATE if self.names_start else 1.0)
+
+    @property
+    def names_start(self) -> bool:
+        """Whether a trained network to start from is named; `auto` names none yet."""
+        return self.start not in (AUTO_START, NO_START, "")  # "" in runs of older versions
 
     @property
     def needs_features(self) -> bool:

@@ -14,7 +14,7 @@ def train_gan(config: GeneratorConfig) -> None:
 
     One of A1 needs a segmenter, except under recipe=shared.
     """
-    from adipocyte.delivery.models.start import start_of
+    from adipocyte.delivery.models.start import start_of, with_start
     from adipocyte.delivery.runs.runs import segmenter_for, segmenter_of
     from adipocyte.delivery.runs.training import resumed, training_run
     from adipocyte.networks.start import differences
@@ -22,7 +22,7 @@ def train_gan(config: GeneratorConfig) -> None:
     from adipocyte.training.generator import train_generator
     from adipocyte.training.pace import fitted
 
-    config = resumed(replace(config, target=",".join(config.targets)), "train_gan")
+    config = with_start(resumed(replace(config, target=",".join(config.targets)), "train_gan"))
     store = Store(config.store)
     wanted = segmenter_of(config.resume) if config.resume else config.segmenter
     features = None

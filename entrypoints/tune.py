@@ -4,7 +4,7 @@ import importlib.util
 import os
 from typing import Any
 
-from adipocyte.config import GeneratorConfig, TuneConfig, plain, targets_named
+from adipocyte.config import NO_START, GeneratorConfig, TuneConfig, plain, targets_named
 from adipocyte.errors import ConfigError
 from entrypoints.command import command, next_command, only
 
@@ -29,13 +29,14 @@ def tune(config: TuneConfig, extra: dict[str, Any]) -> None:
     from adipocyte.delivery.runs.tune import search
     from adipocyte.store.reader import Store
 
-    # Trials are compared after equal numbers of epochs.
-    given = only(GeneratorConfig, plain(config)) | {"minutes": 0.0} | extra
+    # Trials are compared after equal numbers of epochs, and each learns from nothing.
+    from_nothing = {"start": NO_START} if config.recipe == "shared" else {}
+    given = only(GeneratorConfig, plain(config)) | {"minutes": 0.0} | from_nothing | extra
     best = search(Store(config.store), config, given)
     everyday = {
         name: given[name] for name in ("recipe", "seed") if given[name] != getattr(TuneConfig, name)
     }
-    settings = {"target": config.target, **everyday, **extra, **best.settings}
+    settings = {"target": config.target, **everyday, **from_nothing, **extra, **best.settings}
     print(
         f"{config.target}: trial {best.number} is the best, MAE / median {best.score:.4f} "
         f"on the validation wells (run {best.run_id})."

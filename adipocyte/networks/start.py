@@ -69,12 +69,16 @@ def differences(start: Start, n_z_planes: int, normalisation: str) -> Iterator[s
         )
 
 
+def is_same_kind(one: UNetSpec, other: UNetSpec) -> bool:
+    """Whether two networks differ in nothing but their numbers of planes and stains."""
+    return one == replace(other, in_channels=one.in_channels, out_channels=one.out_channels)
+
+
 def _require_same(
     start: Start, found: UNetSpec, spec: UNetSpec, targets: Sequence[str], sees_mask: bool
 ) -> None:
     """Raise ConfigError when a network of *found* cannot give its weights to one of *spec*."""
-    ours = replace(spec, in_channels=found.in_channels, out_channels=found.out_channels)
-    if found != ours or start.sees_mask != sees_mask:
+    if not is_same_kind(found, spec) or start.sees_mask != sees_mask:
         raise ConfigError(
             f"{start.source} is another kind of network than was asked for: "
             f"{_kind(found, start.sees_mask)}, not {_kind(spec, sees_mask)}",

@@ -174,7 +174,7 @@ def _beginning(
     """
     if (folder / STATE).is_file():
         return "none", None
-    if bool(config.start) != (start is not None):
+    if config.names_start != (start is not None):
         raise ConfigError(
             f"a training with start={config.start!r} was given {start.source if start else 'none'}",
             "give train_gan the address and the network of it, or neither",

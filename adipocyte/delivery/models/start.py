@@ -2,17 +2,37 @@
 
 import contextlib
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
 
 import adipocyte
-from adipocyte.config import PRETRAINED, GeneratorConfig
+from adipocyte.config import AUTO_START, NO_START, PRETRAINED, GeneratorConfig
 from adipocyte.delivery.models.load import bundle_of, pinned
 from adipocyte.delivery.runs.runs import fetched_network, segmenter_of, targets_of
-from adipocyte.networks.start import Start
+from adipocyte.networks.files import read_spec
+from adipocyte.networks.start import Start, is_same_kind
 from adipocyte.pretrained import BUNDLE
 from adipocyte.staining.bundle import BUNDLE_MANIFEST, check_files, read_manifest
+from adipocyte.training.generator import generator_spec
+
+
+def with_start(config: GeneratorConfig) -> GeneratorConfig:
+    """*config* with its start decided: `auto` is the pretrained network where that fits, else none.
+
+    It fits networks of its kind under recipe=shared, whose rates were measured with it.
+    """
+    if config.start != AUTO_START or config.resume:
+        return config
+    start = _of_bundle(BUNDLE, config.targets, PRETRAINED)
+    found = read_spec(start.folder)
+    fits = (
+        config.recipe == "shared"
+        and start.sees_mask == config.sees_mask
+        and is_same_kind(found, generator_spec(config, found.in_channels))
+    )
+    return replace(config, start=PRETRAINED if fits else NO_START)
 
 
 @contextlib.contextmanager
@@ -22,7 +42,7 @@ def start_of(config: GeneratorConfig) -> Generator[tuple[Start | None, dict[str,
     Nothing where the config names no start, or resumes a training. Raises RunError when there is no
     such model or run, BundleError when a bundle is damaged.
     """
-    if not config.start or config.resume:
+    if not config.names_start or config.resume:
         yield None, {}
         return
     with contextlib.ExitStack() as stack:

@@ -74,8 +74,8 @@ POLL_S = 2  # between two looks at what other processes do
 LOCKED_S = 60  # a process waits so long for its turn to write to SQLite
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
-# Settings that may differ within a study.
-_INDIFFERENT = ("store", "workers", "compile", "save_every", "resume", "segmenter")
+# Settings that may differ within a study; every trial starts from nothing, however that is said.
+_INDIFFERENT = ("store", "workers", "compile", "save_every", "resume", "segmenter", "start")
 _RESUMABLE = (
     StoppedError,
     RunError,
@@ -133,7 +133,7 @@ def search(store: Store, config: TuneConfig, given: dict[str, Any]) -> Best:
             "tune trains each trial for as many epochs",
             "leave -P minutes out, and say how many with -P epochs=",
         )
-    if shared.start:
+    if shared.names_start:
         raise ConfigError(
             "tune trains each trial from nothing",
             "leave -P start out, and train the best settings with train_gan -P start=…",

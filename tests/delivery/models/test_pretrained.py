@@ -1,6 +1,7 @@
 """The network that comes with the package: whole, small, and worth something on the first day."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -10,7 +11,7 @@ from click.testing import CliRunner
 from mlflow import MlflowClient
 
 from adipocyte.delivery.models.load import load_manifest
-from adipocyte.delivery.models.start import start_of
+from adipocyte.delivery.models.start import start_of, with_start
 from adipocyte.domain import TARGETS, Intensities
 from adipocyte.networks.files import load_network
 from adipocyte.pretrained import BUNDLE, CARD
@@ -97,3 +98,27 @@ def test_a_training_starts_from_it():
         assert start.paints == TARGETS
         assert tags["started_from"].startswith("pretrained 0.")
         assert load_network(start.folder)[0].architecture == "compact"
+
+
+@pytest.mark.parametrize(
+    ("given", "start"),
+    [
+        ({}, "pretrained"),
+        ({"target": "A2"}, "pretrained"),
+        ({"target": "A1", "augmentations": "any_planes"}, "pretrained"),
+        ({"recipe": "fast"}, "none"),
+        ({"recipe": "fast", "architecture": "compact", "encoder": "none"}, "none"),
+        ({"architecture": "unet", "encoder": "resnet18"}, "none"),
+        ({"mask_source": "true"}, "none"),
+        ({"start": "none"}, "none"),
+        ({"start": ""}, ""),
+        ({"start": "models:/adipocyte/1"}, "models:/adipocyte/1"),
+        ({"resume": "0" * 32}, "auto"),
+    ],
+)
+def test_auto_is_the_pretrained_network_where_it_fits(given, start):
+    settings = config(**given)
+    decided = with_start(settings)
+    assert decided == replace(settings, start=start)
+    share = {"pretrained": 1 / 25, "models:/adipocyte/1": 1 / 5}.get(start, 1.0)
+    assert decided.largest_rate == pytest.approx(settings.learning_rate * share)

@@ -140,6 +140,15 @@ def test_the_command_starts_from_a_run_and_records_it(small_store, first):
     assert run.data.params["config.start"] == first
 
 
+def test_by_default_the_command_starts_from_the_pretrained_network(small_store, registry):
+    given = {**SETTINGS, "store": small_store.folder, "epochs": 1}
+    result = CliRunner().invoke(train_gan, [f"--{name}={value}" for name, value in given.items()])
+    assert result.exit_code == 0, result.output
+    run = mlflow.last_active_run()
+    assert run.data.params["config.start"] == "pretrained"
+    assert run.data.tags[STARTED_TAG].startswith("pretrained 0.")
+
+
 @pytest.mark.parametrize("error", [OutputError("the disk is full", "free some"), OSError("lost")])
 def test_an_error_of_the_training_is_not_taken_for_one_of_its_start(first, error):
     with pytest.raises(type(error)) as raised, start_of(config(start=first)):
@@ -154,7 +163,7 @@ def test_a_start_that_is_named_and_not_given_is_no_training_from_nothing(
         train_generator(small_store, config(start=first), None, tmp_path, Notes())
     with (
         start_of(config(start=first)) as (start, _),
-        pytest.raises(ConfigError, match=f"start='' was given run {first}"),
+        pytest.raises(ConfigError, match=f"start='auto' was given run {first}"),
     ):
         train_generator(small_store, config(), None, tmp_path, Notes(), start=start)
 

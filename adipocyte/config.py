@@ -233,8 +233,8 @@ _MOST_STEPS = 1_000_000_000
 _MOST_EPOCHS = 1_000_000
 _MOST_WORKERS = 1024
 # Of the learning rate, when a training starts from a trained network; or from the pretrained one,
-# which unlearns more than it learns at that (docs/measurements/shift.md).
-_STARTED_RATE, _PRETRAINED_RATE = 0.2, 0.04
+# which unlearns more than it learns at that (docs/measurements/training.md).
+_STARTED_RATE, _PRETRAINED_RATE = 0.2, 0.1
 PRETRAINED = "pretrained"  # the start of that name
 AUTO_START, NO_START = "auto", "none"
 

@@ -92,7 +92,7 @@ def test_it_becomes_champion_alone_and_candidate_beside_one(registry):
 
 def test_a_training_starts_from_it():
     settings = config(start="pretrained")
-    assert settings.largest_rate == pytest.approx(settings.learning_rate / 25)
+    assert settings.largest_rate == pytest.approx(settings.learning_rate / 10)
     with start_of(settings) as (start, tags):
         assert start is not None
         assert start.paints == TARGETS
@@ -120,5 +120,5 @@ def test_auto_is_the_pretrained_network_where_it_fits(given, start):
     settings = config(**given)
     decided = with_start(settings)
     assert decided == replace(settings, start=start)
-    share = {"pretrained": 1 / 25, "models:/adipocyte/1": 1 / 5}.get(start, 1.0)
+    share = {"pretrained": 1 / 10, "models:/adipocyte/1": 1 / 5}.get(start, 1.0)
     assert decided.largest_rate == pytest.approx(settings.learning_rate * share)

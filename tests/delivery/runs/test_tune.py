@@ -117,11 +117,9 @@ class Desk:
         return self.study.get_trials(states=states or None)
 
     def runs(self) -> list[Run]:
-        """The MLflow runs of the trials."""
-        return [
-            mlflow.get_run(run_id)
-            for run_id in {trial.user_attrs["run"] for trial in self.trials()}
-        ]
+        """The MLflow runs of the trials; one too many, begun by two processes at once, has none."""
+        begun = {trial.user_attrs.get("run") for trial in self.trials()} - {None}
+        return [mlflow.get_run(run_id) for run_id in begun]
 
     def parents(self) -> list[Run]:
         """The MLflow runs of the command on this study, newest first."""

@@ -1,6 +1,7 @@
 r"""Do intervals hold? Their coverage on wells that neither networks nor intervals have seen.
 
     OMP_NUM_THREADS=1 python -m benchmarks.uncertainty --out uncertainty [--check]
+    OMP_NUM_THREADS=1 python -m benchmarks.uncertainty --out started --start pretrained --epochs 24
     OMP_NUM_THREADS=1 python -m benchmarks.uncertainty --out alike --batch_effect none
     OMP_NUM_THREADS=1 python -m benchmarks.uncertainty --out real --plate plate --calibrate B03,B04
         --test C03,C04 [--level 0.6]
@@ -28,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from adipocyte.config import GeneratorConfig, PreprocessConfig, build
+from adipocyte.config import NO_START, PRETRAINED, GeneratorConfig, PreprocessConfig, build
 from adipocyte.domain import TARGETS, UM_PER_PX, FieldKey, Intensities
 from adipocyte.evaluation.fields import FieldPaths
 from adipocyte.evaluation.painting import (
@@ -40,9 +41,11 @@ from adipocyte.evaluation.painting import (
 from adipocyte.evaluation.sureness import PLACES, places
 from adipocyte.imaging.histograms import N_COUNTS
 from adipocyte.imaging.intervals import WORST, Widths
+from adipocyte.networks.start import Start
 from adipocyte.plate.fields import RawField, write_field
 from adipocyte.plate.tiff import read_image
 from adipocyte.preparation.prepare import prepare
+from adipocyte.pretrained import BUNDLE
 from adipocyte.simulation import Conditions, draw_conditions, simulate_field
 from adipocyte.staining.bundle import calibrate_bundle, write_intervals
 from adipocyte.staining.stainer import Stainer
@@ -88,7 +91,9 @@ def simulated(folder: Path, batch_effect: str) -> Path:
     return folder / "plate"
 
 
-def trained(plate: Path, calibrate: str, test: str, epochs: int, out: Path) -> tuple[Store, Path]:
+def trained(
+    plate: Path, calibrate: str, test: str, epochs: int, start: str, out: Path
+) -> tuple[Store, Path]:
     """The store of the *plate*, and a bundle of a network that its training wells taught."""
     settings = {
         "plate": plate,
@@ -100,7 +105,16 @@ def trained(plate: Path, calibrate: str, test: str, epochs: int, out: Path) -> t
     store, bundle = prepare(build(PreprocessConfig, settings)), out / "bundle"
     if not bundle.exists():
         given = {"target": "all", "recipe": "shared", "epochs": epochs, "epoch_steps": 200}
-        train_generator(store, build(GeneratorConfig, given), None, out / "trained", Silent())
+        config = build(GeneratorConfig, given | {"start": start})
+        begun = Start(BUNDLE / "A1-A2-A3", TARGETS, sees_mask=False, source=start)
+        train_generator(
+            store,
+            config,
+            None,
+            out / "trained",
+            Silent(),
+            start=begun if config.names_start else None,
+        )
         bundled(store, out / "trained" / NETWORK_FOLDER, bundle, manifest_of(store))
     return store, bundle
 
@@ -245,6 +259,7 @@ def main() -> int:
     line = parser(__doc__)
     line.add_argument("--out", type=Path, required=True)
     line.add_argument("--epochs", type=int, default=6, help="of 200 steps")
+    line.add_argument("--start", choices=[NO_START, PRETRAINED], default=NO_START)
     line.add_argument("--level", type=float, default=0.9)
     line.add_argument("--intensities", type=Intensities, default=Intensities.HIGHLIGHTS)
     line.add_argument("--batch_effect", choices=["wells", "none"], default="wells")
@@ -254,7 +269,9 @@ def main() -> int:
     given = line.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     plate = given.plate or simulated(given.out, given.batch_effect)
-    store, bundle = trained(plate, given.calibrate, given.test, given.epochs, given.out)
+    store, bundle = trained(
+        plate, given.calibrate, given.test, given.epochs, given.start, given.out
+    )
     way = given.intensities
     fields = painted(store, bundle, way, given.out)
     taught, test = fit_intervals(fields, way), seen(store, bundle)

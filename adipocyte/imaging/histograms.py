@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 N_COUNTS = 65536
 HIGHLIGHTS = 1e-4  # the share of an image's pixels that `match_highlights` may change
-_BRIGHT = 0.99  # the share of the reference's pixels that a highlight must outshine
+_BRIGHT = 0.99  # the share of a reference's pixels that its bright objects outshine
 _EXACT = 2**24  # OpenCV's histograms are float32, which holds all whole numbers up to this one
 
 
@@ -67,54 +67,52 @@ def match_histogram(image: NDArray[np.uint16], reference: NDArray[np.int64]) -> 
     `skimage.exposure.match_histograms` gives them the highest. So a flat image gets the reference's
     median and not its brightest count, and ground that is clipped to 0 stays ground.
     """
-    own, _, matched = _matched(image, reference)
+    own, n_pixels, below = _counts(counts_histogram(image))
     table = np.zeros(N_COUNTS, dtype=np.uint16)
-    table[own] = matched
+    table[own] = _at_ranks(below + n_pixels / 2, image.size, reference)
     return apply_table(table, image)
 
 
 def match_highlights(image: NDArray[np.uint16], reference: NDArray[np.int64]) -> NDArray[np.uint16]:
     """Raise the brightest HIGHLIGHTS of *image*, by their rank, to the counts of a *reference*.
 
-    image: any shape, in counts. reference: a histogram (65536,). What is not among the brightest
-    hundredth of the reference stays as it is, so that an image without bright objects gets none.
+    image: any shape, in counts. reference: a histogram (65536,). Pixels of one count share the
+    highest of their ranks, so that the brightest one always gets the count that the brightest of so
+    many pixels has. What is not half as bright as the reference's bright objects stays as it is, so
+    that an image without such objects gets no highlights.
 
     True stains have specks, of debris or of the camera, that no network can foresee, several times
     as bright as the brightest droplet. CellProfiler's pipelines divide each image by its brightest
     pixel, so that without any speck they take every grain of lipid for a defect.
     """
-    own, below, matched = _matched(image, reference)
-    bright = np.searchsorted(np.cumsum(reference), _BRIGHT * reference.sum())
-    raised = (below >= 1 - HIGHLIGHTS) & (own > bright)
+    own, n_pixels, below = _counts(counts_histogram(image))
+    matched = _at_ranks(below + n_pixels - 0.5, image.size, reference)
+    bright = sum(quantiles(reference, (0.5, _BRIGHT))) / 2
+    raised = (below >= (1 - HIGHLIGHTS) * image.size) & (own > bright)
     table = np.arange(N_COUNTS, dtype=np.uint16)
     table[own[raised]] = np.maximum(own, matched)[raised]
     return apply_table(table, image)
 
 
-def _matched(
-    image: NDArray[np.uint16], reference: NDArray[np.int64]
-) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.uint16]]:
-    """The counts of *image*, the share of its pixels below each, and the reference's of that rank.
-
-    All are (N,), the last rounded.
-    """
-    own, middles, below = _ranks(counts_histogram(image))
-    present, reference_middles, _ = _ranks(reference)
-    matched = np.interp(middles, reference_middles, present)
-    return own, below, np.rint(matched).astype(np.uint16)
+def _at_ranks(
+    ranks: NDArray[np.floating], n_all: int, reference: NDArray[np.int64]
+) -> NDArray[np.uint16]:
+    """The counts, rounded, that a (65536,) *reference* has at *ranks*, (N,), of *n_all* pixels."""
+    present, n_pixels, below = _counts(reference)
+    middles = (below + n_pixels / 2) / reference.sum()
+    return np.rint(np.interp(ranks / n_all, middles, present)).astype(np.uint16)
 
 
-def _ranks(
+def _counts(
     histogram: NDArray[np.int64],
-) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]:
-    """The counts that a (65536,) *histogram* has, the mean rank of each, and the lowest.
+) -> tuple[NDArray[np.intp], NDArray[np.int64], NDArray[np.int64]]:
+    """The counts that a (65536,) *histogram* has, how many pixels have each, and how many less.
 
-    All are (N,); ranks are shares of the pixels.
+    All are (N,).
     """
     present = np.flatnonzero(histogram)
-    n_pixels, n_all = histogram[present], histogram.sum()
-    below = np.cumsum(n_pixels) - n_pixels
-    return present, (below + n_pixels / 2) / n_all, below / n_all
+    n_pixels = histogram[present]
+    return present, n_pixels, np.cumsum(n_pixels) - n_pixels
 
 
 def apply_table(table: NDArray[np.uint16], image: NDArray[np.uint16]) -> NDArray[np.uint16]:

@@ -44,6 +44,9 @@ RETIRED = {
     "warmup_epochs": 0,
 }
 
+# Settings that earlier versions did not record, each with the value that they trained with.
+LATER = {"finest_um_per_px": 0.0}
+
 Config = TypeVar("Config", bound="DataclassInstance")
 
 
@@ -199,19 +202,21 @@ def plain(config: "DataclassInstance") -> dict[str, Any]:
     }
 
 
-def without_retired(kind: type["DataclassInstance"], settings: dict[str, Any]) -> dict[str, Any]:
-    """*settings* that an earlier version recorded, without those that are no longer a *kind*'s.
+def as_recorded(kind: type["DataclassInstance"], settings: dict[str, Any]) -> dict[str, Any]:
+    """*settings* that an earlier version recorded, as settings of a *kind* of today.
 
-    Raises ConfigError when one of those had a value that today's code cannot train with.
+    Raises ConfigError when one that is gone had a value that today's code cannot train with.
     """
-    gone = RETIRED.keys() - {field.name for field in dataclasses.fields(kind)}
+    names = {field.name for field in dataclasses.fields(kind)}
+    gone = RETIRED.keys() - names
     for name, value in settings.items():
         if name in gone and value != RETIRED[name]:
             raise ConfigError(
                 f"{name}={value} is a setting of an earlier version",
                 "train anew; docs/measurements/training.md says why it is gone",
             )
-    return {name: value for name, value in settings.items() if name not in gone}
+    before = {name: value for name, value in LATER.items() if name in names}
+    return before | {name: value for name, value in settings.items() if name not in gone}
 
 
 def listed(text: str) -> tuple[str, ...]:
@@ -615,6 +620,14 @@ class GeneratorConfig:
     )
     epoch_steps: int = _epoch_steps()
     patch_px: int = _patch_px()
+    finest_um_per_px: float = option(
+        "Smallest pixels that the network sees, in µm: so many finer ones are joined as make one "
+        "of them, so that 40x and 60x look like 20x; 0: the pixels of every objective.",
+        0.0,
+        low=0,
+        high=MOST_UM_PER_PX,
+        shared=0.325,
+    )
     augment_p: float = _augment_p(shared=0.7)
     rotate_deg: float = _rotate_deg(shared=180.0)
     augmentations: Literal["report", "microscope", "any_planes"] = option(

@@ -111,6 +111,14 @@ def are_alike(um_per_px: float, other_um: float) -> bool:
     return 1 / ALIKE < um_per_px / other_um < ALIKE
 
 
+def pixels_joined(um_per_px: float, finest_um_per_px: float) -> int:
+    """How many pixels of *um_per_px* along a side make one of *finest_um_per_px*, at least one.
+
+    It is the nearest whole number; with 0 as the finest, one.
+    """
+    return max(1, round(finest_um_per_px / um_per_px))
+
+
 def nearest_objective(um_per_px: float, known: Mapping[int, float]) -> int:
     """The magnification among the *known* ones, with their µm per pixel, that comes nearest.
 

@@ -18,12 +18,12 @@ from adipocyte.config import (
     RegisterConfig,
     SegmenterConfig,
     StainConfig,
+    as_recorded,
     build,
     choices,
     listed,
     plain,
     spelled,
-    without_retired,
 )
 from adipocyte.domain import TARGETS, Intensities
 from adipocyte.errors import ConfigError
@@ -238,7 +238,7 @@ def test_a_list_of_wells_may_have_spaces_and_be_empty():
 
 
 def test_retired_settings_with_the_value_that_training_has_now_are_dropped():
-    found = without_retired(SegmenterConfig, {"batch": 5, **config.RETIRED})
+    found = as_recorded(SegmenterConfig, {"batch": 5, **config.RETIRED})
     assert found == {"batch": 5}
     assert build(SegmenterConfig, found).batch == 5
 
@@ -246,12 +246,20 @@ def test_retired_settings_with_the_value_that_training_has_now_are_dropped():
 @pytest.mark.parametrize("name", config.RETIRED)
 def test_a_retired_setting_with_another_value_is_refused(name):
     with pytest.raises(ConfigError, match=rf"^{name}=other is a setting of an earlier version: "):
-        without_retired(SegmenterConfig, {name: "other"})
+        as_recorded(SegmenterConfig, {name: "other"})
 
 
 def test_what_is_a_setting_still_is_kept_for_its_kind():
     settings = {"augmentations": "microscope", "r1_weight": 0.0}
-    assert without_retired(GeneratorConfig, settings) == {"augmentations": "microscope"}
+    found = as_recorded(GeneratorConfig, settings)
+    assert found == {"augmentations": "microscope", **config.LATER}
+
+
+def test_what_was_no_setting_yet_is_as_it_was_whatever_the_recipe_says_today():
+    old = build(GeneratorConfig, as_recorded(GeneratorConfig, {"target": "A2", "recipe": "shared"}))
+    assert old.finest_um_per_px == 0
+    own = {"target": "A2", "finest_um_per_px": 0.65}
+    assert as_recorded(GeneratorConfig, own) == own
 
 
 def test_one_retired_setting_is_a_setting_again_and_of_generators_alone():

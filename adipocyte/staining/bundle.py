@@ -24,6 +24,7 @@ from adipocyte.domain import (
     Intensities,
     Normalisation,
     are_alike,
+    pixels_joined,
     table_key,
 )
 from adipocyte.errors import BundleError, ConfigError, ImageError, NewerBundleError
@@ -51,6 +52,7 @@ from adipocyte.system.tensors import disk_errors
 BUNDLE_FORMAT = 6
 _ANY_OBJECTIVE = 7  # that of bundles with objectives that older code does not know
 _CAUTIOUS = 8  # that of bundles that take any objective, or say a caution
+_JOINING = 9  # that of bundles with a network that sees no finer pixels than it is to
 # Fields that older code does not know, with the first format that has them, and their form.
 _SINCE = {"um_per_px": _ANY_OBJECTIVE, "any_objective": _CAUTIOUS, "caution": _CAUTIOUS}
 _LATER = {"um_per_px": {...: NUMBER}, "any_objective": bool, "caution": str}
@@ -91,12 +93,15 @@ class NetworkEntry:
 
     `paints` names the target of each output, "" for one that another network paints. `sees_mask`
     says that its last input is the segmenter's mask. `ranges` say what its convolutions see (see
-    `networks.quantisation`); older bundles, and networks that see a mask, have none.
+    `networks.quantisation`); older bundles, and networks that see a mask, have none. Pixels finer
+    than `finest_um_per_px`, in µm, are joined before it sees them (see `domain.pixels_joined`), and
+    what it paints is brought back; by 0 it sees those of the field.
     """
 
     paints: tuple[str, ...]
     sees_mask: bool
     ranges: Ranges = field(default_factory=dict)
+    finest_um_per_px: float = 0.0
 
     @property
     def name(self) -> str:
@@ -254,6 +259,13 @@ class BundleManifest:
                 "the planes are constant", "send an image of cells, as the camera wrote it"
             ) from error
 
+    def n_joined(self, network: str, magnification: int) -> int:
+        """How many pixels along a side are one to a *network*; 1 to the segmenter."""
+        if network == SEGMENTER:
+            return 1
+        finest = self.networks[network].finest_um_per_px
+        return pixels_joined(self.objectives[magnification], finest)
+
     def scaling(self, magnification: int, channel: str) -> Scaling:
         """Normalisation constants of "brightfield" or a target."""
         return Scaling(*self.scalings[str(magnification)][channel])
@@ -354,18 +366,23 @@ def _add_file(folder: Path, name: str, data: bytes) -> None:
 
 def _write_manifest(folder: Path, manifest: BundleManifest) -> None:
     content = asdict(manifest)
-    if manifest.any_objective or manifest.caution:
+    if any(one.finest_um_per_px for one in manifest.networks.values()):
+        content["format"] = _JOINING
+    elif manifest.any_objective or manifest.caution:
         content["format"] = _CAUTIOUS
     elif manifest.um_per_px or set(manifest.magnifications) - {*MAGNIFICATIONS}:
         content["format"] = _ANY_OBJECTIVE
     for name, first in _SINCE.items():
         if content["format"] < first:
             del content[name]
+    if content["format"] < _JOINING:
+        for entry in content["networks"].values():
+            del entry["finest_um_per_px"]
     write_json(folder / BUNDLE_MANIFEST, content)
 
 
 def read_manifest(folder: Path) -> BundleManifest:
-    """Read `bundle.json`, of one of the formats 4 to 8.
+    """Read `bundle.json`, of one of the formats 4 to 9.
 
     Raises BundleError when *folder* holds no bundle or one of an older format than this code's,
     NewerBundleError for a newer one.
@@ -379,12 +396,9 @@ def read_manifest(folder: Path) -> BundleManifest:
             content |= _separate(content)
         if found in (_SEPARATE, _PLATE_ALONE):
             content |= _of_one_plate()
-        if content["format"] in (BUNDLE_FORMAT, _ANY_OBJECTIVE, _CAUTIOUS):
+        if content["format"] in range(BUNDLE_FORMAT, _JOINING + 1):
             _require_valid(content)
-            networks = {
-                name: NetworkEntry(tuple(one["paints"]), one["sees_mask"], _ranges(one))
-                for name, one in content["networks"].items()
-            }
+            networks = {name: _entry(one) for name, one in content["networks"].items()}
             given = {"targets": tuple(content["targets"]), "networks": networks}
             return BundleManifest(**content | given)
     except BundleError:
@@ -507,6 +521,17 @@ def _of_one_plate() -> dict[str, Any]:
     }
 
 
+def _entry(content: dict[str, Any]) -> NetworkEntry:
+    """A network's entry. Raises ValueError when what later formats say of it is impossible."""
+    finest = content.get("finest_um_per_px", 0.0)
+    require_form(finest, NUMBER, "the finest pixels")
+    if not 0 <= finest <= MOST_UM_PER_PX:
+        raise ValueError("the finest pixels have an impossible size")
+    if finest and content["sees_mask"]:
+        raise ValueError("a network that sees a mask joins pixels")
+    return NetworkEntry(tuple(content["paints"]), content["sees_mask"], _ranges(content), finest)
+
+
 def _ranges(entry: dict[str, Any]) -> Ranges:
     """The ranges of a network's entry. Raises ValueError when they are none."""
     ranges = entry.get("ranges", {})
@@ -562,15 +587,15 @@ def _require_inside(folder: Path, name: str) -> None:
 
 
 def _of_another_format(folder: Path, found: object) -> BundleError:
-    if isinstance(found, int) and found > _CAUTIOUS:
+    if isinstance(found, int) and found > _JOINING:
         return NewerBundleError(
             f"the bundle {folder} has format {found}, "
-            f"newer than the {_CAUTIOUS} that this code reads",
+            f"newer than the {_JOINING} that this code reads",
             "update the code",
         )
     return BundleError(
         f"the bundle {folder} has format {found}, "
-        f"older than the {_SEPARATE} to {_CAUTIOUS} that this code reads",
+        f"older than the {_SEPARATE} to {_JOINING} that this code reads",
         _AGAIN,
     )
 

@@ -24,7 +24,7 @@ from adipocyte.imaging.intervals import FEWEST_WELLS, Widths
 from adipocyte.imaging.normalisation import Scaling
 from adipocyte.imaging.padding import pad_to_multiple
 from adipocyte.imaging.planes import as_many
-from adipocyte.imaging.resizing import resized
+from adipocyte.imaging.resizing import joined, joined_shape, resized
 from adipocyte.imaging.trust import UNTOLD, Trust
 from adipocyte.networks.files import load_network
 from adipocyte.networks.predictor import Predictor, make_ready
@@ -244,14 +244,26 @@ class Stainer:
         tta: bool,
     ) -> dict[str, NDArray[np.uint16]]:
         """*targets* in counts, before intensities are set; *planes* are as many as networks see."""
-        shape_px = planes.shape[1:]
-        tiling = self._tiling(shape_px, targets, tile_px, tta)
-        source = _Source(planes, self.manifest.light_scaling(magnification, planes), tiling)
-        run = partial(predict_windows, shape_px=shape_px, tiling=tiling, tta=tta)
-        return {
-            target: self.manifest.scaling(magnification, target).denormalise(output)
-            for target, output in self._painted(source, targets, run)
-        }
+        shape_px, light = planes.shape[1:], self.manifest.light_scaling(magnification, planes)
+        counts = {}
+        for n, some in self._by_joined(targets, magnification).items():
+            seen = joined(planes, n)
+            tiling = self._tiling(shape_px, n, some, tile_px, tta)
+            source = _Source(seen, light, tiling)
+            run = partial(predict_windows, shape_px=seen.shape[1:], tiling=tiling, tta=tta)
+            for target, output in self._painted(source, some, run):
+                scaling = self.manifest.scaling(magnification, target)
+                counts[target] = scaling.denormalise(resized(output, shape_px))
+        return counts
+
+    def _by_joined(self, targets: Sequence[str], magnification: int) -> dict[int, list[str]]:
+        """*targets* by the number of pixels along a side that are one to what paints them."""
+        found: dict[int, list[str]] = {}
+        for name in self.manifest.names(targets):
+            if name != SEGMENTER:
+                paints = [one for one in self.manifest.networks[name].paints if one in targets]
+                found.setdefault(self.manifest.n_joined(name, magnification), []).extend(paints)
+        return found
 
     def _needed(self, targets: Sequence[str], level: float | None) -> Sequence[str]:
         """What must be painted of a field of which *targets* are asked for, with a *level* or not.
@@ -292,13 +304,16 @@ class Stainer:
         targets: Sequence[str] | None = None,
         tile_px: int | None = None,
         tta: bool = False,
+        n_joined: int = 1,
     ) -> float:
         """The memory in MB that painting a field of *shape_px*, (Y, X), takes.
 
-        Networks and planes are not counted. Without *tile_px* the field goes through in one piece.
+        Networks see *n_joined* by *n_joined* of its pixels as one. Networks and planes are not
+        counted. Without *tile_px* the field goes through in one piece.
         """
         targets = self._targets(targets)
-        height, width = (side if tile_px is None else min(side, tile_px) for side in shape_px)
+        seen_px = joined_shape(shape_px, n_joined)
+        height, width = (side if tile_px is None else min(side, tile_px) for side in seen_px)
         tiles_bytes = []
         networks = self.manifest.names(targets)
         for predictor in (self.predictors[name] for name in networks):
@@ -344,8 +359,10 @@ class Stainer:
         """Raise unless there are such intervals, and memory for the field in all its sizes."""
         if level is not None:
             self._check_level(level, view, targets, way)
+        needed = self._by_joined(self._needed(targets, level), view.magnification)
         for shape in {shape_px, view.shape_px}:
-            self._tiling(shape, self._needed(targets, level), tile_px, tta)
+            for n, some in needed.items():
+                self._tiling(shape, n, some, tile_px, tta)
 
     def rescale(
         self, images: dict[str, NDArray[np.uint16]], magnification: int, way: str
@@ -432,22 +449,31 @@ class Stainer:
         return tuple(target for target in known if target in targets)
 
     def _tiling(
-        self, shape_px: tuple[int, int], targets: Sequence[str], tile_px: int | None, tta: bool
+        self,
+        shape_px: tuple[int, int],
+        n_joined: int,
+        targets: Sequence[str],
+        tile_px: int | None,
+        tta: bool,
     ) -> Tiling | None:
         """How a field of *shape_px* goes through the networks; None: in one piece.
 
-        Raises MemoryLimitError where it would take too much memory.
+        They see *n_joined* by *n_joined* of its pixels as one. Raises MemoryLimitError where it
+        would take too much memory.
         """
         halo_px = max(self.predictors[name].halo_px for name in self.manifest.names(targets))
         smallest = smallest_tile_px(halo_px)
         sides: list[int | None] = [tile_px]
         if not tile_px:
-            smaller = [side for side in (*_TILES_PX, smallest) if smallest <= side < max(shape_px)]
+            longest = max(joined_shape(shape_px, n_joined))
+            smaller = [side for side in (*_TILES_PX, smallest) if smallest <= side < longest]
             sides = [None, *smaller]
         needed_mb = 0.0
         for side in sides:
             tiling = Tiling(side, halo_px) if side else None
-            needed_mb = self.memory_needed_mb(shape_px, targets=targets, tile_px=side, tta=tta)
+            needed_mb = self.memory_needed_mb(
+                shape_px, targets=targets, tile_px=side, tta=tta, n_joined=n_joined
+            )
             if needed_mb <= self.memory_mb:
                 return tiling
         in_tiles = f" in tiles of {sides[-1]}" if sides[-1] else ""

@@ -121,7 +121,7 @@ def train_generator(
         parts=raw.parts,
         shown=raw.shown,
         score=lambda metrics: -metrics[SELECTED_BY[config.select]],
-        n_steps=config.epoch_steps or epoch_steps(store, config.patch_px, config.batch),
+        n_steps=n_steps_of(config, store),
     )
     generator, g_optimizer = fabric.setup(raw.generator, raw.g_optimizer)
     discriminator, d_optimizer = fabric.setup(raw.discriminator, raw.d_optimizer)
@@ -159,7 +159,14 @@ def train_generator(
 
         raw.shown.eval()
         with fabric.autocast():
-            found = validate_generator(raw.shown, store, config.targets, val_masks, features)
+            found = validate_generator(
+                raw.shown,
+                store,
+                config.targets,
+                val_masks,
+                features,
+                config.finest_um_per_px,
+            )
         if warning := collapse_warning(loop.end_epoch(*found), epoch + 1):
             tracker.warning(warning)
     return loop.finish(spec)
@@ -197,6 +204,11 @@ def check_request(
             "A1 needs the folder of a segmenter unless mask_source=none, and no other target "
             "takes one",
         )
+    if config.sees_mask and config.finest_um_per_px:
+        raise ConfigError(
+            "a network that sees a nuclei mask sees the pixels of the microscope",
+            "-P finest_um_per_px=0, or -P mask_source=none",
+        )
     if config.needs_features != (features is not None):
         raise ConfigError(
             f"select={config.select} {'takes no' if features else 'needs a'} feature metric",
@@ -218,6 +230,14 @@ def generator_patches(
         patch_px=config.patch_px,
         seed=config.seed,
         changes=changes_of(config.augmentations),
+        finest_um_per_px=config.finest_um_per_px,
+    )
+
+
+def n_steps_of(config: GeneratorConfig, store: Store) -> int:
+    """The steps of an epoch."""
+    return config.epoch_steps or epoch_steps(
+        store, config.patch_px, config.batch, config.finest_um_per_px
     )
 
 

@@ -10,8 +10,7 @@ from adipocyte.config import GeneratorConfig
 from adipocyte.errors import ConfigError
 from adipocyte.networks.start import Start
 from adipocyte.store.reader import Store
-from adipocyte.training.generator import train_generator
-from adipocyte.training.patches import epoch_steps
+from adipocyte.training.generator import n_steps_of, train_generator
 from adipocyte.training.tracker import Silent
 from adipocyte.training.validation import FeatureMetric
 
@@ -59,7 +58,6 @@ def fitted(
         train_generator(store, probe, segmenter, Path(scratch), watch, features, trained)
     # Of the second epoch, because the first also sets everything up.
     validation_s = watch.ended_s[1] - watch.ended_s[0] - watch.steps_s[1]
-    n_steps = config.epoch_steps or epoch_steps(store, config.patch_px, config.batch)
-    epoch_s = n_steps * watch.steps_s[1] / _PROBE_STEPS + validation_s
+    epoch_s = n_steps_of(config, store) * watch.steps_s[1] / _PROBE_STEPS + validation_s
     left_s = 60 * config.minutes - (time.monotonic() - start)
     return replace(config, epochs=max(1, int(left_s / epoch_s)))

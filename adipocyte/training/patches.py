@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from adipocyte.domain import BRIGHTFIELD, FieldKey, Window
+from adipocyte.domain import BRIGHTFIELD, FieldKey, Window, pixels_joined
 from adipocyte.errors import AdipocyteError, ConfigError
+from adipocyte.networks.unet import DIVISOR
 from adipocyte.store.reader import Store
 from adipocyte.system.machine import free_bytes
 from adipocyte.training.augmentations import WINDOW, Augmenter
 from adipocyte.training.microscope import Change, as_other_microscope
+from adipocyte.training.seen import SeenFields
 
 # The share of free memory that fields may take, which are then read once, not for each patch.
 _KEPT_SHARE = 0.2
@@ -35,8 +37,9 @@ class Patches(Dataset[Batch]):
     Each is planes (Z, Y, X), *targets* (T, Y, X) and mask (1, Y, X), float32; the segmenter needs
     no target. A target that the field lacks is nan; each field has at least one. *masks* give the
     nuclei: of several, one is drawn for each patch; without any the mask is empty. Masks come from
-    fields that have A1. With *changes* the planes are such as other microscopes take. Raises
-    ConfigError when a patch is larger than a field.
+    fields that have A1. With *changes* the planes are such as other microscopes take. Pixels are
+    joined where they are finer than *finest_um_per_px*, which takes no masks. Raises ConfigError
+    when a patch is larger than a field.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Patches(Dataset[Batch]):
         patch_px: int,
         seed: int,
         changes: Sequence[Change] = (),
+        finest_um_per_px: float = 0.0,
     ) -> None:
         self._store, self._targets, self._masks = store, targets, masks
         self._changes = changes
@@ -58,14 +62,16 @@ class Patches(Dataset[Batch]):
         if masks:
             self._keys = [key for key in self._keys if "A1" in store.targets(key)]
         kept_mb = _KEPT_SHARE * free_bytes(torch.device("cpu")) / 10**6
-        store.keep(self._keys, kept_mb)  # before processes that read patches are forked
-        self._valid = {key: store.valid(key) for key in self._keys}
-        smallest = min(side.stop - side.start for valid in self._valid.values() for side in valid)
+        # Before processes that read patches are forked.
+        self._fields = SeenFields(store, self._keys, finest_um_per_px, kept_mb)
+        sides = (side for valid in self._fields.valid.values() for side in valid)
+        smallest = min(side.stop - side.start for side in sides)
         if patch_px > smallest:
+            fitting = smallest // DIVISOR * DIVISOR
             raise ConfigError(
                 f"a patch of {patch_px} pixels does not fit "
                 f"the smallest field's side of {smallest}",
-                f"-P patch_px={smallest // 32 * 32}",
+                f"-P patch_px={fitting}" if fitting else "-P finest_um_per_px=0",
             )
 
     def __getitem__(self, index: int) -> Batch:
@@ -89,7 +95,7 @@ class Patches(Dataset[Batch]):
 
     def _window(self, key: FieldKey, random: np.random.Generator) -> Window:
         """A random part of a field, within what brightfield and fluorescence have both seen."""
-        rows, columns = (self._span(side, random) for side in self._valid[key])
+        rows, columns = (self._span(side, random) for side in self._fields.valid[key])
         return rows, columns
 
     def _span(self, side: slice, random: np.random.Generator) -> slice:
@@ -101,7 +107,7 @@ class Patches(Dataset[Batch]):
     def _read(self, key: FieldKey, window: Window, masks: Masks) -> NDArray[np.float32]:
         """(Z + T + 1, Y, X): normalised planes, normalised targets, mask; 0 for missing targets."""
         has = [target for target in self._targets if target in self._store.targets(key)]
-        planes, counts = self._store.planes_and_targets(key, has, window)
+        planes, counts = self._fields.planes_and_targets(key, has, window)
         stains = np.zeros((len(self._targets), *planes.shape[1:]), dtype=np.float32)
         for target, image in zip(has, counts, strict=True):
             scaling = self._store.field_scaling(key, target)
@@ -116,9 +122,12 @@ def _no_mask(_: FieldKey, window: Window) -> NDArray[np.bool_]:
     return np.zeros((rows.stop - rows.start, columns.stop - columns.start), dtype=bool)
 
 
-def epoch_steps(store: Store, patch_px: int, batch: int) -> int:
-    """How many steps cover the area of the training wells once."""
-    area = sum(math.prod(store.shape(key)) for key in store.keys("train"))
+def epoch_steps(store: Store, patch_px: int, batch: int, finest_um_per_px: float = 0.0) -> int:
+    """How many steps cover the area of the training wells once, in the pixels that are seen."""
+    area = 0.0
+    for key in store.keys("train"):
+        n = pixels_joined(store.objectives[key.magnification], finest_um_per_px)
+        area += math.prod(store.shape(key)) / n**2
     return max(1, math.ceil(area / (patch_px**2 * batch)))
 
 

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from adipocyte.domain import BRIGHTFIELD, WHOLE, FieldKey, Window
+from adipocyte.domain import BRIGHTFIELD, WHOLE, FieldKey, Window, pixels_joined
 from adipocyte.imaging.grey import comparison
+from adipocyte.imaging.resizing import joined, resized
 from adipocyte.networks.tiles import predict_field, segment_field
 from adipocyte.store.reader import Store
 from adipocyte.training.patches import Masks
@@ -29,12 +30,16 @@ class FeatureMetric(Protocol):
         """The feature metric of the fields `keys`, painted (Y, X) in counts, by target."""
 
 
-def source_of(store: Store, key: FieldKey, masks: Masks | None) -> NDArray[np.float32]:
+def source_of(
+    store: Store, key: FieldKey, masks: Masks | None, finest_um_per_px: float = 0.0
+) -> NDArray[np.float32]:
     """The channels of a field that a network sees, (C, Y, X) in network units.
 
-    These are the planes, and with *masks* the nuclei mask after them.
+    These are the planes, and with *masks* the nuclei mask after them. Pixels are joined where they
+    are finer than *finest_um_per_px*, which takes no masks.
     """
-    planes = store.field_scaling(key, BRIGHTFIELD).normalise(store.planes(key))
+    n = pixels_joined(store.objectives[key.magnification], finest_um_per_px)
+    planes = store.field_scaling(key, BRIGHTFIELD).normalise(joined(store.planes(key), n))
     if masks is None:
         return planes
     return np.concatenate([planes, masks(key, WHOLE)[None].astype(np.float32)])
@@ -46,9 +51,11 @@ def validate_generator(
     targets: Sequence[str],
     masks: Masks | None,
     features: FeatureMetric | None = None,
+    finest_um_per_px: float = 0.0,
 ) -> tuple[dict[str, float], NDArray[np.uint8]]:
-    """Paint the *targets* of every validation field that has one of them.
+    """Paint the *targets* of every validation field that has one of them, in its own pixels.
 
+    The *generator* sees none that are finer than *finest_um_per_px*.
     Returns metrics and a picture. val_mae is in counts, val_pixel_metric is the challenge's: MAE /
     median of the target. Both are over all fields and targets, for each target ("val_mae_A2") and
     for each magnification ("val_mae_20x", "val_mae_A2_20x"); val_mae_units is in the network units
@@ -59,9 +66,10 @@ def validate_generator(
     errors: dict[str, list[float]] = defaultdict(list)
     pictures, measured = {}, {}
     for key in store.keys("validation", targets):
-        outputs = predict_field(generator, source_of(store, key, masks))
+        outputs = predict_field(generator, source_of(store, key, masks, finest_um_per_px))
         valid, painted = store.valid(key), {}
-        for target, output in zip(targets, outputs, strict=True):
+        for target, seen in zip(targets, outputs, strict=True):
+            output = resized(seen, store.shape(key))
             painted[target] = store.scaling(key.magnification, target).denormalise(output)
             if target not in store.targets(key):
                 continue

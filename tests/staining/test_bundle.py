@@ -254,11 +254,11 @@ def _one_byte_changed(path: Path) -> None:
     [
         (
             lambda folder: _changed(folder, format=3),
-            "has format 3, older than the 4 to 8 that this code reads: register the model again",
+            "has format 3, older than the 4 to 9 that this code reads: register the model again",
         ),
         (
-            lambda folder: _changed(folder, format=9),
-            "has format 9, newer than the 8 that this code reads: update the code",
+            lambda folder: _changed(folder, format=10),
+            "has format 10, newer than the 9 that this code reads: update the code",
         ),
         (
             lambda folder: _changed(folder, intensities="best"),

@@ -72,6 +72,7 @@ CHANGES: dict[type, dict[str, tuple[Any, Settings]]] = {
         "select": ("features", {"epochs": 2}),
         "ema": (0.5, {"epoch_steps": 2}),  # the average starts as a copy
         "constant_epochs": (0, {"epochs": 2}),
+        "finest_um_per_px": (0.325, {}),
         "augmentations": ("microscope", {}),
     },
 }

@@ -444,7 +444,7 @@ def test_the_best_generator_is_kept_whenever_it_came(small_store, tmp_path, monk
     metric = iter([0.9, 0.2, 0.5])
     seen = []
 
-    def validate(network, store, targets, masks, features):
+    def validate(network, *_):
         seen.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
         return {"val_pixel_metric": next(metric)}, np.zeros((1, 1), dtype=np.uint8)
 

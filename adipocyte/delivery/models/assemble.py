@@ -12,13 +12,14 @@ import adipocyte
 from adipocyte.delivery.runs.runs import (
     commit,
     encoder_weights_of,
+    finest_of,
     knows_any_planes,
     network_of,
     segmenter_of,
     started_from,
     targets_of,
 )
-from adipocyte.domain import BRIGHTFIELD, SEGMENTER, Intensities, table_key
+from adipocyte.domain import BRIGHTFIELD, SEGMENTER, Intensities, pixels_joined, table_key
 from adipocyte.errors import RunError
 from adipocyte.evaluation.fields import FieldPaths
 from adipocyte.evaluation.foretelling import learn_foretellers
@@ -30,6 +31,8 @@ from adipocyte.evaluation.painting import (
     fit_intervals,
     paint_fields,
 )
+from adipocyte.imaging.padding import pad_to_multiple
+from adipocyte.imaging.resizing import joined
 from adipocyte.networks.files import load_network
 from adipocyte.networks.quantisation import measure_ranges
 from adipocyte.networks.unet import DIVISOR
@@ -139,7 +142,8 @@ def gather(store: Store, runs: dict[str, str], folder: Path, storage: str) -> Pa
             network = network_of(run_id, "train_gan", store.digest, *wanted)
             path, entry = stack.enter_context(network), _entry(run_id, wanted)
             if not entry.sees_mask:
-                ranges = measure_ranges(load_network(path)[1], random_patches(store))
+                patches = random_patches(store, entry.finest_um_per_px)
+                ranges = measure_ranges(load_network(path)[1], patches)
                 entry = replace(entry, ranges=ranges)
             entries[entry.name], folders[entry.name] = entry, path
         if SEGMENTER in runs:
@@ -170,22 +174,28 @@ def gather(store: Store, runs: dict[str, str], folder: Path, storage: str) -> Pa
 def _entry(run_id: str, wanted: Sequence[str]) -> NetworkEntry:
     """What the network of *run_id* is for in a bundle that *wanted* some of its targets."""
     paints = tuple(target if target in wanted else "" for target in targets_of(run_id))
-    return NetworkEntry(paints, sees_mask=segmenter_of(run_id) != "")
+    sees_mask = segmenter_of(run_id) != ""
+    return NetworkEntry(paints, sees_mask, finest_um_per_px=finest_of(run_id))
 
 
-def random_patches(store: Store) -> Iterator[NDArray[np.float32]]:
-    """Parts of random training fields as networks see them, (Z, Y, X); always the same ones."""
+def random_patches(store: Store, finest_um_per_px: float) -> Iterator[NDArray[np.float32]]:
+    """Parts of random training fields, (Z, Y, X) in network units; always the same ones.
+
+    They are as a network sees them that sees no pixels finer than *finest_um_per_px*.
+    """
     random, keys = np.random.default_rng(0), store.keys("train")
     for _ in range(_N_PATCHES):
         key = keys[random.integers(len(keys))]
-        sides = [min(_PATCH_PX, side // DIVISOR * DIVISOR) for side in store.shape(key)]
+        n = pixels_joined(store.objectives[key.magnification], finest_um_per_px)
+        most = (side // n for side in store.shape(key))
+        sides = [n * min(_PATCH_PX, side // DIVISOR * DIVISOR or side) for side in most]
         starts = [
             int(random.integers(side - part + 1))
             for side, part in zip(store.shape(key), sides, strict=True)
         ]
         rows, columns = (slice(a, a + n) for a, n in zip(starts, sides, strict=True))
-        planes = store.planes(key, (rows, columns))
-        yield store.field_scaling(key, BRIGHTFIELD).normalise(planes)
+        planes = joined(store.planes(key, (rows, columns)), n)
+        yield store.field_scaling(key, BRIGHTFIELD).normalise(pad_to_multiple(planes, DIVISOR))
 
 
 def runs_by_network(run_ids: Iterable[str]) -> dict[str, str]:

@@ -19,7 +19,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.store.artifact.models_artifact_repo import ModelsArtifactRepository
 
-from adipocyte.config import GeneratorConfig, plain
+from adipocyte.config import LATER, GeneratorConfig, plain
 from adipocyte.errors import RunError, StoppedError
 
 STEP_TAG, STORE_TAG, TARGET_TAG = "adipocyte.step", "adipocyte.store", "adipocyte.target"
@@ -271,6 +271,12 @@ def started_from(run_id: str) -> str:
 def knows_any_planes(run_id: str) -> bool:
     """Whether the generator of *run_id* learnt from any number of planes."""
     return mlflow.get_run(run_id).data.params.get("config.augmentations") == "any_planes"
+
+
+def finest_of(run_id: str) -> float:
+    """The finest pixels, in µm, that the generator of *run_id* sees; 0: those of the microscope."""
+    params = mlflow.get_run(run_id).data.params
+    return float(params.get("config.finest_um_per_px", LATER["finest_um_per_px"]))
 
 
 def _tags_of(run_id: str) -> dict[str, str]:

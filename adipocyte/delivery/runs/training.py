@@ -17,7 +17,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from adipocyte.config import GeneratorConfig, SegmenterConfig, build, spelled, without_retired
+from adipocyte.config import GeneratorConfig, SegmenterConfig, as_recorded, build, spelled
 from adipocyte.delivery.runs.datasets import store_dataset
 from adipocyte.delivery.runs.runs import (
     NETWORK_ARTIFACT,
@@ -158,7 +158,7 @@ def resumed(config: Config, step: str) -> Config:
             f"run {config.resume} has finished",
             "there is nothing to resume; train anew without -P resume",
         )
-    kept = build(type(config), without_retired(type(config), settings) | {"resume": config.resume})
+    kept = build(type(config), as_recorded(type(config), settings) | {"resume": config.resume})
     _refuse_changes(config, kept)
     if config.store != type(config).store:
         kept = dataclasses.replace(kept, store=config.store)

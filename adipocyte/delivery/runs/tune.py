@@ -39,7 +39,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_s
 from optuna.trial import FrozenTrial, TrialState
 from optuna.visualization.matplotlib import plot_optimization_history, plot_param_importances
 
-from adipocyte.config import GeneratorConfig, TuneConfig, build, plain, without_retired
+from adipocyte.config import GeneratorConfig, TuneConfig, as_recorded, build, plain
 from adipocyte.delivery.runs.runs import (
     PARENT_TAG,
     SETTINGS_FILE,
@@ -357,7 +357,7 @@ def _refuse_other(study: Study, settings: dict[str, Any]) -> None:
     """Raise ConfigError when the trials of the *study* have other settings than *settings*."""
     another = "begin another study with -P study=<name>"
     try:
-        held = without_retired(GeneratorConfig, study.user_attrs.get(SHARED, {}))
+        held = as_recorded(GeneratorConfig, study.user_attrs.get(SHARED, {}))
     except ConfigError as error:
         raise ConfigError(f"the study {study.study_name} has {error.found}", another) from error
     for name, value in settings.items():

@@ -1,0 +1,68 @@
+"""Training fields in the pixels that a network sees, which may be coarser than the microscope's."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adipocyte.domain import FieldKey, Window, pixels_joined
+from adipocyte.imaging.resizing import joined
+from adipocyte.store.reader import Store
+
+PlanesAndStains = tuple[NDArray[np.uint16], NDArray[np.uint16]]  # (Z, Y, X) and (C, Y, X) counts
+
+
+class SeenFields:
+    """The fields *keys* of a *store* in pixels that are none finer than *finest_um_per_px*.
+
+    At each magnification so many are joined as `domain.pixels_joined` says, from the upper left
+    corner of a field on. What fits into *kept_mb* of memory is read once, not for each window.
+    """
+
+    def __init__(
+        self, store: Store, keys: Sequence[FieldKey], finest_um_per_px: float, kept_mb: float
+    ) -> None:
+        self._store = store
+        self._n = {
+            magnification: pixels_joined(um_per_px, finest_um_per_px)
+            for magnification, um_per_px in store.objectives.items()
+        }
+        self.valid = {key: self._joined_window(key, store.valid(key)) for key in keys}
+        self._kept: dict[FieldKey, PlanesAndStains] = {}
+        left_mb = self._keep([key for key in keys if self._n[key.magnification] > 1], kept_mb)
+        store.keep([key for key in keys if self._n[key.magnification] == 1], left_mb)
+
+    def planes_and_targets(
+        self, key: FieldKey, targets: Sequence[str], window: Window
+    ) -> PlanesAndStains:
+        """The planes of a field in a *window* of joined pixels, and its *targets*, in counts."""
+        if key in self._kept:
+            planes, stains = self._kept[key]
+            chosen = [self._store.targets(key).index(target) for target in targets]
+            return planes[(slice(None), *window)], stains[(chosen, *window)]
+        n = self._n[key.magnification]
+        rows, columns = (slice(n * side.start, n * side.stop) for side in window)
+        planes, stains = self._store.planes_and_targets(key, targets, (rows, columns))
+        return joined(planes, n), joined(stains, n)
+
+    def _keep(self, keys: Sequence[FieldKey], most_mb: float) -> float:
+        """Read *keys* into memory until they would take more than *most_mb*; what is left of it."""
+        left_mb = most_mb
+        for key in keys:
+            targets, n = self._store.targets(key), self._n[key.magnification]
+            height, width = (side // n for side in self._store.shape(key))
+            n_channels = self._store.manifest.n_z_planes + len(targets)
+            needed_mb = 2 * n_channels * height * width / 10**6
+            if needed_mb > left_mb:
+                break
+            window = slice(0, height), slice(0, width)
+            self._kept[key] = self.planes_and_targets(key, targets, window)
+            left_mb -= needed_mb
+        return left_mb
+
+    def _joined_window(self, key: FieldKey, window: Window) -> Window:
+        """The joined pixels that lie within a *window* of a field's own."""
+        n = self._n[key.magnification]
+        rows, columns = (slice(math.ceil(side.start / n), side.stop // n) for side in window)
+        return rows, columns

@@ -14,6 +14,7 @@ from torch.nn.functional import l1_loss
 from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_fn
 
 from adipocyte.config import GeneratorConfig
+from adipocyte.domain import pixels_joined
 from adipocyte.errors import ConfigError
 from adipocyte.networks.discriminator import Discriminator
 from adipocyte.networks.losses import (
@@ -107,7 +108,8 @@ def train_generator(
     """
     check_request(store, config, segmenter, features)
     fabric = make_fabric(config.precision)
-    val_masks = PredictedMasks(segmenter, store, "validation", fabric.device) if segmenter else None
+    masks = PredictedMasks(segmenter, store, "validation", fabric.device) if segmenter else None
+    judged_on = (store, config.targets, masks, features, config.finest_um_per_px)
     patches = generator_patches(store, config, segmenter, fabric.device)
 
     torch.manual_seed(config.seed)
@@ -131,8 +133,7 @@ def train_generator(
         raw.generator.train()
         raw.discriminator.train()
         for step in loop.steps(f"generator of {config.target}"):
-            factor = rate_factor(step, loop.n_steps, config)
-            set_rates(config, factor, g_optimizer, d_optimizer)
+            set_rates(config, rate_factor(step, loop.n_steps, config), g_optimizer, d_optimizer)
             planes, real, mask = next(batches)
             source = torch.cat([planes, mask], dim=1) if segmenter else planes  # (N, 7 or 8, Y, X)
             fake = generator(source)
@@ -159,14 +160,7 @@ def train_generator(
 
         raw.shown.eval()
         with fabric.autocast():
-            found = validate_generator(
-                raw.shown,
-                store,
-                config.targets,
-                val_masks,
-                features,
-                config.finest_um_per_px,
-            )
+            found = validate_generator(raw.shown, *judged_on)
         if warning := collapse_warning(loop.end_epoch(*found), epoch + 1):
             tracker.warning(warning)
     return loop.finish(spec)
@@ -204,9 +198,15 @@ def check_request(
             "A1 needs the folder of a segmenter unless mask_source=none, and no other target "
             "takes one",
         )
-    if config.sees_mask and config.finest_um_per_px:
+    finer = [
+        magnification
+        for magnification, um_per_px in store.objectives.items()
+        if pixels_joined(um_per_px, config.finest_um_per_px) > 1
+    ]
+    if config.sees_mask and finer:
         raise ConfigError(
-            "a network that sees a nuclei mask sees the pixels of the microscope",
+            "a network that sees a nuclei mask sees the pixels of the microscope, which are to be "
+            f"joined at {finer[0]}x",
             "-P finest_um_per_px=0, or -P mask_source=none",
         )
     if config.needs_features != (features is not None):

@@ -175,7 +175,8 @@ def _entry(run_id: str, wanted: Sequence[str]) -> NetworkEntry:
     """What the network of *run_id* is for in a bundle that *wanted* some of its targets."""
     paints = tuple(target if target in wanted else "" for target in targets_of(run_id))
     sees_mask = segmenter_of(run_id) != ""
-    return NetworkEntry(paints, sees_mask, finest_um_per_px=finest_of(run_id))
+    finest = 0.0 if sees_mask else finest_of(run_id)  # beside a mask nothing is ever joined
+    return NetworkEntry(paints, sees_mask, finest_um_per_px=finest)
 
 
 def random_patches(store: Store, finest_um_per_px: float) -> Iterator[NDArray[np.float32]]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -15,11 +16,12 @@ from adipocyte.config import GeneratorConfig, RegisterConfig, build
 from adipocyte.delivery.models.assemble import gather
 from adipocyte.delivery.models.register import register
 from adipocyte.delivery.models.start import start_of
-from adipocyte.delivery.runs.runs import STARTED_TAG, step_run
+from adipocyte.delivery.runs.runs import STARTED_TAG, finest_of, step_run
 from adipocyte.delivery.runs.training import training_run
 from adipocyte.errors import AdipocyteError, ConfigError, OutputError, RunError
 from adipocyte.networks.files import load_network
 from adipocyte.staining.bundle import read_manifest
+from adipocyte.staining.stainer import Stainer
 from adipocyte.store.reader import Store
 from adipocyte.training.generator import train_generator
 from entrypoints.train_gan import train_gan
@@ -33,7 +35,7 @@ SETTINGS = {
     "recipe": "shared",
     "epochs": 1,
     "epoch_steps": 2,
-    "patch_px": 64,
+    "patch_px": 32,
     "workers": 0,
     "precision": "32",
 }
@@ -86,6 +88,24 @@ def address(small_store: Store, first: str) -> str:
 def bundle(small_store: Store, first: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = dict.fromkeys(("A1", "A2", "A3"), first)
     return gather(small_store, runs, tmp_path_factory.mktemp("bundle") / "bundle", "bfloat16")
+
+
+def test_a_run_says_what_pixels_its_network_sees_and_a_bundle_paints_as_was_validated(
+    small_store, first, tmp_path
+):
+    run = mlflow.get_run(first)
+    assert finest_of(first) == float(run.data.params["config.finest_um_per_px"]) == 0.325
+    runs = dict.fromkeys(("A1", "A2", "A3"), first)
+    stainer = Stainer(gather(small_store, runs, tmp_path / "bundle", "float32"), precision="32")
+    [(name, entry)] = stainer.manifest.networks.items()
+    assert entry.finest_um_per_px == 0.325
+    assert [stainer.manifest.n_joined(name, magnification) for magnification in (20, 40)] == [1, 2]
+    for key in small_store.keys("validation"):
+        painted = stainer.stain(small_store.planes(key), key.magnification, intensities="none")
+        for target, image in painted.images.items():
+            error = np.abs(image.astype(np.int32) - small_store.target(key, target)).mean()
+            validated = run.data.metrics[f"best_val_mae_{target}_{key.magnification}x"]
+            assert error == pytest.approx(validated, rel=1e-4)
 
 
 def test_a_model_a_run_and_a_bundle_give_the_same_network(small_store, first, address, bundle):

@@ -21,6 +21,7 @@ def train_gan(config: GeneratorConfig) -> None:
     from adipocyte.store.reader import Store
     from adipocyte.training.generator import train_generator
     from adipocyte.training.pace import fitted
+    from adipocyte.training.seen import seen_um_per_px
 
     config = with_start(resumed(replace(config, target=",".join(config.targets)), "train_gan"))
     store = Store(config.store)
@@ -35,8 +36,9 @@ def train_gan(config: GeneratorConfig) -> None:
         start_of(config) as (start, origin),
     ):
         normalisation = store.manifest.origin.settings["normalisation"]
-        notes = differences(start, store.manifest.n_z_planes, normalisation) if start else ()
-        for note in notes:
+        seen = seen_um_per_px(store, config.finest_um_per_px)
+        about = (store.manifest.n_z_planes, normalisation, seen)
+        for note in differences(start, *about) if start else ():
             click.echo(f"Note: {note}.", err=True)
         config = fitted(store, config, segmenter, features, start)
         with training_run("train_gan", config, store, **tags, **origin) as training:

@@ -1,12 +1,13 @@
 """Starting a training from a network that has learnt already, with other planes or stains."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from adipocyte.domain import are_alike
 from adipocyte.errors import ConfigError
 from adipocyte.networks.files import load_network, read_spec
 from adipocyte.networks.unet import UNetSpec
@@ -19,6 +20,7 @@ class Start:
     `paints` has "" for an output that is not known. `sees_mask` says that its last input is the
     segmenter's mask. `source` is the address that it came from, `normalisation` the way of
     `domain.Normalisation` that its planes and stains were brought to its units, "" where unknown.
+    It has seen pixels of the sizes `um_per_px`, in µm; there are none where they are unknown.
     """
 
     folder: Path
@@ -26,6 +28,7 @@ class Start:
     sees_mask: bool
     source: str
     normalisation: str = ""
+    um_per_px: tuple[float, ...] = ()
 
 
 def start_from(
@@ -49,11 +52,14 @@ def start_from(
     network.load_state_dict(weights)
 
 
-def differences(start: Start, n_z_planes: int, normalisation: str) -> Iterator[str]:
+def differences(
+    start: Start, n_z_planes: int, normalisation: str, um_per_px: Mapping[int, float]
+) -> Iterator[str]:
     """Sentences about a store that is unlike what *start* has learnt from.
 
-    The store has *n_z_planes* and a *normalisation*, a way of `domain.Normalisation`. Raises
-    BundleError when the network is damaged.
+    The store has *n_z_planes* and a *normalisation*, a way of `domain.Normalisation`; the network
+    is to see pixels of *um_per_px*, in µm by magnification. Raises BundleError when the network is
+    damaged.
     """
     n_seen = read_spec(start.folder).in_channels - start.sees_mask
     if n_z_planes < n_seen:
@@ -67,6 +73,15 @@ def differences(start: Start, n_z_planes: int, normalisation: str) -> Iterator[s
             f"store normalises by {normalisation}: the training begins with units that it does not "
             f"know. To keep them, prepare the plate with -P normalisation={start.normalisation}"
         )
+    known = ", ".join(f"{one:.3g}" for one in start.um_per_px)
+    for magnification, size in um_per_px.items():
+        if known and not any(are_alike(size, one) for one in start.um_per_px):
+            yield (
+                f"{start.source} has learnt from pixels of {known} µm, this training sees "
+                f"{magnification}x in pixels of {size:.3g} µm: shapes look larger or smaller to it "
+                "than it knows them. To join fine pixels, give the size that it knows, "
+                f"-P finest_um_per_px={start.um_per_px[-1]:.3g}"
+            )
 
 
 def is_same_kind(one: UNetSpec, other: UNetSpec) -> bool:

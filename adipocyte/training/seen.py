@@ -66,3 +66,11 @@ class SeenFields:
         n = self._n[key.magnification]
         rows, columns = (slice(math.ceil(side.start / n), side.stop // n) for side in window)
         return rows, columns
+
+
+def seen_um_per_px(store: Store, finest_um_per_px: float) -> dict[int, float]:
+    """The size in µm, by magnification, of the pixels that a network sees of a *store*."""
+    return {
+        magnification: um_per_px * pixels_joined(um_per_px, finest_um_per_px)
+        for magnification, um_per_px in store.objectives.items()
+    }

@@ -87,13 +87,18 @@ def test_with_other_planes_it_paints_as_of_interpolated_ones(tmp_path, kind, n_o
 
 def test_a_store_unlike_what_the_start_has_seen_is_told(tmp_path):
     start = saved(tmp_path, UNET, 5, ("A1",), sees_mask=True)
-    assert [*differences(start, 4, "field")] == [*differences(start, 7, "plate")] == []
-    [note] = differences(start, 3, "field")
+    assert [*differences(start, 4, "field", {})] == [*differences(start, 7, "plate", {})] == []
+    [note] = differences(start, 3, "field", {})
     assert "run 1 has learnt from 4 planes, this store has 3: each plane" in note
     of_plate = replace(start, normalisation="plate")
-    assert [*differences(of_plate, 4, "plate")] == []
-    [note] = differences(of_plate, 4, "field")
+    assert [*differences(of_plate, 4, "plate", {})] == []
+    [note] = differences(of_plate, 4, "field", {})
     assert "normalised by plate, this store normalises by field" in note
+    assert [*differences(start, 4, "field", {20: 0.325, 60: 0.108})] == []  # nothing is known
+    of_20x = replace(start, um_per_px=(0.325,))
+    [note] = differences(of_20x, 4, "field", {20: 0.33, 60: 0.108})
+    assert "learnt from pixels of 0.325 µm, this training sees 60x in pixels of 0.108 µm" in note
+    assert note.endswith("-P finest_um_per_px=0.325")
 
 
 def test_the_mask_stays_the_last_input(tmp_path):

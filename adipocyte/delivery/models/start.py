@@ -67,7 +67,15 @@ def _of_bundle(folder: Path, targets: tuple[str, ...], source: str) -> Start:
     name, entry = max(
         manifest.networks.items(), key=lambda item: len({*item[1].paints} & {*targets})
     )
-    return Start(folder / name, entry.paints, entry.sees_mask, source, manifest.normalisation)
+    seen = {size * manifest.n_joined(name, one) for one, size in manifest.objectives.items()}
+    return Start(
+        folder / name,
+        entry.paints,
+        entry.sees_mask,
+        source,
+        manifest.normalisation,
+        tuple(sorted(seen)),
+    )
 
 
 @contextlib.contextmanager

@@ -115,6 +115,7 @@ def test_a_model_a_run_and_a_bundle_give_the_same_network(small_store, first, ad
         with start_of(config(start=given)) as (start, tags):
             assert start.paints == ("A1", "A2", "A3")
             assert not start.sees_mask
+            assert start.um_per_px == (() if given == first else (0.325, 0.326))
             states.append(load_network(start.folder)[1].state_dict())
             sources = {first: f"run {first}", address: "models:/adipocyte/1"}
             assert tags == {"started_from": sources.get(given, str(bundle.resolve()))}

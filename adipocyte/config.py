@@ -621,12 +621,12 @@ class GeneratorConfig:
     epoch_steps: int = _epoch_steps()
     patch_px: int = _patch_px()
     finest_um_per_px: float = option(
-        "Smallest pixels that the network sees, in µm: so many finer ones are joined as make one "
-        "of them, so that 40x and 60x look like 20x; 0: the pixels of every objective.",
+        "Smallest pixels, in µm, that the network sees: so many finer ones are joined as come "
+        "nearest, by 0.25 two by two at 40x and 60x; 0: the pixels of every objective.",
         0.0,
         low=0,
         high=MOST_UM_PER_PX,
-        shared=0.325,
+        shared=0.25,
     )
     augment_p: float = _augment_p(shared=0.7)
     rotate_deg: float = _rotate_deg(shared=180.0)

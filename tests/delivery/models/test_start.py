@@ -94,11 +94,11 @@ def test_a_run_says_what_pixels_its_network_sees_and_a_bundle_paints_as_was_vali
     small_store, first, tmp_path
 ):
     run = mlflow.get_run(first)
-    assert finest_of(first) == float(run.data.params["config.finest_um_per_px"]) == 0.325
+    assert finest_of(first) == float(run.data.params["config.finest_um_per_px"]) == 0.25
     runs = dict.fromkeys(("A1", "A2", "A3"), first)
     stainer = Stainer(gather(small_store, runs, tmp_path / "bundle", "float32"), precision="32")
     [(name, entry)] = stainer.manifest.networks.items()
-    assert entry.finest_um_per_px == 0.325
+    assert entry.finest_um_per_px == 0.25
     assert [stainer.manifest.n_joined(name, magnification) for magnification in (20, 40)] == [1, 2]
     for key in small_store.keys("validation"):
         painted = stainer.stain(small_store.planes(key), key.magnification, intensities="none")

@@ -61,9 +61,7 @@ class Patches(Dataset[Batch]):
         self._keys = store.keys("train", targets)
         if masks:
             self._keys = [key for key in self._keys if "A1" in store.targets(key)]
-        kept_mb = _KEPT_SHARE * free_bytes(torch.device("cpu")) / 10**6
-        # Before processes that read patches are forked.
-        self._fields = SeenFields(store, self._keys, finest_um_per_px, kept_mb)
+        self._fields = SeenFields(store, self._keys, finest_um_per_px)
         sides = (side for valid in self._fields.valid.values() for side in valid)
         smallest = min(side.stop - side.start for side in sides)
         if patch_px > smallest:
@@ -73,6 +71,8 @@ class Patches(Dataset[Batch]):
                 f"the smallest field's side of {smallest}",
                 f"-P patch_px={fitting}" if fitting else "-P finest_um_per_px=0",
             )
+        # Before processes that read patches are forked.
+        self._fields.keep(_KEPT_SHARE * free_bytes(torch.device("cpu")) / 10**6)
 
     def __getitem__(self, index: int) -> Batch:
         random = np.random.default_rng([self._seed, index])

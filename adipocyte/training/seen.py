@@ -17,12 +17,10 @@ class SeenFields:
     """The fields *keys* of a *store* in pixels that are none finer than *finest_um_per_px*.
 
     At each magnification so many are joined as `domain.pixels_joined` says, from the upper left
-    corner of a field on. What fits into *kept_mb* of memory is read once, not for each window.
+    corner of a field on. `valid` are the joined pixels that brightfield and stains both show.
     """
 
-    def __init__(
-        self, store: Store, keys: Sequence[FieldKey], finest_um_per_px: float, kept_mb: float
-    ) -> None:
+    def __init__(self, store: Store, keys: Sequence[FieldKey], finest_um_per_px: float) -> None:
         self._store = store
         self._n = {
             magnification: pixels_joined(um_per_px, finest_um_per_px)
@@ -30,8 +28,11 @@ class SeenFields:
         }
         self.valid = {key: self._joined_window(key, store.valid(key)) for key in keys}
         self._kept: dict[FieldKey, PlanesAndStains] = {}
-        left_mb = self._keep([key for key in keys if self._n[key.magnification] > 1], kept_mb)
-        store.keep([key for key in keys if self._n[key.magnification] == 1], left_mb)
+
+    def keep(self, most_mb: float) -> None:
+        """Read fields into memory until they would take more than *most_mb*, joined ones first."""
+        left_mb = self._keep([key for key in self.valid if self._n[key.magnification] > 1], most_mb)
+        self._store.keep([key for key in self.valid if self._n[key.magnification] == 1], left_mb)
 
     def planes_and_targets(
         self, key: FieldKey, targets: Sequence[str], window: Window

@@ -29,7 +29,8 @@ def store(small_store: Store) -> Store:
 
 @pytest.mark.parametrize("kept_mb", [0.0, 100.0])
 def test_pixels_are_joined_where_they_are_finer(store, kept_mb):
-    fields = SeenFields(store, [FINE, COARSE], FINEST, kept_mb)
+    fields = SeenFields(store, [FINE, COARSE], FINEST)
+    fields.keep(kept_mb)
     assert fields.valid[FINE] == (slice(0, 48), slice(0, 40))
     assert fields.valid[COARSE] == store.valid(COARSE)
     window, own = (slice(3, 20), slice(5, 11)), (slice(6, 40), slice(10, 22))
@@ -42,7 +43,8 @@ def test_pixels_are_joined_where_they_are_finer(store, kept_mb):
 
 
 def test_fields_that_are_kept_are_read_no_more(store, monkeypatch):
-    fields = SeenFields(store, [FINE], FINEST, kept_mb=100.0)
+    fields = SeenFields(store, [FINE], FINEST)
+    fields.keep(100.0)
     monkeypatch.setattr(store, "planes_and_targets", None)
     fields.planes_and_targets(FINE, ["A2"], fields.valid[FINE])
 
@@ -57,8 +59,9 @@ def test_patches_hold_joined_pixels_and_must_fit_into_them(store):
     assert n_found >= 5
     with pytest.raises(ConfigError, match=r"a patch of 64 pixels does not fit .* of 40: "):
         Patches(store, **make, patch_px=64, finest_um_per_px=FINEST)
-    with pytest.raises(ConfigError, match="side of 20: -P finest_um_per_px=0"):
-        Patches(store, **make, patch_px=32, finest_um_per_px=2 * FINEST)
+    for finest in (2 * FINEST, 20.0):
+        with pytest.raises(ConfigError, match=r"side of \d+: -P finest_um_per_px=0"):
+            Patches(store, **make, patch_px=32, finest_um_per_px=finest)
 
 
 def test_steps_cover_the_area_that_is_seen(store):

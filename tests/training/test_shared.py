@@ -101,7 +101,8 @@ def test_one_network_is_trained_validated_and_kept_for_all_stains(small_store, t
     best = train_generator(small_store, ALL_STAINS, None, tmp_path, notes)
     spec, network = load_network(tmp_path / "network")
     assert spec.out_channels == 3
-    metrics, picture = validate_generator(network, small_store, TARGETS, None)
+    finest = ALL_STAINS.finest_um_per_px
+    metrics, picture = validate_generator(network, small_store, TARGETS, None, None, finest)
     assert {name: best[name] for name in metrics} == pytest.approx(metrics, rel=1e-3)
     for name in ("val_mae", "val_pixel_metric"):
         of_each = [metrics[f"{name}_{target}"] for target in TARGETS]

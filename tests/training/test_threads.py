@@ -17,7 +17,7 @@ SETTINGS = {
     "recipe": "shared",
     "epochs": 2,
     "epoch_steps": 2,
-    "patch_px": 64,
+    "patch_px": 32,
     "batch": 2,
     "workers": 0,
     "precision": "32",

@@ -228,11 +228,13 @@ def _origin(
 def _described(bundle: BundleManifest) -> dict[str, Any]:
     """What `stained.json` says of a bundle: all but the ranges, which follow from the rest.
 
-    A plate that was begun before bundles had ranges and sizes is still the same plate.
+    A plate that was begun before bundles had ranges and sizes of pixels is still the same plate.
     """
     described = asdict(bundle)
     for network in described["networks"].values():
         del network["ranges"]
+        if not network["finest_um_per_px"]:
+            del network["finest_um_per_px"]
     if not bundle.um_per_px:
         del described["um_per_px"]
     return described

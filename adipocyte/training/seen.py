@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from adipocyte.domain import FieldKey, Window, pixels_joined
 from adipocyte.imaging.resizing import joined
@@ -50,7 +51,7 @@ class SeenFields:
     def _keep(self, keys: Sequence[FieldKey], most_mb: float) -> float:
         """Read *keys* into memory until they would take more than *most_mb*; what is left of it."""
         left_mb = most_mb
-        for key in keys:
+        for key in tqdm(keys, desc="join pixels", unit="field", disable=not keys):
             targets, n = self._store.targets(key), self._n[key.magnification]
             height, width = (side // n for side in self._store.shape(key))
             n_channels = self._store.manifest.n_z_planes + len(targets)

@@ -21,12 +21,16 @@ def resized(image: NDArray[Number], shape_px: tuple[int, int]) -> NDArray[Number
     return cv2.resize(image, shape_px[::-1], interpolation=way).astype(image.dtype, copy=False)
 
 
+def resized_stack(stack: NDArray[Number], shape_px: tuple[int, int]) -> NDArray[Number]:
+    """A *stack* (C, Y, X) whose images are `resized`."""
+    return np.stack([resized(image, shape_px) for image in stack])
+
+
 def joined(stack: NDArray[Number], n: int) -> NDArray[Number]:
     """A *stack* (C, Y, X) whose pixels are the means of *n* by *n*, as many as come nearest."""
     if n == 1:
         return stack
-    shape_px = joined_shape(stack.shape[1:], n)
-    return np.stack([resized(image, shape_px) for image in stack])
+    return resized_stack(stack, joined_shape(stack.shape[1:], n))
 
 
 def joined_shape(shape_px: tuple[int, ...], n: int) -> tuple[int, int]:

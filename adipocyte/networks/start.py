@@ -7,10 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from adipocyte.domain import are_alike
 from adipocyte.errors import ConfigError
 from adipocyte.networks.files import load_network, read_spec
 from adipocyte.networks.unet import UNetSpec
+
+# From so many times larger or smaller pixels on a start loses: 1.5 cost nothing, 2 and 3 do
+# (docs/measurements/training.md).
+_UNLIKE = 1.8
 
 
 @dataclass(frozen=True)
@@ -75,12 +78,13 @@ def differences(
         )
     known = ", ".join(f"{one:.3g}" for one in start.um_per_px)
     for magnification, size in um_per_px.items():
-        if known and not any(are_alike(size, one) for one in start.um_per_px):
+        if known and all(max(size / one, one / size) > _UNLIKE for one in start.um_per_px):
+            largest = max(start.um_per_px)
+            remedy = f" (-P finest_um_per_px={largest:.3g})" if size < largest else ""
             yield (
                 f"{start.source} has learnt from pixels of {known} µm, this training sees "
-                f"{magnification}x in pixels of {size:.3g} µm: shapes look larger or smaller to it "
-                "than it knows them. To join fine pixels, give the size that it knows, "
-                f"-P finest_um_per_px={start.um_per_px[-1]:.3g}"
+                f"{magnification}x in pixels of {size:.3g} µm: it knows shapes in another size"
+                f"{remedy}"
             )
 
 

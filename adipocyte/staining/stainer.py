@@ -24,7 +24,7 @@ from adipocyte.imaging.intervals import FEWEST_WELLS, Widths
 from adipocyte.imaging.normalisation import Scaling
 from adipocyte.imaging.padding import pad_to_multiple
 from adipocyte.imaging.planes import as_many
-from adipocyte.imaging.resizing import joined, joined_shape, resized
+from adipocyte.imaging.resizing import joined, joined_shape, resized, resized_stack
 from adipocyte.imaging.trust import UNTOLD, Trust
 from adipocyte.networks.files import load_network
 from adipocyte.networks.predictor import Predictor, make_ready
@@ -166,7 +166,7 @@ class Stainer:
         self._check_wishes(view, shape_px, way, targets, tile_px, tta, level)
         planes = as_many(planes, self.manifest.n_z_planes)
         if view.shape_px != shape_px:
-            planes = np.stack([resized(plane, view.shape_px) for plane in planes])
+            planes = resized_stack(planes, view.shape_px)
         stained = self._stained(planes, view.magnification, way, targets, tile_px, tta, level)
         return (
             stained if view.is_own else self._brought_back(stained, shape_px, magnification, view)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from adipocyte.domain import UM_PER_PX, WHOLE, FieldKey, Window, table_key
+from adipocyte.domain import UM_PER_PX, WHOLE, FieldKey, Window, pixels_joined, table_key
 from adipocyte.errors import StoreError
 from adipocyte.imaging.alignment import Alignment
 from adipocyte.imaging.normalisation import Scaling
@@ -45,6 +45,10 @@ class Store:
     def um_per_px(self, key: FieldKey) -> float:
         """The size of a field's pixels in µm."""
         return self.manifest.fields[key].um_per_px or self.objectives[key.magnification]
+
+    def n_joined(self, magnification: int, finest_um_per_px: float) -> int:
+        """How many pixels along a side are one to a network that sees none finer."""
+        return pixels_joined(self.objectives[magnification], finest_um_per_px)
 
     @property
     def magnifications(self) -> tuple[int, ...]:

@@ -14,7 +14,6 @@ from torch.nn.functional import l1_loss
 from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_fn
 
 from adipocyte.config import GeneratorConfig
-from adipocyte.domain import pixels_joined
 from adipocyte.errors import ConfigError
 from adipocyte.networks.discriminator import Discriminator
 from adipocyte.networks.losses import (
@@ -200,8 +199,8 @@ def check_request(
         )
     finer = [
         magnification
-        for magnification, um_per_px in store.objectives.items()
-        if pixels_joined(um_per_px, config.finest_um_per_px) > 1
+        for magnification in store.magnifications
+        if store.n_joined(magnification, config.finest_um_per_px) > 1
     ]
     if config.sees_mask and finer:
         raise ConfigError(

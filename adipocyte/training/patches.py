@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from adipocyte.domain import BRIGHTFIELD, FieldKey, Window, pixels_joined
+from adipocyte.domain import BRIGHTFIELD, FieldKey, Window
 from adipocyte.errors import AdipocyteError, ConfigError
 from adipocyte.networks.unet import DIVISOR
 from adipocyte.store.reader import Store
@@ -126,7 +126,7 @@ def epoch_steps(store: Store, patch_px: int, batch: int, finest_um_per_px: float
     """How many steps cover the area of the training wells once, in the pixels that are seen."""
     area = 0.0
     for key in store.keys("train"):
-        n = pixels_joined(store.objectives[key.magnification], finest_um_per_px)
+        n = store.n_joined(key.magnification, finest_um_per_px)
         area += math.prod(store.shape(key)) / n**2
     return max(1, math.ceil(area / (patch_px**2 * batch)))
 

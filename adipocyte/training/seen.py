@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from adipocyte.domain import FieldKey, Window, pixels_joined
+from adipocyte.domain import FieldKey, Window
 from adipocyte.imaging.resizing import joined
 from adipocyte.store.reader import Store
 
@@ -24,8 +24,8 @@ class SeenFields:
     def __init__(self, store: Store, keys: Sequence[FieldKey], finest_um_per_px: float) -> None:
         self._store = store
         self._n = {
-            magnification: pixels_joined(um_per_px, finest_um_per_px)
-            for magnification, um_per_px in store.objectives.items()
+            magnification: store.n_joined(magnification, finest_um_per_px)
+            for magnification in store.magnifications
         }
         self.valid = {key: self._joined_window(key, store.valid(key)) for key in keys}
         self._kept: dict[FieldKey, PlanesAndStains] = {}
@@ -73,6 +73,6 @@ class SeenFields:
 def seen_um_per_px(store: Store, finest_um_per_px: float) -> dict[int, float]:
     """The size in µm, by magnification, of the pixels that a network sees of a *store*."""
     return {
-        magnification: um_per_px * pixels_joined(um_per_px, finest_um_per_px)
+        magnification: um_per_px * store.n_joined(magnification, finest_um_per_px)
         for magnification, um_per_px in store.objectives.items()
     }

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from adipocyte.domain import BRIGHTFIELD, WHOLE, FieldKey, Window, pixels_joined
+from adipocyte.domain import BRIGHTFIELD, WHOLE, FieldKey, Window
 from adipocyte.imaging.grey import comparison
 from adipocyte.imaging.resizing import joined, resized
 from adipocyte.networks.tiles import predict_field, segment_field
@@ -38,7 +38,7 @@ def source_of(
     These are the planes, and with *masks* the nuclei mask after them. Pixels are joined where they
     are finer than *finest_um_per_px*, which takes no masks.
     """
-    n = pixels_joined(store.objectives[key.magnification], finest_um_per_px)
+    n = store.n_joined(key.magnification, finest_um_per_px)
     planes = store.field_scaling(key, BRIGHTFIELD).normalise(joined(store.planes(key), n))
     if masks is None:
         return planes

@@ -96,9 +96,12 @@ def test_a_store_unlike_what_the_start_has_seen_is_told(tmp_path):
     assert "normalised by plate, this store normalises by field" in note
     assert [*differences(start, 4, "field", {20: 0.325, 60: 0.108})] == []  # nothing is known
     of_20x = replace(start, um_per_px=(0.325,))
-    [note] = differences(of_20x, 4, "field", {20: 0.33, 60: 0.108})
-    assert "learnt from pixels of 0.325 µm, this training sees 60x in pixels of 0.108 µm" in note
-    assert note.endswith("-P finest_um_per_px=0.325")
+    assert [*differences(of_20x, 4, "field", {60: 0.216})] == []  # joined two by two
+    sizes = {10: 0.65, 20: 0.33, 60: 0.108}
+    coarse, fine = differences(of_20x, 4, "field", sizes)
+    assert "learnt from pixels of 0.325 µm, this training sees 60x in pixels of 0.108 µm" in fine
+    assert fine.endswith("another size (-P finest_um_per_px=0.325)")
+    assert coarse.endswith("10x in pixels of 0.65 µm: it knows shapes in another size")
 
 
 def test_the_mask_stays_the_last_input(tmp_path):

@@ -19,7 +19,7 @@ from adipocyte.delivery.runs.runs import (
     started_from,
     targets_of,
 )
-from adipocyte.domain import BRIGHTFIELD, SEGMENTER, Intensities, pixels_joined, table_key
+from adipocyte.domain import BRIGHTFIELD, SEGMENTER, Intensities, table_key
 from adipocyte.errors import RunError
 from adipocyte.evaluation.fields import FieldPaths
 from adipocyte.evaluation.foretelling import learn_foretellers
@@ -187,14 +187,14 @@ def random_patches(store: Store, finest_um_per_px: float) -> Iterator[NDArray[np
     random, keys = np.random.default_rng(0), store.keys("train")
     for _ in range(_N_PATCHES):
         key = keys[random.integers(len(keys))]
-        n = pixels_joined(store.objectives[key.magnification], finest_um_per_px)
+        n = store.n_joined(key.magnification, finest_um_per_px)
         most = (side // n for side in store.shape(key))
         sides = [n * min(_PATCH_PX, side // DIVISOR * DIVISOR or side) for side in most]
         starts = [
             int(random.integers(side - part + 1))
             for side, part in zip(store.shape(key), sides, strict=True)
         ]
-        rows, columns = (slice(a, a + n) for a, n in zip(starts, sides, strict=True))
+        rows, columns = (slice(a, a + side) for a, side in zip(starts, sides, strict=True))
         planes = joined(store.planes(key, (rows, columns)), n)
         yield store.field_scaling(key, BRIGHTFIELD).normalise(pad_to_multiple(planes, DIVISOR))
 

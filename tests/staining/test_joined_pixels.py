@@ -13,15 +13,14 @@ from adipocyte.errors import BundleError, MemoryLimitError
 from adipocyte.imaging.resizing import joined, resized
 from adipocyte.networks.files import load_network
 from adipocyte.networks.tiles import predict_field
+from adipocyte.networks.unet import UNetSpec
 from adipocyte.staining.bundle import NetworkEntry, read_manifest, write_intervals
 from adipocyte.staining.stainer import Stainer
 from tests.support.bundles import (
     COMPACT,
-    SMALLEST,
     make_bundle,
     make_compact_bundle,
     some_widths,
-    spec,
 )
 from tests.support.plates import planes
 
@@ -84,18 +83,21 @@ def test_intervals_are_those_of_the_fields_own_pixels(coarse, tmp_path):
 def test_each_network_sees_its_own_pixels(tmp_path):
     lipids = NetworkEntry(("A2",), sees_mask=False)
     others = NetworkEntry(("A1", "A3"), sees_mask=True)
-    specs = {"segmenter": spec("segmenter"), "A2": spec("A2")}
-    specs["A1-A3"] = replace(spec("A2", SMALLEST), in_channels=8, out_channels=2)
+    specs = {
+        name: UNetSpec(encoder="none", in_channels=n_in, out_channels=n_out, architecture="compact")
+        for name, n_in, n_out in (("segmenter", 7, 1), ("A2", 7, 1), ("A1-A3", 8, 2))
+    }
     plain, mixed = (
         make_bundle(tmp_path / name, specs, networks={"A2": one, "A1-A3": others})
         for name, one in (("plain", lipids), ("mixed", replace(lipids, finest_um_per_px=FINEST)))
     )
     stack = planes()
-    expected, found = (Stainer(one, precision="32").stain(stack, 20) for one in (plain, mixed))
+    stainers = [Stainer(one, precision="32") for one in (plain, mixed)]
+    expected, found = (stainer.stain(stack, 20) for stainer in stainers)
     for target in ("A1", "A3"):
         np.testing.assert_array_equal(found.images[target], expected.images[target])
     assert (found.images["A2"] != expected.images["A2"]).mean() > 0.5
-    alone = Stainer(mixed, precision="32").stain(stack, 20, targets=["A2"])
+    alone = stainers[1].stain(stack, 20, targets=["A2"])
     np.testing.assert_array_equal(alone.images["A2"], found.images["A2"])
 
 

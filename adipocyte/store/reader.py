@@ -22,6 +22,7 @@ from adipocyte.system.files import open_regular, require_regular
 
 _AGAIN = "prepare the plate again"
 Selection = tuple[int | slice, ...]
+PlanesAndStains = tuple[NDArray[np.uint16], NDArray[np.uint16]]  # (Z, Y, X) and (C, Y, X) counts
 
 
 class Store:
@@ -31,6 +32,9 @@ class Store:
         self.folder = folder
         self.manifest: StoreManifest = read_manifest(folder)
         self._arrays: dict[Path, zarr.Array | NDArray[np.uint16]] = {}
+        # Planes and stains of fields in joined pixels, by field and how many are joined, which a
+        # training keeps in memory (`training.seen`); here, because the next one needs them, too.
+        self.joined: dict[tuple[FieldKey, int], PlanesAndStains] = {}
 
     @property
     def digest(self) -> str:
@@ -131,7 +135,7 @@ class Store:
 
     def planes_and_targets(
         self, key: FieldKey, targets: Sequence[str], window: Window = WHOLE
-    ) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+    ) -> PlanesAndStains:
         """The planes of a field in *window* and its *targets*, (C, Y, X) in counts each.
 
         Both are read at once if no alignment moves the stains. Raises StoreError when the field

@@ -3,15 +3,11 @@
 import math
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from adipocyte.domain import FieldKey, Window
 from adipocyte.imaging.resizing import joined
-from adipocyte.store.reader import Store
-
-PlanesAndStains = tuple[NDArray[np.uint16], NDArray[np.uint16]]  # (Z, Y, X) and (C, Y, X) counts
+from adipocyte.store.reader import PlanesAndStains, Store
 
 
 class SeenFields:
@@ -28,7 +24,6 @@ class SeenFields:
             for magnification in store.magnifications
         }
         self.valid = {key: self._joined_window(key, store.valid(key)) for key in keys}
-        self._kept: dict[FieldKey, PlanesAndStains] = {}
 
     def keep(self, most_mb: float) -> None:
         """Read fields into memory until they would take more than *most_mb*, joined ones first."""
@@ -39,11 +34,11 @@ class SeenFields:
         self, key: FieldKey, targets: Sequence[str], window: Window
     ) -> PlanesAndStains:
         """The planes of a field in a *window* of joined pixels, and its *targets*, in counts."""
-        if key in self._kept:
-            planes, stains = self._kept[key]
+        n = self._n[key.magnification]
+        if (key, n) in self._store.joined:
+            planes, stains = self._store.joined[key, n]
             chosen = [self._store.targets(key).index(target) for target in targets]
             return planes[(slice(None), *window)], stains[(chosen, *window)]
-        n = self._n[key.magnification]
         rows, columns = (slice(n * side.start, n * side.stop) for side in window)
         planes, stains = self._store.planes_and_targets(key, targets, (rows, columns))
         return joined(planes, n), joined(stains, n)
@@ -58,8 +53,9 @@ class SeenFields:
             needed_mb = 2 * n_channels * height * width / 10**6
             if needed_mb > left_mb:
                 break
-            window = slice(0, height), slice(0, width)
-            self._kept[key] = self.planes_and_targets(key, targets, window)
+            if (key, n) not in self._store.joined:
+                window = slice(0, height), slice(0, width)
+                self._store.joined[key, n] = self.planes_and_targets(key, targets, window)
             left_mb -= needed_mb
         return left_mb
 

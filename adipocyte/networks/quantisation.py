@@ -3,6 +3,8 @@
 What a convolution sees is rounded to 256 values over the range that it has on training patches, the
 kernel of each output channel to 255 values around zero (Jacob et al. 2018, "Quantization and
 training of neural networks for efficient integer-arithmetic-only inference", sections 2.1 and 3).
+On processors that add products in 16 bits kernels have 127 values, so that no sum runs over
+(OpenVINO's documentation, "Saturation (overflow) issue workaround").
 """
 
 from collections.abc import Iterable
@@ -49,7 +51,7 @@ def quantise(model: Any, ranges: Ranges) -> int:
 
     Convolutions without a range stay as they are. Returns how many were rounded.
     """
-    n_rounded = 0
+    n_rounded, in_16_bits = 0, adds_in_16_bits()
     for operation in model.get_ordered_ops():
         # "__module.encoder.conv1/aten::_convolution/Convolution"
         name = operation.get_friendly_name().removeprefix("__module.").split("/")[0]
@@ -59,15 +61,27 @@ def quantise(model: Any, ranges: Ranges) -> int:
         kernels = operation.input_value(1)
         largest = np.abs(kernels.get_node().data).max(axis=(1, 2, 3), keepdims=True)
         largest = np.maximum(largest, np.finfo(np.float32).tiny)
+        # In a range twice as wide the largest is the 63rd of 127 values to either side.
+        reach = largest * (127 / 63 if in_16_bits else 1)
         rounded = [
             _rounded(operation.input_value(0), np.array(low), np.array(high), 256),
-            _rounded(kernels, -largest, largest, 255),
+            _rounded(kernels, -reach, reach, 255),
         ]
         for i, output in enumerate(rounded):
             operation.input(i).replace_source_output(output)
         n_rounded += 1
     model.validate_nodes_and_infer_types()
     return n_rounded
+
+
+def adds_in_16_bits() -> bool:
+    """Whether this processor adds two products of 8-bit integers in 16 bits, which may run over.
+
+    Those of x86 without VNNI or AMX do.
+    """
+    found = torch.cpu.get_capabilities()
+    of_32_bits = ("avx512_vnni", "avx_vnni", "amx_int8")
+    return found["architecture"] == "x86_64" and not any(found[name] for name in of_32_bits)
 
 
 def with_zero(low: float, high: float) -> tuple[float, float]:

@@ -25,12 +25,14 @@ from adipocyte.networks.losses import (
 from adipocyte.networks.start import Start, start_from
 from adipocyte.networks.unet import UNetSpec, build_unet, require_batch
 from adipocyte.store.reader import Store
+from adipocyte.system.machine import arithmetic
 from adipocyte.training.augmentations import Augmenter
 from adipocyte.training.collapse import collapse_warning, discriminator_metrics
 from adipocyte.training.device import make_fabric, placed, update
 from adipocyte.training.loop import Loop
 from adipocyte.training.mask_sources import PredictedMasks, training_masks
 from adipocyte.training.microscope import changes_of
+from adipocyte.training.muon import Float32Muon
 from adipocyte.training.patches import Patches, epoch_steps, patch_loader
 from adipocyte.training.state import STATE, Parts
 from adipocyte.training.tracker import Tracker
@@ -281,7 +283,8 @@ def build_networks(
     average = None
     if config.ema:
         average = AveragedModel(generator, multi_avg_fn=averaging(config), use_buffers=True)
-    modern = partial(Muon, nesterov=True, weight_decay=WEIGHT_DECAY)
+    muon = {"32": Float32Muon, "bf16": Muon}[arithmetic(config.precision, fabric.device)]
+    modern = partial(muon, nesterov=True, weight_decay=WEIGHT_DECAY)
     optimizer = {"lambda": torch.optim.Adam, "cosine": modern}[config.schedule]
     return Raw(
         generator,

@@ -16,7 +16,7 @@ from adipocyte.domain import TARGETS
 from adipocyte.errors import BundleError, ConfigError
 from adipocyte.networks.files import load_network
 from adipocyte.networks.predictor import fold, make_ready, predict_with
-from adipocyte.networks.quantisation import measure_ranges, with_zero
+from adipocyte.networks.quantisation import adds_in_16_bits, measure_ranges, with_zero
 from adipocyte.staining.bundle import read_manifest
 from adipocyte.staining.stainer import Stainer
 from tests.support.bundles import make_int8_bundle
@@ -87,7 +87,8 @@ def test_sources_and_kernels_are_rounded_as_measured(monkeypatch):
         if isinstance(module, nn.Conv2d):
             low, high = (torch.tensor(end) for end in with_zero(*ranges[name]))
             largest = module.weight.detach().abs().amax(dim=(1, 2, 3), keepdim=True)
-            module.weight.data = rounded(module.weight.data, -largest, largest, 255)
+            n_values = 127 if adds_in_16_bits() else 255
+            module.weight.data = rounded(module.weight.data, -largest, largest, n_values)
             module.register_forward_pre_hook(
                 lambda _, inputs, low=low, high=high: (rounded(inputs[0], low, high, 256),)
             )

@@ -13,8 +13,8 @@ from timm.optim import Muon
 class Float32Muon(Muon):
     """Muon that makes its directions orthogonal in float32.
 
-    timm's does so in bf16, whatever the weights are, and has no setting for it. Without the
-    instructions a step of `recipe=shared` spends 2.6 s there, and .1 s in float32 (two threads).
+    timm's does so in bf16, whatever the weights are, and has no setting for it. Without
+    instructions for bf16 that takes most of a step (docs/measurements/training.md).
     """
 
     @torch.no_grad()

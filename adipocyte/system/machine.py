@@ -54,13 +54,15 @@ def arithmetic(precision: str, device: torch.device) -> str:
 
 @cache
 def fastest_arithmetic(device_type: str) -> str:
-    """The arithmetic that a convolution is faster in, "bf16" or "32", measured once in a process.
+    """The arithmetic that a convolution is faster in, "bf16" or "32", found once in a process.
 
     It is measured because among processors that have bf16 some are several times faster in it, and
     some are slower. bf16 must be clearly faster, because it has fewer digits.
     """
     if device_type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "32"
+    if _imitates_bf16():
+        return "32"
     took_s = dict.fromkeys(DTYPES, float("inf"))
     with torch.inference_mode():
         layer = nn.Conv2d(64, 64, 3, padding=1).to(memory_format=torch.channels_last)
@@ -73,6 +75,13 @@ def fastest_arithmetic(device_type: str) -> str:
                 layer(seen)
                 took_s[precision] = min(took_s[precision], time.perf_counter() - start)
     return "bf16" if took_s["32"] > _PAYS * took_s["bf16"] else "32"
+
+
+def _imitates_bf16() -> bool:
+    """Whether the CPU has no bf16: x86 without its instructions is far slower in it."""
+    found = torch.cpu.get_capabilities()
+    has_bf16 = found["architecture"] != "x86_64" or found["avx512_bf16"] or found["amx_bf16"]
+    return not has_bf16
 
 
 def _left_in_containers() -> Iterator[int]:

@@ -116,6 +116,19 @@ print(fastest_arithmetic("cpu"))
     assert said_by(code, ONEDNN_MAX_CPU_ISA="AVX2", OMP_NUM_THREADS="1") == "32"
 
 
+def test_where_bf16_is_only_imitated_nothing_is_tried():
+    """Trying it takes seconds there, in each process."""
+    code = """
+import torch
+from adipocyte.system import machine
+flags = dict.fromkeys(("avx512_bf16", "amx_bf16"), False)
+torch.cpu.get_capabilities = lambda: {"architecture": "x86_64", **flags}
+machine.nn = None  # no layer to try with
+print(machine.fastest_arithmetic("cpu"))
+"""
+    assert said_by(code) == "32"
+
+
 def test_the_arithmetic_is_tried_once_and_can_be_set():
     assert arithmetic("auto", CPU) == fastest_arithmetic("cpu")
     trials = fastest_arithmetic.cache_info().misses

@@ -80,8 +80,8 @@ def fastest_arithmetic(device_type: str) -> str:
 def _imitates_bf16() -> bool:
     """Whether the CPU has no bf16: x86 without its instructions is far slower in it."""
     found = torch.cpu.get_capabilities()
-    has_bf16 = found["architecture"] != "x86_64" or found["avx512_bf16"] or found["amx_bf16"]
-    return not has_bf16
+    of_bf16 = ("avx512_bf16", "amx_bf16")
+    return found["architecture"] == "x86_64" and not any(found[name] for name in of_bf16)
 
 
 def _left_in_containers() -> Iterator[int]:

@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from adipocyte.system.machine import is_x86_without
+
 Ranges = dict[str, tuple[float, float]]  # of what a convolution sees, by the name of its module
 
 _PERCENT = 99.99  # of a patch's values lie within its range; the few beyond would make steps coarse
@@ -79,9 +81,7 @@ def adds_in_16_bits() -> bool:
 
     Those of x86 without VNNI or AMX do.
     """
-    found = torch.cpu.get_capabilities()
-    of_32_bits = ("avx512_vnni", "avx_vnni", "amx_int8")
-    return found["architecture"] == "x86_64" and not any(found[name] for name in of_32_bits)
+    return is_x86_without("avx512_vnni", "avx_vnni", "amx_int8")
 
 
 def with_zero(low: float, high: float) -> tuple[float, float]:

@@ -61,7 +61,7 @@ def fastest_arithmetic(device_type: str) -> str:
     """
     if device_type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "32"
-    if _imitates_bf16():
+    if is_x86_without("avx512_bf16", "amx_bf16"):  # which imitates it, many times slower
         return "32"
     took_s = dict.fromkeys(DTYPES, float("inf"))
     with torch.inference_mode():
@@ -77,11 +77,10 @@ def fastest_arithmetic(device_type: str) -> str:
     return "bf16" if took_s["32"] > _PAYS * took_s["bf16"] else "32"
 
 
-def _imitates_bf16() -> bool:
-    """Whether the CPU has no bf16: x86 without its instructions is far slower in it."""
+def is_x86_without(*instructions: str) -> bool:
+    """Whether the CPU is x86 and has none of *instructions*, named as by PyTorch's capabilities."""
     found = torch.cpu.get_capabilities()
-    of_bf16 = ("avx512_bf16", "amx_bf16")
-    return found["architecture"] == "x86_64" and not any(found[name] for name in of_bf16)
+    return found["architecture"] == "x86_64" and not any(found[name] for name in instructions)
 
 
 def _left_in_containers() -> Iterator[int]:

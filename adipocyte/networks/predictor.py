@@ -4,7 +4,8 @@ import importlib.util
 import math
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
@@ -18,7 +19,7 @@ from torch.fx.experimental.optimization import fuse
 from torch.fx.proxy import TraceError
 
 from adipocyte.errors import ConfigError
-from adipocyte.networks.memory import PROBE_PX, bytes_per_px, layout_bytes, on_shapes
+from adipocyte.networks.memory import PROBE_PX, bytes_per_px, layout_bytes
 from adipocyte.networks.quantisation import Ranges, quantise
 from adipocyte.networks.unet import DIVISOR
 from adipocyte.system.machine import DTYPES, fastest_arithmetic
@@ -82,15 +83,12 @@ def make_ready(
             device, dtype, memory_format=torch.channels_last
         )
         predict = predict_with(torch.compile(network, dynamic=False) if compiled else network)
-    # The probes run now because they take the network's weights away for a moment, which no other
+    # The probe runs now because it takes the network's weights away for a moment, which no other
     # thread may see.
-    return Predictor(
-        predict,
-        in_channels,
-        halo_of(network, in_channels),
-        bytes_per_px(network, in_channels, dtype),
-        layout_bytes(network),
-    )
+    with _noting_variances(network) as variances_px2:
+        px_bytes = bytes_per_px(network, in_channels, dtype)
+    halo_px = halo_of(variances_px2)
+    return Predictor(predict, in_channels, halo_px, px_bytes, layout_bytes(network))
 
 
 def _require_rounding(by_openvino: bool, ranges: Ranges | None) -> None:
@@ -134,32 +132,39 @@ def fold(network: nn.Module) -> nn.Module:
         return network
 
 
-def halo_of(network: nn.Module, in_channels: int) -> int:
-    """Width in pixels of the border along a cut that *network* paints wrong, a multiple of 32.
+def halo_of(variances_px2: Iterable[float]) -> int:
+    """Width in pixels of the border along a cut that a network paints wrong, a multiple of 32.
 
     The weight of the input around an output pixel falls off like a Gaussian whose variance is the
-    sum of those of all convolutions (Luo et al. 2016, "Understanding the effective receptive field
-    in deep convolutional neural networks", section 2): (k² - 1) / 12 for k taps in a row, times the
-    square of the pixels from one tap to the next. Beyond 4.5 of its standard deviations only
-    rounding is left. No halo makes up for what an encoder takes from the mean of a whole image
-    (squeeze and excitation).
+    sum of those of all convolutions, *variances_px2* in pixels² (Luo et al. 2016, "Understanding
+    the effective receptive field in deep convolutional neural networks", section 2). Beyond 4.5 of
+    its standard deviations only rounding is left. No halo makes up for what an encoder takes from
+    the mean of a whole image (squeeze and excitation).
     """
-    variance = 0.0
+    return DIVISOR * math.ceil(_SIGMAS * math.sqrt(sum(variances_px2)) / DIVISOR)
 
-    def add(convolution: nn.Conv2d, inputs: tuple[Tensor, ...]) -> None:
-        nonlocal variance
+
+@contextmanager
+def _noting_variances(network: nn.Module) -> Generator[list[float]]:
+    """Note the variance in pixels² of each convolution that runs on PROBE_PX pixels meanwhile.
+
+    It is (k² - 1) / 12 for k taps in a row, times the square of the pixels from one tap to the
+    next.
+    """
+    variances_px2 = []
+
+    def note(convolution: nn.Conv2d, inputs: tuple[Tensor, ...]) -> None:
         apart_px = convolution.dilation[0] * PROBE_PX / inputs[0].shape[-1]
-        variance += apart_px**2 * (convolution.kernel_size[0] ** 2 - 1) / 12
+        variances_px2.append(apart_px**2 * (convolution.kernel_size[0] ** 2 - 1) / 12)
 
     hooks = [
-        module.register_forward_pre_hook(add)
+        module.register_forward_pre_hook(note)
         for module in network.modules()
         if isinstance(module, nn.Conv2d)
     ]
-    on_shapes(network, in_channels)
+    yield variances_px2
     for hook in hooks:
         hook.remove()
-    return DIVISOR * math.ceil(_SIGMAS * math.sqrt(variance) / DIVISOR)
 
 
 def has_compiler() -> bool:

@@ -35,6 +35,11 @@ class UNetSpec:
     architecture: str = "unet"
 
 
+# Those that were found to fit in this process: finding out takes .2 s, and a chain of networks or a
+# bundle loaded again, has the same ones.
+_FITTING: set[UNetSpec] = set()
+
+
 def build_unet(spec: UNetSpec, encoder_weights: str = "none") -> nn.Module:
     """A network from (N, in_channels, Y, X) to (N, out_channels, Y, X), no activation at its end.
 
@@ -66,12 +71,15 @@ def _require_fit(network: nn.Module, spec: UNetSpec) -> None:
 
     A transformer may take images of one size, an encoder may halve less often than five times.
     """
+    if spec in _FITTING:
+        return
     try:
         shape = on_shapes(network, spec.in_channels)
     except Exception as error:
         raise _unfit(spec, str(error)) from error
     if shape != (1, spec.out_channels, PROBE_PX, PROBE_PX):
         raise _unfit(spec, f"a field of {PROBE_PX} pixels gives an image of {shape[-1]}")
+    _FITTING.add(spec)
 
 
 def require_batch(network: nn.Module, in_channels: int, share: int, patch_px: int) -> None:

@@ -31,7 +31,7 @@ from adipocyte.staining.bundle import (
 )
 from adipocyte.staining.stainer import Stainer
 from adipocyte.system.files import digest_of
-from tests.support.bundles import make_bundle, some_widths, unet_specs
+from tests.support.bundles import SMALLEST, make_bundle, some_widths, unet_specs
 from tests.support.plates import planes
 
 TABLES = {
@@ -42,7 +42,7 @@ PLANES = np.random.default_rng(0).integers(1000, 3000, (7, 64, 64), dtype=np.uin
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("bundle") / "bundle", unet_specs())
+    return make_bundle(tmp_path_factory.mktemp("bundle") / "bundle", unet_specs(SMALLEST))
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ def test_killed_while_intervals_are_written_it_stays_whole(folder, monkeypatch, 
 
 
 def test_bfloat16_halves_the_weights_and_paints_nearly_the_same(original, tmp_path):
-    small = make_bundle(tmp_path / "bundle", unet_specs(), storage="bfloat16")
+    small = make_bundle(tmp_path / "bundle", unet_specs(SMALLEST), storage="bfloat16")
     weights = "A2/weights.safetensors"
     assert (small / weights).stat().st_size < 0.51 * (original / weights).stat().st_size
     _, network = load_network(small / "A2")
@@ -471,12 +471,13 @@ def by_field(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def test_a_field_is_normalised_by_itself_where_the_bundle_says_so(by_field, small_bundle):
     dim, bright = (planes() // 4 * times for times in (1, 4))
+    by_itself, by_plate = Stainer(by_field), Stainer(small_bundle)
     same, other = (
-        [Stainer(folder).stain(stack, 20).images["A2"] for stack in (dim, bright)]
-        for folder in (by_field, small_bundle)
+        [stainer.stain(stack, 20).images["A2"] for stack in (dim, bright)]
+        for stainer in (by_itself, by_plate)
     )
-    assert not Stainer(by_field).stain(planes(0), 20).warnings
-    *unlike, last = Stainer(by_field).stain(dim, 20).warnings
+    assert not by_itself.stain(planes(0), 20).warnings
+    *unlike, last = by_itself.stain(dim, 20).warnings
     assert unlike
     assert last.startswith("painted counts are those of a typical training well")
     # Four times the light is the same picture, but for the rounding of float32.

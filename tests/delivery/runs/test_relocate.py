@@ -60,14 +60,14 @@ def move(project: Path, monkeypatch: pytest.MonkeyPatch, name: str = "new home")
 
 
 def test_a_project_that_was_moved_goes_on_by_the_command_of_the_manual(
-    project, small_bundle, monkeypatch
+    project, compact_bundle, monkeypatch
 ):
     example = pd.DataFrame({"stack": [encode_stack(planes(0, (64, 64)))], "magnification": [20]})
     with mlflow.start_run():
         mlflow.pyfunc.log_model(
             name="model",
             registered_model_name="adipocyte",
-            **as_model(small_bundle, example, copy_code(project / "code")),
+            **as_model(compact_bundle, example, copy_code(project / "code")),
         )
     before = [noted("0"), noted(mlflow.create_experiment("b", (project / "b c").as_uri()))]
     manifest = load_manifest(MODEL)

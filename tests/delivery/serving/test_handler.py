@@ -30,10 +30,10 @@ START = "POST /invocations HTTP/1.1\r\nHost: here\r\nContent-Type: application/j
 
 
 @pytest.fixture(scope="module")
-def server(small_model: Path) -> Iterator[Server]:
+def server(compact_model: Path) -> Iterator[Server]:
     with (
         pytest.MonkeyPatch.context() as patch,
-        served_here(small_model, patch, 300, request_mb=1) as made,
+        served_here(compact_model, patch, 300, request_mb=1) as made,
     ):
         yield made
 
@@ -144,8 +144,8 @@ def test_a_slow_body_keeps_nobody_waiting(server):
 # Time.
 
 
-def test_a_request_that_is_not_answered_in_time_is_dropped(small_model, monkeypatch, clients):
-    with served_here(small_model, monkeypatch, 2, request_mb=1) as server:
+def test_a_request_that_is_not_answered_in_time_is_dropped(compact_model, monkeypatch, clients):
+    with served_here(compact_model, monkeypatch, 2, request_mb=1) as server:
         watched = Watched(monkeypatch)
         watched.may_end.clear()
         first = begun(clients, server, watched)

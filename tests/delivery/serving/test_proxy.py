@@ -133,8 +133,8 @@ def proxied(url: str, folder: Path) -> Generator[Proxy]:
 
 
 @pytest.fixture(scope="module")
-def server(small_model: Path) -> Iterator[Server]:
-    with pytest.MonkeyPatch.context() as patch, served_here(small_model, patch, 300) as made:
+def server(compact_model: Path) -> Iterator[Server]:
+    with pytest.MonkeyPatch.context() as patch, served_here(compact_model, patch, 300) as made:
         yield made
 
 
@@ -161,10 +161,10 @@ def test_the_proxy_lets_nobody_in_without_the_password(proxy, password):
         assert "Basic" in answer.headers["WWW-Authenticate"]  # so that a browser asks for them
 
 
-def test_the_client_goes_through_the_proxy_with_the_password(proxy, small_bundle, monkeypatch):
+def test_the_client_goes_through_the_proxy_with_the_password(proxy, compact_bundle, monkeypatch):
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", proxy.certificate)
     answer = StainClient(f"https://biologist:secret@127.0.0.1:{proxy.port}").stain(planes(), 20)
-    expected = Stainer(small_bundle).stain(planes(), 20)
+    expected = Stainer(compact_bundle).stain(planes(), 20)
     np.testing.assert_array_equal(answer.images["A2"], expected.images["A2"])
 
 

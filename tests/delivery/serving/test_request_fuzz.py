@@ -15,7 +15,7 @@ from tests.support import ROOT
 N_EXAMPLES = os.environ.get("ADIPOCYTE_FUZZ_EXAMPLES", "300")
 
 
-def test_every_request_is_answered_or_refused_in_words(small_model, tmp_path):
+def test_every_request_is_answered_or_refused_in_words(compact_model, tmp_path):
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -25,7 +25,7 @@ def test_every_request_is_answered_or_refused_in_words(small_model, tmp_path):
     command = [
         sys.executable,
         str(ROOT / "tests" / "support" / "request_fuzz.py"),
-        str(small_model),
+        str(compact_model),
         N_EXAMPLES,
     ]
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)

@@ -19,6 +19,7 @@ from adipocyte.preparation.prepare import prepare
 from adipocyte.simulation import simulate_field
 from adipocyte.training.generator import train_generator
 from adipocyte.training.tracker import Silent
+from tests.support.bundles import SMALLEST
 
 WELLS = ("B03", "B04", "C02")
 
@@ -165,7 +166,7 @@ def test_training_keeps_the_epoch_that_is_best_by_what_was_asked(
     given = {
         "target": "A2",
         "select": select,
-        "encoder": "resnet18",
+        "encoder": SMALLEST,
         "epochs": 3,
         "epoch_steps": 1,
         "patch_px": 32,

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from adipocyte.config import GeneratorConfig, SegmenterConfig, build
 from adipocyte.networks.files import load_network
 from adipocyte.training.loop import NETWORK_FOLDER
+from tests.support.bundles import SMALLEST
 
 TINY = {
+    "encoder": SMALLEST,
     "patch_px": 32,
     "batch": 2,
     "epochs": 2,
@@ -22,7 +24,9 @@ TINY = {
 SEGMENTER = build(SegmenterConfig, TINY)
 LIPIDS = build(GeneratorConfig, {**TINY, "target": "A2", "discriminator_width": 4})
 NUCLEI = replace(LIPIDS, target="A1")
-ALL_STAINS = build(GeneratorConfig, {**TINY, "target": "all", "recipe": "shared"})
+ALL_STAINS = build(
+    GeneratorConfig, {**TINY, "encoder": "none", "target": "all", "recipe": "shared"}
+)
 
 
 class Notes:

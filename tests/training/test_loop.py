@@ -312,7 +312,8 @@ def test_a_discriminator_that_has_won_is_named_and_one_that_has_not_is_not():
 def test_a_run_in_which_the_discriminator_wins_is_warned_of(small_store, tmp_path):
     # The generator stands still; the discriminator has a rate at which it learns in a few steps.
     discriminator = {"discriminator_learning_rate": 1e-3, "discriminator_width": 32}
-    config = replace(LIPIDS, epochs=3, epoch_steps=15, batch=4, learning_rate=0.0, **discriminator)
+    training = {"encoder": "resnet18", "epochs": 3, "epoch_steps": 15, "batch": 4}
+    config = replace(LIPIDS, learning_rate=0.0, **training, **discriminator)
     notes = Notes()
     train_generator(small_store, config, None, tmp_path, notes)
     assert any("it has won" in sentence for sentence in notes.warnings)

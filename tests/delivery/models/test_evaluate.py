@@ -36,7 +36,7 @@ from adipocyte.simulation import simulate_field
 from adipocyte.staining.bundle import BundleManifest, write_bundle
 from adipocyte.staining.stainer import Stainer
 from adipocyte.store.reader import Store
-from tests.support.bundles import SEPARATE
+from tests.support.bundles import SEPARATE, SMALLEST
 from tests.support.tracking import tracked_at
 
 NO_PLANES = np.zeros((0, 64, 64), dtype=np.uint16)
@@ -48,7 +48,7 @@ def bundle_of(store: Store, folder: Path, targets: tuple[str, ...]) -> Stainer:
     torch.manual_seed(0)
     networks = {}
     for name in (SEGMENTER, *targets):
-        spec = UNetSpec(encoder="resnet18", in_channels=8 if name == "A1" else 7)
+        spec = UNetSpec(encoder=SMALLEST, in_channels=8 if name == "A1" else 7)
         save_network(folder / "networks" / name, spec, build_unet(spec))
         networks[name] = folder / "networks" / name
     manifest = BundleManifest(

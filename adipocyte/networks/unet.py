@@ -35,8 +35,8 @@ class UNetSpec:
     architecture: str = "unet"
 
 
-# Those that were found to fit in this process: finding out takes .2 s, and a chain of networks or a
-# bundle loaded again, has the same ones.
+# Those that were found to fit in this process. Finding out takes .2 s, and the networks of a chain,
+# or of a bundle that is loaded again, are alike.
 _FITTING: set[UNetSpec] = set()
 
 

@@ -79,10 +79,8 @@ def nodes() -> Iterator[RealCluster]:
     """A cluster of a head, which paints nothing, and one node of one core; tests add others."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     # Ray's workers would give way to all others, and beside busy tests get no time for minutes.
-    equal = {"worker_niceness": 0}
-    started = RealCluster(
-        initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": equal}
-    )
+    head = {"num_cpus": 0, "_system_config": {"worker_niceness": 0}}
+    started = RealCluster(initialize_head=True, head_node_args=head)
     started.add_node(num_cpus=1)
     started.wait_for_nodes()
     yield started

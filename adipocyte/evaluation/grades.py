@@ -94,12 +94,17 @@ class Grade:
 
 
 class Earned(NamedTuple):
-    """What a model earned on its validation wells, painted with `intensities`."""
+    """What a model earned on its validation wells, painted with `intensities`.
+
+    Its probabilities of objects are `outdated` when an older version learnt them in another way;
+    `realities` then has none.
+    """
 
     intensities: str
     grades: list[Grade]
     realities: list[Reality]
     counts: Sequence[CountFactors] = ()
+    outdated: bool = False
 
 
 _FORM = {
@@ -148,7 +153,8 @@ def to_json(earned: Earned) -> dict[str, Any]:
     return {
         "intensities": earned.intensities,
         "grades": to_rows(earned.grades),
-        "objects": reality.to_json(earned.realities),
+        "objects": [],  # an older version expects what it called so
+        "realities": reality.to_json(earned.realities),
         "counts": counts.to_json(earned.counts),
     }
 
@@ -159,9 +165,11 @@ def from_json(content: Any) -> Earned:
     grades = [
         Grade(**{name: _read(name, row[name]) for name in _FORM}) for row in content["grades"]
     ]
-    of_objects = reality.from_json(content["objects"])
-    of_counts = counts.from_json(content.get("counts", []))  # older models know none
-    return Earned(content["intensities"], grades, of_objects, of_counts)
+    # Older models have no trees, and no counts.
+    of_objects = reality.from_json(content.get("realities", []))
+    of_counts = counts.from_json(content.get("counts", []))
+    outdated = bool(content["objects"]) and not of_objects
+    return Earned(content["intensities"], grades, of_objects, of_counts, outdated)
 
 
 def _realities_of(measurements: Sequence[FieldMeasurement], way: str) -> list[Reality]:
@@ -229,7 +237,7 @@ def reliabilities(
             if field.key.magnification == one.magnification and way in field.candidates
         ]
         if seen:
-            given = np.concatenate([one.probabilities_of(objects.predictors) for objects in seen])
+            given = np.concatenate([one(objects.predictors) for objects in seen])
             is_real = np.concatenate([objects.is_real for objects in seen])
             found[one.magnification, one.table] = reality.reliability(given, is_real)
     return found

@@ -123,7 +123,7 @@ def _measure_features(truth: Images, painted: dict[str, Images], field: FieldPat
         found.painted_features[way] = one.features
         found.objects[way] = _objects(true, one)
         found.painted_rows[way] = field_row(tables)
-        found.candidates[way] = candidates(true, one, tables)
+        found.candidates[way] = candidates(true, one, images)
     return found
 
 

@@ -1,60 +1,54 @@
 """How likely each painted nucleus and droplet is real, learnt on wells not trained on.
 
 A painted object is real when it overlaps an object of the truth with an intersection over union of
-REAL_IOU or more. A logistic regression on what the table of objects says of it anyway gives a
-score; isotonic regression on scores of wells that were left out makes it a probability.
+REAL_IOU or more. Boosted trees give a score, from shape and brightness and from what is painted
+around it; isotonic regression on scores of wells that were left out makes it a probability.
 """
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations_with_replacement
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import isotonic_regression, minimize
-from scipy.special import expit
+from scipy import ndimage
+from scipy.optimize import isotonic_regression
 from scipy.stats import rankdata
 
+from adipocyte.domain import TARGETS
+from adipocyte.evaluation import trees
 from adipocyte.evaluation.cellprofiler.features import Measured
 from adipocyte.evaluation.cellprofiler.labelling import Labels
-from adipocyte.evaluation.cellprofiler.objects import AREA, KINDS, Table
+from adipocyte.evaluation.cellprofiler.measurements import brightness
+from adipocyte.evaluation.cellprofiler.objects import KINDS
+from adipocyte.evaluation.trees import Trees
+from adipocyte.imaging.resizing import resized
 from adipocyte.system.forms import NUMBER, require_form
 
 REAL_IOU = 0.3
 PROBABILITY = "Probability_Real"
 FEWEST = 50  # real ones, and invented ones, from which a probability can be learnt
-# What is known of an object; those after the first two are positive and go in as logarithms.
-PREDICTORS = {
-    "Nuclei": (
-        "AreaShape_FormFactor",
-        "AreaShape_Solidity",
-        AREA,
-        "Intensity_MeanIntensity_Hoechst",
-        "Intensity_StdIntensity_Hoechst",
-        "Intensity_MeanIntensity_Bodipy",
-        "Intensity_MeanIntensity_CellTrackerRed",
-    ),
-    "LipidDroplets": (
-        "AreaShape_FormFactor",
-        "AreaShape_Solidity",
-        AREA,
-        "Intensity_MeanIntensity_Bodipy",
-        "Intensity_StdIntensity_Bodipy",
-    ),
-}
-# The objects of the truth, those at the frame too, that a painted one may be.
+# The objects that have a probability, with the stain that shows them; and those of the truth, at
+# the frame too, that a painted one may be.
+OWN_STAIN = {"Nuclei": "A1", "LipidDroplets": "A2"}
 _TRUE = {"Nuclei": "nuclei", "LipidDroplets": "Lipid_droplets_final_segmentation"}
-_N_SHAPES = 2
-_RIDGE = 1e-3
+# What is known of an object: its shape; mean and spread of each stain in it; how bright its own
+# stain is around it, and how much detail that has in it.
+_SHAPES = ("Area", "FormFactor", "Solidity")
+N_PREDICTORS = len(_SHAPES) + 2 * len(TARGETS) + 2
+_AROUND_UM = 12.0  # a side of the square whose mean is taken
+_DETAIL_UM = 0.5  # of the Laplacian of Gaussian
+_MOST_OBJECTS = 20_000  # that trees learn from
+_MOST_FOLDS = 5
 _MOST_KNOTS = 64
 _LEAST, _MOST = 0.01, 0.99  # no probability is nearer to 0 and 1
 N_BINS = 10
 
+Predictors = Mapping[str, NDArray[np.float32]]  # of each object (N, N_PREDICTORS), by table
+
 
 class Candidates(NamedTuple):
-    """Painted objects: their `predictors`, (N, P), and whether each `is_real`, (N,)."""
+    """Painted objects: their `predictors`, (N, N_PREDICTORS), and whether each `is_real`, (N,)."""
 
     predictors: NDArray[np.float32]
     is_real: NDArray[np.bool_]
@@ -64,27 +58,18 @@ class Candidates(NamedTuple):
 class Reality:
     """Gives the objects of a `table` at a `magnification` a probability of being real.
 
-    `means` and `scales`, (P,), bring predictors to one size; `weights` are of 1, of each predictor
-    and of each product of two; `scores` and `probabilities`, (K,) and rising, are the calibration.
+    The trees give a score; `scores` and `probabilities`, (K,) and rising, are the calibration.
     """
 
     magnification: int
     table: str
-    means: list[float]
-    scales: list[float]
-    weights: list[float]
+    trees: Trees
     scores: list[float]
     probabilities: list[float]
 
-    def __call__(self, table: Table) -> NDArray[np.float64]:
-        """The probability of each object of a *table*, (N,)."""
-        return self.probabilities_of(predictors_of(self.table, table))
-
-    def probabilities_of(self, predictors: NDArray[np.floating]) -> NDArray[np.float64]:
-        """The probability of objects of which *predictors*, (N, P), are known, (N,)."""
-        standard = (predictors - np.array(self.means)) / np.array(self.scales)
-        scores = _terms(standard) @ np.array(self.weights)
-        return np.interp(scores, self.scores, self.probabilities)
+    def __call__(self, predictors: NDArray[np.floating]) -> NDArray[np.float64]:
+        """The probability of objects of which *predictors*, (N, N_PREDICTORS), are known, (N,)."""
+        return np.interp(self.trees(predictors), self.scores, self.probabilities)
 
 
 class Reliability(NamedTuple):
@@ -101,15 +86,15 @@ class Reliability(NamedTuple):
 
 
 def candidates(
-    truth: Measured, painted: Measured, tables: Mapping[str, Table]
+    truth: Measured, painted: Measured, images: Mapping[str, NDArray[np.uint16]]
 ) -> dict[str, Candidates]:
-    """The painted nuclei and droplets of a field, whose *tables* are those of the painting."""
+    """The painted nuclei and droplets of a field, whose painted *images* are (Y, X), by target."""
     return {
         table: Candidates(
-            predictors_of(table, tables[table]).astype(np.float32),
+            known,
             best_overlaps(painted.labels[KINDS[table]], truth.labels[_TRUE[table]]) >= REAL_IOU,
         )
-        for table in PREDICTORS
+        for table, known in predictors_of(painted, images).items()
     }
 
 
@@ -129,11 +114,52 @@ def best_overlaps(objects: Labels, others: Labels) -> NDArray[np.float64]:
     return best[1:]
 
 
-def predictors_of(name: str, table: Table) -> NDArray[np.float64]:
-    """What is known of each object of a *table*, (N, P): shapes, then logarithms of sizes."""
-    columns = np.stack([table[column] for column in PREDICTORS[name]], axis=1).astype(np.float64)
-    columns[:, _N_SHAPES:] = np.log(np.maximum(columns[:, _N_SHAPES:], 1e-6))
-    return np.clip(np.nan_to_num(columns, nan=0.0, posinf=2.0), -20, 20)
+def predictors_of(
+    measured: Measured, images: Mapping[str, NDArray[np.uint16]]
+) -> dict[str, NDArray[np.float32]]:
+    """What is known of each nucleus and droplet, (N, N_PREDICTORS), by table.
+
+    *images* by target, (Y, X) in counts, are those that were *measured*. What a stain would tell
+    that is not among them is 0.
+    """
+    return {
+        table: _known(measured, KINDS[table], images, target)
+        for table, target in OWN_STAIN.items()
+        if KINDS[table] in measured.labels
+    }
+
+
+def _known(
+    measured: Measured, kind: str, images: Mapping[str, NDArray[np.uint16]], own: str
+) -> NDArray[np.float32]:
+    """The predictors of the objects of a *kind*, which the stain *own* shows."""
+    labels, um_per_px = measured.labels[kind], measured.um_per_px
+    columns = [measured.objects[kind][f"AreaShape_{name}"] for name in _SHAPES]
+    seen = {
+        target: resized(image, labels.shape).astype(np.float32) for target, image in images.items()
+    }
+    for target in TARGETS:
+        columns += _light(labels, seen.get(target))
+    around = detail = None
+    if own in seen:
+        side_px = 2 * round(_AROUND_UM / um_per_px / 2) + 1
+        around = ndimage.uniform_filter(seen[own], side_px)
+        detail = ndimage.gaussian_laplace(seen[own], _DETAIL_UM / um_per_px)
+    columns += [_light(labels, around)[0], _light(labels, detail)[1]]
+    known = np.stack(columns, axis=1)
+    # A droplet that is a line has an infinite form factor.
+    return np.nan_to_num(known, posinf=1e6, neginf=-1e6).astype(np.float32)
+
+
+def _light(
+    labels: Labels, image: NDArray[np.float32] | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and spread of an *image* in each of the objects, 0 without one; (N,) each."""
+    n = int(labels.max())
+    if image is None or not n:
+        return np.zeros(n), np.zeros(n)
+    found = brightness(labels, image)
+    return found["MeanIntensity"], found["StdIntensity"]
 
 
 def learn(
@@ -141,32 +167,35 @@ def learn(
 ) -> Reality | None:
     """Learn from the *found* objects of fields of these *wells*; None from too few.
 
-    Scores are calibrated by models that did not see their well, or their field where all are of one
+    Scores are calibrated by trees that did not see their well, or their field where all are of one
     well; a single field cannot be learnt from.
     """
-    predictors = np.concatenate([one.predictors for one in found]).astype(np.float64)
+    predictors = np.concatenate([one.predictors for one in found])
     is_real = np.concatenate([one.is_real for one in found])
     groups = list(wells) if len(set(wells)) > 1 else [str(at) for at in range(len(found))]
     of_object = np.repeat(groups, [len(one.is_real) for one in found])
     if min(is_real.sum(), (~is_real).sum()) < FEWEST or len(set(groups)) < 2:
         return None
-    means, spreads = predictors.mean(axis=0), predictors.std(axis=0)
-    scales = np.where(spreads > 0, spreads, 1.0)
-    terms = _terms((predictors - means) / scales)
+    random = np.random.default_rng(0)
+    fold_of = {group: at % _MOST_FOLDS for at, group in enumerate(sorted(set(groups)))}
+    folds = np.array([fold_of[group] for group in of_object])
     left_out = np.zeros(len(is_real))
-    for group in sorted(set(groups)):
-        inside = of_object == group
-        left_out[inside] = terms[inside] @ _fit(terms[~inside], is_real[~inside])
+    for fold in sorted({*fold_of.values()}):
+        inside = folds == fold
+        left_out[inside] = _grown(predictors[~inside], is_real[~inside], random)(predictors[inside])
     scores, probabilities = _calibrate(left_out, is_real)
-    return Reality(
-        magnification,
-        table,
-        means.tolist(),
-        scales.tolist(),
-        _fit(terms, is_real).tolist(),
-        scores.tolist(),
-        probabilities.tolist(),
-    )
+    grown = _grown(predictors, is_real, random)
+    return Reality(magnification, table, grown, scores.tolist(), probabilities.tolist())
+
+
+def _grown(
+    predictors: NDArray[np.floating], is_real: NDArray[np.bool_], random: np.random.Generator
+) -> Trees:
+    """Trees that have learnt from objects, from no more than _MOST_OBJECTS of them."""
+    if len(is_real) > _MOST_OBJECTS:
+        drawn = random.choice(len(is_real), _MOST_OBJECTS, replace=False)
+        predictors, is_real = predictors[drawn], is_real[drawn]
+    return trees.grow(predictors, is_real)
 
 
 def reliability(probabilities: NDArray[np.float64], is_real: NDArray[np.bool_]) -> Reliability:
@@ -195,41 +224,18 @@ def to_json(realities: Iterable[Reality]) -> list[dict[str, Any]]:
 
 def from_json(content: Any) -> list[Reality]:
     """Raises ValueError when *content* is not as `to_json` makes it."""
-    form = {field.name: [NUMBER] for field in dataclasses.fields(Reality)}
-    require_form(content, [form | {"magnification": int, "table": str}], "the objects")
-    found = [Reality(**{name: one[name] for name in form}) for one in content]
-    for one in found:
-        _require_fitting(one)
+    curve = {"scores": [NUMBER], "probabilities": [NUMBER]}
+    form = {"magnification": int, "table": str, "trees": dict, **curve}
+    require_form(content, [form], "the objects")
+    found = []
+    for one in content:
+        if one["table"] not in OWN_STAIN or not len(one["scores"]) == len(one["probabilities"]) > 0:
+            raise ValueError(f"the objects of {one['table']!r:.40} are not as expected")
+        grown = trees.from_json(one["trees"], N_PREDICTORS)
+        found.append(
+            Reality(one["magnification"], one["table"], grown, one["scores"], one["probabilities"])
+        )
     return found
-
-
-def _require_fitting(one: Reality) -> None:
-    """Raise ValueError when the numbers of a reality do not belong together."""
-    n = len(PREDICTORS.get(one.table, ()))
-    n_terms = 1 + n + n * (n + 1) // 2
-    sizes = (len(one.means), len(one.scales), len(one.weights))
-    is_curve = len(one.scores) == len(one.probabilities) > 0
-    if not n or sizes != (n, n, n_terms) or not is_curve or 0 in one.scales:
-        raise ValueError(f"the objects of {one.table!r:.40} are not as expected")
-
-
-def _terms(standard: NDArray[np.float64]) -> NDArray[np.float64]:
-    """1, each predictor, and each product of two, (N, T)."""
-    pairs = combinations_with_replacement(range(standard.shape[1]), 2)
-    products = [standard[:, i] * standard[:, j] for i, j in pairs]
-    return np.column_stack([np.ones(len(standard)), standard, *products])
-
-
-def _fit(terms: NDArray[np.float64], is_real: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Weights of the logistic regression of least mean loss, with a small ridge, (T,)."""
-
-    def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        scores = terms @ weights
-        value = np.logaddexp(0, scores).mean() - scores[is_real].sum() / len(scores)
-        slope = terms.T @ (expit(scores) - is_real) / len(scores)
-        return value + _RIDGE * weights @ weights, slope + 2 * _RIDGE * weights
-
-    return minimize(loss, np.zeros(terms.shape[1]), jac=True, method="L-BFGS-B").x
 
 
 def _calibrate(

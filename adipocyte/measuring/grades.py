@@ -16,7 +16,7 @@ from adipocyte.evaluation.cellprofiler.features import STAINS
 from adipocyte.evaluation.cellprofiler.objects import KINDS, NUMBER, Table, columns_of
 from adipocyte.evaluation.counts import COUNT, CountFactors
 from adipocyte.evaluation.grades import WELLS, Earned, Grade, Worth, from_json, summary
-from adipocyte.evaluation.reality import PROBABILITY, Reality
+from adipocyte.evaluation.reality import PROBABILITY, Predictors, Reality
 from adipocyte.imaging.trust import UNTOLD, Trust, Verdict, read_trust
 from adipocyte.plate.listing import few
 from adipocyte.plate.stained import GRADES, PLATE_MANIFEST, Told, damaged, told_by
@@ -55,18 +55,20 @@ class Graded:
         """The grade of a column of the table of wells, None where it has none."""
         return self._of_wells.get((magnification, feature))
 
-    def with_probability(self, name: str, magnification: int, table: Table) -> Table:
-        """A *table* of objects of that *name* with the column PROBABILITY.
+    def with_probability(
+        self, name: str, magnification: int, table: Table, known: Predictors
+    ) -> Table:
+        """A *table* of objects of that *name*, of which *known* tells, with the column PROBABILITY.
 
         Tables of kinds that the model knows nothing of are as they were; nan stands for a
         magnification that it does not know.
         """
-        known = {one.magnification: one for one in self.realities if one.table == name}
-        if not known:
+        learnt = {one.magnification: one for one in self.realities if one.table == name}
+        if not learnt:
             return table
-        of_this = known.get(magnification)
-        n = len(table[NUMBER])
-        return table | {PROBABILITY: of_this(table) if of_this else np.full(n, np.nan)}
+        of_this, n = learnt.get(magnification), len(table[NUMBER])
+        has = of_this and len(known.get(name, ())) == n
+        return table | {PROBABILITY: of_this(known[name]) if has else np.full(n, np.nan)}
 
     def of_field(self, key: FieldKey) -> dict[str, str]:
         """The column VERDICT of a field, where any field has a verdict; else none."""
@@ -150,6 +152,11 @@ def graded_by(images: Path, keys: Sequence[FieldKey]) -> Graded | None:
         "seen this objective: its fields were resampled."
         for magnification in sorted(resampled)
     )
+    if earned.outdated:
+        sentences += (
+            "The painted objects have no probability of being real, because an older version "
+            "registered the model: register it again, and stain with the new version.",
+        )
     if earned.intensities != told.intensities:
         return Graded((*found, *of_objects), sentences, unlike, trusts=trusts)
     learnt = tuple(earned.realities), trusts, tuple(earned.counts)

@@ -8,21 +8,28 @@ from safetensors.numpy import load_file, save_file
 
 from adipocyte.domain import FieldKey
 from adipocyte.evaluation.cellprofiler.objects import IMAGE, KINDS, Table, columns_of
+from adipocyte.evaluation.reality import OWN_STAIN, Predictors
 from adipocyte.system.files import replacing
 from adipocyte.system.tensors import disk_errors
 
-PARTS = "fields"
-PART_FORMAT = 2  # of the parts and of everything in them: fields with another one are measured anew
+PARTS, _KNOWN = "fields", "known"
+PART_FORMAT = 3  # of the parts and of everything in them: fields with another one are measured anew
 
 
-def write_part(out: Path, key: FieldKey, made_of: str, tables: Mapping[str, Table]) -> None:
-    """Write the *tables* of a field whole or not at all; *made_of* names its files and settings."""
+def write_part(
+    out: Path, key: FieldKey, made_of: str, tables: Mapping[str, Table], known: Predictors
+) -> None:
+    """Write the *tables* of a field, and what is *known* of its objects, whole or not at all.
+
+    *made_of* names its files and settings.
+    """
     path = _path(out, key)
     columns = {
         f"{name}/{column}": values
         for name, table in tables.items()
         for column, values in table.items()
     }
+    columns |= {f"{_KNOWN}/{name}": values for name, values in known.items()}
     with replacing(path) as partial, disk_errors(path):
         save_file(columns, partial, {"made_of": made_of})
 
@@ -36,12 +43,15 @@ def has_part(out: Path, key: FieldKey, made_of: str) -> bool:
         return False
 
 
-def read_part(out: Path, key: FieldKey) -> dict[str, Table]:
-    """The tables of a measured field."""
+def read_part(out: Path, key: FieldKey) -> tuple[dict[str, Table], Predictors]:
+    """The tables of a measured field, and what is known of its objects."""
     columns = load_file(_path(out, key))
-    return {
+    tables = {
         name: {column: columns[f"{name}/{column}"] for column in columns_of(name)}
         for name in (*KINDS, IMAGE)
+    }
+    return tables, {
+        name: columns[f"{_KNOWN}/{name}"] for name in OWN_STAIN if f"{_KNOWN}/{name}" in columns
     }
 
 

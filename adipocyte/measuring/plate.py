@@ -19,7 +19,7 @@ from adipocyte.evaluation.cellprofiler.features import STAINS, Measured, measure
 from adipocyte.evaluation.cellprofiler.objects import IMAGE, KINDS, tables_of
 from adipocyte.evaluation.cellprofiler.wells import well_row
 from adipocyte.evaluation.counts import COUNT
-from adipocyte.evaluation.reality import PROBABILITY
+from adipocyte.evaluation.reality import PROBABILITY, predictors_of
 from adipocyte.measuring.files import table_file
 from adipocyte.measuring.grades import Graded, grade_rows, graded_by
 from adipocyte.measuring.parts import PART_FORMAT, has_part, read_part, write_part
@@ -221,13 +221,13 @@ def outlined(images: Path, field: StainedField, graded: Graded | None) -> Shown:
     told, key = told_by(images), field.key
     stains, found = field.measured()
     folders = [images, *([told.plate] if told else [])]
-    graded = graded or Graded()
+    graded, known = graded or Graded(), predictors_of(found, stains)
     tables = {
-        name: graded.with_probability(name, key.magnification, table)
+        name: graded.with_probability(name, key.magnification, table, known)
         for name, table in tables_of(found).items()
     }
-    known = {name: table[PROBABILITY] for name, table in tables.items() if PROBABILITY in table}
-    return Shown(key, middle_plane(folders, key), stains, found, known)
+    given = {name: table[PROBABILITY] for name, table in tables.items() if PROBABILITY in table}
+    return Shown(key, middle_plane(folders, key), stains, found, given)
 
 
 def _fields(
@@ -265,12 +265,13 @@ def measure_field(task: Task) -> Problem | None:
     """
     key = task.field.key
     try:
-        _, measured = task.field.measured()
+        images, measured = task.field.measured()
     except (ImageError, PlateError) as error:
         return Problem(str(key), error.found, error.remedy)
     if task.labels:
         _write_labels(task, measured)
-    write_part(task.out, key, task.made_of, tables_of(measured))
+    known = predictors_of(measured, images)
+    write_part(task.out, key, task.made_of, tables_of(measured), known)
     return None
 
 
@@ -304,10 +305,11 @@ def _write_tables(
         for _, group in groupby(bar, key=lambda item: _well_and_key(item[1])[0]):
             found, keys = [], []
             for number, field in group:
-                found.append(read_part(out, field.key))
+                tables, known = read_part(out, field.key)
+                found.append(tables)
                 for name in (IMAGE, *KINDS):
-                    m, table = field.key.magnification, found[-1][name]
-                    table = graded.with_probability(name, m, table)
+                    m = field.key.magnification
+                    table = graded.with_probability(name, m, tables[name], known)
                     told = _metadata(field, number, with_time) | graded.of_field(field.key)
                     files[name].append(told, table)
                 keys.append(field.key)

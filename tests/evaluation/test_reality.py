@@ -6,26 +6,35 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from adipocyte.evaluation.cellprofiler.objects import columns_of
+from adipocyte.domain import TARGETS, UM_PER_PX
+from adipocyte.evaluation.cellprofiler.features import measure
+from adipocyte.evaluation.cellprofiler.objects import AREA, tables_of
 from adipocyte.evaluation.reality import (
-    PREDICTORS,
+    N_PREDICTORS,
     Candidates,
     Reality,
     best_overlaps,
     from_json,
     learn,
+    predictors_of,
     reliability,
     to_json,
 )
+from adipocyte.simulation import SimulatedField, simulate_field
 
 WELLS = ["B03", "B03", "C04", "C04", "D05", "D05"]
 
 
 def field(random: np.random.Generator, n: int = 600) -> Candidates:
     """Large bright objects are real, and odd ones among them are not."""
-    predictors = random.normal(size=(n, len(PREDICTORS["LipidDroplets"]))).astype(np.float32)
+    predictors = random.normal(size=(n, N_PREDICTORS)).astype(np.float32)
     score = 2 * predictors[:, 2] + predictors[:, 3] - predictors[:, 0] ** 2 + 1
     return Candidates(predictors, random.random(n) < expit(score))
+
+
+@pytest.fixture(scope="module")
+def simulated() -> SimulatedField:
+    return simulate_field(20, (384, 384), seed=(7,))
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +45,7 @@ def learnt() -> Reality:
 
 def test_probabilities_hold_on_fields_that_were_not_seen(learnt):
     fresh = field(np.random.default_rng(2), 20_000)
-    told = reliability(learnt.probabilities_of(fresh.predictors), fresh.is_real)
+    told = reliability(learnt(fresh.predictors), fresh.is_real)
     assert told.n == 20_000
     assert told.ece < 0.03
     assert told.auc > 0.85
@@ -52,7 +61,7 @@ def test_a_well_that_says_nothing_of_others_lowers_what_is_promised():
     random = np.random.default_rng(3)
     found = []
     for sign in (1, -1, 1, -1, 1, -1):
-        predictors = random.normal(size=(600, len(PREDICTORS["Nuclei"])))
+        predictors = random.normal(size=(600, N_PREDICTORS)).astype(np.float32)
         found.append(Candidates(predictors, sign * predictors[:, 2] > 0))
     learnt = learn(20, "Nuclei", found, [f"B{at:02d}" for at in range(6)])
     assert np.ptp(learnt.probabilities) < 0.3
@@ -98,27 +107,43 @@ def test_reliability_is_counted_by_class():
     assert np.isnan(reliability(probabilities, np.ones(5, bool)).auc)
 
 
-def test_a_table_has_a_probability_for_each_object_whatever_its_shape(learnt):
-    """A droplet that is a line has an infinite form factor, one without light no logarithm."""
-    table = {column: np.ones(3) for column in columns_of("LipidDroplets")}
-    table["AreaShape_FormFactor"] = np.array([0.5, np.inf, np.nan])
-    table["Intensity_StdIntensity_Bodipy"] = np.zeros(3)
-    found = learnt(table)
-    assert found.shape == (3,)
+def test_what_is_known_of_an_object_is_of_the_images_that_were_measured(simulated):
+    images = simulated.targets
+    found = measure(images, 20)
+    known = predictors_of(found, images)
+    droplets = tables_of(found)["LipidDroplets"]
+    assert known["LipidDroplets"].shape == (len(droplets[AREA]), N_PREDICTORS)
+    np.testing.assert_allclose(
+        known["LipidDroplets"][:, 0] * UM_PER_PX[20] ** 2, droplets[AREA], rtol=1e-6
+    )
+    labels = found.labels["Lipids_no_edge"]
+    for at, target in enumerate(TARGETS):
+        inside = images[target][labels == 1].astype(float)
+        told = known["LipidDroplets"][0, 3 + 2 * at : 5 + 2 * at]
+        np.testing.assert_allclose(told, [inside.mean(), inside.std()], rtol=1e-5)
+    without = predictors_of(found, {"A2": images["A2"]})["LipidDroplets"]
+    assert (without[:, [3, 4, 7, 8]] == 0).all()
+    np.testing.assert_array_equal(
+        np.delete(without, [3, 4, 7, 8], axis=1),
+        np.delete(known["LipidDroplets"], [3, 4, 7, 8], axis=1),
+    )
+    assert "Nuclei" not in predictors_of(measure({"A2": images["A2"]}, 20), images)
+
+
+def test_each_object_has_a_probability_however_odd_it_is(learnt):
+    """A droplet that is a line has an infinite form factor."""
+    dark = {target: np.zeros((384, 384), np.uint16) for target in TARGETS}
+    nothing = predictors_of(measure(dark, 20), dark)["LipidDroplets"]
+    assert learnt(nothing).shape == (0,)
+    found = learnt(np.array([[1e6], [-1e6], [0]]) * np.ones(N_PREDICTORS))
     assert ((found >= 0.01) & (found <= 0.99)).all()
-    assert learnt({column: np.ones(0) for column in table}).shape == (0,)
 
 
 def test_it_goes_through_json(learnt):
     content = json.loads(json.dumps(to_json([learnt])))
     assert from_json(content) == [learnt]
-    for name, value in (
-        ("means", [1.0]),
-        ("table", "Cells"),
-        ("scores", []),
-        ("scales", [0.0] * 5),
-    ):
-        with pytest.raises(ValueError, match="not as expected"):
+    for name, value in (("table", "Cells"), ("scores", []), ("trees", {})):
+        with pytest.raises(ValueError, match=r"not as expected|is not there"):
             from_json([content[0] | {name: value}])
     with pytest.raises(ValueError, match="expected type"):
         from_json([content[0] | {"magnification": "20"}])

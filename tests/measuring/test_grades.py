@@ -11,7 +11,8 @@ from adipocyte.errors import PlateError
 from adipocyte.evaluation.cellprofiler.objects import DIAMETER
 from adipocyte.evaluation.counts import CountFactors
 from adipocyte.evaluation.grades import WELLS, Earned, Grade, Worth, to_json
-from adipocyte.evaluation.reality import PREDICTORS, Reality
+from adipocyte.evaluation.reality import Reality
+from adipocyte.evaluation.trees import Trees
 from adipocyte.measuring.grades import grade_rows, graded_by
 
 KEYS = [FieldKey(m, "B03", fov) for m in (20, 40) for fov in range(1, 5)]
@@ -30,16 +31,7 @@ GRADES = [
 ]
 
 
-N_PREDICTORS = len(PREDICTORS["LipidDroplets"])
-LEARNT = Reality(
-    20,
-    "LipidDroplets",
-    means=[0.0] * N_PREDICTORS,
-    scales=[1.0] * N_PREDICTORS,
-    weights=[0.0] * (1 + N_PREDICTORS + N_PREDICTORS * (N_PREDICTORS + 1) // 2),
-    scores=[0.0],
-    probabilities=[0.5],
-)
+LEARNT = Reality(20, "LipidDroplets", Trees(0.0, [], [], []), scores=[0.0], probabilities=[0.5])
 
 
 def painted(folder: Path, *, way: str = "none", unlike: tuple[FieldKey, ...] = ()) -> Path:
@@ -131,6 +123,18 @@ def test_a_model_without_grades_is_named(tmp_path):
     found = graded_by(folder, KEYS)
     assert found.grades == ()
     assert "register it again" in found.doubts[0]
+
+
+def test_probabilities_of_an_older_version_are_left_out_and_told(tmp_path):
+    folder = painted(tmp_path / "stained")
+    content = json.loads((folder / "grades.json").read_text())
+    content["objects"] = [{"magnification": 20, "table": "LipidDroplets", "weights": [0.0]}]
+    del content["realities"]
+    (folder / "grades.json").write_text(json.dumps(content))
+    found = graded_by(folder, KEYS[:4])
+    assert found.realities == ()
+    assert found.grades
+    assert "register it again" in found.doubts[-1]
 
 
 @pytest.mark.parametrize("name", ["stained.json", "manifest.json", "grades.json"])

@@ -12,10 +12,11 @@ import tifffile
 
 from adipocyte.domain import FieldKey
 from adipocyte.errors import ConfigError, PlateError
-from adipocyte.evaluation.cellprofiler.objects import AREA, IMAGE, KINDS
+from adipocyte.evaluation.cellprofiler.objects import IMAGE, KINDS
 from adipocyte.evaluation.cellprofiler.wells import EDGES_UM
 from adipocyte.evaluation.grades import Earned, Grade, Worth, to_json
-from adipocyte.evaluation.reality import PREDICTORS, PROBABILITY, Reality
+from adipocyte.evaluation.reality import PROBABILITY, Reality
+from adipocyte.evaluation.trees import Trees
 from adipocyte.measuring import plate
 from adipocyte.measuring.plate import (
     CONTROLS,
@@ -268,19 +269,19 @@ def test_nothing_is_written_among_the_images(stained, inside):
     assert contents(stained) == before
 
 
-def test_painted_objects_have_a_probability_and_columns_a_grade(stained, tmp_path):
+def test_painted_objects_have_a_probability_and_columns_a_grade(stained, tmp_path, whole):
     """The larger a droplet, the likelier it is; of nuclei this model knows nothing."""
-    n = len(PREDICTORS["LipidDroplets"])
-    weights = [0.0] * (1 + n + n * (n + 1) // 2)
-    weights[1 + PREDICTORS["LipidDroplets"].index(AREA)] = 1.0
-    reality = Reality(20, "LipidDroplets", [0.0] * n, [1.0] * n, weights, [0.0, 10.0], [0.1, 0.9])
+    usual_px = float(frames(whole)["LipidDroplets"]["AreaShape_Area"].mean())
+    by_size = Trees(0.0, [[0] * 15], [[usual_px] * 15], [[0.0] * 15 + [1.0]])
+    reality = Reality(20, "LipidDroplets", by_size, [0.0, 1.0], [0.1, 0.9])
     grade = Grade(20, "Wells", "Image_Count_Cells", Worth.USE, "", n_fields=9, n_wells=3)
     earned = to_json(Earned("none", [grade], [reality]))
     (stained / "stained.json").write_text('{"plate": "raw", "intensities": "none"}')
     (stained / "grades.json").write_text(json.dumps(earned))
     tables = frames(measured(stained, tmp_path / "out"))
     droplets = tables["LipidDroplets"]
-    expected = np.interp(np.log(droplets[AREA]), [0, 10], [0.1, 0.9])
+    expected = np.where(droplets["AreaShape_Area"] > usual_px, 0.9, 0.1)
+    assert len({*expected}) == 2
     np.testing.assert_allclose(droplets[PROBABILITY], expected)
     assert PROBABILITY not in tables["Nuclei"]
     assert list(tables[GRADES]["Grade"]) == ["use"]

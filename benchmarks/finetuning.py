@@ -4,9 +4,9 @@ r"""Few stained fields of a new microscope: is a trained network a better start 
     OMP_NUM_THREADS=1 python -m benchmarks.finetuning --out shift [--check]
 
 The new microscope is the mixed one of benchmarks/shift.py. On 1, 2, 4 and 8 of its fields, and one
-more that chooses the epoch, networks are trained anew, from the network of home and from the
-pretrained one, for the same number of steps. Each then paints new scenes, and is judged by their
-true stains. The networks of home and the pretrained one are judged alike.
+more that chooses the epoch, networks are trained for the same number of steps: from nothing, from
+the network of home, and from the pretrained network. Each then paints new scenes, whose true stains
+judge it. The networks of home and the pretrained one are judged alike.
 
 Each training leaves <out>/finetuned/<start>-<number of fields>-<seed>.json; those that exist are
 not repeated.

@@ -153,7 +153,7 @@ def to_json(earned: Earned) -> dict[str, Any]:
     return {
         "intensities": earned.intensities,
         "grades": to_rows(earned.grades),
-        "objects": [],  # an older version expects what it called so
+        "objects": [],  # older versions read theirs here, in another form
         "realities": reality.to_json(earned.realities),
         "counts": counts.to_json(earned.counts),
     }

@@ -22,7 +22,7 @@ from adipocyte.evaluation.cellprofiler.labelling import Labels
 from adipocyte.evaluation.cellprofiler.measurements import brightness
 from adipocyte.evaluation.cellprofiler.objects import KINDS
 from adipocyte.evaluation.trees import Trees
-from adipocyte.imaging.resizing import resized
+from adipocyte.imaging.resizing import resized, shape_at
 from adipocyte.system.forms import NUMBER, require_form
 
 REAL_IOU = 0.3
@@ -91,10 +91,10 @@ def candidates(
     """The painted nuclei and droplets of a field, whose painted *images* are (Y, X), by target."""
     return {
         table: Candidates(
-            known,
+            predictors,
             best_overlaps(painted.labels[KINDS[table]], truth.labels[_TRUE[table]]) >= REAL_IOU,
         )
-        for table, known in predictors_of(painted, images).items()
+        for table, predictors in predictors_of(painted, images).items()
     }
 
 
@@ -122,22 +122,21 @@ def predictors_of(
     *images* by target, (Y, X) in counts, are those that were *measured*. What a stain would tell
     that is not among them is 0.
     """
+    shape_px = shape_at(measured.shape_px, measured.zoom)
+    seen = {one: resized(image, shape_px).astype(np.float32) for one, image in images.items()}
     return {
-        table: _known(measured, KINDS[table], images, target)
+        table: _of_kind(KINDS[table], measured, seen, target)
         for table, target in OWN_STAIN.items()
         if KINDS[table] in measured.labels
     }
 
 
-def _known(
-    measured: Measured, kind: str, images: Mapping[str, NDArray[np.uint16]], own: str
+def _of_kind(
+    kind: str, measured: Measured, seen: Mapping[str, NDArray[np.float32]], own: str
 ) -> NDArray[np.float32]:
-    """The predictors of the objects of a *kind*, which the stain *own* shows."""
+    """The predictors of the objects of a *kind*, which the stain *own* of those *seen* shows."""
     labels, um_per_px = measured.labels[kind], measured.um_per_px
     columns = [measured.objects[kind][f"AreaShape_{name}"] for name in _SHAPES]
-    seen = {
-        target: resized(image, labels.shape).astype(np.float32) for target, image in images.items()
-    }
     for target in TARGETS:
         columns += _light(labels, seen.get(target))
     around = detail = None
@@ -146,18 +145,16 @@ def _known(
         around = ndimage.uniform_filter(seen[own], side_px)
         detail = ndimage.gaussian_laplace(seen[own], _DETAIL_UM / um_per_px)
     columns += [_light(labels, around)[0], _light(labels, detail)[1]]
-    known = np.stack(columns, axis=1)
     # A droplet that is a line has an infinite form factor.
-    return np.nan_to_num(known, posinf=1e6, neginf=-1e6).astype(np.float32)
+    return np.nan_to_num(np.stack(columns, axis=1), posinf=1e6).astype(np.float32)
 
 
 def _light(
     labels: Labels, image: NDArray[np.float32] | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and spread of an *image* in each of the objects, 0 without one; (N,) each."""
-    n = int(labels.max())
-    if image is None or not n:
-        return np.zeros(n), np.zeros(n)
+    if image is None:
+        return np.zeros(labels.max()), np.zeros(labels.max())
     found = brightness(labels, image)
     return found["MeanIntensity"], found["StdIntensity"]
 

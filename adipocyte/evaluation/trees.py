@@ -43,12 +43,12 @@ class Trees:
         return scores
 
 
-def grow(cases: NDArray[np.floating], is_true: NDArray[np.bool_], seed: int = 0) -> Trees:
+def grow(cases: NDArray[np.floating], is_true: NDArray[np.bool_]) -> Trees:
     """Learn from *cases*, (N, P), which of them are true, (N,); no trees where all or none are.
 
     Friedman 2002, "Stochastic gradient boosting". The same cases give the same trees.
     """
-    from sklearn.ensemble import GradientBoostingClassifier  # a second to import, for `register`
+    from sklearn.ensemble import GradientBoostingClassifier  # only where trees grow
 
     share = float(np.clip(is_true.mean(), 1e-6, 1 - 1e-6))
     start = float(np.log(share / (1 - share)))
@@ -60,7 +60,7 @@ def grow(cases: NDArray[np.floating], is_true: NDArray[np.bool_], seed: int = 0)
         learning_rate=_RATE,
         min_samples_leaf=_SMALLEST_LEAF,
         subsample=_SHARE,
-        random_state=seed,
+        random_state=0,
     ).fit(cases.astype(np.float32), is_true)
     whole = [_whole(one.tree_) for one in boosted.estimators_[:, 0]]
     predictors, thresholds, leaves = map(list, zip(*whole, strict=True))
@@ -89,15 +89,12 @@ def from_json(content: Any, n_predictors: int) -> Trees:
 
     Raises ValueError when *content* is something else.
     """
-    form = {"start": NUMBER, "predictors": [[int]], "thresholds": [[NUMBER]], "leaves": [[NUMBER]]}
-    require_form(content, form, "the trees")
+    splits, leaves = (NUMBER,) * _N_SPLITS, (NUMBER,) * _N_LEAVES
+    form = {"start": NUMBER, "predictors": [(int,) * _N_SPLITS], "thresholds": [splits]}
+    require_form(content, form | {"leaves": [leaves]}, "the trees")
     trees = Trees(**{field.name: content[field.name] for field in dataclasses.fields(Trees)})
-    sizes = {
-        *((len(one), _N_SPLITS) for one in (*trees.predictors, *trees.thresholds)),
-        *((len(one), _N_LEAVES) for one in trees.leaves),
-    }
-    counts = {len(trees.predictors), len(trees.thresholds), len(trees.leaves)}
+    n_trees = {len(trees.predictors), len(trees.thresholds), len(trees.leaves)}
     known = all(0 <= at < n_predictors for one in trees.predictors for at in one)
-    if len(counts) > 1 or any(found != needed for found, needed in sizes) or not known:
+    if len(n_trees) > 1 or not known:
         raise ValueError("the trees are not as expected")
     return trees

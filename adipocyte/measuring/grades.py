@@ -56,9 +56,9 @@ class Graded:
         return self._of_wells.get((magnification, feature))
 
     def with_probability(
-        self, name: str, magnification: int, table: Table, known: Predictors
+        self, name: str, magnification: int, table: Table, predictors: Predictors
     ) -> Table:
-        """A *table* of objects of that *name*, of which *known* tells, with the column PROBABILITY.
+        """A *table* of objects of that *name* with the column PROBABILITY, by their *predictors*.
 
         Tables of kinds that the model knows nothing of are as they were; nan stands for a
         magnification that it does not know.
@@ -67,8 +67,8 @@ class Graded:
         if not learnt:
             return table
         of_this, n = learnt.get(magnification), len(table[NUMBER])
-        has = of_this and len(known.get(name, ())) == n
-        return table | {PROBABILITY: of_this(known[name]) if has else np.full(n, np.nan)}
+        has = of_this and name in predictors  # a missing stain leaves no objects
+        return table | {PROBABILITY: of_this(predictors[name]) if has else np.full(n, np.nan)}
 
     def of_field(self, key: FieldKey) -> dict[str, str]:
         """The column VERDICT of a field, where any field has a verdict; else none."""

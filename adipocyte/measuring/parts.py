@@ -12,14 +12,14 @@ from adipocyte.evaluation.reality import OWN_STAIN, Predictors
 from adipocyte.system.files import replacing
 from adipocyte.system.tensors import disk_errors
 
-PARTS, _KNOWN = "fields", "known"
+PARTS, _PREDICTORS = "fields", "predictors"
 PART_FORMAT = 3  # of the parts and of everything in them: fields with another one are measured anew
 
 
 def write_part(
-    out: Path, key: FieldKey, made_of: str, tables: Mapping[str, Table], known: Predictors
+    out: Path, key: FieldKey, made_of: str, tables: Mapping[str, Table], predictors: Predictors
 ) -> None:
-    """Write the *tables* of a field, and what is *known* of its objects, whole or not at all.
+    """Write the *tables* of a field, and the *predictors* of its objects, whole or not at all.
 
     *made_of* names its files and settings.
     """
@@ -29,7 +29,7 @@ def write_part(
         for name, table in tables.items()
         for column, values in table.items()
     }
-    columns |= {f"{_KNOWN}/{name}": values for name, values in known.items()}
+    columns |= {f"{_PREDICTORS}/{name}": values for name, values in predictors.items()}
     with replacing(path) as partial, disk_errors(path):
         save_file(columns, partial, {"made_of": made_of})
 
@@ -44,15 +44,14 @@ def has_part(out: Path, key: FieldKey, made_of: str) -> bool:
 
 
 def read_part(out: Path, key: FieldKey) -> tuple[dict[str, Table], Predictors]:
-    """The tables of a measured field, and what is known of its objects."""
+    """The tables of a measured field, and the predictors of its objects."""
     columns = load_file(_path(out, key))
     tables = {
         name: {column: columns[f"{name}/{column}"] for column in columns_of(name)}
         for name in (*KINDS, IMAGE)
     }
-    return tables, {
-        name: columns[f"{_KNOWN}/{name}"] for name in OWN_STAIN if f"{_KNOWN}/{name}" in columns
-    }
+    places = {name: f"{_PREDICTORS}/{name}" for name in OWN_STAIN}
+    return tables, {name: columns[place] for name, place in places.items() if place in columns}
 
 
 def _path(out: Path, key: FieldKey) -> Path:

@@ -221,9 +221,9 @@ def outlined(images: Path, field: StainedField, graded: Graded | None) -> Shown:
     told, key = told_by(images), field.key
     stains, found = field.measured()
     folders = [images, *([told.plate] if told else [])]
-    graded, known = graded or Graded(), predictors_of(found, stains)
+    graded, predictors = graded or Graded(), predictors_of(found, stains)
     tables = {
-        name: graded.with_probability(name, key.magnification, table, known)
+        name: graded.with_probability(name, key.magnification, table, predictors)
         for name, table in tables_of(found).items()
     }
     given = {name: table[PROBABILITY] for name, table in tables.items() if PROBABILITY in table}
@@ -270,8 +270,8 @@ def measure_field(task: Task) -> Problem | None:
         return Problem(str(key), error.found, error.remedy)
     if task.labels:
         _write_labels(task, measured)
-    known = predictors_of(measured, images)
-    write_part(task.out, key, task.made_of, tables_of(measured), known)
+    predictors = predictors_of(measured, images)
+    write_part(task.out, key, task.made_of, tables_of(measured), predictors)
     return None
 
 
@@ -305,11 +305,11 @@ def _write_tables(
         for _, group in groupby(bar, key=lambda item: _well_and_key(item[1])[0]):
             found, keys = [], []
             for number, field in group:
-                tables, known = read_part(out, field.key)
+                tables, predictors = read_part(out, field.key)
                 found.append(tables)
                 for name in (IMAGE, *KINDS):
                     m = field.key.magnification
-                    table = graded.with_probability(name, m, tables[name], known)
+                    table = graded.with_probability(name, m, tables[name], predictors)
                     told = _metadata(field, number, with_time) | graded.of_field(field.key)
                     files[name].append(told, table)
                 keys.append(field.key)

@@ -127,7 +127,9 @@ def test_what_is_known_of_an_object_is_of_the_images_that_were_measured(simulate
         np.delete(without, [3, 4, 7, 8], axis=1),
         np.delete(known["LipidDroplets"], [3, 4, 7, 8], axis=1),
     )
-    assert "Nuclei" not in predictors_of(measure({"A2": images["A2"]}, 20), images)
+    for target, tables in (("A1", ["Nuclei"]), ("A2", ["LipidDroplets"]), ("A3", [])):
+        alone = {target: images[target]}
+        assert list(predictors_of(measure(alone, 20), alone)) == tables
 
 
 def test_each_object_has_a_probability_however_odd_it_is(learnt):

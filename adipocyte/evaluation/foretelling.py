@@ -5,25 +5,42 @@ in many ways and degrees, painted, and compared with their true stains; which pa
 wrong, and what they looked like, teaches `imaging.foreteller`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from adipocyte.domain import FieldKey, Intensities, Window
 from adipocyte.evaluation.fields import spread
 from adipocyte.evaluation.spoiling import spoil
+from adipocyte.evaluation.uptake import error_in_any, errors_by_uptake, uptake
 from adipocyte.imaging.appearance import measure_appearance
 from adipocyte.imaging.foreteller import Foreteller, Painted, learn
 from adipocyte.imaging.intervals import FEWEST_WELLS
-from adipocyte.imaging.quality import measure_quality
+from adipocyte.imaging.quality import Measures, measure_quality
 from adipocyte.staining.stainer import Stainer
 from adipocyte.store.reader import Store
 
 N_PARTS = 240  # of fields of each magnification, which are painted
 _GOOD_EVERY = 4  # of its turns one leaves a field as it is, the others spoil it
 _PART_PX = 768
-_LEAST_ERROR = 1e-4  # has a logarithm
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of a field of a `well`, painted as it is (`is_good`) or spoilt.
+
+    `errors` by target are MAE over the training wells' median for each of UPTAKES; `uptakes` by
+    target say how much more stain is there than is painted.
+    """
+
+    well: str
+    is_good: bool
+    appearance: Measures
+    errors: Mapping[str, NDArray[np.float64]]
+    uptakes: Mapping[str, float]
 
 
 def learn_foretellers(
@@ -43,19 +60,19 @@ def learn_foretellers(
         if len({key.well for key in fields}) < FEWEST_WELLS:
             continue
         random = np.random.default_rng([seed, magnification])
-        painted = [
+        parts = [
             _painted(stainer, store, fields[n % len(fields)], n // len(fields), random)
             for n in tqdm(range(n_parts), desc=f"foretell {magnification}x", unit="part")
         ]
-        known = {target for one in painted if one.is_good for target in one.errors}
+        known = {target for part in parts if part.is_good for target in part.errors}
         if known == set(stainer.manifest.targets):
-            found.append(learn(magnification, painted))
+            found.append(learn(magnification, _in_any_well(parts)))
     return found
 
 
 def _painted(
     stainer: Stainer, store: Store, key: FieldKey, turn: int, random: np.random.Generator
-) -> Painted:
+) -> _Part:
     """A random part of a field, as it is at its first *turn*, and then mostly spoilt."""
     has = [target for target in stainer.manifest.targets if target in store.targets(key)]
     planes, stains = store.planes_and_targets(key, has, _part(store, key, random))
@@ -64,13 +81,39 @@ def _painted(
         planes, stains = spoil(planes, stains, random)
     raw = stainer.stain(planes, key.magnification, intensities=Intensities.NONE).images
     images = stainer.rescale(raw, key.magnification, stainer.manifest.intensities)
-    errors = {}
+    errors, uptakes = {}, {}
     for target, truth in zip(has, stains, strict=True):
         middle = store.median(key.magnification, target)
-        mae = np.abs(images[target].astype(np.float32) - truth).mean()
         if middle > 0:
-            errors[target] = max(float(mae) / middle, _LEAST_ERROR)
-    return Painted(key.well, is_good, measure_appearance(measure_quality(planes), raw), errors)
+            errors[target] = errors_by_uptake(images[target], truth) / middle
+            uptakes[target] = uptake(images[target], truth)
+    appearance = measure_appearance(measure_quality(planes), raw)
+    return _Part(key.well, is_good, appearance, errors, uptakes)
+
+
+def _in_any_well(parts: Sequence[_Part]) -> list[Painted]:
+    """The *parts*, with the errors that they would have in any of their wells."""
+    of_wells = {
+        target: _uptakes(parts, target)
+        for target in sorted({target for part in parts for target in part.uptakes})
+    }
+    found = []
+    for part in parts:
+        errors = {
+            target: error_in_any(by_uptake, of_wells[target][part.well], of_wells[target])
+            for target, by_uptake in part.errors.items()
+        }
+        found.append(Painted(part.well, part.is_good, part.appearance, errors))
+    return found
+
+
+def _uptakes(parts: Sequence[_Part], target: str) -> dict[str, float]:
+    """How much more stain there is than is painted, by well: the median of its good *parts*."""
+    by_well: dict[str, list[float]] = {}
+    for part in parts:
+        if part.is_good and target in part.uptakes:
+            by_well.setdefault(part.well, []).append(part.uptakes[target])
+    return {well: float(np.median(values)) for well, values in sorted(by_well.items())}
 
 
 def _part(store: Store, key: FieldKey, random: np.random.Generator) -> Window:

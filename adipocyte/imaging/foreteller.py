@@ -1,7 +1,8 @@
 """The error that is to be expected of a painted field, and so whether to believe it.
 
 It is foretold from what the field and its painting look like (see `appearance`), as good fields and
-spoilt ones of the validation wells have taught (see `evaluation.foretelling`).
+spoilt ones of the validation wells have taught (see `evaluation.foretelling`). A field that looks
+unlike the good ones is trusted less than its expected error says.
 """
 
 import dataclasses
@@ -20,9 +21,11 @@ REFUSED = 0.05  # the share of good fields that may be refused
 DOUBTED = 0.1  # and the share that may be refused or doubted
 # Times the usual error; with less no field is refused or doubted, however few wells taught.
 LEAST_REFUSED, LEAST_DOUBTED = 1.5, 1.25
-_REACH = 5.0  # standard deviations: nothing is taken to be further off than this
-_RIDGE = 0.06
-_FARTHEST = 1.5  # times the largest distance of what taught; beyond it nothing can be foretold
+_REACH = 12.0  # standard deviations: an error is foretold as if nothing were further off than this
+_RIDGE = 0.03
+_STRANGE = 0.15  # the power of the strangeness that counts as error
+_NARROWEST = 0.1  # standard deviations of all parts: no less is taken to be usual in good ones
+_FARTHEST = 1.5  # times the largest strangeness of what taught; beyond it nothing can be foretold
 
 
 @dataclass(frozen=True)
@@ -30,13 +33,13 @@ class Foreteller:
     """Foretells the error of a painted field at a `magnification`.
 
     `predictors` (P,) names what it looks at, of which `centres` and `scales` (P,) are the median of
-    good fields and the spread of all. `weights` by target are of 1, of each predictor and of each
-    product of two, (1 + P + P (P + 1) / 2,); they give the logarithm of MAE over the training
-    wells' median. `usual` by target is the median error of good fields. A field is doubted, or
-    refused, when the largest error, in parts of the usual one, lies above `doubted` or `refused`;
-    so are the shares of good fields DOUBTED and REFUSED at most, or more where there were few.
-    `farthest` is the largest distance, in `scales`, of a field that taught. It has learnt from
-    `n_parts` parts of fields of `n_wells` wells.
+    good fields and the spread of all. `weights` by target are of 1 and of each predictor, (1 + P,);
+    they give the logarithm of MAE over the training wells' median. `usual` by target is the median
+    error of good fields. `precision` (P, P) is the inverse covariance of their predictors, in
+    `scales`. A field is doubted, or refused, when its `risk` lies above `doubted` or `refused`; so
+    are the shares of good fields DOUBTED and REFUSED at most, or more where there were few.
+    `farthest` is the largest strangeness of a field that taught. It has learnt from `n_parts` parts
+    of fields of `n_wells` wells.
     """
 
     magnification: int
@@ -45,6 +48,7 @@ class Foreteller:
     scales: list[float]
     weights: dict[str, list[float]]
     usual: dict[str, float]
+    precision: list[list[float]]
     doubted: float
     refused: float
     farthest: float
@@ -53,35 +57,59 @@ class Foreteller:
 
     def __call__(self, appearance: Measures, warnings: Sequence[str] = ()) -> Trust:
         """The trust in a field of an *appearance*; *warnings* are what is said of it already."""
-        standard = self._standard(appearance)
-        errors = self._errors(standard)
-        ratios = {target: error / self.usual[target] for target, error in errors.items()}
+        errors, risk = self.errors(appearance), self.risk(appearance)
+        ratios = self._ratios(errors)
         worst = max(ratios, key=lambda target: ratios[target])
         found = (
             f"the error of {worst} is expected to be {_digits(ratios[worst])} times the usual one, "
             f"{errors[worst]:.0%} of its median"
         )
-        if _distance(standard) > _FARTHEST * self.farthest:
+        if self.strangeness(appearance) > _FARTHEST * self.farthest:
             return Trust(Verdict.NO, "it looks like nothing that the model was tested on", errors)
-        if ratios[worst] > self.refused:
-            return Trust(Verdict.NO, found, errors)
-        if ratios[worst] > self.doubted:
-            return Trust(Verdict.CARE, found, errors)
+        if risk > self.doubted:
+            verdict, limit = (
+                (Verdict.NO, self.refused) if risk > self.refused else (Verdict.CARE, self.doubted)
+            )
+            if ratios[worst] <= limit:
+                found = f"it is unlike the fields that the model was tested on; {found}"
+            return Trust(verdict, found, errors)
         if warnings:
             return Trust(Verdict.CARE, "it is unlike the training wells", errors)
         return Trust(Verdict.YES, "", errors)
+
+    def errors(self, appearance: Measures) -> dict[str, float]:
+        """The error that is to be expected of each target, MAE over the training wells' median."""
+        terms = _terms(self._standard(appearance)[None])[0]
+        return {
+            target: float(np.exp(terms @ np.array(weights)))
+            for target, weights in self.weights.items()
+        }
+
+    def strangeness(self, appearance: Measures) -> float:
+        """How far a field is from the good ones: about 1 for these, and never less.
+
+        It is Mahalanobis' distance over the square root of P.
+        """
+        standard = self._standard(appearance)
+        square = standard @ np.array(self.precision) @ standard / len(standard)
+        return float(np.sqrt(max(square, 1)))
+
+    def risk(self, appearance: Measures) -> float:
+        """The largest error that is to be expected, in parts of the usual one, and the strangeness.
+
+        What is expected of a field says the less, the less it is like those that taught. How much
+        less, no field has taught: a power of its strangeness is multiplied with the error.
+        """
+        largest = max(self._ratios(self.errors(appearance)).values(), default=1.0)
+        return largest * self.strangeness(appearance) ** _STRANGE
 
     def _standard(self, appearance: Measures) -> NDArray[np.float64]:
         """(P,); what is not known of a field is taken to be as usual."""
         values = np.array([appearance.get(name, np.nan) for name in self.predictors])
         return np.nan_to_num((values - np.array(self.centres)) / np.array(self.scales))
 
-    def _errors(self, standard: NDArray[np.float64]) -> dict[str, float]:
-        terms = _terms(standard[None])[0]
-        return {
-            target: float(np.exp(terms @ np.array(weights)))
-            for target, weights in self.weights.items()
-        }
+    def _ratios(self, errors: Mapping[str, float]) -> dict[str, float]:
+        return {target: error / self.usual[target] for target, error in errors.items()}
 
 
 @dataclass(frozen=True)
@@ -102,8 +130,25 @@ def learn(magnification: int, fields: Sequence[Painted]) -> Foreteller:
 
     Each is judged by what the other wells taught. Every target has good fields.
     """
-    predictors = sorted({name for field in fields if field.is_good for name in field.appearance})
-    targets = sorted({target for field in fields for target in field.errors})
+    found = _taught(magnification, fields)
+    risks = []
+    for well in sorted({field.well for field in fields}):
+        by_others = _taught(magnification, [field for field in fields if field.well != well])
+        here = [field for field in fields if field.well == well and field.is_good]
+        risks += [by_others.risk(field.appearance) for field in here]
+    risks = np.sort(risks)
+    return dataclasses.replace(
+        found,
+        doubted=max(_above(risks, DOUBTED), LEAST_DOUBTED),
+        refused=max(_above(risks, REFUSED), LEAST_REFUSED),
+    )
+
+
+def _taught(magnification: int, fields: Sequence[Painted]) -> Foreteller:
+    """What *fields* teach, without limits."""
+    good = [field for field in fields if field.is_good]
+    predictors = sorted({name for field in good for name in field.appearance})
+    targets = sorted({target for field in good for target in field.errors})
     values = np.array([[one.appearance.get(n, np.nan) for n in predictors] for one in fields])
     is_good = np.array([field.is_good for field in fields])
     centres = np.nan_to_num(np.nanmedian(values[is_good], axis=0))
@@ -115,40 +160,29 @@ def learn(magnification: int, fields: Sequence[Painted]) -> Foreteller:
         target: np.array([field.errors.get(target, np.nan) for field in fields])
         for target in targets
     }
-    usual = {target: float(np.nanmedian(errors[target][is_good])) for target in targets}
-    wells = [field.well for field in fields]
-    ratios = _left_out(standard, errors, wells) / np.array([*usual.values()])[:, None]
-    worst = np.sort(ratios.max(axis=0)[is_good])
-    return Foreteller(
+    found = Foreteller(
         magnification,
         predictors,
         centres.tolist(),
         scales.tolist(),
         {target: _fit(standard, errors[target]).tolist() for target in targets},
-        usual,
-        doubted=max(_above(worst, DOUBTED), LEAST_DOUBTED),
-        refused=max(_above(worst, REFUSED), LEAST_REFUSED),
-        farthest=max(map(_distance, standard)),
+        {target: float(np.nanmedian(errors[target][is_good])) for target in targets},
+        _precision(standard[is_good]).tolist(),
+        doubted=np.inf,
+        refused=np.inf,
+        farthest=np.inf,
         n_parts=len(fields),
-        n_wells=len(set(wells)),
+        n_wells=len({field.well for field in fields}),
     )
-
-
-def _left_out(
-    standard: NDArray[np.float64], errors: Mapping[str, NDArray], wells: Sequence[str]
-) -> NDArray[np.float64]:
-    """The errors (T, N) that are expected of fields by what other *wells* taught."""
-    expected = np.empty((len(errors), len(standard)))
-    for well in sorted(set(wells)):
-        inside = np.array(wells) == well
-        for at, of_target in enumerate(errors.values()):
-            weights = _fit(standard[~inside], of_target[~inside])
-            expected[at, inside] = np.exp(_terms(standard[inside]) @ weights)
-    return expected
+    farthest = max(found.strangeness(field.appearance) for field in fields)
+    return dataclasses.replace(found, farthest=farthest)
 
 
 def _fit(standard: NDArray[np.float64], errors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weights of the terms, by ridge regression of the logarithms of *errors* that are known."""
+    """Weights of 1 and of the predictors, by ridge regression of the logarithms of *errors*.
+
+    Those that are not known are left out.
+    """
     known = errors > 0
     terms = _terms(standard[known])
     ridge = _RIDGE * np.eye(terms.shape[1])
@@ -159,19 +193,23 @@ def _fit(standard: NDArray[np.float64], errors: NDArray[np.float64]) -> NDArray[
 
 
 def _terms(standard: NDArray[np.float64]) -> NDArray[np.float64]:
-    """1, each predictor, and each product of two: (N, P) to (N, 1 + P + P (P + 1) / 2).
+    """1 and each predictor: (N, P) to (N, 1 + P)."""
+    return np.pad(np.clip(standard, -_REACH, _REACH), ((0, 0), (1, 0)), constant_values=1)
 
-    Products of two different ones are smaller, because there are so many of them.
+
+def _precision(standard: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The inverse covariance of good fields, (N, P) to (P, P).
+
+    The covariance of few fields is drawn towards that of predictors of their own (Ledoit and Wolf
+    2004, "A well-conditioned estimator for large-dimensional covariance matrices").
     """
-    near, n = np.clip(standard, -_REACH, _REACH), standard.shape[1]
-    first, second = np.triu_indices(n, 1)
-    products = near[:, first] * near[:, second] / np.sqrt(n)
-    return np.column_stack([np.ones(len(near)), near, near**2, products])
+    from sklearn.covariance import ledoit_wolf
 
-
-def _distance(standard: NDArray[np.float64]) -> float:
-    """How far a field (P,) is from the middle of the good ones: the root mean square."""
-    return float(np.sqrt(np.mean(np.square(standard))))
+    n_predictors = standard.shape[1]
+    covariance = _NARROWEST**2 * np.eye(n_predictors)
+    if len(standard) > 1:
+        covariance += ledoit_wolf(standard)[0]
+    return np.linalg.inv(covariance)
 
 
 def _above(ordered: NDArray[np.float64], share: float) -> float:
@@ -196,7 +234,11 @@ def to_json(foretellers: Sequence[Foreteller]) -> list[dict[str, Any]]:
 _FORM = {
     field.name: {list[str]: [str], list[float]: [NUMBER], float: NUMBER}.get(field.type, field.type)
     for field in dataclasses.fields(Foreteller)
-} | {"weights": {...: [NUMBER]}, "usual": {...: NUMBER}}
+} | {
+    "weights": {...: [NUMBER]},
+    "usual": {...: NUMBER},
+    "precision": [[NUMBER]],
+}
 
 
 def from_json(content: Any) -> list[Foreteller]:
@@ -205,10 +247,10 @@ def from_json(content: Any) -> list[Foreteller]:
     found = [Foreteller(**{name: one[name] for name in _FORM}) for one in content]
     for one in found:
         n = len(one.predictors)
-        n_terms = 1 + n + n * (n + 1) // 2
         is_whole = (
-            len(one.centres) == len(one.scales) == n
-            and {len(weights) for weights in one.weights.values()} == {n_terms}
+            len(one.centres) == len(one.scales) == len(one.precision) == n
+            and {len(row) for row in one.precision} == {n}
+            and {len(weights) for weights in one.weights.values()} == {1 + n}
             and one.weights.keys() == one.usual.keys()
         )
         if not is_whole or min(one.scales) <= 0 or min(one.usual.values()) <= 0:

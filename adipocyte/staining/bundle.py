@@ -61,7 +61,7 @@ _PLATE_ALONE = 5  # the format in which a bundle did not say how it normalises
 _SEPARATE = 4  # the one before, in which each network painted one target, and A1's saw a mask
 BUNDLE_MANIFEST, _HISTOGRAMS = "bundle.json", "histograms.safetensors"
 _INTERVALS = "intervals.safetensors"  # optional: older bundles have none
-_TRUST = "trust.json"  # likewise
+_FORETELLERS = "foretellers.json"  # likewise
 _AGAIN = "register the model again with mlflow run . -e register"
 _FORM = {
     "targets": [str],
@@ -311,7 +311,7 @@ def calibrate_bundle(
     checksums = {
         name: digest
         for name, digest in manifest.checksums.items()
-        if name not in (manifest.calibrations, _INTERVALS, _TRUST)
+        if name not in (manifest.calibrations, _INTERVALS, _FORETELLERS)
     }
     changed = replace(manifest, intensities=intensities, calibrations="", checksums=checksums)
     if calibrations or Intensities(intensities).takes_calibrations:
@@ -351,7 +351,7 @@ def write_foretellers(folder: Path, foretellers: Sequence[Foreteller]) -> None:
 
     The bundle stays whole when the process is killed. Raises BundleError when there is no bundle.
     """
-    _add_file(folder, _TRUST, json_bytes(foreteller.to_json(foretellers)))
+    _add_file(folder, _FORETELLERS, json_bytes(foreteller.to_json(foretellers)))
 
 
 def _add_file(folder: Path, name: str, data: bytes) -> None:
@@ -479,12 +479,12 @@ def read_foretellers(folder: Path, manifest: BundleManifest) -> dict[int, Forete
 
     Raises BundleError when they are damaged.
     """
-    if _TRUST not in manifest.checksums:
+    if _FORETELLERS not in manifest.checksums:
         return {}
     try:
-        found = foreteller.from_json(read_json(folder / _TRUST))
+        found = foreteller.from_json(read_json(folder / _FORETELLERS))
     except (OSError, ValueError) as error:
-        raise BundleError(f"{folder / _TRUST} foretells nothing ({error})", _AGAIN) from error
+        raise BundleError(f"{folder / _FORETELLERS} foretells nothing ({error})", _AGAIN) from error
     return {one.magnification: one for one in found}
 
 

@@ -13,9 +13,11 @@ QUIET, LOUD = 0.1, 1.0
 
 
 def field(noise: float, well: str, is_good: bool, random: np.random.Generator) -> Painted:
-    """The error of A2 grows with the noise; nothing tells that of A1."""
+    """The error of A2 grows with the noise; nothing tells that of A1. Good ones' hue is shade."""
     errors = {"A1": random.uniform(0.18, 0.22), "A2": 0.1 * np.exp(2 * noise)}
-    return Painted(well, is_good, {"noise": noise, "hue": random.normal()}, errors)
+    hue = random.normal()
+    shade = random.normal(hue, 0.1) if is_good else random.normal()
+    return Painted(well, is_good, {"noise": noise, "hue": hue, "shade": shade}, errors)
 
 
 def taught(random: np.random.Generator, n: int = 300) -> list[Painted]:
@@ -30,7 +32,7 @@ def learnt():
 
 @pytest.mark.parametrize("noise", [QUIET, 0.5, 0.9])
 def test_the_error_is_foretold(learnt, noise):
-    errors = learnt({"noise": noise, "hue": 0.0}).errors
+    errors = learnt({"noise": noise, "hue": 0.0, "shade": 0.0}).errors
     assert errors["A1"] == pytest.approx(0.2, rel=0.1)
     assert errors["A2"] == pytest.approx(0.1 * np.exp(2 * noise), rel=0.2)
 
@@ -44,7 +46,7 @@ def test_few_good_fields_and_all_that_are_wrong_are_refused(learnt):
     verdicts = [one.verdict for one in good]
     assert verdicts.count(Verdict.NO) / len(good) < 0.08
     assert verdicts.count(Verdict.YES) / len(good) > 0.8
-    wrong = learnt({"noise": 0.8, "hue": 0.0})
+    wrong = learnt({"noise": 0.8})
     assert wrong.verdict is Verdict.NO
     assert re.fullmatch(
         r"the error of A2 is expected to be (3\.|4\.)\d times the usual one, 4\d% of its median",
@@ -57,6 +59,23 @@ def test_a_field_like_nothing_that_taught_is_refused_whatever_is_expected(learnt
     assert (found.verdict, found.reason) == (
         Verdict.NO,
         "it looks like nothing that the model was tested on",
+    )
+
+
+def test_a_field_unlike_the_good_ones_is_doubted_though_a_usual_error_is_expected(learnt):
+    """Hue and shade are alike in all good fields, and so is their sum in this one."""
+    usual = {"noise": QUIET, "hue": 1.5, "shade": 1.5}
+    strange = {"noise": QUIET, "hue": 1.5, "shade": -1.5}
+    assert learnt.strangeness(usual) == pytest.approx(1, abs=0.3)
+    assert learnt.strangeness(strange) > 5
+    assert learnt(usual).verdict is Verdict.YES
+    found = learnt(strange)
+    assert found.errors["A2"] < 1.1 * learnt.usual["A2"]
+    assert found.verdict in (Verdict.CARE, Verdict.NO)
+    assert re.fullmatch(
+        r"it is unlike the fields that the model was tested on; the error of A[12] is expected to "
+        r"be (0\.9|1\.\d) times the usual one, \d\d% of its median",
+        found.reason,
     )
 
 
@@ -82,7 +101,9 @@ def test_it_survives_its_file(learnt):
     [
         {"weights": {"A1": [0.0]}},
         {"centres": [0.0]},
-        {"scales": [0.0, 1.0]},
+        {"scales": [0.0, 1.0, 1.0]},
+        {"precision": [[1.0]]},
+        {"precision": [[1.0], [1.0], [1.0]]},
         {"usual": {"A1": 1.0}},
         {"refused": "often"},
         {"weights": {}, "usual": {}},

@@ -36,10 +36,10 @@ class Foreteller:
     good fields and the spread of all. `weights` by target are of 1 and of each predictor, (1 + P,);
     they give the logarithm of MAE over the training wells' median. `usual` by target is the median
     error of good fields. `precision` (P, P) is the inverse covariance of their predictors, in
-    `scales`. A field is doubted, or refused, when its `risk` lies above `doubted` or `refused`; so
-    are the shares of good fields DOUBTED and REFUSED at most, or more where there were few.
-    `farthest` is the largest strangeness of a field that taught. It has learnt from `n_parts` parts
-    of fields of `n_wells` wells.
+    `scales`, so that good fields of a well that was not among them are usual. A field is doubted,
+    or refused, when its `risk` lies above `doubted` or `refused`; so are the shares of good fields
+    DOUBTED and REFUSED at most, or more where there were few. `farthest` is the largest strangeness
+    of a field that taught. It has learnt from `n_parts` parts of fields of `n_wells` wells.
     """
 
     magnification: int
@@ -86,7 +86,7 @@ class Foreteller:
         }
 
     def strangeness(self, appearance: Measures) -> float:
-        """How far a field is from the good ones: about 1 for these, and never less.
+        """How far a field is from the good ones: about 1 for those of a new well, and never less.
 
         It is Mahalanobis' distance over the square root of P.
         """
@@ -130,18 +130,27 @@ def learn(magnification: int, fields: Sequence[Painted]) -> Foreteller:
 
     Each is judged by what the other wells taught. Every target has good fields.
     """
-    found = _taught(magnification, fields)
-    risks = []
+    judged = []
     for well in sorted({field.well for field in fields}):
         by_others = _taught(magnification, [field for field in fields if field.well != well])
         here = [field for field in fields if field.well == well and field.is_good]
-        risks += [by_others.risk(field.appearance) for field in here]
-    risks = np.sort(risks)
+        judged += [(by_others, field.appearance) for field in here]
+    # Few wells look more alike than others will look like them.
+    usual = float(np.median([one.strangeness(appearance) for one, appearance in judged]))
+    risks = np.sort([_less_strange(one, usual).risk(appearance) for one, appearance in judged])
+    found = _less_strange(_taught(magnification, fields), usual)
     return dataclasses.replace(
         found,
         doubted=max(_above(risks, DOUBTED), LEAST_DOUBTED),
         refused=max(_above(risks, REFUSED), LEAST_REFUSED),
+        farthest=max(found.strangeness(field.appearance) for field in fields),
     )
+
+
+def _less_strange(foreteller: Foreteller, times: float) -> Foreteller:
+    """The same, to which fields are so many *times* less strange."""
+    precision = np.array(foreteller.precision) / times**2
+    return dataclasses.replace(foreteller, precision=precision.tolist())
 
 
 def _taught(magnification: int, fields: Sequence[Painted]) -> Foreteller:
@@ -160,7 +169,7 @@ def _taught(magnification: int, fields: Sequence[Painted]) -> Foreteller:
         target: np.array([field.errors.get(target, np.nan) for field in fields])
         for target in targets
     }
-    found = Foreteller(
+    return Foreteller(
         magnification,
         predictors,
         centres.tolist(),
@@ -174,8 +183,6 @@ def _taught(magnification: int, fields: Sequence[Painted]) -> Foreteller:
         n_parts=len(fields),
         n_wells=len({field.well for field in fields}),
     )
-    farthest = max(found.strangeness(field.appearance) for field in fields)
-    return dataclasses.replace(found, farthest=farthest)
 
 
 def _fit(standard: NDArray[np.float64], errors: NDArray[np.float64]) -> NDArray[np.float64]:

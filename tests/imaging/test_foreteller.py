@@ -79,6 +79,24 @@ def test_a_field_unlike_the_good_ones_is_doubted_though_a_usual_error_is_expecte
     )
 
 
+def test_good_fields_of_a_new_well_are_no_stranger_than_the_wells_are_to_each_other():
+    random = np.random.default_rng(2)
+
+    def well(name: str) -> list[Painted]:
+        looks = random.normal(size=10)
+        found = []
+        for n in range(40):
+            is_good = n % 4 == 0
+            seen = random.normal(looks, 0.05 if is_good else 1)
+            appearance = {f"look {i}": float(one) for i, one in enumerate(seen)}
+            found.append(Painted(name, is_good, appearance, {"A1": random.uniform(0.18, 0.22)}))
+        return found
+
+    found = learn(20, [one for name in ("B02", "B03", "B04") for one in well(name)])
+    new = [one for n in range(20) for one in well(f"C{n:02d}") if one.is_good]
+    assert np.median([found.strangeness(one.appearance) for one in new]) < 2
+
+
 def test_warnings_of_the_light_make_it_doubtful(learnt):
     seen = {"noise": QUIET, "hue": 0.0}
     assert learnt(seen).verdict is Verdict.YES

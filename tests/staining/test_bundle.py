@@ -16,6 +16,7 @@ import adipocyte
 from adipocyte.domain import TARGETS
 from adipocyte.errors import BundleError, ConfigError, ImageError
 from adipocyte.imaging.planes import as_many
+from adipocyte.imaging.trust import UNTOLD
 from adipocyte.networks.files import copy_network, load_network
 from adipocyte.plate.tiff import decode_stack, encode_stack, stack_header
 from adipocyte.staining import bundle as bundles
@@ -171,6 +172,15 @@ def test_a_bundle_that_is_calibrated_anew_has_no_intervals_any_more(folder):
     calibrate_bundle(folder, TABLES, "highlights")
     with pytest.raises(ConfigError, match="register it again"):
         Stainer(folder).stain(PLANES, 20, level=0.9)
+
+
+def test_what_foretold_in_a_bundle_of_before_is_not_read(folder):
+    write_intervals(folder, dict.fromkeys(TABLES, some_widths()))
+    (folder / "trust.json").write_text('[{"magnification": 20, "weights": {}}]')
+    manifest = json.loads((folder / "bundle.json").read_text())
+    manifest["checksums"]["trust.json"] = digest_of(folder / "trust.json")
+    (folder / "bundle.json").write_text(json.dumps(manifest))
+    assert Stainer(folder).stain(PLANES, 20, level=0.9).trust == UNTOLD
 
 
 @pytest.mark.parametrize("step", ["write_whole", "write_json"])

@@ -25,6 +25,7 @@ _REACH = 12.0  # standard deviations: an error is foretold as if nothing were fu
 _RIDGE = 0.03
 _STRANGE = 0.15  # the power of the strangeness that counts as error
 _NARROWEST = 0.1  # standard deviations of all parts: no less is taken to be usual in good ones
+_UNLIKE = "it is unlike the fields that the model was tested on"
 _FARTHEST = 1.5  # times the largest strangeness of what taught; beyond it nothing can be foretold
 
 
@@ -66,13 +67,10 @@ class Foreteller:
         )
         if self.strangeness(appearance) > _FARTHEST * self.farthest:
             return Trust(Verdict.NO, "it looks like nothing that the model was tested on", errors)
-        if risk > self.doubted:
-            verdict, limit = (
-                (Verdict.NO, self.refused) if risk > self.refused else (Verdict.CARE, self.doubted)
-            )
-            if ratios[worst] <= limit:
-                found = f"it is unlike the fields that the model was tested on; {found}"
-            return Trust(verdict, found, errors)
+        for verdict, limit in ((Verdict.NO, self.refused), (Verdict.CARE, self.doubted)):
+            if risk > limit:
+                unlike = "" if ratios[worst] > limit else f"{_UNLIKE}; "
+                return Trust(verdict, unlike + found, errors)
         if warnings:
             return Trust(Verdict.CARE, "it is unlike the training wells", errors)
         return Trust(Verdict.YES, "", errors)

@@ -25,7 +25,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -188,6 +188,7 @@ def judged(stainer: Stainer, store: Store, learnt: Foreteller, folder: Path, at:
     return Judged(at.strength, verdict, risk, *map(np.array, (expected, true, best, inside)))
 
 
+@cache
 def uptakes(target: str) -> dict[str, float]:
     """How much stain the good fields' wells took up, by their file."""
     return {place.file: stain_of(place, target) for place in places() if place.strength == 0}

@@ -23,7 +23,9 @@ DOUBTED = 0.1  # and the share that may be refused or doubted
 LEAST_REFUSED, LEAST_DOUBTED = 1.5, 1.25
 _REACH = 12.0  # standard deviations: an error is foretold as if nothing were further off than this
 _RIDGE = 0.03
-_STRANGE = 0.15  # the power of the strangeness that counts as error
+# The power of the strangeness that counts as error. A larger one refuses more of the wrong fields,
+# and more of the others (see benchmarks/believing.py).
+_STRANGE = 0.15
 _NARROWEST = 0.1  # standard deviations of all parts: no less is taken to be usual in good ones
 _UNLIKE = "it is unlike the fields that the model was tested on"
 _FARTHEST = 1.5  # times the largest strangeness of what taught; beyond it nothing can be foretold
@@ -86,14 +88,15 @@ class Foreteller:
     def strangeness(self, appearance: Measures) -> float:
         """How far a field is from the good ones: about 1 for those of a new well, and never less.
 
-        It is Mahalanobis' distance over the square root of P.
+        It is Mahalanobis' distance (Mahalanobis 1936, "On the generalised distance in statistics")
+        over the square root of P.
         """
         standard = self._standard(appearance)
         square = standard @ np.array(self.precision) @ standard / len(standard)
         return float(np.sqrt(max(square, 1)))
 
     def risk(self, appearance: Measures) -> float:
-        """The largest error that is to be expected, in parts of the usual one, and the strangeness.
+        """The largest expected error, in parts of the usual one; more where the field is strange.
 
         What is expected of a field says the less, the less it is like those that taught. How much
         less, no field has taught: a power of its strangeness is multiplied with the error.

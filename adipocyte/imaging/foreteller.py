@@ -29,6 +29,8 @@ _STRANGE = 0.15
 _NARROWEST = 0.1  # standard deviations of all parts: no less is taken to be usual in good ones
 _UNLIKE = "it is unlike the fields that the model was tested on"
 _FARTHEST = 1.5  # times the largest strangeness of what taught; beyond it nothing can be foretold
+# With fewer wells what is expected says nothing of a new one (docs/uncertainty.md, "Few wells").
+FEWEST_BELIEVED = 6
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Foreteller:
     `scales`, so that good fields of a well that was not among them are usual. A field is doubted,
     or refused, when its `risk` lies above `doubted` or `refused`; so are the shares of good fields
     DOUBTED and REFUSED at most, or more where there were few. `farthest` is the largest strangeness
-    of a field that taught. It has learnt from `n_parts` parts of fields of `n_wells` wells.
+    of a field that taught. It has learnt from `n_parts` parts of fields of `n_wells` wells; with
+    fewer than FEWEST_BELIEVED every field is doubted that is not refused.
     """
 
     magnification: int
@@ -75,6 +78,9 @@ class Foreteller:
                 return Trust(verdict, unlike + found, errors)
         if warnings:
             return Trust(Verdict.CARE, "it is unlike the training wells", errors)
+        if self.n_wells < FEWEST_BELIEVED:
+            few = f"it was tested on {self.n_wells} wells, {FEWEST_BELIEVED} are needed to say yes"
+            return Trust(Verdict.CARE, f"the model cannot be sure of any field: {few}", errors)
         return Trust(Verdict.YES, "", errors)
 
     def errors(self, appearance: Measures) -> dict[str, float]:

@@ -103,6 +103,19 @@ def test_warnings_of_the_light_make_it_doubtful(learnt):
     assert learnt(seen, ("dim: …",)).verdict is Verdict.CARE
 
 
+@pytest.mark.parametrize(
+    ("n_wells", "verdict"), [(2, Verdict.CARE), (5, Verdict.CARE), (6, Verdict.YES)]
+)
+def test_no_field_is_believed_by_what_few_wells_taught(n_wells, verdict):
+    fields = [one for one in taught(np.random.default_rng(0)) if int(one.well[1:]) < n_wells]
+    found = learn(20, fields)
+    usual = found({"noise": QUIET, "hue": 0.0, "shade": 0.0})
+    assert usual.verdict is verdict
+    if verdict is Verdict.CARE:
+        assert f"tested on {n_wells} wells, 6 are needed" in usual.reason
+    assert found({"noise": 0.8}).verdict is Verdict.NO
+
+
 def test_what_is_not_known_of_a_field_is_taken_to_be_as_usual(learnt):
     assert (
         learnt({}).errors

@@ -37,7 +37,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from skimage.filters import threshold_otsu
-from timm.optim import Muon
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, l1_loss, mse_loss
 from torch.optim.swa_utils import AveragedModel
@@ -57,7 +56,7 @@ from adipocyte.networks.unet import UNetSpec, build_unet
 from adipocyte.plate.tiff import write_image
 from adipocyte.store.reader import Store
 from adipocyte.system.files import write_json
-from adipocyte.system.machine import arithmetic
+from adipocyte.system.machine import DTYPES, arithmetic
 from adipocyte.training.augmentations import Augmenter
 from adipocyte.training.device import make_fabric
 from adipocyte.training.generator import (
@@ -70,6 +69,7 @@ from adipocyte.training.generator import (
     weighted,
 )
 from adipocyte.training.mask_sources import PredictedMasks, training_masks
+from adipocyte.training.muon import MUON
 from adipocyte.training.patches import Batch, Masks, Patches
 from adipocyte.training.validation import source_of
 from benchmarks import others
@@ -110,7 +110,8 @@ ENCODERS = {
 GROUPS = {"peers": PEERS, "losses": LOSSES, "encoders": ENCODERS}
 AT_MOST = {"combined_to_report": 0.8, "combined_to_best_peer": 1.0}
 N_POINTS = 8  # of a learning curve
-DTYPE = {"bf16": torch.bfloat16, "32": torch.float32}[arithmetic("auto", torch.device("cpu"))]
+ARITHMETIC = arithmetic("auto", torch.device("cpu"))
+DTYPE = DTYPES[ARITHMETIC]
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # of the output, the true stains and the mask
 Rate = Callable[[float], float]  # what the learning rate is multiplied with, by the part of time
@@ -236,7 +237,7 @@ def ours(
             Learner(
                 TARGETS,
                 network,
-                Muon(
+                MUON[ARITHMETIC](
                     network.parameters(),
                     lr=config.learning_rate,
                     nesterov=True,

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
-from timm.optim import Muon
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_fn
@@ -32,7 +31,7 @@ from adipocyte.training.device import make_fabric, placed, update
 from adipocyte.training.loop import Loop
 from adipocyte.training.mask_sources import PredictedMasks, training_masks
 from adipocyte.training.microscope import changes_of
-from adipocyte.training.muon import Float32Muon
+from adipocyte.training.muon import MUON
 from adipocyte.training.patches import Patches, epoch_steps, patch_loader
 from adipocyte.training.state import STATE, Parts
 from adipocyte.training.tracker import Tracker
@@ -283,7 +282,7 @@ def build_networks(
     average = None
     if config.ema:
         average = AveragedModel(generator, multi_avg_fn=averaging(config), use_buffers=True)
-    muon = {"32": Float32Muon, "bf16": Muon}[arithmetic(config.precision, fabric.device)]
+    muon = MUON[arithmetic(config.precision, fabric.device)]
     modern = partial(muon, nesterov=True, weight_decay=WEIGHT_DECAY)
     optimizer = {"lambda": torch.optim.Adam, "cosine": modern}[config.schedule]
     return Raw(

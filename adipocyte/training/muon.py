@@ -24,6 +24,10 @@ class Float32Muon(Muon):
             return super().step(closure)
 
 
+# By the arithmetic of the training, as `arithmetic` says it.
+MUON = {"32": Float32Muon, "bf16": Muon}
+
+
 @contextmanager
 def _in_float32() -> Generator[None]:
     """Newton and Schulz's iteration, as timm's Muon calls it, in float32."""

@@ -412,6 +412,9 @@ class SimulateConfig:
         "laboratory had grown and photographed it: also in optics, cameras, planes and cells.",
         "none",
     )
+    workers: int = option(
+        "Processes that simulate fields; 0: only this one.", 2, low=0, high=_MOST_WORKERS
+    )
     seed: int = _seed()
 
 

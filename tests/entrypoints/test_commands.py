@@ -129,6 +129,27 @@ def test_the_command_that_a_simulation_names_next_can_be_pasted(elsewhere: Path)
     assert shlex.split(command) == ["mlflow", "run", ".", "-P", f"plate={folder}"]
 
 
+def test_processes_simulate_the_plate_that_one_does():
+    small = (
+        "--magnifications",
+        "20",
+        "--wells",
+        "B03,C02",
+        "--height_px",
+        "64",
+        "--width_px",
+        "64",
+    )
+    for plate, workers in (("alone", "0"), ("shared", "2"), ("shared", "1")):
+        assert run("simulate", "--out", plate, *small, "--workers", workers).exit_code == 0
+    alone, shared = (
+        {image.name: image.read_bytes() for image in Path(plate, "20x_images").iterdir()}
+        for plate in ("alone", "shared")
+    )
+    assert len(alone) == 2 * 2 * 10
+    assert alone == shared
+
+
 def test_a_port_that_is_taken_is_named_with_another():
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))

@@ -1,11 +1,11 @@
-"""Which networks `main` trains, how its other steps are told of them, and where they start."""
+"""What `main` trains, how its other steps are told of it, where they start; the demo's wells."""
 
 import pytest
 from mlflow.projects.utils import fetch_and_validate_project
 
-from adipocyte.config import MODEL_NAME
+from adipocyte.config import MODEL_NAME, listed
 from adipocyte.errors import ConfigError
-from entrypoints import main
+from entrypoints import demo, main
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,11 @@ def test_steps_start_in_a_project_whose_path_has_a_hash(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"has a #: start the command there: cd '.*#655090/adip"):
         main.project_uri()
+
+
+def test_as_many_wells_judge_the_demo_as_train_it_and_none_does_both():
+    wells = listed(demo.WELLS)
+    validation, test = (listed(demo.SPLIT[f"{part}_wells"]) for part in ("validation", "test"))
+    assert {*validation, *test} < set(wells)
+    assert not set(validation) & set(test)
+    assert len(set(wells) - {*validation, *test}) == len(test) == 5

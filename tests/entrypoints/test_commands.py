@@ -130,18 +130,10 @@ def test_the_command_that_a_simulation_names_next_can_be_pasted(elsewhere: Path)
 
 
 def test_processes_simulate_the_plate_that_one_does():
-    small = (
-        "--magnifications",
-        "20",
-        "--wells",
-        "B03,C02",
-        "--height_px",
-        "64",
-        "--width_px",
-        "64",
-    )
-    for plate, workers in (("alone", "0"), ("shared", "2"), ("shared", "1")):
-        assert run("simulate", "--out", plate, *small, "--workers", workers).exit_code == 0
+    small = ("--magnifications=20", "--wells=B03,C02", "--height_px=64", "--width_px=64")
+    for plate, workers in (("alone", 0), ("shared", 2), ("shared", 1)):
+        done = run("simulate", f"--out={plate}", f"--workers={workers}", *small)
+        assert done.exit_code == 0, done.output
     alone, shared = (
         {image.name: image.read_bytes() for image in Path(plate, "20x_images").iterdir()}
         for plate in ("alone", "shared")
